@@ -1,0 +1,1 @@
+"""Drivers that use ``gift_vit``: pretraining the small backbone, the demo, tables."""

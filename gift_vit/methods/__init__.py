@@ -1,0 +1,44 @@
+"""Fine-tuning methods: one file each, found by import; add a file and a YAML, change nothing here."""
+
+import pkgutil
+from importlib import import_module
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+from gift_vit.methods.adapter import (
+    AdapterFile,
+    ParameterCount,
+    adapter_state_dict,
+    apply_method,
+    count_parameters,
+    load_adapter,
+    load_adapter_state_dict,
+    merge_method,
+    read_adapter,
+    save_adapter,
+)
+from gift_vit.methods.full import FullConfig
+from gift_vit.methods.gift import GiftConfig
+from gift_vit.methods.linear import LinearConfig
+from gift_vit.methods.registry import METHODS, MethodSpec, get_method, register_method
+
+__all__ = [
+    "METHODS",
+    "AdapterFile",
+    "FullConfig",
+    "GiftConfig",
+    "LinearConfig",
+    "MethodSpec",
+    "ParameterCount",
+    "adapter_state_dict",
+    "apply_method",
+    "count_parameters",
+    "get_method",
+    "load_adapter",
+    "load_adapter_state_dict",
+    "merge_method",
+    "read_adapter",
+    "register_method",
+    "save_adapter",
+]

@@ -1,0 +1,301 @@
+"""What every method shares: applying, counting, saving, loading and merging the trained part of a timm ViT."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gift_vit import __version__
+from gift_vit.errors import ConfigError
+from gift_vit.files import atomic_path
+from gift_vit.methods.registry import get_method, spec_of
+
+log = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=nn.Module)
+
+_APPLIED = "applied_method"
+_STATISTICS = ("architecture", "input_size", "mean", "std", "interpolation")
+
+
+@dataclass(frozen=True)
+class AppliedMethod:
+    """What :func:`apply_method` leaves on a model as ``model.applied_method``.
+
+    Attributes:
+        config: The method's config.
+        adapter_names: State-dict names of the trainable parameters outside the head.
+        head_names: State-dict names of the classification head.
+        backbone_size: Parameters of the model before the method was applied, without its head.
+        backbone: The timm name and input statistics of the backbone, and a fingerprint of its weights.
+    """
+
+    config: Any
+    adapter_names: tuple[str, ...]
+    head_names: tuple[str, ...]
+    backbone_size: int
+    backbone: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by role; ``backbone`` is the model as it came, without head."""
+
+    adapter: int
+    head: int
+    backbone: int
+
+    @property
+    def percent(self) -> float:
+        """Adapter parameters in percent of the backbone, as the paper counts them."""
+        return 100 * self.adapter / self.backbone
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter file read into memory: its tensors by state-dict name, and its metadata."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def apply_method(model: Model, config: Any) -> Model:
+    """Prepare a timm ViT for fine-tuning with a method, in place.
+
+    Afterwards exactly the method's parameters and the head are trainable.
+
+    Args:
+        model: A timm ViT, without a method applied.
+        config: An instance of a registered method's config class, such as :class:`GiftConfig`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConfigError: If a method is applied already, or the config does not fit the model.
+    """
+    spec = spec_of(config)
+    if hasattr(model, _APPLIED):
+        kind = spec_of(applied_method(model).config).kind
+        raise ConfigError(f"method {kind!r} is applied to this model already; merge it first or build a new model")
+    head_names = _head_names(model)
+    backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
+    backbone = describe_backbone(model)
+    model.requires_grad_(False)
+    spec.apply(model, config)
+    adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
+    for name in head_names:
+        model.get_parameter(name).requires_grad_(True)
+    setattr(model, _APPLIED, AppliedMethod(config, adapter_names, head_names, backbone_size, backbone))
+    return model
+
+
+def applied_method(model: nn.Module) -> AppliedMethod:
+    """The record that :func:`apply_method` left on the model; a plain model is an error."""
+    applied = getattr(model, _APPLIED, None)
+    if not isinstance(applied, AppliedMethod):
+        raise ConfigError("no method is applied to this model; call apply_method(model, config) first")
+    return applied
+
+
+def merge_method(model: Model) -> Model:
+    """Fold the trained adapter into the backbone, in place; what remains is a plain timm model.
+
+    Raises:
+        ConfigError: If no method is applied or the method cannot be merged.
+    """
+    config = applied_method(model).config
+    spec = spec_of(config)
+    if spec.merge is None:
+        raise ConfigError(f"method {spec.kind!r} cannot be merged into the backbone; keep the adapter beside it")
+    spec.merge(model, config)
+    delattr(model, _APPLIED)
+    return model
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Parameters of the adapter, of the head and of the backbone."""
+    applied = applied_method(model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return ParameterCount(
+        adapter=sum(sizes[name] for name in applied.adapter_names),
+        head=sum(sizes[name] for name in applied.head_names),
+        backbone=applied.backbone_size,
+    )
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's and the head's tensors by state-dict name: all that fine-tuning changed."""
+    applied = applied_method(model)
+    state = model.state_dict()
+    return {name: state[name] for name in (*applied.adapter_names, *applied.head_names)}
+
+
+def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy adapter and head tensors into a model with the same method applied.
+
+    Raises:
+        ConfigError: If a tensor is missing, surplus or of another shape; the model is then unchanged.
+    """
+    own = adapter_state_dict(model)
+    missing = [name for name in own if name not in state]
+    surplus = [name for name in state if name not in own]
+    if missing or surplus:
+        raise ConfigError(f"the adapter does not fit this model: {_listed('missing', missing)}, {_listed('surplus', surplus)}")
+    for name, tensor in own.items():
+        if state[name].shape != tensor.shape:
+            raise ConfigError(
+                f"the adapter does not fit this model: {name} has shape {tuple(state[name].shape)}, "
+                f"the model expects {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
+    """Write adapter and head as safetensors, atomically.
+
+    The file's metadata holds the method's config, the backbone and its input statistics, the project's version, and
+    whatever else is given (``dataset=``, ``class_names=``), each as JSON.
+    """
+    applied = applied_method(model)
+    facts = {
+        "format": "gift_vit adapter 1",
+        "version": __version__,
+        "method": {"kind": spec_of(applied.config).kind, **asdict(applied.config)},
+        "backbone": applied.backbone,
+        **metadata,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
+    with atomic_path(Path(path)) as partial:
+        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in facts.items()})
+
+
+def read_adapter(path: str | Path) -> AdapterFile:
+    """Read an adapter file; one that is absent or no adapter of this project is an error."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no adapter file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = {key: json.loads(value) for key, value in raw.items()}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable adapter file: {error}") from error
+    if "method" not in metadata or "backbone" not in metadata:
+        raise ConfigError(f"{path} is not an adapter of this project: its metadata names no method and backbone")
+    return AdapterFile(path, tensors, metadata)
+
+
+def load_adapter(model: Model, path: str | Path) -> Model:
+    """Load an adapter file into a timm ViT, applying the file's method first where none is applied.
+
+    Args:
+        model: The adapter's backbone, with a head of as many classes as the adapter's, plain or with the same method applied.
+        path: A file that :func:`save_adapter` wrote.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConfigError: If the file was trained with another backbone or method, or its tensors do not fit.
+    """
+    file = read_adapter(path)
+    if hasattr(model, _APPLIED):
+        applied = applied_method(model)
+        backbone = applied.backbone
+        own = {"kind": spec_of(applied.config).kind, **asdict(applied.config)}
+        if own != file.metadata["method"]:
+            raise ConfigError(f"{file.path} was trained with {file.metadata['method']}, the model has {own}")
+    else:
+        backbone = describe_backbone(model)
+    _check_backbone(file, backbone)
+    _check_head(model, file)
+    if not hasattr(model, _APPLIED):
+        apply_method(model, method_config(file.metadata["method"]))
+    load_adapter_state_dict(model, file.tensors)
+    return model
+
+
+def method_config(values: Mapping[str, Any]) -> Any:
+    """The method config that a mapping with ``kind`` and the config's fields describes."""
+    fields = dict(values)
+    cls = get_method(fields.pop("kind")).config_cls
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), fields))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{cls.__name__}: {str(error).splitlines()[0]}") from error
+
+
+def describe_backbone(model: nn.Module) -> dict[str, Any]:
+    """Timm name, input statistics and weight fingerprint of a plain timm model."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    facts = {key: cfg.get(key) for key in ("architecture", "tag", "input_size", "mean", "std", "interpolation")}
+    return json.loads(json.dumps(facts)) | {"weights_sha256": _fingerprint(model)}
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of the parameters outside the head (float16, so that storage does not matter)."""
+    head_names = _head_names(model)
+    digest = sha256()
+    for name, parameter in model.named_parameters():
+        if name in head_names or parameter.is_meta:
+            continue
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().flatten()[:4096].half().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _head_names(model: nn.Module) -> tuple[str, ...]:
+    get_classifier = getattr(model, "get_classifier", None)
+    if get_classifier is None:
+        raise ConfigError(f"{type(model).__name__} has no get_classifier(); expected a timm model")
+    head = {id(parameter) for parameter in get_classifier().parameters()}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in head)
+
+
+def _check_backbone(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
+    theirs = file.metadata["backbone"]
+    for key in _STATISTICS:
+        if theirs.get(key) != backbone[key]:
+            raise ConfigError(
+                f"{file.path} was trained on {_name(theirs)} with {key} {theirs.get(key)}, "
+                f"this model is {_name(backbone)} with {backbone[key]}; build the adapter's own backbone"
+            )
+    if theirs.get("weights_sha256") != backbone["weights_sha256"]:
+        log.warning(
+            "%s was trained on other pretrained weights than this %s holds: load the same weights to get its predictions",
+            file.path,
+            _name(backbone),
+        )
+
+
+def _check_head(model: nn.Module, file: AdapterFile) -> None:
+    for name in _head_names(model):
+        stored = file.tensors.get(name)
+        if stored is not None and name.endswith("weight") and len(stored) != len(model.get_parameter(name)):
+            raise ConfigError(
+                f"{file.path} has a head of {len(stored)} classes, the model one of {len(model.get_parameter(name))}; "
+                f"create the model with num_classes={len(stored)}"
+            )
+
+
+def _name(backbone: Mapping[str, Any]) -> str:
+    return f"{backbone['architecture']}.{backbone['tag']}" if backbone.get("tag") else str(backbone["architecture"])
+
+
+def _listed(word: str, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{len(names)} {word}" + (f" ({', '.join(names[:3])}{more})" if names else "")

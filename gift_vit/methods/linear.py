@@ -1,0 +1,23 @@
+"""Linear probing: only the classification head is trained."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from gift_vit.methods.registry import register_method
+
+
+@dataclass
+class LinearConfig:
+    """Linear probing has nothing to choose."""
+
+
+def merge_linear(model: nn.Module, cfg: LinearConfig) -> None:
+    """Nothing to fold in: the backbone was never changed."""
+    del model, cfg
+
+
+@register_method("linear", LinearConfig, merge=merge_linear)
+def apply_linear(model: nn.Module, cfg: LinearConfig) -> None:
+    """Leave the backbone frozen."""
+    del model, cfg
