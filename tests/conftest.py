@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,14 +13,10 @@ import timm
 import torch
 from torch import nn
 
-torch.set_num_threads(1)
+from gift_vit.compose import compose_config
+from gift_vit.config import RunConfig, load_config
 
-# absolute and relative tolerance per dtype, for torch.testing.assert_close on whole tensors
-TOLERANCE = {
-    torch.float64: {"atol": 1e-12, "rtol": 1e-12},
-    torch.float32: {"atol": 1e-5, "rtol": 1e-5},
-    torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
-}
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +37,14 @@ def tiny_vit() -> nn.Module:
     """timm's test_vit with 10 classes: width 64, depth 6, 160×160 pixels, 0.37 M parameters; freshly and repeatably drawn."""
     torch.manual_seed(0)
     return timm.create_model("test_vit", num_classes=10).eval()
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., RunConfig]:
+    """A checked config of a short run: three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``; takes overrides."""
+
+    def build(*overrides: str) -> RunConfig:
+        words = ["debug=smoke", "trainer.epochs=3", f"paths.output_root={tmp_path / 'outputs'}", *overrides]
+        return load_config(compose_config(words))
+
+    return build

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 _APPLIED = "applied_method"
+_FORMAT = "gift_vit adapter 1"
 _STATISTICS = ("architecture", "input_size", "mean", "std", "interpolation")
 
 
@@ -168,12 +169,15 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
 
     The file's metadata holds the method's config, the backbone and its input statistics, the project's version, and
     whatever else is given (``dataset=``, ``class_names=``), each as JSON.
+
+    Raises:
+        RunError: If the disk is full; a file of that name is then as it was.
     """
     applied = applied_method(model)
     facts = {
-        "format": "gift_vit adapter 1",
+        "format": _FORMAT,
         "version": __version__,
-        "method": {"kind": spec_of(applied.config).kind, **asdict(applied.config)},
+        "method": describe_method(applied.config),
         "backbone": applied.backbone,
         **metadata,
     }
@@ -191,12 +195,11 @@ def read_adapter(path: str | Path) -> AdapterFile:
         with safe_open(path, framework="pt") as file:
             raw = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        metadata = {key: json.loads(value) for key, value in raw.items()}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} is not a readable adapter file: {error}") from error
-    if "method" not in metadata or "backbone" not in metadata:
-        raise ConfigError(f"{path} is not an adapter of this project: its metadata names no method and backbone")
-    return AdapterFile(path, tensors, metadata)
+    if raw.get("format") != json.dumps(_FORMAT):
+        raise ConfigError(f"{path} is not an adapter of this project: its metadata does not say format {_FORMAT!r}")
+    return AdapterFile(path, tensors, {key: json.loads(value) for key, value in raw.items()})
 
 
 def load_adapter(model: Model, path: str | Path) -> Model:
@@ -216,7 +219,7 @@ def load_adapter(model: Model, path: str | Path) -> Model:
     if hasattr(model, _APPLIED):
         applied = applied_method(model)
         backbone = applied.backbone
-        own = {"kind": spec_of(applied.config).kind, **asdict(applied.config)}
+        own = describe_method(applied.config)
         if own != file.metadata["method"]:
             raise ConfigError(f"{file.path} was trained with {file.metadata['method']}, the model has {own}")
     else:
@@ -227,6 +230,11 @@ def load_adapter(model: Model, path: str | Path) -> Model:
         apply_method(model, method_config(file.metadata["method"]))
     load_adapter_state_dict(model, file.tensors)
     return model
+
+
+def describe_method(config: Any) -> dict[str, Any]:
+    """A method's kind and its config's fields, as they are read back from JSON (tuples become lists)."""
+    return json.loads(json.dumps({"kind": spec_of(config).kind, **asdict(config)}))
 
 
 def method_config(values: Mapping[str, Any]) -> Any:
@@ -243,6 +251,9 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
     """Timm name, input statistics and weight fingerprint of a plain timm model."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     facts = {key: cfg.get(key) for key in ("architecture", "tag", "input_size", "mean", "std", "interpolation")}
+    img_size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if img_size is not None:  # the size this model was built for, where its pretrained weights had another
+        facts["input_size"] = (model.get_parameter("patch_embed.proj.weight").shape[1], *img_size)
     return json.loads(json.dumps(facts)) | {"weights_sha256": _fingerprint(model)}
 
 
@@ -262,7 +273,9 @@ def _head_names(model: nn.Module) -> tuple[str, ...]:
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
         raise ConfigError(f"{type(model).__name__} has no get_classifier(); expected a timm model")
-    head = {id(parameter) for parameter in get_classifier().parameters()}
+    classifier = get_classifier()  # distilled models have two
+    heads = nn.ModuleList(classifier if isinstance(classifier, tuple) else [classifier])
+    head = {id(parameter) for parameter in heads.parameters()}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in head)
 
 

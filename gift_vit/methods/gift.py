@@ -174,6 +174,7 @@ def apply_gift(model: nn.Module, cfg: GiftConfig) -> None:
     model.gift = nn.Module()
     for name, pair in pairs.items():
         _add_nested(model.gift, name, pair)
+    model.gift.train(model.training)
     parts: dict[str, tuple[nn.Linear, list[tuple[GiftPair, slice]]]] = {}
     for target, layers in targets.items():
         for layer in layers:

@@ -1,0 +1,46 @@
+# Commands by name. PYTHON=python3.12 make setup chooses the interpreter; EXTRAS and UV_* are passed on.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all check fix smoke config tables
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv with the project and its development tools
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed, $(PYTHON) is older; give PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --group dev --editable .
+	@touch $@
+
+demo: $(READY)  ## fine-tune vit_mini on digits with linear probing and GIFT; table and picture
+	$(BIN)/python -m experiments.demo
+
+test: check  ## every check: ruff, pyright, and the fast tests
+	$(BIN)/python -m pytest
+
+test-all: check  ## the same and the slow tests
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+check: $(READY)  ## ruff and pyright, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+fix: $(READY)  ## format and repair what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+smoke: $(READY)  ## one training epoch of a tiny random model on the CPU
+	$(BIN)/python -m gift_vit.train debug=smoke
+
+config: $(READY)  ## show a composed config: make config ARGS="dataset=cub method=gift"
+	$(BIN)/python -m gift_vit.train --cfg job --resolve $(ARGS)
+
+tables: $(READY)  ## tables from the finished runs under outputs/
+	$(BIN)/python -m experiments.tables

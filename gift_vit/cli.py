@@ -1,0 +1,84 @@
+"""What all commands share: exit codes, one-line errors, ``key=value`` arguments."""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gift_vit.errors import ConfigError, RunError
+
+TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
+SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+T = TypeVar("T")
+
+
+def report(error: BaseException) -> int:
+    """Print an error as one line on stderr and return the exit code it stands for.
+
+    The traceback is printed too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    """
+    if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    message = " ".join(str(error).split())
+    if isinstance(error, ConfigError | RunError):
+        print(f"error: {message}", file=sys.stderr)
+    else:
+        print(f"error: {type(error).__name__}: {message} ({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
+    return USER_ERROR if isinstance(error, ConfigError) else FAILURE
+
+
+def run_command(action: Callable[[], None]) -> int:
+    """Run a command's body; returns its exit code."""
+    try:
+        action()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error)
+    return SUCCESS
+
+
+def parse_arguments(cls: type[T], usage: str) -> T:
+    """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints ``usage`` and exits.
+
+    Raises:
+        ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(usage.strip())
+        raise SystemExit(SUCCESS)
+    schema = OmegaConf.structured(cls)
+    try:
+        for word in words:
+            key, equals, _ = word.partition("=")
+            if not equals or key not in schema:
+                raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in schema)}")
+        arguments = OmegaConf.merge(schema, OmegaConf.from_dotlist(words))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    missing = sorted(OmegaConf.missing_keys(arguments))
+    if missing:
+        raise ConfigError(f"{missing[0]}=… is required; --help explains")
+    return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a scheduler's SIGTERM end a run as Ctrl-C does: resumable, and logged."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def log_to_stderr() -> None:
+    """Plain log lines on stderr, for the commands that Hydra does not set up."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

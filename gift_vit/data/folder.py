@@ -1,0 +1,84 @@
+"""A person's own images: ``root/train/<class>/*.jpg`` and, if there are any, ``root/val/…`` and ``root/test/…``."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset
+from gift_vit.data.registry import register_dataset
+from gift_vit.data.sources import ContentSource, FileSource, check_split_off, fingerprint, split_off_val
+from gift_vit.errors import ConfigError
+
+LAYOUT = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/"
+
+
+@dataclass
+class FolderConfig(DatasetConfig):
+    """An absent val is split off train: the part ``val_fraction``, stratified, drawn from ``split_seed``.
+
+    The name ``folder`` becomes ``folder_<last part of root>``, so that two people's folders do not share one run folder.
+    """
+
+    root: str
+    val_fraction: float
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_split_off(self.val_fraction, self.split_seed)
+        if self.name == "folder":
+            last = os.path.basename(os.path.abspath(os.path.expanduser(self.root)))
+            self.name = f"folder_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
+
+
+@register_dataset("folder", FolderConfig)
+def build_folder(cfg: FolderConfig) -> VisionDataset:
+    """Read a tree of class folders; the class map is that of train, sorted by name."""
+    root = Path(cfg.root).expanduser()
+    if not (root / "train").is_dir():
+        absent = root / "train" if root.is_dir() else root
+        raise ConfigError(f"dataset {cfg.name}: there is no folder {absent}; {LAYOUT}{cfg.how_to_prepare()}")
+    classes = _classes_in(root / "train")
+    splits: dict[str, ContentSource] = {}
+    for split in (split for split in SPLITS if (root / split).is_dir()):
+        surplus = sorted(set(_classes_in(root / split)) - set(classes))
+        if surplus:
+            raise ConfigError(
+                f"dataset {cfg.name}: {root / split} has the class {surplus[0]!r}, which {root / 'train'} has not"
+            )
+        splits[split] = _read_split(root, split, classes)
+    if "val" not in splits:
+        train, val = split_off_val(cfg.name, splits["train"], cfg.val_fraction, cfg.split_seed)
+        splits = {**splits, "train": train, "val": val}
+    splits = {split: splits[split] for split in SPLITS if split in splits}
+    return VisionDataset(cfg.name, cfg.num_classes or len(classes), classes, {**splits}, fingerprint(splits))
+
+
+def _classes_in(folder: Path) -> list[str]:
+    """Sorted names of the class folders; hidden ones (``.ipynb_checkpoints``) are none."""
+    try:
+        classes = [name for name in find_classes(folder)[0] if not name.startswith(".")]
+    except FileNotFoundError:
+        classes = []
+    if not classes:
+        raise ConfigError(f"{folder} holds no class folders; {LAYOUT}")
+    return classes
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMG_EXTENSIONS) and not os.path.basename(path).startswith(".")
+
+
+def _read_split(root: Path, split: str, classes: list[str]) -> FileSource:
+    """The images of one split, sorted by class and path; only train must hold every class."""
+    class_map = {name: index for index, name in enumerate(classes)}
+    try:
+        found = make_dataset(root / split, class_map, is_valid_file=_is_image, allow_empty=split != "train")
+    except FileNotFoundError as error:  # a class folder of train without an image
+        reason = str(error).rstrip(". ")
+        raise ConfigError(f"{root / split}: {reason} (an image ends in one of {' '.join(IMG_EXTENSIONS)})") from error
+    paths = [os.path.relpath(path, root) for path, _ in found]
+    return FileSource(root, paths, [label for _, label in found], listed_in=root / split, hint="")

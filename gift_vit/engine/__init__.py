@@ -1,0 +1,21 @@
+"""Training and evaluation. Knows nothing of methods, datasets or trackers."""
+
+from gift_vit.engine.evaluate import Evaluation, evaluate
+from gift_vit.engine.fit import FitResult, Observer, TrainBatches, TrainerConfig, fit
+from gift_vit.engine.optim import OptimConfig, build_optimizer, build_schedule
+from gift_vit.engine.precision import PRECISIONS, Precision
+
+__all__ = [
+    "PRECISIONS",
+    "Evaluation",
+    "FitResult",
+    "Observer",
+    "OptimConfig",
+    "Precision",
+    "TrainBatches",
+    "TrainerConfig",
+    "build_optimizer",
+    "build_schedule",
+    "evaluate",
+    "fit",
+]

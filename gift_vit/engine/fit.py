@@ -1,0 +1,227 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_vit.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from gift_vit.engine.evaluate import evaluate
+from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer, build_schedule
+from gift_vit.engine.precision import PRECISIONS, Precision
+from gift_vit.errors import ConfigError, RunError
+
+_LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
+
+
+@dataclass
+class TrainerConfig:
+    """How training runs.
+
+    Attributes:
+        epochs: Length of the schedule.
+        batch_size: Images per update.
+        grad_accumulation: Pieces a batch is computed in; lowers memory, not the batch size.
+        drop_path_rate: Stochastic depth of the backbone, rising linearly over the blocks.
+        eval_every: Score the validation split after every so many epochs, and after the last; 0: after the last only.
+        precision: fp32, tf32, bf16 or fp16.
+        compile: Run the model through ``torch.compile``.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` ….
+        workers: Processes that decode images.
+        eval_batch_size: Images per batch in evaluation; without influence on results but for rounding.
+    """
+
+    epochs: int
+    batch_size: int
+    grad_accumulation: int
+    drop_path_rate: float
+    eval_every: int
+    precision: str
+    compile: bool
+    device: str
+    workers: int
+    eval_batch_size: int
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "grad_accumulation", "eval_batch_size"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"trainer.{key}={getattr(self, key)}: expected 1 or more")
+        for key in ("eval_every", "workers"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"trainer.{key}={getattr(self, key)}: expected 0 or more")
+        if self.grad_accumulation > self.batch_size:
+            raise ConfigError(
+                f"trainer.grad_accumulation={self.grad_accumulation} exceeds trainer.batch_size={self.batch_size}; lower it"
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ConfigError(f"trainer.drop_path_rate={self.drop_path_rate}: expected a number in [0, 1)")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"unknown trainer.precision {self.precision!r} (known: {', '.join(PRECISIONS)})")
+
+
+class TrainBatches(Protocol):
+    """Training batches, drawn anew for each epoch."""
+
+    num_images: int
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, 3, H, W) and labels (B,); the same for the same epoch, whatever came before."""
+        ...
+
+
+class Observer(Protocol):
+    """Whoever wants to see training happen: progress display, metrics file, tracker."""
+
+    def resumed(self, history: list[dict[str, float]]) -> None:
+        """Training goes on after the epochs whose records these are."""
+        ...
+
+    def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
+        """Epoch ``epoch`` (from 0) of ``epochs`` begins; it has ``images`` images."""
+        ...
+
+    def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+        """An update was made; ``loss`` is a detached scalar, perhaps still being computed."""
+        ...
+
+    def epoch_done(self, record: Mapping[str, float]) -> None:
+        """An epoch is finished, scored and checkpointed."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished training hands back: one record per epoch, and the training time over all starts in seconds."""
+
+    history: list[dict[str, float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What :func:`fit` trains on; the test split is not among it.
+
+    Attributes:
+        train: Training batches.
+        val: Validation batches, or None where the protocol trains on them.
+        identity: Names the data; a checkpoint of other data is refused.
+    """
+
+    train: TrainBatches
+    val: Iterable[tuple[Tensor, Tensor]] | None
+    identity: str
+
+
+def fit(
+    model: nn.Module,
+    inputs: FitInputs,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+    checkpoint: Path,
+    observer: Observer,
+    stop_epoch: int | None = None,
+) -> FitResult:
+    """Train the trainable parameters of a model in place, resuming from ``checkpoint`` where it exists.
+
+    Args:
+        model: On its device, with a method applied.
+        inputs: Training and validation batches.
+        optim: Optimiser and schedule.
+        trainer: Everything else.
+        checkpoint: File that is written after every epoch.
+        observer: Is told of every step and epoch.
+        stop_epoch: Epochs after which to stop; the schedule keeps its length. None: all.
+
+    Raises:
+        RunError: If the loss is not finite; the checkpoint of the last good epoch remains.
+    """
+    device = next(model.parameters()).device
+    precision = Precision(trainer.precision, device)
+    optimizer = build_optimizer(model, optim)
+    progress = Progress()
+    if checkpoint.is_file():
+        progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity)
+        observer.resumed(list(progress.history))
+    schedule = build_schedule(optimizer, optim, trainer.epochs, len(inputs.train))
+    forward = torch.compile(model) if trainer.compile else model
+    last_epoch = (stop_epoch or trainer.epochs) - 1
+    for epoch in range(progress.epochs_done, last_epoch + 1):
+        started = time.perf_counter()
+        observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
+        model.train()
+        record = {"epoch": epoch} | _train_epoch(forward, inputs.train, epoch, schedule, precision, trainer, observer)
+        seconds = time.perf_counter() - started
+        record |= {"seconds": seconds, "images_per_s": inputs.train.num_images / seconds}
+        if inputs.val is not None and _is_scored(epoch, last_epoch, trainer.eval_every):
+            scores = evaluate(forward, inputs.val, device, precision)
+            record |= {"val_top1": scores.top1, "val_loss": scores.loss}
+        progress.history.append(record)
+        progress.epochs_done = epoch + 1
+        progress.seconds += seconds
+        save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
+        observer.epoch_done(record)
+    return FitResult(progress.history, progress.seconds)
+
+
+def _is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
+    return epoch == last_epoch or (eval_every > 0 and (epoch + 1) % eval_every == 0)
+
+
+def _train_epoch(
+    model: nn.Module,
+    batches: TrainBatches,
+    epoch: int,
+    schedule: Schedule,
+    precision: Precision,
+    trainer: TrainerConfig,
+    observer: Observer,
+) -> dict[str, float]:
+    """One pass over the training images; returns the mean loss over images, the last learning rate and the number of updates."""
+    optimizer = schedule.optimizer
+    device = optimizer.param_groups[0]["params"][0].device
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    lr = 0.0
+    check_every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
+    for step, (images, labels) in enumerate(batches.epoch(epoch)):
+        lr = schedule.set_lr(epoch, step)
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        loss = torch.zeros((), device=device)
+        pieces = zip(images.chunk(trainer.grad_accumulation), labels.chunk(trainer.grad_accumulation), strict=True)
+        for piece, targets in pieces:
+            with precision.autocast():
+                logits = model(piece)
+            piece_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / len(labels)
+            precision.scaler.scale(piece_loss).backward()
+            loss += piece_loss.detach()
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss)
+        sizes.append(len(labels))
+        if len(losses) % check_every == 0:
+            _check_finite(losses, epoch, first_step=len(losses) - check_every)
+        observer.step_done(loss, lr, len(labels))
+    _check_finite(losses, epoch, first_step=len(losses) - len(losses) % check_every)
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    train_loss = float((torch.stack(losses).double().cpu() * weights).sum() / weights.sum())
+    return {"train_loss": train_loss, "lr": lr, "steps": len(losses)}
+
+
+def _check_finite(losses: list[Tensor], epoch: int, first_step: int) -> None:
+    for step, loss in enumerate(losses[first_step:], first_step):
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss became {float(loss)} in epoch {epoch}, step {step}; "
+                "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
+            )

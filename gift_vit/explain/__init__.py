@@ -1,0 +1,1 @@
+"""What an adapter looks at: cluster maps, and the figure that shows them."""

@@ -1,0 +1,32 @@
+"""Configs as flat dotted keys, and which of the keys make a run another run."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Keys that place or watch a run without moving its numbers. Two configs that differ in nothing else are the same run; what lies
+# under dataset.root is compared by the data's fingerprint.
+PLACEMENT_KEYS = ("paths", "tracker", "run_name", "dataset.root", "dataset.prepare", "trainer.workers", "trainer.device")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; an empty section is a value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat config without :data:`PLACEMENT_KEYS`."""
+    return {
+        key: value
+        for key, value in flatten(values)
+        if not any(key == placed or key.startswith(f"{placed}.") for placed in PLACEMENT_KEYS)
+    }
+
+
+def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Identifying keys whose values differ between two resolved configs, as ``{key: (first, second)}``."""
+    left, right = identifying(first), identifying(second)
+    return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}

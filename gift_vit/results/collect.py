@@ -1,0 +1,146 @@
+"""From a folder of ``result.json`` files to a grid of runs that may stand in one table.
+
+Nothing is averaged silently: what differs in more than the seed, or was measured under other conditions, is an error
+that names the files.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+from pathlib import Path
+
+from gift_vit.errors import ConfigError
+from gift_vit.keys import identifying
+from gift_vit.results.schema import FILE_NAME, Result, RunRecord, read_result
+
+FILTERS = tuple(f.name for f in fields(RunRecord) if f.type in (str, int) or f.name == "phase")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Final runs by method and dataset, checked to be comparable.
+
+    Attributes:
+        methods: Labels in alphabetical order.
+        datasets: Labels: the ones asked for, otherwise those that occur, in alphabetical order.
+        cells: The runs of one method on one dataset, by ascending seed; a cell without runs is absent.
+    """
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    cells: Mapping[tuple[str, str], tuple[Result, ...]]
+
+    @property
+    def results(self) -> list[Result]:
+        """All runs of the grid, cell by cell."""
+        return [result for cell in self.cells.values() for result in cell]
+
+    def of_method(self, method: str) -> list[Result]:
+        """The runs of one method."""
+        return [result for (label, _), cell in self.cells.items() if label == method for result in cell]
+
+    def missing(self) -> list[tuple[str, str]]:
+        """Method and dataset of every empty cell."""
+        return [(m, d) for m in self.methods for d in self.datasets if (m, d) not in self.cells]
+
+
+def collect_results(root: str | Path, **filters: str | int | None) -> list[Result]:
+    """Every ``result.json`` below ``root``, by path.
+
+    Args:
+        root: A folder; links to other folders are not followed.
+        **filters: Fields of the run record (``phase="final"``, ``benchmark="mini"``) and the value to keep; None keeps all.
+
+    Raises:
+        ConfigError: If the folder is absent, a filter is unknown, or any record below it cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
+    unknown = [name for name in filters if name not in FILTERS]
+    if unknown:
+        raise ConfigError(f"results cannot be filtered by {', '.join(unknown)} (known: {', '.join(FILTERS)})")
+    paths = sorted(Path(folder, FILE_NAME) for folder, _, files in os.walk(root) if FILE_NAME in files)
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    results = (read_result(path) for path in paths)
+    return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
+
+
+def build_grid(results: Iterable[Result], benchmark: str, datasets: Sequence[str] | None = None) -> Grid:
+    """Arrange the final runs of a benchmark as methods × datasets.
+
+    Args:
+        results: Runs of any phase and benchmark; those of other benchmarks and of phase ``search`` do not count.
+        benchmark: The benchmark's name.
+        datasets: The columns; other datasets are left out. None: every dataset that occurs.
+
+    Raises:
+        ConfigError: If no run remains, or runs differ in what one table must share: the protocol and the backbone
+            over the table, the data over a column, the configuration but for the seed over a cell; or if two runs
+            claim one seed of a cell, or a final run has no test accuracy.
+    """
+    everything = list(results)
+    runs = [
+        r
+        for r in everything
+        if (r.run.phase, r.run.benchmark) == ("final", benchmark) and (datasets is None or r.run.dataset in datasets)
+    ]
+    if not runs:
+        raise ConfigError(
+            f"no finished final run of benchmark {benchmark} among {len(everything)} results; "
+            f"run `python -m gift_vit.train phase=final` on its datasets first"
+        )
+    _check_same(runs, lambda r: {"protocol": r.run.protocol}, "one table", "choose one with protocol=<name>")
+    _check_same(runs, lambda r: {"backbone": r.run.backbone}, "one table", "choose one with backbone=<name>")
+    _check_same(runs, _backbone_facts, "one table", "run them again on one backbone")
+    for dataset in {r.run.dataset: None for r in runs}:
+        column = [r for r in runs if r.run.dataset == dataset]
+        _check_same(column, lambda r: asdict(r.data), f"the column {dataset}", "run them again on the same data")
+    runs.sort(key=lambda r: (r.run.method, r.run.dataset, r.run.seed))
+    cells = {key: tuple(cell) for key, cell in groupby(runs, key=lambda r: (r.run.method, r.run.dataset))}
+    for key, cell in cells.items():
+        _check_cell(key, cell)
+    columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
+    return Grid(tuple(sorted({method for method, _ in cells})), tuple(columns), cells)
+
+
+def _check_cell(key: tuple[str, str], cell: Sequence[Result]) -> None:
+    name = f"the cell {key[0]} on {key[1]}"
+    by_seed: dict[int, Result] = {}
+    for result in cell:
+        other = by_seed.setdefault(result.run.seed, result)
+        if other is not result:
+            raise ConfigError(
+                f"{other.source} and {result.source} both claim seed {result.run.seed} of {name} "
+                f"(backbone {result.run.backbone}); move one of them away"
+            )
+        if result.metrics["test_top1"] is None:
+            raise ConfigError(f"{result.source} is a final run without test_top1; delete it and start the run again")
+    _check_same(cell, _config_facts, name, "a cell averages over seeds only: move the runs that do not belong away")
+
+
+def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, object]], where: str, remedy: str) -> None:
+    """Refuse runs whose facts differ, naming the keys, both values and both files."""
+    first = runs[0]
+    expected = facts(first)
+    for run in runs[1:]:
+        given = facts(run)
+        if given == expected:
+            continue
+        keys = [
+            key for key in sorted(expected | given) if (key in expected, expected.get(key)) != (key in given, given.get(key))
+        ]
+        listed = ", ".join(f"{key} {expected.get(key, 'absent')} and {given.get(key, 'absent')}" for key in keys[:3])
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise ConfigError(f"{where} would mix {listed}{more}: {first.source} and {run.source}; {remedy}")
+
+
+def _backbone_facts(result: Result) -> dict[str, object]:
+    """What the backbone is; the same weights may have come from the hub or from a file."""
+    return {f"backbone.{key}": value for key, value in result.backbone.items() if key != "weights"}
+
+
+def _config_facts(result: Result) -> dict[str, object]:
+    """What the runs of one cell agree on: the configuration but for the seed."""
+    return {key: value for key, value in identifying(result.run.config).items() if key != "seed"}

@@ -1,0 +1,160 @@
+"""Weights & Biases: config, one point per epoch, final numbers, and by choice the adapter; never a reason for a run to stop."""
+
+import hashlib
+import logging
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig
+
+if TYPE_CHECKING:
+    import wandb
+
+logger = logging.getLogger(__name__)
+
+INIT_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 180.0  # W&B's own default waits for a lost server for ever
+
+
+class WandbTracker(NullTracker):
+    """Records a run in W&B; whatever goes wrong there costs one warning, and then nothing more is recorded.
+
+    Online without a login, or with a server that does not answer, the run is recorded offline instead.
+    """
+
+    def __init__(self, cfg: TrackerConfig, run: RunDescription) -> None:
+        self._cfg = cfg
+        self._description = run
+        self._run: wandb.Run | None = None
+
+    def __enter__(self) -> Tracker:
+        with self._guarded("start"):
+            self._run = self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.fail(f"{type(error).__name__}: {error}")
+        with self._guarded("end the run"):
+            self._end(exit_code=0)
+
+    def epoch_done(self, record: Mapping[str, float]) -> None:
+        """Log one point of every curve; W&B's step is the epoch, so that a resumed run continues where it stopped."""
+        with self._guarded("log an epoch"):
+            if self._run is not None:
+                self._run.log(dict(record), step=int(record["epoch"]), commit=True)
+
+    def finish(self, summary: Mapping[str, object], adapter: Path | None) -> None:
+        """Record the final numbers, and the adapter where the configuration says so; then close the run."""
+        with self._guarded("record the result"):
+            if self._run is None:
+                return
+            self._run.summary.update(dict(summary))
+            if adapter is not None and self._cfg.log_adapter:
+                _log_adapter(self._run, adapter)
+            self._end(exit_code=0)
+
+    def fail(self, reason: str) -> None:
+        """Record why the run ended and close it as failed; a later start with the same id continues it."""
+        with self._guarded("record the failure"):
+            if self._run is not None:
+                self._run.summary.update({"failure": reason})
+            self._end(exit_code=1)
+
+    def _start(self) -> "wandb.Run":
+        if self._cfg.mode == "online":
+            try:
+                return self._init("online")
+            except Exception as error:
+                logger.warning(
+                    "W&B is not online (%s); this run is recorded offline. Log in with `wandb login` or WANDB_API_KEY, "
+                    "or set tracker.mode=offline",
+                    _one_line(error),
+                )
+                # wandb's service still holds the id of the run that did not start
+                import wandb
+
+                wandb.teardown(exit_code=1)
+        return self._init("offline")
+
+    def _init(self, mode: str) -> "wandb.Run":
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True, quiet=True))
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise PermissionError("no login found")
+        description = self._description
+        description.folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            mode="online" if mode == "online" else "offline",
+            project=self._cfg.project,
+            entity=self._cfg.entity,
+            id=_wandb_id(description.run_id),
+            resume="allow",
+            name=description.name,
+            group=description.group,
+            job_type=description.job_type,
+            tags=description.tags,
+            config=description.config,
+            dir=description.folder.resolve(),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                quiet=True,
+                init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=FINISH_TIMEOUT_S,
+                finish_timeout_raises=True,
+            ),
+        )
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+    def _end(self, exit_code: int) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        folder, offline = run.settings.sync_dir, run.offline
+        run.finish(exit_code=exit_code)
+        if offline:
+            logger.info("W&B recorded this run offline; to upload it: wandb sync %s", shlex.quote(str(folder)))
+
+    @contextmanager
+    def _guarded(self, action: str) -> Iterator[None]:
+        """Turn an exception into one warning and stop recording."""
+        try:
+            yield
+        except Exception as error:
+            run, self._run = self._run, None
+            logger.warning(
+                "W&B could not %s (%s); the run goes on and keeps its own records. %s",
+                action,
+                _one_line(error),
+                "Install wandb or set tracker=none" if isinstance(error, ImportError) else "tracker=none does without W&B",
+            )
+            if run is not None:
+                with suppress(Exception):
+                    run.finish(exit_code=1)
+
+
+def _log_adapter(run: "wandb.Run", adapter: Path) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"adapter-{run.id}", type="adapter")
+    # immutable: uploaded from where it lies, without a copy in the home folder
+    artifact.add_file(str(adapter.resolve()), policy="immutable")
+    run.log_artifact(artifact)
+
+
+def _wandb_id(run_id: str) -> str:
+    """``run_id`` where W&B accepts it as an id, else a digest of it."""
+    return run_id if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else hashlib.sha256(run_id.encode()).hexdigest()[:16]
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,113 @@
+"""Small datasets that tests make: Parquet files, image trees, and a valid config of each kind."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gift_vit.data import DigitsConfig, FolderConfig, ParquetConfig, SplitListsConfig, TransformConfig
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def _noise(seed: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
+    width, height = size
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def noise() -> Callable[..., Image.Image]:
+    """``noise(seed, size=(width, height))``: an RGB image that no other seed gives."""
+    return _noise
+
+
+@pytest.fixture
+def png() -> Callable[[int], bytes]:
+    """``png(seed)``: the noise image of a seed, encoded without loss."""
+
+    def encode(seed: int) -> bytes:
+        buffer = io.BytesIO()
+        _noise(seed).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def transform_config() -> TransformConfig:
+    return TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, interpolation=None)
+
+
+@pytest.fixture
+def make_config(transform_config: TransformConfig) -> Callable[..., Any]:
+    """``make_config(cls, **values)``: a config of the kind; what is not given is a valid value."""
+    common = {
+        "name": "some",
+        "benchmark": "own",
+        "transform": transform_config,
+        "num_classes": None,
+        "prepare": "ask the author",
+    }
+    own: dict[type, dict[str, Any]] = {
+        DigitsConfig: {"split_seed": 0},
+        ParquetConfig: {"files": {"train": ["train.parquet"]}, "val_fraction": 0.2, "split_seed": 0},
+        FolderConfig: {"val_fraction": 0.2, "split_seed": 0},
+        SplitListsConfig: {"image_root": "images", "splits_dir": "."},
+    }
+
+    def make(cls: type, **values: Any) -> Any:
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+        return cls(**{**common, **own[cls], **given})
+
+    return make
+
+
+@pytest.fixture
+def write_parquet() -> Callable[..., Path]:
+    """``write_parquet(path, images, labels, class_names=None, metadata=None)``: as Hugging Face ``datasets`` writes it."""
+
+    def write(
+        path: Path,
+        images: list[bytes],
+        labels: list[int],
+        class_names: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Path:
+        rows = [{"bytes": data, "path": f"photo_{index}.png"} for index, data in enumerate(images)]
+        struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table({"image": pa.array(rows, struct), "label": pa.array(labels, pa.int64())})
+        extra = {**(metadata or {}), **({"class_names": class_names} if class_names else {})}
+        pq.write_table(table.replace_schema_metadata(extra), path, row_group_size=3)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_tree() -> Callable[..., Path]:
+    """``make_tree(root, {"train/cat": 3, …}, extension="png")``: that many noise images per folder, no two alike."""
+
+    def make(root: Path, folders: dict[str, int], extension: str = "png") -> Path:
+        seed = 0
+        for folder, count in folders.items():
+            (root / folder).mkdir(parents=True)
+            for index in range(count):
+                _noise(seed).save(root / folder / f"{index}.{extension}")
+                seed += 1
+        return root
+
+    return make
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of data that is not part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    return SHARED

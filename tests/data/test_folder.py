@@ -1,0 +1,124 @@
+"""A person's own class folders."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gift_vit.data import FolderConfig, ImageSource, build_dataset
+from gift_vit.errors import ConfigError
+
+Make = Callable[..., Any]
+Tree = Callable[..., Path]
+
+
+def pixels(source: ImageSource) -> list[bytes]:
+    return [source[index][0].tobytes() for index in range(len(source))]
+
+
+def test_three_splits(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/dog": 3, "train/cat": 2, "train/ant": 2, "val/dog": 1, "val/cat": 1, "test/dog": 2})
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    (tmp_path / "train/dog/._0.png").write_bytes(b"left by another system")
+    (tmp_path / "train/dog/notes.txt").write_text("no image")
+    dataset = build_dataset(make_config(FolderConfig, root=tmp_path))
+    assert (dataset.num_classes, dataset.class_names) == (3, ["ant", "cat", "dog"])
+    labels = {split: dataset.split(split).labels.tolist() for split in dataset.splits}
+    assert labels == {"train": [0, 0, 1, 1, 2, 2, 2], "val": [1, 2], "test": [2, 2]}
+    image, label = dataset.split("train")[3]
+    with Image.open(tmp_path / "train/cat/1.png") as expected:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+    assert label == 1
+
+
+@pytest.mark.parametrize("extension", ["jpg", "JPEG", "png", "webp", "bmp", "tif", "tiff"])
+def test_image_formats(tmp_path: Path, make_tree: Tree, make_config: Make, extension: str) -> None:
+    make_tree(tmp_path, {"train/a": 2, "val/a": 1}, extension)
+    train = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")
+    assert len(train) == 2
+    assert (train[0][0].mode, train[0][0].size) == ("RGB", (12, 9))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_every_mode_becomes_rgb(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make, mode: str) -> None:
+    make_tree(tmp_path, {"train/a": 1, "val/a": 1})
+    noise(5).convert(mode).save(tmp_path / "train/a/0.png")
+    image, _ = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")[0]
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(5).convert(mode).convert("RGB")))
+
+
+def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tree(tmp_path / "a", {"train/cat": 10, "train/dog": 20, "test/dog": 1})
+    dataset = build_dataset(make_config(FolderConfig, root=tmp_path / "a"))
+    assert list(dataset.splits) == ["train", "val", "test"]
+    train, val = dataset.split("train"), dataset.split("val")
+    assert (np.bincount(train.labels).tolist(), np.bincount(val.labels).tolist()) == ([8, 16], [2, 4])
+    assert len({*pixels(train), *pixels(val)}) == 30
+
+    # the same tree elsewhere, listed in another order
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    walk = os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda *args, **kwargs: [(d, s, files[::-1]) for d, s, files in walk(*args, **kwargs)][::-1]
+    )
+    again = build_dataset(make_config(FolderConfig, root=tmp_path / "b"))
+    assert again.fingerprint == dataset.fingerprint
+    assert pixels(again.split("val")) == pixels(val)
+    other = build_dataset(make_config(FolderConfig, root=tmp_path / "b", split_seed=1))
+    assert other.fingerprint != dataset.fingerprint
+
+
+def test_an_absent_test_is_an_error_only_when_asked_for(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/a": 3, "val/a": 1})
+    with pytest.raises(ConfigError, match=r"dataset some has no test split \(it has train, val\)"):
+        build_dataset(make_config(FolderConfig, root=tmp_path)).split("test")
+
+
+def test_a_class_train_does_not_have(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/a": 3, "val/a": 1, "test/b": 1})
+    with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):
+        build_dataset(make_config(FolderConfig, root=tmp_path))
+
+
+def test_what_is_missing_is_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    layout = r"expected train/<class>/\*\.jpg and, if there are any, val/<class>/ and test/<class>/; ask the author"
+    for root, absent in ((tmp_path / "gone", "gone"), (tmp_path, "train")):
+        with pytest.raises(ConfigError, match=rf"dataset some: there is no folder {tmp_path / absent}; {layout}"):
+            build_dataset(make_config(FolderConfig, root=root))
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ConfigError, match=r"/train holds no class folders; expected train/<class>"):
+        build_dataset(make_config(FolderConfig, root=tmp_path))
+    make_tree(tmp_path, {"train/empty": 0, "train/a": 1})
+    with pytest.raises(ConfigError, match=r"/train: Found no valid file for the classes empty \(an image ends in one of \.jpg"):
+        build_dataset(make_config(FolderConfig, root=tmp_path))
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/a": 3, "val/a": 1}, "jpg")
+    whole = (tmp_path / "train/a/0.jpg").read_bytes()
+    train = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")
+    (tmp_path / "train/a/0.jpg").write_bytes(whole[:-40])
+    (tmp_path / "train/a/1.jpg").write_text("a page saying 404")
+    (tmp_path / "train/a/2.jpg").unlink()
+    for index, reason in enumerate(["truncated", "no known image format", "No such file"]):
+        with pytest.raises(ConfigError, match=rf"^cannot \w+ image {tmp_path}/train/a/{index}\.jpg: .*{reason}"):
+            train[index]
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("/data/My Birds (2024)", "folder_my_birds_2024"),
+        ("/data/birds/", "folder_birds"),
+        ("~/x/../y", "folder_y"),
+        ("/", "folder_images"),
+    ],
+)
+def test_the_name_tells_the_folder(make_config: Make, root: str, name: str) -> None:
+    assert make_config(FolderConfig, name="folder", root=root).name == name
+    assert make_config(FolderConfig, name="birds", root=root).name == "birds"

@@ -1,0 +1,256 @@
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_vit.engine import OptimConfig, Precision, TrainerConfig, evaluate, fit
+from gift_vit.engine.fit import FitInputs
+from gift_vit.errors import ConfigError, RunError
+
+
+class Batches:
+    """Deterministic batches of a linearly separable problem; 50 images of 12 numbers, 4 classes, batches of 16 (the last has 2)."""
+
+    num_images = 50
+
+    def __init__(self, poison_at: tuple[int, int] | None = None) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(50, 12, generator=generator)
+        self.labels = (self.images @ torch.randn(12, 4, generator=generator)).argmax(1)
+        self.poison_at = poison_at
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(epoch))
+        for step, index in enumerate(order.split(16)):
+            images = self.images[index]
+            yield (images * float("nan") if (epoch, step) == self.poison_at else images), self.labels[index]
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.records: list[dict[str, float]] = []
+        self.lrs: list[float] = []
+        self.history: list[dict[str, float]] | None = None
+
+    def resumed(self, history: list[dict[str, float]]) -> None:
+        self.history = history
+
+    def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
+        assert images == 50
+
+    def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+        assert not loss.requires_grad
+        self.lrs.append(lr)
+
+    def epoch_done(self, record: Mapping[str, float]) -> None:
+        self.records.append(dict(record))
+
+
+def optim(**changes: Any) -> OptimConfig:
+    values = {"lr": 0.01, "weight_decay": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}
+    schedule = {"warmup_epochs": 1, "warmup_lr": 1e-7, "min_lr": 1e-6, "schedule": "step"}
+    return OptimConfig(**(values | schedule | changes))
+
+
+def trainer(**changes: Any) -> TrainerConfig:
+    values = {"epochs": 4, "batch_size": 16, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1}
+    rest = {"precision": "fp32", "compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 32}
+    return TrainerConfig(**(values | rest | changes))
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 4))
+
+
+def train(model: nn.Module, folder: Path, batches: Batches | None = None, **changes: Any) -> tuple[Recorder, Any]:
+    recorder = Recorder()
+    stop = changes.pop("stop_epoch", None)
+    val = [(Batches().images, Batches().labels)]
+    inputs = FitInputs(batches or Batches(), val, identity="data")
+    result = fit(model, inputs, optim(), trainer(**changes), folder / "last.ckpt", recorder, stop)
+    return recorder, result
+
+
+def test_loop_equals_a_plain_loop_written_out(tmp_path: Path) -> None:
+    model, twin = network(), network()
+    recorder, _ = train(model, tmp_path)
+    parameters = list(twin.parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+    )
+    step = 0
+    for epoch in range(4):
+        for images, labels in Batches().epoch(epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recorder.lrs[step]
+            F.cross_entropy(twin(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+    assert step == len(recorder.lrs) == 16
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_it_learns_and_records_every_epoch(tmp_path: Path) -> None:
+    recorder, result = train(network(), tmp_path, epochs=20)
+    assert [record["epoch"] for record in result.history] == list(range(20))
+    assert recorder.records == result.history
+    assert result.history[-1]["train_loss"] < 0.5 * result.history[0]["train_loss"]
+    assert result.history[-1]["val_top1"] > 80
+    json.dumps(result.history)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 16])
+def test_accumulation_gives_the_same_weights(tmp_path: Path, pieces: int) -> None:
+    whole, split = network(), network()
+    train(whole, tmp_path / "a")
+    train(split, tmp_path / "b", grad_accumulation=pieces)
+    for mine, theirs in zip(whole.parameters(), split.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_resuming_ends_bit_identical(tmp_path: Path, done: int) -> None:
+    through = network(dropout=0.3)
+    torch.manual_seed(7)
+    _, expected = train(through, tmp_path / "a")
+    interrupted, resumed = network(dropout=0.3), network(dropout=0.3)
+    torch.manual_seed(7)
+    train(interrupted, tmp_path / "b", stop_epoch=done)
+    torch.manual_seed(12345)  # whatever the second process starts with
+    recorder, result = train(resumed, tmp_path / "b")
+    assert len(recorder.records) == 4 - done
+    assert recorder.history == result.history[:done]
+    for mine, theirs in zip(through.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    times = {"seconds", "images_per_s"}
+    strip = [{k: v for k, v in record.items() if k not in times} for record in expected.history]
+    assert [{k: v for k, v in record.items() if k not in times} for record in result.history] == strip
+
+
+def test_the_search_phase_cuts_the_schedule_and_does_not_rescale_it(tmp_path: Path) -> None:
+    whole, _ = train(network(), tmp_path / "a", epochs=10)
+    cut, result = train(network(), tmp_path / "b", epochs=10, stop_epoch=3)
+    assert cut.lrs == whole.lrs[:12]
+    assert len(result.history) == 3
+
+
+@pytest.mark.parametrize(("every", "scored"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2, 3]), (0, [3])])
+def test_evaluation_as_often_as_asked_and_after_the_last_epoch(tmp_path: Path, every: int, scored: list[int]) -> None:
+    _, result = train(network(), tmp_path, eval_every=every)
+    assert [record["epoch"] for record in result.history if "val_top1" in record] == scored
+
+
+def test_how_often_is_evaluated_does_not_change_the_weights(tmp_path: Path) -> None:
+    often, seldom = network(dropout=0.3), network(dropout=0.3)
+    torch.manual_seed(1)
+    train(often, tmp_path / "a", eval_every=1)
+    torch.manual_seed(1)
+    train(seldom, tmp_path / "b", eval_every=0)
+    for mine, theirs in zip(often.parameters(), seldom.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_nan_loss_stops_where_it_happens_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss became nan in epoch 2, step 1; lower optim.lr"):
+        train(network(), tmp_path, batches=Batches(poison_at=(2, 1)))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["progress"]["epochs_done"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_every_precision_trains_with_fp32_parameters(tmp_path: Path, precision: str) -> None:
+    model = network()
+    _, result = train(model, tmp_path, precision=precision, epochs=12)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+
+
+def test_autocast_is_on_in_bf16_only_where_asked() -> None:
+    device = torch.device("cpu")
+    for name, dtype in {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
+        with Precision(name, device).autocast():
+            assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+        assert torch.get_float32_matmul_precision() == ("high" if name == "tf32" else "highest")
+    Precision("fp32", device)
+
+
+def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or original(model, backend="eager"))
+    plain, fast = network(), network()
+    train(plain, tmp_path / "a")
+    train(fast, tmp_path / "b", compile=True)
+    assert compiled == [fast]
+    for mine, theirs in zip(plain.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_frozen_parameters_stay_out_of_the_checkpoint(tmp_path: Path) -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    train(model, tmp_path)
+    assert torch.equal(model[0].weight, before)
+    assert set(torch.load(tmp_path / "last.ckpt", weights_only=True)["model"]) == {"3.weight", "3.bias"}
+
+
+def test_checkpoint_of_other_data_or_cut_short_is_refused(tmp_path: Path) -> None:
+    train(network(), tmp_path, stop_epoch=1)
+    inputs = FitInputs(Batches(), None, identity="other data")
+    with pytest.raises(ConfigError, match=r"last.ckpt was trained on other data .* delete it"):
+        fit(network(), inputs, optim(), trainer(), tmp_path / "last.ckpt", Recorder())
+    content = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigError, match=r"last.ckpt cannot be read .* delete it"):
+        train(network(), tmp_path)
+
+
+def test_evaluate_counts_by_hand_and_restores_training_mode() -> None:
+    model = network().train()
+    batches = [(Batches().images[:30], Batches().labels[:30]), (Batches().images[30:], Batches().labels[30:])]
+    scores = evaluate(model, batches, torch.device("cpu"), Precision("fp32", torch.device("cpu")))
+    with torch.no_grad():
+        logits = model(Batches().images).double()
+    assert scores.top1 == pytest.approx(100 * (logits.argmax(1) == Batches().labels).double().mean().item())
+    negative_log = -torch.log_softmax(logits, 1)[torch.arange(50), Batches().labels]
+    assert scores.loss == pytest.approx(negative_log.mean().item(), rel=1e-5)
+    assert scores.images == 50
+    assert model.training
+
+
+def test_evaluating_nothing_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="nothing to evaluate"):
+        evaluate(network(), [], torch.device("cpu"), Precision("fp32", torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "trainer.epochs=0"),
+        ({"batch_size": 0}, "trainer.batch_size=0"),
+        ({"grad_accumulation": 17}, "trainer.grad_accumulation=17 exceeds trainer.batch_size=16"),
+        ({"drop_path_rate": 1.0}, "trainer.drop_path_rate=1.0"),
+        ({"precision": "fp8"}, "unknown trainer.precision 'fp8' (known: fp32, tf32, bf16, fp16)"),
+        ({"workers": -1}, "trainer.workers=-1"),
+    ],
+)
+def test_values_out_of_range(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        trainer(**changes)
+    assert message in str(error.value)

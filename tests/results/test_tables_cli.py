@@ -1,0 +1,103 @@
+"""python -m experiments.tables: output, files, and one line with exit code 2 for every mistake."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.tables import main
+from gift_vit.results.schema import Result
+from gift_vit.results.tables import mini_table, render_csv, render_latex, render_markdown
+
+Stored = Callable[..., Result]
+
+
+@pytest.fixture
+def root(stored: Stored, tmp_path: Path) -> Path:
+    stored("final/gift0", seed=0, top1=90.0)
+    stored("final/gift1", seed=1, top1=92.0)
+    stored("final/lora", method="lora", top1=88.0)
+    stored("final/other", dataset="cub", run={"benchmark": "fgvc", "protocol": "gift_paper"})
+    stored("search/gift0", top1=None, run={"phase": "search", "protocol": "gift_paper"})
+    return tmp_path / "outputs"
+
+
+def runs(make: Stored) -> list[Result]:
+    return [make(seed=0, top1=90.0), make(seed=1, top1=92.0), make("lora", top1=88.0)]
+
+
+def test_prints_markdown_by_default(root: Path, make: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"root={root}"]) == 0
+    assert capsys.readouterr().out == render_markdown(mini_table(runs(make)))
+
+
+def test_writes_latex(root: Path, make: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "mini.tex"
+    assert main([f"root={root}", "format=latex", f"out={out}"]) == 0
+    assert out.read_text() == capsys.readouterr().out == render_latex(mini_table(runs(make)))
+
+
+def test_csv_is_clean_and_its_notes_go_to_stderr(root: Path, make: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"root={root}", "format=csv", "datasets=[digits,tiny_mammals]"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == render_csv(mini_table(runs(make), ["digits", "tiny_mammals"]))
+    assert "Missing (–): GIFT on Tiny mammals; LoRA on Tiny mammals." in captured.err
+
+
+def test_protocol_chooses_among_several(root: Path, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("final/paper", method="lora", seed=1, run={"protocol": "gift_paper"})
+    assert main([f"root={root}"]) == 2
+    assert "would mix protocol clean and gift_paper" in capsys.readouterr().err
+    assert main([f"root={root}", "protocol=gift_paper"]) == 0
+    assert "runs: 1;" in capsys.readouterr().out
+
+
+MISTAKES = [
+    (["format=pdf"], "unknown format 'pdf' (known: markdown, latex, csv)"),
+    (["benchmark=fgvc"], "unknown benchmark 'fgvc' (known: mini)"),
+    (["phase=search"], "unknown phase 'search' (known: final)"),
+    (["formt=csv"], "Key 'formt' not in 'TablesConfig'; see python -m experiments.tables --help"),
+    (["latex"], "Key 'latex' not in 'TablesConfig'"),
+    (["root=no/where"], "no folder no/where; pass root=<folder with the runs>"),
+    (["backbone=vit_b16"], "no finished final run of benchmark mini among 0 results"),
+]
+
+
+def test_number_of_mistakes() -> None:
+    assert len(MISTAKES) == 7
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line_and_code_2(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([f"root={root}", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_broken_record_writes_no_table(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "final/lora/result.json").write_text('{"schema": 1')
+    out = tmp_path / "mini.md"
+    assert main([f"root={root}", f"out={out}"]) == 2
+    assert "final/lora/result.json is no readable result" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag]) == 0
+    text = capsys.readouterr().out
+    for key in ("root", "benchmark", "phase", "format", "out", "protocol", "backbone", "datasets"):
+        assert f"\n{key} " in text, key
+
+
+def test_as_a_module(root: Path) -> None:
+    command = [sys.executable, "-m", "experiments.tables", f"root={root}", "format=oops"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 2
+    assert done.stderr == "unknown format 'oops' (known: markdown, latex, csv)\n"

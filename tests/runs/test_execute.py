@@ -1,0 +1,239 @@
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gift_vit.run as run_module
+from gift_vit.config import RunConfig
+from gift_vit.data import build_dataset
+from gift_vit.errors import ConfigError, RunError
+from gift_vit.files import atomic_path
+from gift_vit.methods import merge_method
+from gift_vit.results.schema import read_result
+from gift_vit.run import Call, RunParts, execute, load_finished_model, load_run, score
+from tests.tolerance import TOLERANCE
+
+fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
+CALL = Call("python -m gift_vit.train", ["debug=smoke"])
+Configure = Callable[..., RunConfig]
+
+
+def without_times(path: Path) -> list[dict]:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in {"seconds", "images_per_s"}} for record in records]
+
+
+def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(configure: Configure) -> None:
+    cfg = configure("phase=search")
+    result = execute(cfg, CALL)
+    files = {path.name for path in cfg.folder.iterdir()}
+    assert files == {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
+    assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "smoke")
+    assert result.metrics["test_top1"] is None
+    assert result.metrics["val_top1"] == without_times(cfg.folder / "metrics.jsonl")[-1]["val_top1"]
+    assert (result.data.train_split, result.data.train_images) == ("train", 800)
+    assert read_result(cfg.folder / "result.json") == result
+    assert set(load_file(cfg.folder / "adapter.safetensors")) == {
+        "gift.attn.proj.phi",
+        "gift.attn.proj.psi",
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_a_final_run_trains_on_what_the_protocol_says_and_scores_test_once(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    original = run_module.score
+    monkeypatch.setattr(run_module, "score", lambda cfg, parts, split: scored.append(split) or original(cfg, parts, split))
+    clean = execute(configure("phase=final"), CALL)
+    assert (clean.data.train_split, clean.data.train_images, clean.data.test_images) == ("trainval", 1000, 797)
+    assert clean.metrics["val_top1"] is None
+    assert scored == ["test"]
+    paper = execute(configure("phase=final", "protocol=gift_paper", "run_name=paper"), CALL)
+    assert (paper.data.train_split, paper.data.train_images) == ("train", 800)
+    assert paper.metrics["val_top1"] is not None
+    assert scored == ["test", "test"]
+    assert paper.run.protocol_changes["trainer.epochs"] == [100, 3]
+    assert "optim.schedule" not in paper.run.protocol_changes
+
+
+def test_test_top1_is_what_the_saved_adapter_scores_by_hand(configure: Configure) -> None:
+    cfg = configure("phase=final")
+    result = execute(cfg, CALL)
+    again = load_run(cfg.folder)
+    data, cpu = build_dataset(again.dataset), torch.device("cpu")
+    model = load_finished_model(again, cfg.folder).eval()
+    assert score(again, RunParts(data, model, cpu), "test").top1 == result.metrics["test_top1"]
+    test = data.split("test")
+    transform = run_module.build_eval_transform(again.dataset.transform, run_module.input_statistics(model))
+    images = torch.stack([transform(test[i][0]) for i in range(len(test))])
+    with torch.no_grad():
+        logits = model(images)
+        merged = merge_method(model)(images)
+    correct = (logits.argmax(1) == torch.from_numpy(test.labels)).double().mean()
+    assert result.metrics["test_top1"] == pytest.approx(100 * correct.item(), abs=1e-9)
+    torch.testing.assert_close(merged, logits, **TOLERANCE[torch.float32])
+
+
+def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
+    configure: Configure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure()
+    first = execute(cfg, CALL)
+    before = {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()}
+    monkeypatch.setattr(run_module, "build_dataset", None)  # nothing may be built
+    with caplog.at_level(logging.INFO):
+        assert execute(configure("trainer.workers=3"), CALL) == first
+    assert "finished already" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()} == before
+    with pytest.raises(ConfigError, match=r"another configuration \(optim.lr is 0.001 there, 0.002 now\); give run_name"):
+        execute(configure("optim.lr=0.002"), CALL)
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(cfg: RunConfig, sabotage: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """Run in a child process that kills itself with SIGKILL at the sabotaged moment."""
+    child = os.fork()
+    if child == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            sabotage(patch)
+            execute(cfg, CALL)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), "the run ended before the moment it was to be killed at"
+
+
+def in_step(patch: pytest.MonkeyPatch) -> None:
+    """In the middle of the second epoch."""
+    original = torch.optim.AdamW.step
+    calls: list[int] = []
+    patch.setattr(torch.optim.AdamW, "step", lambda *a, **k: die() if len(calls) == 5 else calls.append(1) or original(*a, **k))
+
+
+def while_writing_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    original = torch.save
+    calls: list[int] = []
+
+    def save(state: object, path: Path) -> None:
+        original(state, path)
+        calls.append(1)
+        if len(calls) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            die()
+
+    patch.setattr(torch, "save", save)
+
+
+def after_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Between the checkpoint of the first epoch and its line in metrics.jsonl."""
+    original = fit_module.save_checkpoint
+    patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), die()))
+
+
+def before_the_result(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_module, "write_result", die)
+
+
+MOMENTS = [in_step, while_writing_a_checkpoint, after_a_checkpoint, before_the_result]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+def test_killed_and_started_again_ends_bit_identical(
+    configure: Configure, moment: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    whole, cut = (
+        configure("trainer.drop_path_rate=0.2", "run_name=whole"),
+        configure("trainer.drop_path_rate=0.2", "run_name=cut"),
+    )
+    expected = execute(whole, CALL)
+    killed(cut, moment)
+    assert not (cut.folder / "result.json").exists()
+    result = execute(cut, CALL)
+    assert result.metrics == expected.metrics
+    assert without_times(cut.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
+    tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
+    assert tensors.keys() == reference.keys()
+    assert all(torch.equal(tensors[name], reference[name]) for name in reference)
+    assert not list(cut.folder.glob("*.ckpt"))
+
+
+def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        original = fit_module.save_checkpoint
+        patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            execute(cfg, CALL)
+    assert (cfg.folder / "last.ckpt").is_file()
+    assert not (cfg.folder / "failed.json").exists()
+    assert "can be resumed with the same command" in (cfg.folder / "train.log").read_text()
+    assert execute(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(configure: Configure) -> None:
+    cfg = configure("optim.lr=1e30", "trainer.precision=fp32")
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch \d, step \d"):
+        execute(cfg, CALL)
+    failed = json.loads((cfg.folder / "failed.json").read_text())
+    assert failed["error"] == "RunError"
+    assert "the loss became" in failed["message"]
+    assert "Traceback" in failed["traceback"]
+    assert not (cfg.folder / "result.json").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
+    cfg = configure()
+    cfg.folder.mkdir(parents=True)
+    with run_module._locked(cfg.folder), pytest.raises(ConfigError, match="another process is training in"):
+        execute(cfg, CALL)
+    assert execute(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure()
+    original, calls = torch.save, []
+
+    def save(state: object, path: Path) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        original(state, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RunError, match=r"no space left on the device while writing .*last.ckpt; free some and start"):
+        execute(cfg, CALL)
+    assert torch.load(cfg.folder / "last.ckpt", weights_only=True)["progress"]["epochs_done"] == 1
+    assert not list(cfg.folder.glob(".*partial"))
+    monkeypatch.undo()
+    assert execute(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_really_full_device_is_recognised(tmp_path: Path) -> None:
+    """On a file system of 256 KiB, where the machine lets us mount one; torch hides the system's error number."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=256k none {mount} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(RunError, match="no space left on the device"), atomic_path(mount / "last.ckpt") as partial:
+            torch.save(torch.zeros(1_000_000), partial)
+        assert list(mount.iterdir()) == []
+    finally:
+        os.system(f"umount {mount}")

@@ -1,0 +1,357 @@
+import json
+import logging
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record, RunRecord  # pyright: ignore[reportAttributeAccessIssue]
+
+from gift_vit.errors import ConfigError
+from gift_vit.paths import conf_dir
+from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig, build_tracker
+from gift_vit.tracking import wandb_run as module
+from gift_vit.tracking.wandb_run import WandbTracker, _wandb_id
+
+OFFLINE = TrackerConfig(kind="wandb", project="p", entity=None, mode="offline", log_adapter=False)
+ONLINE = TrackerConfig(kind="wandb", project="p", entity=None, mode="online", log_adapter=False)
+RECORDS = [
+    {"epoch": 0, "train_loss": 0.5, "lr": 1e-3},
+    {"epoch": 1, "train_loss": 0.25, "lr": 5e-4, "val_top1": 81.25},
+    {"epoch": 2, "train_loss": 0.125, "lr": 0.0, "val_top1": 83.5},
+]
+SUMMARY = {"test_top1": 84.5, "params": {"adapter": 24576, "head": 153800}, "protocol": "clean"}
+
+
+def description(folder: Path, run_id: str = "cub-gift-0") -> RunDescription:
+    return RunDescription(
+        name="lr1e-3_seed0",
+        folder=folder,
+        config={"seed": 0, "optim": {"lr": 1e-3, "betas": [0.9, 0.999]}, "experiment": None},
+        group="cub/gift",
+        job_type="final",
+        tags=["clean", "seed0"],
+        run_id=run_id,
+    )
+
+
+def read_records(path: Path) -> list[Record]:
+    """W&B's file: a header of 7 bytes, then LevelDB's log format (blocks of 32 KiB; per piece a checksum, a length, a type)."""
+    data, position, pieces, records = path.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        pieces += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, last piece
+            records.append(Record.FromString(pieces))
+            pieces = b""
+    return records
+
+
+class Recorded(NamedTuple):
+    folder: Path
+    records: list[Record]
+
+    @property
+    def run(self) -> RunRecord:
+        (record,) = [r for r in self.records if r.WhichOneof("record_type") == "run"]
+        return record.run
+
+    @property
+    def config(self) -> dict[str, object]:
+        return {item.key: json.loads(item.value_json) for item in self.run.config.update}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        lines = [r.history for r in self.records if r.WhichOneof("record_type") == "history"]
+        return [{item.nested_key[0]: json.loads(item.value_json) for item in line.item} for line in lines]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        updates = [item for r in self.records if r.WhichOneof("record_type") == "summary" for item in r.summary.update]
+        return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+    @property
+    def artifacts(self) -> list[ArtifactRecord]:
+        return [r.artifact for r in self.records if r.WhichOneof("record_type") == "artifact"]
+
+    @property
+    def exit_codes(self) -> list[int]:
+        return [r.exit.exit_code for r in self.records if r.WhichOneof("record_type") == "exit"]
+
+
+def recorded(folder: Path) -> Recorded:
+    wandb.teardown()  # as at the end of a process: W&B's service writes the last bytes a moment after finish() returns
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    return Recorded(folder, read_records(path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wandb_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B as a person without an account has it: no variable of its own, no login, a home folder of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_DIR"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            patch.delenv(name, raising=False)
+        yield
+        wandb.teardown()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="gift_vit.tracking")
+    return caplog
+
+
+def lines(log: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What reaches the run's log: W&B keeps its own logger's records from the root logger, but pytest captures them."""
+    assert not logging.getLogger("wandb").propagate
+    return [record.getMessage() for record in log.records if record.levelno >= level and not record.name.startswith("wandb")]
+
+
+def warnings(log: pytest.LogCaptureFixture) -> list[str]:
+    messages = lines(log, logging.WARNING)
+    assert not any("\n" in message for message in messages)
+    return messages
+
+
+def follow(tracker: Tracker, adapter: Path | None = None) -> None:
+    """A whole run, as the training command makes it."""
+    with tracker:
+        tracker.resumed([])
+        for record in RECORDS:
+            tracker.epoch_started(int(record["epoch"]), 3, 10)
+            tracker.epoch_done(record)
+        tracker.finish(SUMMARY, adapter)
+
+
+def test_offline_run_records_everything(
+    tmp_path: Path, log: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    adapter.write_bytes(b"0123456789")
+    cfg = TrackerConfig(kind="wandb", project="my-project", entity="my-team", mode="offline", log_adapter=True)
+    follow(build_tracker(cfg, description(tmp_path)), adapter)
+
+    assert warnings(log) == []
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert lines(log, logging.INFO) == [f"W&B recorded this run offline; to upload it: wandb sync {folder}"]
+    assert capfd.readouterr() == ("", ""), "W&B writes to the console"
+
+    found = recorded(tmp_path)
+    run = found.run
+    assert (run.run_id, run.display_name, run.project, run.entity) == ("cub-gift-0", "lr1e-3_seed0", "my-project", "my-team")
+    assert (run.run_group, run.job_type, list(run.tags), run.resume) == ("cub/gift", "final", ["clean", "seed0"], True)
+    assert found.config == {"_wandb": {}} | description(tmp_path).config
+    curves = [{name: value for name, value in point.items() if name in RECORDS[2]} for point in found.history]
+    assert curves == RECORDS
+    assert [point["_step"] for point in found.history] == [0, 1, 2]
+    metrics = [r.metric for r in found.records if r.WhichOneof("record_type") == "metric"]
+    assert ("*", "epoch") in {(metric.glob_name, metric.step_metric) for metric in metrics}
+    assert {name: found.summary[name] for name in SUMMARY} == SUMMARY
+    assert found.summary["val_top1"] == 83.5
+    assert found.exit_codes == [0]
+    (artifact,) = found.artifacts
+    assert (artifact.name, artifact.type) == ("adapter-cub-gift-0", "adapter")
+    (content,) = artifact.manifest.contents
+    assert (content.path, content.size, content.local_path) == ("adapter.safetensors", 10, str(adapter))
+
+
+def test_interrupted_run_says_why_and_continues_under_the_same_id(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    def interrupted() -> None:
+        with build_tracker(OFFLINE, description(tmp_path / "first", run_id="final/cub/gift/seed0")) as tracker:
+            tracker.epoch_done(RECORDS[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with build_tracker(OFFLINE, description(tmp_path / "second", run_id="final/cub/gift/seed0")) as tracker:
+        tracker.epoch_done(RECORDS[1])
+        tracker.finish(SUMMARY, tmp_path / "not_logged.safetensors")
+    first, second = recorded(tmp_path / "first"), recorded(tmp_path / "second")
+    assert (first.exit_codes, second.exit_codes) == ([1], [0])
+    assert str(first.summary["failure"]).startswith("KeyboardInterrupt")
+    assert "failure" not in second.summary
+    assert first.run.run_id == second.run.run_id == _wandb_id("final/cub/gift/seed0")
+    assert [point["_step"] for point in first.history + second.history] == [0, 1]
+    assert second.artifacts == []
+    assert warnings(log) == []
+
+
+def test_online_without_login_is_recorded_offline_without_asking(
+    tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object, **__: object) -> str:
+        raise AssertionError("W&B asks for a key")
+
+    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    follow(build_tracker(ONLINE, description(tmp_path)))
+    (warning,) = warnings(log)
+    assert "W&B is not online (PermissionError: no login found); this run is recorded offline" in warning
+    assert "wandb login" in warning
+    assert len(recorded(tmp_path).history) == 3
+
+
+def test_online_without_a_server_is_recorded_offline(
+    tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb.teardown()  # W&B reads its environment once per session
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(module, "INIT_TIMEOUT_S", 0.5)
+    follow(build_tracker(ONLINE, description(tmp_path)))
+    (warning,) = warnings(log)
+    assert "W&B is not online (CommError: " in warning
+    assert "connection refused" in warning or "imeout" in warning
+    assert len(recorded(tmp_path).history) == 3
+
+
+def test_wandb_missing(tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    follow(build_tracker(OFFLINE, description(tmp_path)))
+    (warning,) = warnings(log)
+    assert "W&B could not start (ModuleNotFoundError" in warning
+    assert "Install wandb or set tracker=none" in warning
+
+
+def test_failing_init(tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise OSError("disk\n full")
+
+    monkeypatch.setattr(wandb, "init", init)
+    follow(build_tracker(OFFLINE, description(tmp_path)))
+    assert warnings(log) == [
+        "W&B could not start (OSError: disk full); the run goes on and keeps its own records. tracker=none does without W&B"
+    ]
+
+
+class FailingRun:
+    """A run with one broken method, that notes what is called."""
+
+    id = "x"
+    offline = True
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+        self.calls: list[str] = []
+        self.summary = self
+        self.settings = self
+        self.sync_dir = "somewhere"
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.broken:
+            raise ConnectionError("the server is lost")
+
+    def define_metric(self, *_: object, **__: object) -> None:
+        self._call("define_metric")
+
+    def log(self, *_: object, **__: object) -> None:
+        self._call("log")
+
+    def update(self, *_: object) -> None:
+        self._call("update")
+
+    def log_artifact(self, *_: object) -> None:
+        self._call("log_artifact")
+
+    def finish(self, exit_code: int) -> None:
+        assert exit_code in (0, 1)
+        self._call("finish")
+
+
+@pytest.mark.parametrize(
+    ("broken", "action"),
+    [
+        ("define_metric", "start"),
+        ("log", "log an epoch"),
+        ("update", "record the result"),
+        ("log_artifact", "record the result"),
+        ("finish", "record the result"),
+    ],
+)
+def test_failing_call_costs_one_warning_and_nothing_more_is_recorded(
+    broken: str, action: str, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FailingRun(broken)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    adapter = tmp_path / "adapter.safetensors"
+    adapter.write_bytes(b"1")
+    tracker = build_tracker(TrackerConfig("wandb", "p", None, "offline", log_adapter=True), description(tmp_path))
+    follow(tracker, adapter)
+    (warning,) = warnings(log)
+    assert f"W&B could not {action} (ConnectionError: the server is lost); the run goes on" in warning
+    assert run.calls.count(broken) == 1
+    assert run.calls.count("finish") == (0 if broken == "define_metric" else 1)
+
+
+def test_a_failing_tracker_does_not_hide_the_error_of_the_run(
+    tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverged() -> None:
+        with build_tracker(OFFLINE, description(tmp_path)):
+            raise FloatingPointError("loss is NaN")
+
+    monkeypatch.setattr(wandb, "init", lambda **_: FailingRun("update"))
+    with pytest.raises(FloatingPointError, match="loss is NaN"):
+        diverged()
+    assert len(warnings(log)) == 1
+
+
+def test_build_tracker_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = TrackerConfig("none", "p", None, "offline", False)
+    assert type(build_tracker(none, description(tmp_path))) is NullTracker
+    assert type(build_tracker(OFFLINE, description(tmp_path))) is WandbTracker
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert type(build_tracker(OFFLINE, description(tmp_path))) is NullTracker
+    follow(build_tracker(OFFLINE, description(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "wandbb"}, r"tracker\.kind is 'wandbb'; expected none or wandb"),
+        ({"mode": "dryrun"}, r"tracker\.mode is 'dryrun'; expected offline or online"),
+        ({"project": ""}, r"tracker\.project is ''; expected a W&B name"),
+        ({"project": "a/b"}, r"tracker\.project is 'a/b'; expected a W&B name"),
+        ({"entity": "a:b"}, r"tracker\.entity is 'a:b'; expected a W&B name"),
+    ],
+)
+def test_config_errors(change: dict[str, str], message: str) -> None:
+    values = {"kind": "wandb", "project": "p", "entity": None, "mode": "offline", "log_adapter": False}
+    with pytest.raises(ConfigError, match=message):
+        TrackerConfig(**(values | change))  # pyright: ignore[reportArgumentType]
+
+
+def test_ids_are_valid_stable_and_distinct() -> None:
+    ids = ["cub-gift_0", "a/b", "a:b", "a b", "x" * 65, "ü"]
+    made = [_wandb_id(run_id) for run_id in ids]
+    assert made[0] == "cub-gift_0"
+    assert len(set(made)) == len(ids)
+    assert made == [_wandb_id(run_id) for run_id in ids]
+    assert all(1 <= len(run_id) <= 64 and not set(run_id) & set("/\\#?%: ") for run_id in made)
+
+
+def test_config_files_hold_every_field() -> None:
+    from omegaconf import OmegaConf
+
+    files = sorted((conf_dir() / "tracker").glob("*.yaml"))
+    assert [file.stem for file in files] == ["none", "wandb"]
+    for file in files:
+        values = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(values, dict)
+        cfg = TrackerConfig(**values)  # pyright: ignore[reportCallIssue]
+        assert (cfg.kind, cfg.mode) == (file.stem, "offline")
+        assert OmegaConf.structured(cfg) == OmegaConf.load(file)
