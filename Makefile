@@ -19,18 +19,18 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## fine-tune vit_mini on digits with linear probing and GIFT; table and picture
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m experiments.demo $(ARGS)
 
 test: check  ## every check: ruff, pyright, and the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## the same and the slow tests
-	$(BIN)/python -m pytest -m "not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network"
 
 check: $(READY)  ## ruff and pyright, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fix: $(READY)  ## format and repair what ruff can
 	$(BIN)/ruff format .

@@ -12,14 +12,15 @@ from gift_vit.backbones import input_statistics
 from gift_vit.compose import compose_config
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import build_dataset, build_eval_transform
-from gift_vit.explain import cluster_maps, plot_cluster_maps
+from gift_vit.explain.cluster_maps import cluster_maps
+from gift_vit.explain.figure import plot_cluster_maps
 from gift_vit.results import Result
 from gift_vit.run import Call, execute, load_finished_model
 
 USAGE = """
 Fine-tune vit_mini on scikit-learn's digits with linear probing and with GIFT, test both once, and show what GIFT looks at.
 
-    python -m experiments.demo [output_root=outputs/demo] [images=6]
+    python -m experiments.demo [output_root=outputs/demo] [images=6] [epochs=<as configured>]
 
 Finished runs are not trained again: delete output_root to start over.
 """
@@ -33,11 +34,12 @@ class Arguments:
 
     output_root: str = "outputs/demo"
     images: int = 6
+    epochs: int | None = None
 
 
 def run_demo(arguments: Arguments) -> None:
     """Train, print the table, draw the picture."""
-    configs = {method: _config(method, arguments.output_root) for method in METHODS}
+    configs = {method: _config(method, arguments) for method in METHODS}
     results = {
         method: execute(cfg, Call(f"python -m experiments.demo output_root={arguments.output_root}", []))
         for method, cfg in configs.items()
@@ -50,8 +52,10 @@ def run_demo(arguments: Arguments) -> None:
     console.print(f"Cluster maps of GIFT: {picture}", soft_wrap=True)
 
 
-def _config(method: str, output_root: str) -> RunConfig:
-    words = ["experiment=demo", f"method={method}", "phase=final", "run_name=demo", f"paths.output_root={output_root}"]
+def _config(method: str, arguments: Arguments) -> RunConfig:
+    words = ["experiment=demo", f"method={method}", "phase=final", "run_name=demo"]
+    words += [f"paths.output_root={arguments.output_root}"]
+    words += [] if arguments.epochs is None else [f"trainer.epochs={arguments.epochs}", "optim.warmup_epochs=0"]
     return load_config(compose_config(words))
 
 

@@ -73,7 +73,7 @@ def parse_arguments(cls: type[T], usage: str) -> T:
 def interrupt_on_sigterm() -> None:
     """Let a scheduler's SIGTERM end a run as Ctrl-C does: resumable, and logged."""
 
-    def interrupt(signum: int, frame: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +23,8 @@ from gift_vit.methods import get_method
 from gift_vit.paths import conf_dir
 from gift_vit.tracking import TrackerConfig
 
-PHASES = ("search", "final")
+Phase = Literal["search", "final"]
+PHASES = get_args(Phase)
 TRAIN_SPLITS = ("train", "trainval")
 
 _LONGEST_NAME = 150
@@ -82,7 +83,7 @@ class RunConfig:
     tracker: TrackerConfig
     paths: PathsConfig
     seed: int
-    phase: str
+    phase: Phase
     run_name: str
     folder: Path
     values: dict[str, Any]
@@ -115,7 +116,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
 
     Args:
         cfg: What Hydra composed, or a run's ``config.yaml``.
-        baseline: The same groups composed without value overrides. Where ``run_name`` is null, the name lists what differs from it.
+        baseline: The same groups without value overrides; where ``run_name`` is null, the name lists what differs from it.
 
     Raises:
         ConfigError: For an unknown or missing key, a value of the wrong type, or values that contradict each other.
@@ -142,7 +143,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         method=method,
         method_name=method_name,
         seed=seed,
-        phase=phase,
+        phase=cast(Phase, phase),
         run_name=run_name,
         folder=folder,
         values=values,
@@ -170,21 +171,20 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     file = conf_dir() / "protocol" / f"{cfg.protocol.name}.yaml"
     if not file.is_file():
         return {}
-    rules = OmegaConf.to_container(OmegaConf.load(file))
+    rules: Any = OmegaConf.to_container(OmegaConf.load(file))
     used = dict(flatten(cfg.values))
     return {key: (value, used[key]) for key, value in flatten(rules) if key != "seed" and used[key] != value}
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    assert isinstance(values, dict)
     missing = [key for key, value in flatten(values) if value == "???"]
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
 def _build_dataset(values: Mapping[str, Any]) -> DatasetConfig:
@@ -217,7 +217,7 @@ def _build(cls: type[T], values: Any, section: str) -> T:
     for key, value in values.items():
         try:
             schema.merge_with({key: value})
-        except OmegaConfBaseException as error:
+        except OmegaConfBaseException as error:  # noqa: PERF203
             raise ConfigError(f"{section}.{key}: {_first_line(error)}") from error
     missing = sorted(OmegaConf.missing_keys(schema))
     if missing:

@@ -147,8 +147,9 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     counts = count_parameters(parts.model)
     log.info(
         "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
-        cfg.method_name, parts.data.name, cfg.backbone.model, f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", parts.device,
-    )  # fmt: skip
+        *(cfg.method_name, data.name, cfg.backbone.model),
+        *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
+    )
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
     with build_tracker(cfg.tracker, _describe(cfg)) as tracker:
@@ -166,7 +167,7 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
         result = Result(
             run=_run_record(cfg, call, started_at),
             data=_data_record(cfg, parts.data),
-            backbone=applied_method(parts.model).backbone | {"weights": weights_source(cfg.backbone, parts.model)},
+            backbone={**applied_method(parts.model).backbone, "weights": weights_source(cfg.backbone, parts.model)},
             params=ParamRecord(
                 adapter=counts.adapter,
                 head=counts.head,
@@ -321,11 +322,15 @@ def _locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+class _QuietFileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk must not fill the terminal with the log's own troubles."""
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    handler = _QuietFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.handleError = lambda record: None  # a full disk must not fill the terminal with the log's own troubles
     root = logging.getLogger()
     root.addHandler(handler)
     try:

@@ -41,7 +41,7 @@ def tiny_vit() -> nn.Module:
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., RunConfig]:
-    """A checked config of a short run: three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``; takes overrides."""
+    """Takes overrides; a checked config of three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``."""
 
     def build(*overrides: str) -> RunConfig:
         words = ["debug=smoke", "trainer.epochs=3", f"paths.output_root={tmp_path / 'outputs'}", *overrides]

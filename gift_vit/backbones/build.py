@@ -4,12 +4,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
-import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ class BackboneConfig:
     Attributes:
         name: Label in run folders and tables; the YAML's own name.
         model: timm name with the weights' tag, such as ``vit_base_patch16_224.augreg_in21k``.
-        weights: A local ``.safetensors``, ``.pth`` or original ``.npz`` file of these weights; None: timm's own source (the hub, or the package
-            for vit_mini). Either way mean, std, input size and interpolation are those of ``model``'s tag.
+        weights: A local ``.safetensors``, ``.pth`` or original ``.npz`` file of these weights; None: timm's source (the hub,
+            or the package for vit_mini). Either way mean, std, input size and interpolation are those of ``model``'s tag.
         pretrained: False leaves the weights random, for tests.
         img_size: Input size in pixels where it differs from the weights' own; the position embedding is resampled.
     """
@@ -53,7 +52,7 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     The head's weight is drawn from a normal distribution of std 0.02 truncated at ±2, its bias is zero, as the authors'.
 
     Raises:
-        ConfigError: If a local file is missing, unreadable or of another architecture, or the model is no ViT of the expected form.
+        ConfigError: If a local file is missing, unreadable or of another architecture, or the model is no timm ViT.
         RunError: If the weights cannot be downloaded.
     """
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
@@ -64,7 +63,7 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
         raise ConfigError(f"{cfg.model} is a {type(model).__name__} without blocks; expected a timm ViT")
     if cfg.weights is not None:
         load_local_weights(model, Path(cfg.weights))
-    head = model.get_classifier()
+    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Linear):
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
@@ -134,7 +133,7 @@ def _load_tensors(model: nn.Module, path: Path) -> None:
 
 
 def _check_npz_depth(model: nn.Module, path: Path) -> None:
-    """The reader of timm takes as many blocks as the model has and ignores the rest; a deeper or wider file is another architecture."""
+    """Refuse a file of another depth or patch embedding: timm's reader takes the blocks it needs and ignores the rest."""
     with np.load(path) as file:
         blocks = {int(match[1]) for name in file.files if (match := re.search(r"encoderblock_(\d+)/", name))}
         stem = next((file[name].shape for name in file.files if name.endswith("embedding/kernel")), None)
@@ -155,7 +154,7 @@ def _architecture(model: nn.Module) -> str:
 def input_statistics(model: nn.Module) -> InputStatistics:
     """Input size, mean, std and interpolation that the model's pretrained weights were made for."""
     facts = resolve_model_data_config(model)
-    height, width = model.get_submodule("patch_embed").img_size  # pyright: ignore[reportGeneralTypeIssues]
+    height, width = cast(tuple[int, int], model.get_submodule("patch_embed").img_size)
     if height != width:
         raise ConfigError(f"{_architecture(model)} takes {height}×{width} images; only square inputs are supported")
     return InputStatistics(height, tuple(facts["mean"]), tuple(facts["std"]), facts["interpolation"])

@@ -36,7 +36,7 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def vit_mini_patch8_64(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """ViT of width 192, depth 6, 3 heads on 64×64 images in 8×8 patches."""
-    args = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3} | kwargs
+    args: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3} | kwargs
     return build_model_with_cfg(
         VisionTransformer,
         "vit_mini_patch8_64",

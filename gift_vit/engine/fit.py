@@ -153,7 +153,7 @@ def fit(
         progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity)
         observer.resumed(list(progress.history))
     schedule = build_schedule(optimizer, optim, trainer.epochs, len(inputs.train))
-    forward = torch.compile(model) if trainer.compile else model
+    forward: nn.Module = torch.compile(model) if trainer.compile else model  # pyright: ignore[reportAssignmentType]
     last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):
         started = time.perf_counter()
@@ -186,7 +186,7 @@ def _train_epoch(
     trainer: TrainerConfig,
     observer: Observer,
 ) -> dict[str, float]:
-    """One pass over the training images; returns the mean loss over images, the last learning rate and the number of updates."""
+    """One pass over the training images: the mean loss over images, the last learning rate, the number of updates."""
     optimizer = schedule.optimizer
     device = optimizer.param_groups[0]["params"][0].device
     losses: list[Tensor] = []

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from gift_vit.errors import ConfigError

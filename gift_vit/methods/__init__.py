@@ -3,9 +3,6 @@
 import pkgutil
 from importlib import import_module
 
-for _module in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
 from gift_vit.methods.adapter import (
     AdapterFile,
     ParameterCount,
@@ -22,6 +19,9 @@ from gift_vit.methods.full import FullConfig
 from gift_vit.methods.gift import GiftConfig
 from gift_vit.methods.linear import LinearConfig
 from gift_vit.methods.registry import METHODS, MethodSpec, get_method, register_method
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "METHODS",

@@ -258,7 +258,7 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of the parameters outside the head (float16, so that storage does not matter)."""
+    """SHA-256 over names, shapes and first values of the parameters outside the head, in float16: storage does not matter."""
     head_names = _head_names(model)
     digest = sha256()
     for name, parameter in model.named_parameters():

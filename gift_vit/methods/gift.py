@@ -90,11 +90,11 @@ class GiftPair(nn.Module):
         return delta if self.psi_bias is None else delta + self.psi_bias
 
     def shift_input(self, x: Tensor) -> Tensor:
-        """x + (x ψᵀ) φᵀ for tokens (..., d_in): feeding this to the frozen layer equals updating its weight (no biases)."""
+        """X + (x ψᵀ) φᵀ for tokens (..., d_in): feeding this to the frozen layer equals updating its weight (no biases)."""
         return x + (x @ self.psi.to(x.dtype).T) @ self.phi.to(x.dtype).T
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
+        """X Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
 
         ``x Δωᵀ = (x ψᵀ)(φᵀ ωᵀ + b_φ 1ᵀ) + (x b_ψ) 1ᵀ``, exact with and without the biases.
         """
@@ -107,8 +107,8 @@ class GiftPair(nn.Module):
 class GiftLinear(nn.Module):
     """A frozen linear layer fine-tuned by GIFT.
 
-    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change. The pairs
-    belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
+    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change. The
+    pairs belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
 
     Args:
         linear: The layer to adapt; its parameters are used, not copied.

@@ -2,7 +2,8 @@
 
 ``apply(model, cfg)`` changes ``model`` in place. On entry every parameter is frozen; on exit exactly the parameters the
 method tunes are trainable, and the outputs are unchanged unless the spec says ``identity_at_init=False``. It touches neither
-the head nor any random state beyond initialising its own parameters; :func:`gift_vit.methods.apply_method` makes the head trainable.
+the head nor any random state beyond initialising its own parameters; :func:`gift_vit.methods.apply_method` makes the head
+trainable.
 """
 
 from collections.abc import Callable

@@ -43,7 +43,7 @@ def find_targets(
         blocks: Indices of the blocks to adapt; None: all.
 
     Raises:
-        ConfigError: If a target matches nothing or something that is no ``nn.Linear``, a layer is named twice, or a block does not exist.
+        ConfigError: If a target matches nothing or no ``nn.Linear``, a layer is named twice, or a block does not exist.
     """
     if isinstance(target_modules, str):
         raise ConfigError(f"target_modules is a list, not the string {target_modules!r}: write [{target_modules}]")
@@ -51,7 +51,7 @@ def find_targets(
         raise ConfigError(f"target_modules is empty; name at least one of {', '.join(nameable_targets(model))}")
     _check_blocks(model, blocks)
     found = {target: _layers_of(model, target, blocks) for target in target_modules}
-    _check_disjoint(model, target_modules, found)
+    _check_disjoint(target_modules, found)
     return found
 
 
@@ -79,6 +79,12 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
                 f"target {target!r} matches {name}, a {type(module).__name__} and not an nn.Linear; "
                 f"name one of {', '.join(nameable_targets(model))}"
             )
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if suffix == "attn.qkv" and getattr(owner, "q_bias", None) is not None:
+            raise ConfigError(
+                f"target {target!r} cannot be adapted in {type(model).__name__}: its attention uses the weight of {name} "
+                "directly, with biases of its own; name another target, such as attn.proj"
+            )
         index = _block_index(name)
         if blocks is None or index in blocks:
             layers.append(TargetLayer(name, module, slice_index))
@@ -104,7 +110,7 @@ def _check_blocks(model: nn.Module, blocks: Sequence[int] | None) -> None:
         raise ConfigError(f"blocks={list(blocks)}: give distinct indices from 0 to {depth - 1}")
 
 
-def _check_disjoint(model: nn.Module, targets: Sequence[str], found: dict[str, list[TargetLayer]]) -> None:
+def _check_disjoint(targets: Sequence[str], found: dict[str, list[TargetLayer]]) -> None:
     if len(found) < len(targets):
         raise ConfigError(f"target_modules={list(targets)} names a target twice")
     taken: dict[tuple[str, int], str] = {}

@@ -10,7 +10,7 @@ from gift_vit.files import write_text, writing
 
 
 class MetricsFile:
-    """Observer that appends each epoch's record; on resuming it starts from the checkpoint's history, so no line is lost or doubled."""
+    """Observer that appends each epoch's record; resuming, it starts from the checkpoint's history: no line lost or doubled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

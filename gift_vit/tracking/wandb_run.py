@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig
 
@@ -31,10 +31,12 @@ class WandbTracker(NullTracker):
         self._cfg = cfg
         self._description = run
         self._run: wandb.Run | None = None
+        self._upload: str | None = None
 
     def __enter__(self) -> Tracker:
         with self._guarded("start"):
             self._run = self._start()
+            self._upload = f"wandb sync {shlex.quote(str(self._run.settings.sync_dir))}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -76,22 +78,20 @@ class WandbTracker(NullTracker):
                     "or set tracker.mode=offline",
                     _one_line(error),
                 )
-                # wandb's service still holds the id of the run that did not start
-                import wandb
-
-                wandb.teardown(exit_code=1)
+                _stop_service()
         return self._init("offline")
 
-    def _init(self, mode: str) -> "wandb.Run":
+    def _init(self, mode: Literal["offline", "online"]) -> "wandb.Run":
         import wandb
 
-        wandb.setup(wandb.Settings(silent=True, quiet=True))
+        # the mode is set here too, since otherwise W&B sends its own usage statistics even from an offline run
+        wandb.setup(wandb.Settings(mode=mode, silent=True, quiet=True))
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise PermissionError("no login found")
         description = self._description
         description.folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            mode="online" if mode == "online" else "offline",
+            mode=mode,
             project=self._cfg.project,
             entity=self._cfg.entity,
             id=_wandb_id(description.run_id),
@@ -119,10 +119,9 @@ class WandbTracker(NullTracker):
         run, self._run = self._run, None
         if run is None:
             return
-        folder, offline = run.settings.sync_dir, run.offline
         run.finish(exit_code=exit_code)
-        if offline:
-            logger.info("W&B recorded this run offline; to upload it: wandb sync %s", shlex.quote(str(folder)))
+        if run.offline:
+            logger.info("W&B recorded this run offline; to upload it: %s", self._upload)
 
     @contextmanager
     def _guarded(self, action: str) -> Iterator[None]:
@@ -131,15 +130,25 @@ class WandbTracker(NullTracker):
             yield
         except Exception as error:
             run, self._run = self._run, None
+            remedy = f"to upload what W&B has: {self._upload}" if self._upload else "to do without W&B: tracker=none"
+            if isinstance(error, ImportError):
+                remedy = "install wandb or set tracker=none"
             logger.warning(
-                "W&B could not %s (%s); the run goes on and keeps its own records. %s",
-                action,
-                _one_line(error),
-                "Install wandb or set tracker=none" if isinstance(error, ImportError) else "tracker=none does without W&B",
+                "W&B could not %s (%s); the run goes on and keeps its own records; %s", action, _one_line(error), remedy
             )
             if run is not None:
-                with suppress(Exception):
+                try:
                     run.finish(exit_code=1)
+                except Exception:
+                    _stop_service()
+
+
+def _stop_service() -> None:
+    """End W&B's service process, which still holds the id of a run that did not start, or which is the thing that broke."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown(exit_code=1)
 
 
 def _log_adapter(run: "wandb.Run", adapter: Path) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,18 @@ from gift_vit.config import load_config
 from gift_vit.errors import ConfigError, RunError
 
 
-def config(**changes: object) -> BackboneConfig:
-    values: dict = {"name": "b", "model": "test_vit.r160_in1k", "weights": None, "pretrained": False, "img_size": None}
+def config(**changes: Any) -> BackboneConfig:
+    values: dict[str, Any] = {
+        "name": "b",
+        "model": "test_vit.r160_in1k",
+        "weights": None,
+        "pretrained": False,
+        "img_size": None,
+    }
     return BackboneConfig(**(values | changes))
 
 
-def source(seed: int = 1, **kwargs: object) -> nn.Module:
+def source(seed: int = 1, **kwargs: Any) -> nn.Module:
     torch.manual_seed(seed)
     return timm.create_model("test_vit", num_classes=7, **kwargs)
 
@@ -39,7 +46,7 @@ def write_npz(model: nn.Module, path: Path) -> None:
     }
     for index in range(len(model.blocks)):  # pyright: ignore[reportArgumentType]
         block, ours = f"Transformer/encoderblock_{index}", f"blocks.{index}"
-        heads = model.blocks[index].attn.num_heads  # pyright: ignore[reportIndexIssue]
+        heads: Any = model.get_submodule(f"{ours}.attn").num_heads
         weights, biases = (
             state[f"{ours}.attn.qkv.weight"].reshape(3, width, width),
             state[f"{ours}.attn.qkv.bias"].reshape(3, width),
@@ -149,7 +156,7 @@ def test_models_that_are_no_vit_of_this_form_are_refused() -> None:
 def test_image_size_and_drop_path_reach_the_model() -> None:
     model = build_backbone(config(img_size=64), num_classes=3, drop_path_rate=0.3)
     assert input_statistics(model).input_size == 64
-    rates = [block.drop_path1.drop_prob for block in list(model.get_submodule("blocks").children())[1:]]
+    rates = [model.get_submodule(f"blocks.{index}.drop_path1").drop_prob for index in range(1, 6)]
     assert rates == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
 
 

@@ -14,7 +14,7 @@ from gift_vit.errors import ConfigError, RunError
 
 
 class Batches:
-    """Deterministic batches of a linearly separable problem; 50 images of 12 numbers, 4 classes, batches of 16 (the last has 2)."""
+    """Deterministic batches of a linearly separable problem: 50 images of 12 numbers, 4 classes, by 16 (the last has 2)."""
 
     num_images = 50
 
@@ -203,10 +203,10 @@ def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_frozen_parameters_stay_out_of_the_checkpoint(tmp_path: Path) -> None:
     model = network()
-    model[0].requires_grad_(False)
-    before = model[0].weight.clone()
+    first = model.get_submodule("0").requires_grad_(False)
+    before = first.get_parameter("weight").clone()
     train(model, tmp_path)
-    assert torch.equal(model[0].weight, before)
+    assert torch.equal(first.get_parameter("weight"), before)
     assert set(torch.load(tmp_path / "last.ckpt", weights_only=True)["model"]) == {"3.weight", "3.bias"}
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from gift_vit.engine import OptimConfig, build_optimizer, build_schedule
 from gift_vit.errors import ConfigError
 
 
-def optim(**changes: object) -> OptimConfig:
-    values: dict = {
+def optim(**changes: Any) -> OptimConfig:
+    values: dict[str, Any] = {
         "lr": 1e-4,
         "weight_decay": 0.01,
         "betas": [0.9, 0.999],

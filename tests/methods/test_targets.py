@@ -168,3 +168,11 @@ def test_a_model_without_fused_projection_has_no_slices() -> None:
     assert nameable_targets(model) == ["fc"]
     with pytest.raises(ConfigError, match=r"target 'attn\.q' matches no layer; name one of fc$"):
         find_targets(model, ["attn.q"])
+
+
+def test_attention_that_bypasses_its_qkv_layer_is_refused() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("beit_base_patch16_224")
+    with pytest.raises(ConfigError, match=r"target 'attn.q' cannot be adapted in Beit: .* directly"):
+        find_targets(model, ["attn.q"])
+    assert len(find_targets(model, ["attn.proj"])["attn.proj"]) == 12

@@ -1,6 +1,9 @@
 import json
 import logging
+import os
+import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +170,26 @@ def test_offline_run_records_everything(
     assert (content.path, content.size, content.local_path) == ("adapter.safetensors", 10, str(adapter))
 
 
+def test_offline_run_contacts_nobody(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from gift_vit.tracking import RunDescription, TrackerConfig, build_tracker
+cfg = TrackerConfig("wandb", "p", None, "offline", False)
+with build_tracker(cfg, RunDescription("n", Path({str(tmp_path)!r}), {{}}, "g", "j", [], "i")) as tracker:
+    tracker.epoch_done({{"epoch": 0, "train_loss": 1.0}})
+    tracker.finish({{}}, None)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = os.environ | {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [point["train_loss"] for point in recorded(tmp_path).history] == [1.0]
+
+
 def test_interrupted_run_says_why_and_continues_under_the_same_id(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     def interrupted() -> None:
         with build_tracker(OFFLINE, description(tmp_path / "first", run_id="final/cub/gift/seed0")) as tracker:
@@ -222,7 +245,7 @@ def test_wandb_missing(tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatc
     follow(build_tracker(OFFLINE, description(tmp_path)))
     (warning,) = warnings(log)
     assert "W&B could not start (ModuleNotFoundError" in warning
-    assert "Install wandb or set tracker=none" in warning
+    assert "install wandb or set tracker=none" in warning
 
 
 def test_failing_init(tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +255,7 @@ def test_failing_init(tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch
     monkeypatch.setattr(wandb, "init", init)
     follow(build_tracker(OFFLINE, description(tmp_path)))
     assert warnings(log) == [
-        "W&B could not start (OSError: disk full); the run goes on and keeps its own records. tracker=none does without W&B"
+        "W&B could not start (OSError: disk full); the run goes on and keeps its own records; to do without W&B: tracker=none"
     ]
 
 
@@ -292,6 +315,7 @@ def test_failing_call_costs_one_warning_and_nothing_more_is_recorded(
     follow(tracker, adapter)
     (warning,) = warnings(log)
     assert f"W&B could not {action} (ConnectionError: the server is lost); the run goes on" in warning
+    assert broken == "define_metric" or warning.endswith("to upload what W&B has: wandb sync somewhere")
     assert run.calls.count(broken) == 1
     assert run.calls.count("finish") == (0 if broken == "define_metric" else 1)
 

@@ -1,0 +1,92 @@
+"""The README's command blocks, run as they stand, made short by overrides that are appended."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python) test\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("#")[0].strip() for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line
+]
+SHORT = ["debug=smoke", "trainer.batch_size=4", "run_name=null"]
+
+
+def test_the_readme_has_the_blocks_it_should_have() -> None:
+    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python"]
+    assert len(COMMANDS) == 6
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a small CUB in its original layout and a person's own images."""
+    folder = tmp_path_factory.mktemp("readme")
+    names = {"001": "001.Black_footed_Albatross", "002": "002.Laysan_Albatross"}
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        listed = {}
+        for number, name in names.items():
+            for index in range(count):
+                image = folder / "data/cub/CUB_200_2011/images" / name / f"{split}_{index}.jpg"
+                image.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (60, 40), (int(number) * 100, 10 * index, 0)).save(image)
+                listed[f"{name}/{image.name}"] = number
+        (folder / "data/cub" / f"{split}.json").write_text(json.dumps(listed))
+    for label in ("cat", "dog"):
+        (folder / "my_images/train" / label).mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (40, 60), (20 * index, 0, 0)).save(folder / "my_images/train" / label / f"{index}.jpg")
+    return folder
+
+
+def test_make_demo(tmp_path: Path) -> None:
+    """The target itself, in the environment at hand and with one epoch."""
+    assert "make demo" in COMMANDS
+    binaries = Path(sys.executable).parent
+    words = ["make", "-o", ".venv/.ready", "demo", f"BIN={binaries}", f"ARGS=epochs=1 output_root={tmp_path}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    for header in ("method", "trainable parameters", "adapter bytes", "test top-1 %", "seconds", "linear", "gift"):
+        assert header in " ".join(done.stdout.split())
+    files = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
+    for method in ("linear", "gift"):
+        assert {path.name for path in (tmp_path / "final/digits" / method / "vit_mini/demo").iterdir()} == files
+    with Image.open(tmp_path / "cluster_maps.png") as picture:
+        assert min(picture.size) > 500
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python")])
+def test_training_commands(workplace: Path, line: str) -> None:
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "gift_vit.train"]
+    dataset = next(word for word in words if word.startswith("dataset="))
+    words = [sys.executable, *words[1:], *SHORT, dataset, "paths.output_root=outputs"]
+    done = subprocess.run(
+        words,
+        cwd=workplace,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = 3 if "4,8,16" in line else 1
+    assert done.stderr.count("finished: ") == expected
+
+
+def test_python_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With random weights, since tests have no network."""
+    [code] = [block for language, block in BLOCKS if language == "python"]
+    assert code.count("pretrained=True") == 2
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("pretrained=True", "pretrained=False"), "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "ParameterCount(adapter=24576, head=153800, backbone=85798656)" in shown
+    assert "['gift.attn.proj.phi', 'gift.attn.proj.psi', 'head.weight', 'head.bias']" in shown
