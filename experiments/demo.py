@@ -14,8 +14,9 @@ from gift_vit.config import RunConfig, load_config
 from gift_vit.data import build_dataset, build_eval_transform
 from gift_vit.explain.cluster_maps import cluster_maps
 from gift_vit.explain.figure import plot_cluster_maps
+from gift_vit.record import Call
 from gift_vit.results import Result
-from gift_vit.run import Call, execute, load_finished_model
+from gift_vit.run import execute, load_finished_model
 
 USAGE = """
 Fine-tune vit_mini on scikit-learn's digits with linear probing and with GIFT, test both once, and show what GIFT looks at.

@@ -56,11 +56,12 @@ def parse_arguments(cls: type[T], usage: str) -> T:
         print(usage.strip())
         raise SystemExit(SUCCESS)
     schema = OmegaConf.structured(cls)
+    known = list(schema)
     try:
         for word in words:
             key, equals, _ = word.partition("=")
-            if not equals or key not in schema:
-                raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in schema)}")
+            if not equals or key not in known:
+                raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
         arguments = OmegaConf.merge(schema, OmegaConf.from_dotlist(words))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error

@@ -34,7 +34,8 @@ class Arguments:
 def evaluate_run(arguments: Arguments) -> None:
     """Rebuild the run's data and model, load its adapter and print its scores."""
     from gift_vit.data import build_dataset
-    from gift_vit.run import RunParts, load_finished_model, load_run, resolve_device, score
+    from gift_vit.record import RunParts
+    from gift_vit.run import load_finished_model, load_run, resolve_device, score
 
     folder = Path(arguments.run)
     cfg = load_run(folder, data_root=arguments.data_root)

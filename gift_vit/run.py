@@ -2,12 +2,11 @@
 
 import fcntl
 import logging
-import resource
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from gift_vit import __version__
-from gift_vit.backbones import build_backbone, input_statistics, weights_source
-from gift_vit.config import RunConfig, load_config, protocol_changes
-from gift_vit.data import (
-    TrainLoader,
-    VisionDataset,
-    build_dataset,
-    build_eval_loader,
-    build_eval_transform,
-    build_train_transform,
-)
+from gift_vit.backbones import build_backbone, input_statistics
+from gift_vit.config import RunConfig, load_config
+from gift_vit.data import TrainLoader, build_dataset, build_eval_loader, build_eval_transform, build_train_transform
 from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
-from gift_vit.environment import describe_environment, git_state
 from gift_vit.errors import ConfigError
 from gift_vit.files import write_json, write_text
 from gift_vit.keys import config_difference
-from gift_vit.methods import apply_method, count_parameters, get_method, load_adapter, save_adapter
+from gift_vit.methods import apply_method, count_parameters, load_adapter, save_adapter
 from gift_vit.methods.adapter import applied_method
-from gift_vit.results.schema import CostRecord, DataRecord, ParamRecord, Result, RunRecord, read_result, write_result
+from gift_vit.record import Call, RunParts, Start, build_result
+from gift_vit.results.schema import Result, read_result, write_result
 from gift_vit.tracking import Observers, RunDescription, build_tracker
 from gift_vit.tracking.metrics_file import MetricsFile
 from gift_vit.tracking.progress import Progress
@@ -44,23 +35,6 @@ log = logging.getLogger(__name__)
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
 METRICS, LOG, LOCK = "metrics.jsonl", "train.log", ".lock"
-
-
-@dataclass(frozen=True)
-class Call:
-    """How a run was started: the command line and its overrides."""
-
-    command: str
-    overrides: list[str]
-
-
-@dataclass(frozen=True)
-class RunParts:
-    """What a run is built from: the data, and the model with its method applied, on its device."""
-
-    data: VisionDataset
-    model: nn.Module
-    device: torch.device
 
 
 def execute(cfg: RunConfig, call: Call) -> Result:
@@ -150,36 +124,15 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
         *(cfg.method_name, data.name, cfg.backbone.model),
         *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
     )
-    if parts.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(parts.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with build_tracker(cfg.tracker, _describe(cfg)) as tracker:
-        try:
-            fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker]))
-        except BaseException as error:
-            tracker.fail(str(error) or type(error).__name__)
-            raise
-        metrics = _metrics(fitted)
-        if cfg.phase == "final":
-            scores = score(cfg, parts, "test")
-            metrics |= {"test_top1": scores.top1, "test_loss": scores.loss}
+        fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker]))
+        test = score(cfg, parts, "test") if cfg.phase == "final" else None
         adapter = cfg.folder / ADAPTER
-        save_adapter(parts.model, adapter, dataset=parts.data.name, class_names=parts.data.class_names)
-        result = Result(
-            run=_run_record(cfg, call, started_at),
-            data=_data_record(cfg, parts.data),
-            backbone={**applied_method(parts.model).backbone, "weights": weights_source(cfg.backbone, parts.model)},
-            params=ParamRecord(
-                adapter=counts.adapter,
-                head=counts.head,
-                backbone=counts.backbone,
-                total=sum(parameter.numel() for parameter in parts.model.parameters()),
-                percent=counts.percent,
-            ),
-            metrics=metrics,
-            cost=_cost(fitted, parts.device, time.perf_counter() - started, adapter),
-            env=describe_environment(parts.device),
-        )
-        tracker.finish(metrics | {"params": vars(result.params), "cost": vars(result.cost)}, adapter)
+        save_adapter(parts.model, adapter, dataset=data.name, class_names=data.class_names)
+        result = build_result(cfg, parts, fitted, test, adapter, Start(call, started_at, started))
+        tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
     return result
 
 
@@ -210,73 +163,6 @@ def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:
         )
 
 
-def _metrics(fitted: FitResult) -> dict[str, float | int | None]:
-    scored = [record for record in fitted.history if "val_top1" in record]
-    best = max(scored, key=lambda record: record["val_top1"], default=None)
-    return {
-        "train_loss": fitted.history[-1]["train_loss"],
-        "val_top1": scored[-1]["val_top1"] if scored else None,
-        "best_val_top1": best["val_top1"] if best else None,
-        "best_val_epoch": int(best["epoch"]) if best else None,
-        "test_top1": None,
-        "test_loss": None,
-        "epochs": len(fitted.history),
-    }
-
-
-def _run_record(cfg: RunConfig, call: Call, started_at: str) -> RunRecord:
-    sha, dirty = git_state()
-    return RunRecord(
-        name=cfg.run_name,
-        phase=cfg.phase,
-        dataset=cfg.dataset.name,
-        benchmark=cfg.dataset.benchmark,
-        method=cfg.method_name,
-        kind=_kind(cfg),
-        backbone=cfg.backbone.name,
-        protocol=cfg.protocol.name,
-        protocol_changes={key: list(change) for key, change in protocol_changes(cfg).items()},
-        seed=cfg.seed,
-        config=cfg.values,
-        overrides=call.overrides,
-        command=call.command,
-        started_at=started_at,
-        git_sha=sha,
-        git_dirty=dirty,
-        gift_vit_version=__version__,
-    )
-
-
-def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
-    def size(split: str) -> int | None:
-        return len(data.splits[split]) if split in data.splits else None
-
-    return DataRecord(
-        name=data.name,
-        fingerprint=data.fingerprint,
-        num_classes=data.num_classes,
-        train_split=cfg.train_split,
-        train_images=len(data.split(cfg.train_split)),
-        val_images=size("val"),
-        test_images=size("test"),
-    )
-
-
-def _cost(fitted: FitResult, device: torch.device, total_seconds: float, adapter: Path) -> CostRecord:
-    images = sum(record["images_per_s"] * record["seconds"] for record in fitted.history)
-    steps = sum(record["steps"] for record in fitted.history)
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    return CostRecord(
-        train_seconds=fitted.seconds,
-        total_seconds=total_seconds,
-        images_per_s=images / fitted.seconds,
-        step_time_ms=1000 * fitted.seconds / steps,
-        peak_memory_mib=peak,
-        peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        adapter_bytes=adapter.stat().st_size,
-    )
-
-
 def _describe(cfg: RunConfig) -> RunDescription:
     return RunDescription(
         name=cfg.run_name,
@@ -287,10 +173,6 @@ def _describe(cfg: RunConfig) -> RunDescription:
         tags=[cfg.protocol.name, f"seed{cfg.seed}"],
         run_id="-".join(cfg.folder.parts[-5:]).replace(".", "_"),
     )
-
-
-def _kind(cfg: RunConfig) -> str:
-    return get_method(cfg.values["method"]["kind"]).kind
 
 
 def _check_same_config(cfg: RunConfig) -> None:

@@ -25,7 +25,8 @@ def job(cfg: DictConfig) -> None:
     def action() -> None:
         from gift_vit.compose import baseline_of
         from gift_vit.config import load_config  # imported late: torch takes seconds, and composition errors need none of it
-        from gift_vit.run import Call, execute
+        from gift_vit.record import Call
+        from gift_vit.run import execute
 
         call = Call(shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]]), list(hydra_cfg.overrides.task))
         execute(load_config(cfg, baseline_of(hydra_cfg)), call)

@@ -16,8 +16,9 @@ from gift_vit.data import build_dataset
 from gift_vit.errors import ConfigError, RunError
 from gift_vit.files import atomic_path
 from gift_vit.methods import merge_method
+from gift_vit.record import Call, RunParts
 from gift_vit.results.schema import read_result
-from gift_vit.run import Call, RunParts, execute, load_finished_model, load_run, score
+from gift_vit.run import execute, load_finished_model, load_run, score
 from tests.tolerance import TOLERANCE
 
 fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
