@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,35 @@ def test_a_user_s_mistake_is_one_line_and_exit_code_2(tmp_path: Path, name: str)
     assert len(done.stderr.strip().splitlines()) == 1
     traced = command(tmp_path, *words, GIFT_VIT_TRACEBACK="1")
     assert "Traceback" in traced.stderr
+
+
+def test_a_failure_is_one_line_exit_code_1_and_failed_json(tmp_path: Path) -> None:
+    done = command(tmp_path, "gift_vit.train", "debug=smoke", "optim.lr=1e30", "trainer.epochs=3")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the loss became ")
+    assert "Traceback" not in done.stderr
+    [failed] = tmp_path.rglob("failed.json")
+    assert "Traceback" in json.loads(failed.read_text())["traceback"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_leaves_a_resumable_run(tmp_path: Path, number: signal.Signals) -> None:
+    words = [sys.executable, "-m", "gift_vit.train", "debug=smoke", "trainer.epochs=200"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        folder = tmp_path / "outputs/search/digits/gift/test_vit/smoke"
+        deadline = time.monotonic() + 200
+        while not (folder / "last.ckpt").is_file():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "can be resumed with the same command" in stderr
+    assert "Traceback" not in stderr
+    assert (folder / "last.ckpt").is_file()
+    assert not (folder / "failed.json").exists()
 
 
 def test_an_unreadable_image_is_named(place: Path, tmp_path: Path) -> None:

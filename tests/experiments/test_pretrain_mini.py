@@ -1,0 +1,71 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from experiments import pretrain_mini
+from experiments.pretrain_mini import PretrainConfig, lr_scale, train
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    """Two training files and a validation file of noise images in the pretraining data's format."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train-0", 8), ("train-1", 8), ("val", 6)):
+        images = []
+        for _ in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.table({"image": images, "label": pa.array(range(count), pa.int64())})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def recipe(folder: Path, epochs: int) -> PretrainConfig:
+    return PretrainConfig(
+        data=str(folder), out=str(folder / "out"), epochs=epochs, cooldown_epochs=1, warmup_epochs=0.5, batch_size=4, workers=0
+    )
+
+
+def test_learning_rate_warms_up_stays_and_cools_down_to_zero() -> None:
+    cfg = PretrainConfig(epochs=10, cooldown_epochs=2, warmup_epochs=1)
+    scales = [lr_scale(step, steps_per_epoch=5, cfg=cfg) for step in range(50)]
+    assert scales[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert scales[5:40] == [1.0] * 35
+    assert scales[40:] == pytest.approx([1.0 - index / 10 for index in range(10)])
+
+
+def test_interrupted_pretraining_goes_on_and_ships_weights_that_timm_loads(
+    upstream: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = upstream / "package" / "vit_mini.safetensors"
+    monkeypatch.setattr(pretrain_mini, "WEIGHTS_FILE", weights)
+    save = pretrain_mini.save_checkpoint
+
+    def save_and_stop(path: Path, state: dict) -> None:
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_mini, "save_checkpoint", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(upstream, epochs=2))
+    assert not weights.exists()
+    train(recipe(upstream, epochs=2))
+    assert "resuming after epoch 1" in capsys.readouterr().out
+    state = load_file(weights)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+    assert weights.stat().st_size <= 6_000_000
+    model = timm.create_model("vit_mini_patch8_64", num_classes=164, checkpoint_path=str(weights))
+    assert torch.equal(model.state_dict()["head.weight"], state["head.weight"].float())
+    card = weights.with_suffix(".md").read_text()
+    for word in ("Tiny-ImageNet", "Validation top-1", "| epochs | 2 |", "| seed | 0 |", "hours on", "| 1 |"):
+        assert word in card
