@@ -12,6 +12,7 @@ from gift_vit.backbones import input_statistics
 from gift_vit.compose import compose_config
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import build_dataset, build_eval_transform
+from gift_vit.errors import ConfigError
 from gift_vit.explain.cluster_maps import cluster_maps
 from gift_vit.explain.figure import plot_cluster_maps
 from gift_vit.record import Call
@@ -36,6 +37,10 @@ class Arguments:
     output_root: str = "outputs/demo"
     images: int = 6
     epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= 10:
+            raise ConfigError(f"images={self.images}: expected 1 to 10, one for each digit")
 
 
 def run_demo(arguments: Arguments) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gift_vit import cli
+from gift_vit.compose import compose_config
+from gift_vit.config import load_config
 from gift_vit.errors import ConfigError, RunError
 from gift_vit.results import Result, collect_results
 
@@ -28,11 +30,10 @@ Afterwards: python -m experiments.tables root=outputs/mini
 # learning rates of the search; the smaller one wins a tie
 GRID = {
     "linear": (1e-3, 3e-3, 1e-2, 3e-2),
-    "gift": (1e-3, 3e-3, 1e-2),
+    "gift": (1e-3, 3e-3, 1e-2, 3e-2),
     "full": (1e-4, 3e-4, 1e-3),
 }
 DATASETS = ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k")
-SEEDS = (0, 1, 2)
 
 
 @dataclass
@@ -62,12 +63,20 @@ def _run_cell(arguments: Arguments, dataset: str, method: str) -> bool:
     """All runs of one method on one dataset; whether they are all finished."""
     if not _train(arguments, dataset, method, "search", GRID[method], seeds=(0,)):
         return False
-    found = collect_results(Path(arguments.output_root), phase="search", dataset=dataset, method=method)
+    found = [
+        result
+        for result in collect_results(Path(arguments.output_root), phase="search", dataset=dataset, method=method, seed=0)
+        if _lr(result) in GRID[method]
+    ]
     scores = {_lr(result): result.metrics["val_top1"] or 0.0 for result in found}
+    if len(found) != len(GRID[method]):
+        raise ConfigError(f"{arguments.output_root} holds other search runs of {method} on {dataset}; give another output_root")
     best = min(GRID[method], key=lambda lr: (-scores[lr], lr))
+    protocol = load_config(compose_config(["experiment=mini"])).protocol
     listed = ", ".join(f"{lr:g}: {scores[lr]:.2f}" for lr in GRID[method])
-    print(f"{dataset} {method}: val top-1 by lr {listed}; chosen {best:g}", flush=True)
-    return _train(arguments, dataset, method, "final", (best,), SEEDS)
+    edge = " (on the edge of the grid)" if best in (GRID[method][0], GRID[method][-1]) else ""
+    print(f"{dataset} {method}: val top-1 by lr {listed}; chosen {best:g}{edge}", flush=True)
+    return _train(arguments, dataset, method, "final", (best,), protocol.seeds)
 
 
 def _train(arguments: Arguments, dataset: str, method: str, phase: str, lrs: Sequence[float], seeds: Sequence[int]) -> bool:

@@ -10,9 +10,6 @@ Writes ``vit_mini.safetensors`` (float16) and ``vit_mini.md`` (the model card) i
 """
 
 import json
-import os
-import platform
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +18,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from timm.layers.config import set_fused_attn
@@ -29,8 +25,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from gift_vit import cli
 from gift_vit.backbones.vit_mini import NUM_UPSTREAM_CLASSES, WEIGHTS_FILE
 from gift_vit.data.parquet import decode_image, read_table
+from gift_vit.environment import cpu_name
+from gift_vit.files import atomic_path, write_text
 
 MEAN = STD = 0.5
 
@@ -118,17 +117,14 @@ def top1(model: nn.Module, loader: DataLoader[Any], device: torch.device) -> flo
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with atomic_path(path) as partial:
+        torch.save(state, partial)
 
 
 def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    return f"{torch.get_num_threads()} cores of {names[0] if names else platform.processor()}"
+    return f"{torch.get_num_threads()} cores of {cpu_name()}"
 
 
 def train(cfg: PretrainConfig) -> None:
@@ -209,12 +205,13 @@ def top1_of_export(model: nn.Module, loader: DataLoader[Any], device: torch.devi
 
 
 def export(model: nn.Module, cfg: PretrainConfig, history: list[dict[str, Any]], device_name: str, val_top1: float) -> None:
-    WEIGHTS_FILE.parent.mkdir(exist_ok=True)
-    save_file({name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}, WEIGHTS_FILE)
+    with atomic_path(WEIGHTS_FILE) as partial:
+        save_file({name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
     hours = sum(record["seconds"] for record in history) / 3600
     recipe = "\n".join(f"| {key} | {value} |" for key, value in asdict(cfg).items() if key not in {"data", "out", "max_steps"})
     curve = "\n".join(f"| {r['epoch']} | {r['train_loss']:.3f} | {r['val_top1']:.2f} |" for r in history)
-    WEIGHTS_FILE.with_suffix(".md").write_text(
+    write_text(
+        WEIGHTS_FILE.with_suffix(".md"),
         f"""# vit_mini
 
 A small ViT for demonstrations and tests: 64×64 pixels, patch 8, width 192, depth 6, 3 heads, class token, 2.75 M parameters.
@@ -236,18 +233,13 @@ It shows that the pipeline works on real images without a network or a GPU; it i
 | epoch | training loss | val top-1 % |
 |---|---|---|
 {curve}
-"""
+""",
     )
     print(f"{WEIGHTS_FILE} ({WEIGHTS_FILE.stat().st_size / 1e6:.1f} MB), val top-1 {val_top1:.2f} %")
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainConfig), OmegaConf.from_cli()))
-    assert isinstance(cfg, PretrainConfig)
-    train(cfg)
+    raise SystemExit(cli.run_command(lambda: train(cli.parse_arguments(PretrainConfig, str(__doc__)))))
 
 
 if __name__ == "__main__":

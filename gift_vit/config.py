@@ -122,9 +122,13 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         ConfigError: For an unknown or missing key, a value of the wrong type, or values that contradict each other.
     """
     values = _resolve(cfg)
+    missing = [key for key, value in flatten(values) if value == "???"]
+    if missing:
+        raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
     _check_keys("", values, [*_SECTIONS, *_SCALARS, "dataset", "method"])
-    for root in ("output_root", "data_root"):
-        values["paths"][root] = str(Path(values["paths"][root]).expanduser().absolute())
+    for section, key in (("paths", "output_root"), ("paths", "data_root"), ("dataset", "root"), ("backbone", "weights")):
+        if isinstance(values[section].get(key), str):
+            values[section][key] = str(Path(values[section][key]).expanduser().absolute())
     sections = {name: _build(cls, values[name], name) for name, cls in _SECTIONS.items()}
     dataset = _build_dataset(values["dataset"])
     values["dataset"]["name"] = dataset.name
@@ -135,6 +139,11 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a whole number of 0 or more")
     _check_benchmark(dataset, sections["protocol"])
+    if sections["optim"].warmup_epochs >= sections["trainer"].epochs:
+        raise ConfigError(
+            f"optim.warmup_epochs={sections['optim'].warmup_epochs} leaves nothing of "
+            f"trainer.epochs={sections['trainer'].epochs}; lower it"
+        )
     run_name = values["run_name"] or default_run_name(values, _resolve(baseline) if baseline is not None else values)
     values["run_name"] = _checked_run_name(str(run_name))
     folder = Path(sections["paths"].output_root, phase, dataset.name, method_name, sections["backbone"].name, run_name)
@@ -178,12 +187,9 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
-        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+        values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    missing = [key for key, value in flatten(values) if value == "???"]
-    if missing:
-        raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
     return values
 
 

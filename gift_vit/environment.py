@@ -2,11 +2,13 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.config import use_fused_attn
 
 from gift_vit import __version__
 
@@ -21,12 +23,28 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "gift_vit": __version__,
         **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")},
         "device": str(device),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        "fused_attention": bool(use_fused_attn()),
     }
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return facts
+
+
+def reset_peak_rss() -> None:
+    """Let :func:`peak_rss_mib` count from now, so that a run does not inherit the peak of the one before it in this process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_mib() -> float | None:
+    """Peak resident memory of this process in MiB; None where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return None
 
 
 def git_state() -> tuple[str | None, bool | None]:
@@ -46,7 +64,8 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

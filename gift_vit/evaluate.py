@@ -12,10 +12,10 @@ Score a finished run's model.
 
     python -m gift_vit.evaluate run=<folder> [split=test]
 
-    run         the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
-    split       train, val, trainval or test (default: test)
-    data_root   where the data lies now, if not where it was during training
-    device      auto, cpu, cuda, cuda:1 … (default: auto)
+    run            the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
+    split          train, val, trainval or test (default: test; val for a run of the search phase, which has no test score)
+    dataset_root   the dataset.root of now, if the data is not where it was during training
+    device         auto, cpu, cuda, cuda:1 … (default: auto)
 
 Prints top-1 in percent and the mean cross entropy; writes nothing.
 """
@@ -26,24 +26,30 @@ class Arguments:
     """Words of the command line."""
 
     run: str = MISSING
-    split: str = "test"
-    data_root: str | None = None
+    split: str | None = None
+    dataset_root: str | None = None
     device: str = "auto"
 
 
 def evaluate_run(arguments: Arguments) -> None:
     """Rebuild the run's data and model, load its adapter and print its scores."""
     from gift_vit.data import build_dataset
+    from gift_vit.errors import ConfigError
     from gift_vit.record import RunParts
-    from gift_vit.run import load_finished_model, load_run, resolve_device, score
+    from gift_vit.results import read_result
+    from gift_vit.run import RESULT, check_fingerprint, load_finished_model, load_run, resolve_device, score
 
     folder = Path(arguments.run)
-    cfg = load_run(folder, data_root=arguments.data_root)
-    data = build_dataset(cfg.dataset)
+    cfg = load_run(folder, arguments.dataset_root)
+    split = arguments.split or ("test" if cfg.phase == "final" else "val")
+    if cfg.phase == "search" and split == "test":
+        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
     device = resolve_device(arguments.device)
     model = load_finished_model(cfg, folder).to(device)
-    result = score(cfg, RunParts(data, model, device), arguments.split)
-    print(f"{data.name} {arguments.split}: top-1 {result.top1:.2f} %, loss {result.loss:.4f}, {result.images} images")
+    data = build_dataset(cfg.dataset)
+    check_fingerprint(folder, data, read_result(folder / RESULT))
+    result = score(cfg, RunParts(data, model, device), split)
+    print(f"{data.name} {split}: top-1 {result.top1:.2f} %, loss {result.loss:.4f}, {result.images} images")
 
 
 def main() -> None:

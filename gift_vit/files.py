@@ -47,6 +47,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left behind; only while nobody else writes there."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as partial:

@@ -1,6 +1,5 @@
 """From a finished training to the record that ``result.json`` holds."""
 
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from gift_vit.backbones import weights_source
 from gift_vit.config import RunConfig, protocol_changes
 from gift_vit.data import VisionDataset
 from gift_vit.engine import Evaluation, FitResult
-from gift_vit.environment import describe_environment, git_state
+from gift_vit.environment import describe_environment, git_state, peak_rss_mib
 from gift_vit.methods import count_parameters
 from gift_vit.methods.adapter import applied_method
 from gift_vit.methods.registry import spec_of
@@ -130,6 +129,6 @@ def _cost(fitted: FitResult, device: torch.device, total_seconds: float, adapter
         images_per_s=images / fitted.seconds,
         step_time_ms=1000 * fitted.seconds / steps,
         peak_memory_mib=peak,
-        peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_rss_mib=peak_rss_mib(),
         adapter_bytes=adapter.stat().st_size,
     )

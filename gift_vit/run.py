@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -17,11 +18,19 @@ from torch import nn
 
 from gift_vit.backbones import build_backbone, input_statistics
 from gift_vit.config import RunConfig, load_config
-from gift_vit.data import TrainLoader, build_dataset, build_eval_loader, build_eval_transform, build_train_transform
+from gift_vit.data import (
+    TrainLoader,
+    VisionDataset,
+    build_dataset,
+    build_eval_loader,
+    build_eval_transform,
+    build_train_transform,
+)
 from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
+from gift_vit.environment import reset_peak_rss
 from gift_vit.errors import ConfigError
-from gift_vit.files import write_json, write_text
+from gift_vit.files import remove_leftovers, write_json, write_text, writing
 from gift_vit.keys import config_difference
 from gift_vit.methods import apply_method, count_parameters, load_adapter, save_adapter
 from gift_vit.methods.adapter import applied_method
@@ -34,7 +43,7 @@ from gift_vit.tracking.progress import Progress
 log = logging.getLogger(__name__)
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
-METRICS, LOG, LOCK = "metrics.jsonl", "train.log", ".lock"
+METRICS, LOG = "metrics.jsonl", "train.log"
 
 
 def execute(cfg: RunConfig, call: Call) -> Result:
@@ -46,14 +55,22 @@ def execute(cfg: RunConfig, call: Call) -> Result:
         ConfigError: If the folder holds a run of another configuration, or the configuration does not fit data or model.
     """
     folder = cfg.folder
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        return _execute_alone(cfg, call)
+
+
+def _execute_alone(cfg: RunConfig, call: Call) -> Result:
+    folder = cfg.folder
     _check_same_config(cfg)
     if (folder / RESULT).is_file():
         result = read_result(folder / RESULT)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _check_same_data(cfg, result)
         log.info("finished already: %s (%s); nothing to do", folder, _scores(result.metrics))
         return result
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), _logged_to(folder / LOG), _failure_recorded(folder):
+    remove_leftovers(folder)
+    with _logged_to(folder / LOG), _failure_recorded(folder):
         result = _train_and_score(cfg, call)
         write_result(folder / RESULT, result)
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -68,15 +85,15 @@ def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     return apply_method(model, cfg.method)
 
 
-def load_run(folder: Path, data_root: str | None = None) -> RunConfig:
-    """The config of a run's folder; ``data_root`` says where the data lies now, if elsewhere."""
+def load_run(folder: Path, dataset_root: str | None = None) -> RunConfig:
+    """The config of a run's folder; ``dataset_root`` says where the data lies now, if elsewhere."""
     file = folder / CONFIG
     if not file.is_file():
         raise ConfigError(f"{folder} is no run folder: it holds no {CONFIG}; give run=<a folder below outputs/>")
     cfg = OmegaConf.load(file)
     assert isinstance(cfg, DictConfig)
-    if data_root is not None and "root" in cfg.dataset:
-        cfg.dataset.root = data_root
+    if dataset_root is not None and "root" in cfg.dataset:
+        cfg.dataset.root = dataset_root
     return load_config(cfg)
 
 
@@ -89,6 +106,15 @@ def load_finished_model(cfg: RunConfig, folder: Path) -> nn.Module:
     if applied_method(model).backbone["weights_sha256"] != result.backbone["weights_sha256"]:
         raise ConfigError(f"{folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them")
     return load_adapter(model, folder / ADAPTER)
+
+
+def check_fingerprint(folder: Path, data: VisionDataset, result: Result) -> None:
+    """Refuse data that is not what a finished run was trained on."""
+    if data.fingerprint != result.data.fingerprint:
+        raise ConfigError(
+            f"{folder} was trained on other data than {data.name} holds now; restore that data, "
+            "or start a new run with run_name=<another name>"
+        )
 
 
 def score(cfg: RunConfig, parts: RunParts, split: str) -> Evaluation:
@@ -116,8 +142,12 @@ def resolve_device(name: str) -> torch.device:
 def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     started, started_at = time.perf_counter(), _now()
     data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
+    if cfg.phase == "final":
+        data.split("test")  # absent: better said now than after training
     parts = RunParts(data, build_model(cfg, data.num_classes).to(device), device)
-    write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
+    reset_peak_rss()
+    if not (cfg.folder / CHECKPOINT).is_file():
+        write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
     counts = count_parameters(parts.model)
     log.info(
         "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
@@ -171,14 +201,16 @@ def _describe(cfg: RunConfig) -> RunDescription:
         group=f"{cfg.dataset.name}/{cfg.method_name}",
         job_type=cfg.phase,
         tags=[cfg.protocol.name, f"seed{cfg.seed}"],
-        run_id="-".join(cfg.folder.parts[-5:]).replace(".", "_"),
+        # a run that is deleted and trained anew is another one
+        run_id=f"{cfg.run_name}-{(cfg.folder / CONFIG).stat().st_mtime_ns}",
     )
 
 
 def _check_same_config(cfg: RunConfig) -> None:
     """Refuse a folder that another configuration has trained in."""
     file = cfg.folder / CONFIG
-    if not file.is_file():
+    trained = (cfg.folder / RESULT).is_file() or (cfg.folder / CHECKPOINT).is_file()
+    if not trained or not file.is_file():
         return
     there: Any = OmegaConf.to_container(OmegaConf.load(file))
     differences = config_difference(there, cfg.values)
@@ -189,19 +221,27 @@ def _check_same_config(cfg: RunConfig) -> None:
         )
 
 
+def _check_same_data(cfg: RunConfig, result: Result) -> None:
+    """A finished run does not answer for data of another place unless it is the same data."""
+    trained_on: Any = result.run.config["dataset"]
+    if trained_on.get("root") != cfg.values["dataset"].get("root"):
+        check_fingerprint(cfg.folder, build_dataset(cfg.dataset), result)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time work in a run's folder; the lock ends with the process, however it ends."""
-    path = folder / LOCK
-    with path.open("w") as file:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
                 f"another process is training in {folder}; wait for it or give run_name=<another name>"
             ) from error
         yield
-        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 class _QuietFileHandler(logging.FileHandler):

@@ -46,8 +46,10 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         from gift_vit.compose import explain_composition_error
 
-        sys.exit(cli.report(explain_composition_error(error, sys.argv[1:])))
-    except KeyboardInterrupt as error:
+        explained = explain_composition_error(error, sys.argv[1:])
+        explained.__cause__ = error
+        sys.exit(cli.report(explained))
+    except (Exception, KeyboardInterrupt) as error:
         sys.exit(cli.report(error))
     failed = [code for code in _exit_codes if code != cli.SUCCESS]
     if failed and len(_exit_codes) > 1:

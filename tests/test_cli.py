@@ -88,10 +88,10 @@ def test_a_sweep_goes_on_past_a_failing_job_and_a_second_start_runs_only_what_is
     assert "error: method.rank=99 is larger than the target's d_in=64" in done.stderr
     assert "1 of 3 runs failed" in done.stderr
     assert "Traceback" not in done.stderr
-    names = {path.parent.name.rpartition("_")[2] for path in tmp_path.rglob("result.json")}
-    assert names == {"rank2", "rank4"}
+    names = {path.parent.name.partition("rank")[2].partition("_")[0] for path in tmp_path.rglob("result.json")}
+    assert names == {"2", "4"}
     [failed] = tmp_path.rglob("failed.json")
-    assert failed.parent.name.endswith("rank99")
+    assert "rank99" in failed.parent.name
     again = command(tmp_path, *words)
     assert again.stderr.count("finished already") == 2
 
@@ -100,7 +100,7 @@ MISTAKES = {
     "unknown dataset": (["gift_vit.train", "dataset=cubb"], "error: unknown dataset 'cubb'; did you mean cub?"),
     "missing data": (
         ["gift_vit.train", "debug=smoke", "dataset=tiny_mammals"],
-        "set dataset.root=<folder that holds tiny_imagenet/ and cifar10/>",
+        "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",
     ),
     "unknown run": (["gift_vit.evaluate", "run=nowhere"], "error: nowhere is no run folder"),
     "unknown word": (["gift_vit.merge", "runn=x"], "error: unexpected argument 'runn=x': expected run=…, out=…"),
@@ -174,5 +174,5 @@ def test_help_is_readable(module: str) -> None:
 
 
 def test_the_data_of_a_run_may_have_moved(finished: Path, tmp_path: Path) -> None:
-    cfg = load_run(finished / RUN, data_root=str(finished / "images"))
+    cfg = load_run(finished / RUN, dataset_root=str(finished / "images"))
     assert build_dataset(cfg.dataset).num_classes == 2

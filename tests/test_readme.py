@@ -21,8 +21,8 @@ SHORT = ["debug=smoke", "trainer.batch_size=4", "run_name=null"]
 
 
 def test_the_readme_has_the_blocks_it_should_have() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python"]
-    assert len(COMMANDS) == 6
+    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "bash", "python"]
+    assert len(COMMANDS) == 8
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def test_make_demo(tmp_path: Path) -> None:
         assert min(picture.size) > 500
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python")])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "gift_vit.train" in line])
 def test_training_commands(workplace: Path, line: str) -> None:
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "gift_vit.train"]
     dataset = next(word for word in words if word.startswith("dataset="))
-    words = [sys.executable, *words[1:], *SHORT, dataset, "paths.output_root=outputs"]
+    words = [sys.executable, *words[1:], *SHORT, dataset, "dataset.num_classes=null", "paths.output_root=outputs"]
     done = subprocess.run(
         words,
         cwd=workplace,
@@ -78,7 +78,17 @@ def test_training_commands(workplace: Path, line: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     expected = 3 if "4,8,16" in line else 1
-    assert done.stderr.count("finished: ") == expected
+    assert len([told for told in done.stderr.splitlines() if told.startswith("finished")]) == expected
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "run=outputs" in line])
+def test_commands_on_a_finished_run(workplace: Path, line: str) -> None:
+    """On the run of the training command above it, wherever that landed with its appended overrides."""
+    [run] = (workplace / "outputs/final/cub/gift/test_vit").glob("gift_paper_*")
+    words = [f"run={run}" if word.startswith("run=") else word for word in shlex.split(line)[1:]]
+    done = subprocess.run([sys.executable, *words], cwd=workplace, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "top-1" in done.stdout or "wrote cub.safetensors" in done.stdout
 
 
 def test_python_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

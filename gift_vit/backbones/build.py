@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import timm
 from timm.data.config import resolve_model_data_config
-from timm.models import load_state_dict
+from timm.models import is_model_pretrained, load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -42,6 +42,10 @@ class BackboneConfig:
             close = timm.list_models(f"*{self.model.split('.')[0].split('_patch')[0]}*")[:3]
             hint = f"; did you mean one of {', '.join(close)}?" if close else ""
             raise ConfigError(f"timm has no model {self.model!r}{hint} (timm.list_models('vit*') lists them)")
+        if "." in self.model and not is_model_pretrained(self.model):
+            name, _, tag = self.model.partition(".")
+            known = ", ".join(model.partition(".")[2] for model in timm.list_pretrained(f"{name}.*"))
+            raise ConfigError(f"timm knows no weights {tag!r} of {name} (known: {known})")
         if self.weights is not None and not self.pretrained:
             raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
 
@@ -110,7 +114,7 @@ def load_local_weights(model: nn.Module, path: Path) -> None:
 
 
 def _load_tensors(model: nn.Module, path: Path) -> None:
-    state: dict[str, Tensor] = load_state_dict(str(path))
+    state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
     stem = state.get("patch_embed.proj.weight")
     own_stem = model.state_dict()["patch_embed.proj.weight"]
     if stem is not None and stem.ndim == 4 and stem.shape != own_stem.shape:

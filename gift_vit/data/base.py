@@ -1,5 +1,6 @@
 """What a prepared dataset is, whatever it is read from: named splits of labelled RGB images under one class map."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ class DatasetConfig:
     def how_to_prepare(self) -> str:
         """``; `` and the sentence that tells how to get the data, for the end of an error line."""
         return f"; {self.prepare}" if self.prepare else ""
+
+
+def name_after_root(kind: str, root: str) -> str:
+    """``<kind>_<last part of root>`` in the letters that may name folders."""
+    last = os.path.basename(os.path.abspath(os.path.expanduser(root)))
+    return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
 
 
 class ImageSource(Protocol):

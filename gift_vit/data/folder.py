@@ -1,13 +1,12 @@
 """A person's own images: ``root/train/<class>/*.jpg`` and, if there are any, ``root/val/…`` and ``root/test/…``."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset
+from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset, name_after_root
 from gift_vit.data.registry import register_dataset
 from gift_vit.data.sources import ContentSource, FileSource, check_split_off, fingerprint, split_off_val
 from gift_vit.errors import ConfigError
@@ -30,8 +29,7 @@ class FolderConfig(DatasetConfig):
         super().__post_init__()
         check_split_off(self.val_fraction, self.split_seed)
         if self.name == "folder":
-            last = os.path.basename(os.path.abspath(os.path.expanduser(self.root)))
-            self.name = f"folder_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
+            self.name = name_after_root("folder", self.root)
 
 
 @register_dataset("folder", FolderConfig)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset
+from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset, name_after_root
 from gift_vit.data.registry import register_dataset
 from gift_vit.data.sources import ContentSource, check_split_off, decode_image, decode_named, fingerprint, split_off_val
 from gift_vit.errors import ConfigError
@@ -31,7 +31,8 @@ class ParquetConfig(DatasetConfig):
     """Files or glob patterns per split, relative to ``root``.
 
     A file that is named must be there; a pattern of val or test that matches nothing means that the split is absent. An absent
-    val is split off train: the part ``val_fraction``, stratified, drawn from ``split_seed``.
+    val is split off train: the part ``val_fraction``, stratified, drawn from ``split_seed``. The name ``parquet`` becomes
+    ``parquet_<last part of root>``, so that two people's files do not share one run folder.
     """
 
     root: str
@@ -42,6 +43,8 @@ class ParquetConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_split_off(self.val_fraction, self.split_seed)
+        if self.name == "parquet":
+            self.name = name_after_root("parquet", self.root)
         unknown = [split for split in self.files if split not in SPLITS]
         if unknown or not self.files.get("train"):
             given = ", ".join(self.files) or "nothing"

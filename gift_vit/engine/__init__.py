@@ -2,7 +2,7 @@
 
 from gift_vit.engine.evaluate import Evaluation, evaluate
 from gift_vit.engine.fit import FitResult, Observer, TrainBatches, TrainerConfig, fit
-from gift_vit.engine.optim import OptimConfig, build_optimizer, build_schedule
+from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer
 from gift_vit.engine.precision import PRECISIONS, Precision
 
 __all__ = [
@@ -12,10 +12,10 @@ __all__ = [
     "Observer",
     "OptimConfig",
     "Precision",
+    "Schedule",
     "TrainBatches",
     "TrainerConfig",
     "build_optimizer",
-    "build_schedule",
     "evaluate",
     "fit",
 ]

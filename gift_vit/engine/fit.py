@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from gift_vit.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from gift_vit.engine.evaluate import evaluate
-from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer, build_schedule
+from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer
 from gift_vit.engine.precision import PRECISIONS, Precision
 from gift_vit.errors import ConfigError, RunError
 
+_CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
 _LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
 
 
@@ -152,7 +153,7 @@ def fit(
     if checkpoint.is_file():
         progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity)
         observer.resumed(list(progress.history))
-    schedule = build_schedule(optimizer, optim, trainer.epochs, len(inputs.train))
+    schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     forward: nn.Module = torch.compile(model) if trainer.compile else model  # pyright: ignore[reportAssignmentType]
     last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):
@@ -165,6 +166,7 @@ def fit(
         if inputs.val is not None and _is_scored(epoch, last_epoch, trainer.eval_every):
             scores = evaluate(forward, inputs.val, device, precision)
             record |= {"val_top1": scores.top1, "val_loss": scores.loss}
+        _check_finite_weights(optimizer, epoch)
         progress.history.append(record)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
@@ -218,10 +220,14 @@ def _train_epoch(
     return {"train_loss": train_loss, "lr": lr, "steps": len(losses)}
 
 
+def _check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """The last update of an epoch shows in no loss of that epoch; it must not get into the checkpoint either."""
+    for group in optimizer.param_groups:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in group["params"]):
+            raise RunError(f"a weight became NaN or infinite in the last update of epoch {epoch}; {_CALMER}")
+
+
 def _check_finite(losses: list[Tensor], epoch: int, first_step: int) -> None:
     for step, loss in enumerate(losses[first_step:], first_step):
         if not math.isfinite(loss):
-            raise RunError(
-                f"the loss became {float(loss)} in epoch {epoch}, step {step}; "
-                "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
-            )
+            raise RunError(f"the loss became {float(loss)} in epoch {epoch}, step {step}; {_CALMER}")

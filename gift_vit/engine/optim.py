@@ -83,10 +83,3 @@ class Schedule:
         else:
             self.scheduler.step_update(epoch * self.steps_per_epoch + step)
         return self.optimizer.param_groups[0]["lr"]
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, cfg: OptimConfig, epochs: int, steps_per_epoch: int) -> Schedule:
-    """The schedule over ``epochs`` epochs of ``steps_per_epoch`` updates."""
-    if cfg.warmup_epochs >= epochs:
-        raise ConfigError(f"optim.warmup_epochs={cfg.warmup_epochs} leaves nothing of trainer.epochs={epochs}; lower it")
-    return Schedule(optimizer, cfg, epochs, steps_per_epoch)

@@ -52,7 +52,7 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The images that were used; a size is None where the phase does not touch the split."""
+    """The dataset; a size is None where the split is absent."""
 
     name: str
     fingerprint: str

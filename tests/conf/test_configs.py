@@ -17,7 +17,7 @@ from gift_vit.paths import conf_dir
 FILES = sorted(conf_dir().rglob("*.yaml"))
 GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol", "experiment", "debug")
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((conf_dir() / group).glob("*.yaml"))]
-REQUIRED = {"parquet": ["dataset.root=/somewhere"], "folder": ["dataset.root=/somewhere/My Flowers"]}
+REQUIRED = {"parquet": ["dataset.root=/somewhere/My Flowers"], "folder": ["dataset.root=/somewhere/My Flowers"]}
 
 
 def test_every_file_is_among_the_choices_tested() -> None:
@@ -31,7 +31,7 @@ def test_every_choice_composes_and_loads(group: str, choice: str) -> None:
     cfg = load_config(compose_config([f"{group}={choice}", *REQUIRED.get(choice, [])]))
     label = {"method": cfg.method_name, "backbone": cfg.backbone.name, "protocol": cfg.protocol.name}.get(group)
     if group == "dataset":
-        label = {"folder_my_flowers": "folder"}.get(cfg.dataset.name, cfg.dataset.name)
+        label = cfg.dataset.name.removesuffix("_my_flowers")
     assert label in {None, choice}, "the file's name is the label"
 
 
@@ -85,6 +85,8 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["optim.lr=abc"], "optim.lr: Value 'abc' of type 'str' could not be converted to Float"),
         (["optim.lr=[1e-3,1e-2]"], "optim.lr: Value '[0.001, 0.01]' of type 'ListConfig' could not be converted to Float"),
         (["trainer.epochs=2.5"], "trainer.epochs: Value '2.5' of type 'float' could not be converted to Integer"),
+        (["trainer.epochs=10"], "optim.warmup_epochs=10 leaves nothing of trainer.epochs=10; lower it"),
+        (["backbone.model=vit_tiny_patch16_224.nope"], "timm knows no weights 'nope' of vit_tiny_patch16_224 (known: augreg"),
         (["trainer.compile=maybe"], "trainer.compile: Value 'maybe' is not a valid bool"),
         (["method.kind=lroa"], "unknown method kind 'lroa'"),
         (["method.schema=paca"], "unknown method.schema 'paca' (known: linear"),
@@ -158,7 +160,7 @@ def test_run_name_lists_what_differs_from_the_defaults() -> None:
 
 
 def test_default_names_of_different_configurations_differ() -> None:
-    words = ["optim.lr=0.01", "optim.weight_decay=0", "seed=3", "method.rank=2", "method.share=true", "trainer.epochs=7"]
+    words = ["optim.lr=0.01", "optim.weight_decay=0", "seed=3", "method.rank=2", "method.share=true", "trainer.epochs=70"]
     baseline = load_config(compose_config()).values
     names = {default_run_name(load_config(compose_config([word])).values, baseline) for word in words}
     assert len(names) == len(words)

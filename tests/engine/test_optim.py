@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gift_vit.engine import OptimConfig, build_optimizer, build_schedule
+from gift_vit.engine import OptimConfig, Schedule, build_optimizer
 from gift_vit.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ PAPER_EPOCHS = {9: 0.90, 10: 0.9755, 24: 0.8645, 49: 0.5157}
 @pytest.mark.parametrize("lr", [1e-3, 5e-3])
 def test_schedule_by_epoch_is_the_authors_table(lr: float) -> None:
     optimizer = build_optimizer(nn.Linear(3, 3), optim(lr=lr))
-    schedule = build_schedule(optimizer, optim(lr=lr), epochs=100, steps_per_epoch=7)
+    schedule = Schedule(optimizer, optim(lr=lr), epochs=100, steps_per_epoch=7)
     rates = [schedule.set_lr(epoch, step=3) for epoch in range(100)]
     assert rates[0] == 1e-7
     for epoch in range(100):
@@ -43,18 +43,18 @@ def test_schedule_by_epoch_is_the_authors_table(lr: float) -> None:
 
 def test_schedule_gives_the_published_epoch_table_to_four_digits() -> None:
     config = optim(lr=1.0)  # a peak far above min_lr, so that the fractions show the cosine alone
-    schedule = build_schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
+    schedule = Schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
     for epoch, published in PAPER_EPOCHS.items():
         assert schedule.set_lr(epoch, 0) == pytest.approx(published, abs=5e-5)
     config = optim(lr=1e-4)
-    schedule = build_schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
+    schedule = Schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
     assert schedule.set_lr(99, 0) == pytest.approx(1.02e-6, rel=5e-3)
 
 
 def test_schedule_by_step_changes_every_update_and_agrees_with_epochs_at_their_start() -> None:
     by_epoch, by_step = optim(schedule="epoch"), optim(schedule="step")
-    first = build_schedule(build_optimizer(nn.Linear(3, 3), by_epoch), by_epoch, 100, 5)
-    second = build_schedule(build_optimizer(nn.Linear(3, 3), by_step), by_step, 100, 5)
+    first = Schedule(build_optimizer(nn.Linear(3, 3), by_epoch), by_epoch, 100, 5)
+    second = Schedule(build_optimizer(nn.Linear(3, 3), by_step), by_step, 100, 5)
     for epoch in (0, 3, 10, 57, 99):
         assert second.set_lr(epoch, 0) == pytest.approx(first.set_lr(epoch, 0), rel=1e-12)
     rates = [second.set_lr(20, step) for step in range(5)]
@@ -64,9 +64,9 @@ def test_schedule_by_step_changes_every_update_and_agrees_with_epochs_at_their_s
 
 def test_schedule_is_a_function_of_the_position_alone() -> None:
     config = optim(schedule="step")
-    through = build_schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
+    through = Schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
     rates = [through.set_lr(epoch, step) for epoch in range(20) for step in range(4)]
-    resumed = build_schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
+    resumed = Schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
     assert [resumed.set_lr(12, step) for step in range(4)] == rates[48:52]
 
 
@@ -103,12 +103,6 @@ def test_values_out_of_range(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         optim(**changes)
     assert message in str(error.value)
-
-
-def test_warmup_as_long_as_training_is_refused() -> None:
-    config = optim(warmup_epochs=5)
-    with pytest.raises(ConfigError, match=r"optim.warmup_epochs=5 leaves nothing of trainer.epochs=5"):
-        build_schedule(build_optimizer(nn.Linear(2, 2), config), config, epochs=5, steps_per_epoch=3)
 
 
 def test_nothing_to_train_is_refused() -> None:
