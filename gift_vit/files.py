@@ -19,8 +19,8 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the many ways in which libraries report a full disk or a forbidden folder into one line."""
     try:
         yield
-    except PermissionError as error:
-        raise ConfigError(f"no permission to write {path}; choose another folder or change its permissions") from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise ConfigError(f"cannot write {path} ({error.strerror}); choose another folder or change its permissions") from error
     except Exception as error:
         if _is_disk_full(error, path):
             raise RunError(

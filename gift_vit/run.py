@@ -253,11 +253,14 @@ class _QuietFileHandler(logging.FileHandler):
 def _logged_to(path: Path) -> Iterator[None]:
     handler = _QuietFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
+    root, ours = logging.getLogger(), logging.getLogger("gift_vit")
+    level = ours.level
     root.addHandler(handler)
+    ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
     try:
         yield
     finally:
+        ours.setLevel(level)
         root.removeHandler(handler)
         handler.close()
 

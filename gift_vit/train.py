@@ -43,7 +43,7 @@ def main() -> None:
     cli.interrupt_on_sigterm()
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         from gift_vit.compose import explain_composition_error
 
         explained = explain_composition_error(error, sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,14 @@ def test_evaluate_prints_the_run_s_own_test_score(finished: Path) -> None:
     assert done.stdout.rstrip().endswith("6 images")
 
 
+def test_evaluate_refuses_data_that_is_not_the_run_s_own(finished: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(finished / "images", tmp_path / "images")
+    (other / "test/red/0.jpg").unlink()
+    done = command(finished, "gift_vit.evaluate", f"run={RUN}", f"dataset_root={other}")
+    assert done.returncode == 2
+    assert "was trained on other data than folder_images holds now" in done.stderr
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: Path, suffix: str) -> None:
     done = command(finished, "gift_vit.merge", f"run={RUN}", f"out=merged{suffix}")
@@ -102,6 +111,11 @@ MISTAKES = {
         ["gift_vit.train", "debug=smoke", "dataset=tiny_mammals"],
         "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",
     ),
+    "output root is a file": (
+        ["gift_vit.train", "debug=smoke", "paths.output_root=/dev/null"],
+        "error: cannot write /dev/null/search/digits/gift/test_vit/smoke",
+    ),
+    "null group": (["gift_vit.train", "dataset=null"], "error: "),
     "unknown run": (["gift_vit.evaluate", "run=nowhere"], "error: nowhere is no run folder"),
     "unknown word": (["gift_vit.merge", "runn=x"], "error: unexpected argument 'runn=x': expected run=…, out=…"),
 }

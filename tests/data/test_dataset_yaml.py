@@ -46,7 +46,7 @@ def test_every_field_is_given_and_the_header_says_how_to_run(file: Path) -> None
 def test_the_config_is_valid(name: str) -> None:
     root = {} if name == "digits" else {"root": "/somewhere/birds"}
     _, cfg = load(name, **root)
-    assert cfg.name == ("folder_birds" if name == "folder" else name)
+    assert cfg.name == (f"{name}_birds" if name in {"folder", "parquet"} else name)
     assert cfg.benchmark == {"cub": "fgvc", "folder": "own", "parquet": "own"}.get(name, "mini")
 
 

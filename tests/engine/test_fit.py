@@ -172,6 +172,23 @@ def test_nan_loss_stops_where_it_happens_and_keeps_the_checkpoint(tmp_path: Path
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
 
+def test_a_weight_spoilt_by_the_last_update_of_an_epoch_stays_out_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, original, calls = network(), torch.optim.AdamW.step, []
+
+    def step(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == 8:
+            model.get_parameter("3.weight").data[0, 0] = float("inf")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(RunError, match=r"a weight became NaN or infinite in the last update of epoch 1; lower optim.lr"):
+        train(model, tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["progress"]["epochs_done"] == 1
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_every_precision_trains_with_fp32_parameters(tmp_path: Path, precision: str) -> None:
     model = network()

@@ -108,4 +108,4 @@ def test_as_a_module(root: Path) -> None:
     command = [sys.executable, "-m", "experiments.tables", f"root={root}", "format=oops"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 2
-    assert done.stderr == "unknown format 'oops' (known: markdown, latex, csv)\n"
+    assert done.stderr == "error: unknown format 'oops' (known: markdown, latex, csv)\n"

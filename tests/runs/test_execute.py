@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import gift_vit.run as run_module
@@ -23,6 +25,7 @@ from tests.tolerance import TOLERANCE
 
 fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
+FILES = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
 Configure = Callable[..., RunConfig]
 
 
@@ -34,8 +37,7 @@ def without_times(path: Path) -> list[dict]:
 def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(configure: Configure) -> None:
     cfg = configure("phase=search")
     result = execute(cfg, CALL)
-    files = {path.name for path in cfg.folder.iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
+    assert {path.name for path in cfg.folder.iterdir()} == FILES
     assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "smoke")
     assert result.metrics["test_top1"] is None
     assert result.metrics["val_top1"] == without_times(cfg.folder / "metrics.jsonl")[-1]["val_top1"]
@@ -98,6 +100,47 @@ def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
     assert {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()} == before
     with pytest.raises(ConfigError, match=r"another configuration \(optim.lr is 0.001 there, 0.002 now\); give run_name"):
         execute(configure("optim.lr=0.002"), CALL)
+
+
+def write_images(root: Path, splits: dict[str, int], shade: int) -> Path:
+    for split, count in splits.items():
+        for label in ("a", "b"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (20 + index, 30), (shade, 10 * index, 0)).save(root / split / label / f"{index}.png")
+    return root
+
+
+def test_a_finished_run_does_not_answer_for_other_data(configure: Configure, tmp_path: Path) -> None:
+    words = ["dataset=folder", "trainer.batch_size=8", "dataset.val_fraction=0.25"]
+    mine = write_images(tmp_path / "mine/images", {"train": 8}, shade=10)
+    yours = write_images(tmp_path / "yours/images", {"train": 9}, shade=200)
+    first = configure(*words, f"dataset.root={mine}")
+    result = execute(first, CALL)
+    other = configure(*words, f"dataset.root={yours}")
+    assert other.folder == first.folder
+    with pytest.raises(ConfigError, match=r"was trained on other data than folder_images holds now"):
+        execute(other, CALL)
+    moved = shutil.copytree(mine, tmp_path / "moved/images")
+    assert execute(configure(*words, f"dataset.root={moved}"), CALL) == result
+
+
+def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Configure, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", {"train": 8}, shade=10)
+    cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
+    with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
+        execute(cfg, CALL)
+    assert {path.name for path in cfg.folder.iterdir()} == {"failed.json", "train.log"}
+
+
+def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
+    wrong = configure("method.rank=99")
+    with pytest.raises(ConfigError, match=r"method.rank=99 is larger than the target.s d_in=64"):
+        execute(wrong, CALL)
+    right = configure("method.rank=4")
+    assert right.folder == wrong.folder
+    execute(right, CALL)
+    assert {path.name for path in right.folder.iterdir()} == FILES
 
 
 def die(*_: object, **__: object) -> None:
@@ -167,7 +210,7 @@ def test_killed_and_started_again_ends_bit_identical(
     tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
     assert tensors.keys() == reference.keys()
     assert all(torch.equal(tensors[name], reference[name]) for name in reference)
-    assert not list(cut.folder.glob("*.ckpt"))
+    assert {path.name for path in cut.folder.iterdir()} == FILES
 
 
 def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
