@@ -29,8 +29,8 @@ Afterwards: python -m experiments.tables root=outputs/mini
 
 # learning rates of the search; the smaller one wins a tie
 GRID = {
-    "linear": (3e-3, 1e-2, 3e-2),
-    "gift": (1e-3, 3e-3, 1e-2),
+    "linear": (1e-2, 3e-2, 1e-1),
+    "gift": (3e-3, 1e-2, 3e-2),
     "full": (1e-4, 3e-4, 1e-3),
 }
 DATASETS = ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k")
