@@ -67,6 +67,7 @@ def _execute_alone(cfg: RunConfig, call: Call) -> Result:
     if (folder / RESULT).is_file():
         result = read_result(folder / RESULT)
         _check_same_data(cfg, result)
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
         log.info("finished already: %s (%s); nothing to do", folder, _scores(result.metrics))
         return result
     remove_leftovers(folder)

@@ -213,6 +213,19 @@ def test_killed_and_started_again_ends_bit_identical(
     assert {path.name for path in cut.folder.iterdir()} == FILES
 
 
+def test_killed_between_the_result_and_the_end_is_finished(configure: Configure) -> None:
+    cfg = configure()
+
+    def after_the_result(patch: pytest.MonkeyPatch) -> None:
+        original = run_module.write_result
+        patch.setattr(run_module, "write_result", lambda *a: (original(*a), die()))
+
+    killed(cfg, after_the_result)
+    assert (cfg.folder / "last.ckpt").exists()
+    assert execute(cfg, CALL) == read_result(cfg.folder / "result.json")
+    assert {path.name for path in cfg.folder.iterdir()} == FILES
+
+
 def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configure()
 
