@@ -53,13 +53,14 @@ def run_all(arguments: Arguments) -> None:
     if unknown:
         raise ConfigError(f"no grid for method {unknown[0]!r} (known: {', '.join(GRID)})")
     cells = [(dataset, method) for dataset in arguments.datasets for method in arguments.methods]
+    seeds = load_config(compose_config(["experiment=mini"])).protocol.seeds
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        failed = sum(not done for done in pool.map(lambda cell: _run_cell(arguments, *cell), cells))
+        failed = sum(not done for done in pool.map(lambda cell: _run_cell(arguments, *cell, seeds), cells))
     if failed:
         raise RunError(f"{failed} of {len(cells)} cells are incomplete; the same command runs only what is missing")
 
 
-def _run_cell(arguments: Arguments, dataset: str, method: str) -> bool:
+def _run_cell(arguments: Arguments, dataset: str, method: str, seeds: Sequence[int]) -> bool:
     """All runs of one method on one dataset; whether they are all finished."""
     if not _train(arguments, dataset, method, "search", GRID[method], seeds=(0,)):
         return False
@@ -72,11 +73,10 @@ def _run_cell(arguments: Arguments, dataset: str, method: str) -> bool:
     if len(found) != len(GRID[method]):
         raise ConfigError(f"{arguments.output_root} holds other search runs of {method} on {dataset}; give another output_root")
     best = min(GRID[method], key=lambda lr: (-scores[lr], lr))
-    protocol = load_config(compose_config(["experiment=mini"])).protocol
     listed = ", ".join(f"{lr:g}: {scores[lr]:.2f}" for lr in GRID[method])
     edge = " (on the edge of the grid)" if best in (GRID[method][0], GRID[method][-1]) else ""
     print(f"{dataset} {method}: val top-1 by lr {listed}; chosen {best:g}{edge}", flush=True)
-    return _train(arguments, dataset, method, "final", (best,), protocol.seeds)
+    return _train(arguments, dataset, method, "final", (best,), seeds)
 
 
 def _train(arguments: Arguments, dataset: str, method: str, phase: str, lrs: Sequence[float], seeds: Sequence[int]) -> bool:
