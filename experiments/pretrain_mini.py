@@ -160,7 +160,7 @@ def train(cfg: PretrainConfig) -> None:
     for epoch in range(first_epoch, cfg.epochs):
         started = time.perf_counter()
         torch.manual_seed(cfg.seed * 10_000 + epoch)
-        loader = DataLoader(train_set, cfg.batch_size, shuffle=True, drop_last=True, num_workers=cfg.workers, prefetch_factor=4)
+        loader = DataLoader(train_set, cfg.batch_size, shuffle=True, drop_last=True, num_workers=cfg.workers)
         model.train()
         if epoch >= cfg.epochs - cfg.cooldown_epochs:
             model.patch_drop = nn.Identity()

@@ -25,6 +25,12 @@ def test_the_readme_has_the_blocks_it_should_have() -> None:
     assert len(COMMANDS) == 8
 
 
+def test_the_results_table_is_the_one_made_from_result_files() -> None:
+    table = [line for line in (ROOT / "experiments/mini/table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 5
+    assert "\n".join(table) in README
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with a small CUB in its original layout and a person's own images."""
