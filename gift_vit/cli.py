@@ -83,3 +83,4 @@ def interrupt_on_sigterm() -> None:
 def log_to_stderr() -> None:
     """Plain log lines on stderr, for the commands that Hydra does not set up."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights repeat what a run says
