@@ -1,5 +1,6 @@
 """The demo: linear probing against GIFT on scikit-learn's digits with vit_mini, offline, on a CPU."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def run_demo(arguments: Arguments) -> None:
     draw_cluster_maps(configs["gift"], picture, arguments.images)
     console = Console()
     console.print(results_table(results))
-    console.print("Run folders:", *(f"  {cfg.folder}" for cfg in configs.values()), sep="\n", soft_wrap=True)
+    console.print("Run folders:", *(f"  {os.path.relpath(cfg.folder)}" for cfg in configs.values()), sep="\n", soft_wrap=True)
     console.print(f"Cluster maps of GIFT: {picture}", soft_wrap=True)
 
 
