@@ -55,7 +55,7 @@ def run_all(arguments: Arguments) -> None:
     cells = [(dataset, method) for dataset in arguments.datasets for method in arguments.methods]
     seeds = load_config(compose_config(["experiment=mini"])).protocol.seeds
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        failed = sum(not done for done in pool.map(lambda cell: _run_cell(arguments, *cell, seeds), cells))
+        failed = sum(not done for done in pool.map(lambda cell: _run_cell(arguments, cell[0], cell[1], seeds), cells))
     if failed:
         raise RunError(f"{failed} of {len(cells)} cells are incomplete; the same command runs only what is missing")
 
