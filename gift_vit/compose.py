@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
@@ -10,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 
-from gift_vit.errors import ConfigError
+from gift_vit.errors import ConfigError, did_you_mean
 from gift_vit.paths import conf_dir
 
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
@@ -36,8 +35,7 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> Con
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        close = get_close_matches(choice, error.options, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(choice, error.options)
         return ConfigError(f"unknown {group} {choice!r}{hint} (known: {', '.join(sorted(error.options))})")
     match = re.search(r"Could not override '([^']+)'", text)
     if match:

@@ -6,7 +6,6 @@ YAML holds the values, dataclasses hold names, types and checks; :func:`load_con
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -17,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gift_vit.backbones import BackboneConfig
 from gift_vit.data import DatasetConfig, get_dataset
 from gift_vit.engine import OptimConfig, TrainerConfig
-from gift_vit.errors import ConfigError
+from gift_vit.errors import ConfigError, did_you_mean
 from gift_vit.keys import config_difference, flatten
 from gift_vit.methods import get_method
 from gift_vit.paths import conf_dir
@@ -243,8 +242,7 @@ def _check_keys(section: str, values: Mapping[str, Any], known: list[str]) -> No
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for a key that does not exist."""
-    close = get_close_matches(key, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(key, known)
     siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
     listed = ", ".join(name.rpartition(".")[2] for name in siblings or known)
     return f"unknown key {key}{hint} (known: {listed})"

@@ -1,5 +1,8 @@
 """The two kinds of error a person sees as one line, without a traceback."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ConfigError(ValueError):
     """A user's mistake: what was given, what was expected, what to do. Commands exit with code 2."""
@@ -7,3 +10,9 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that failed through no fault of its configuration (NaN loss, full disk). Commands exit with code 1."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``; did you mean <nearest>?`` for the end of a message about an unknown name; empty where nothing is near."""
+    close = get_close_matches(given, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""

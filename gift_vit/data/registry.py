@@ -5,10 +5,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from gift_vit.errors import ConfigError
+from gift_vit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from gift_vit.data.base import DatasetConfig, VisionDataset
@@ -43,8 +42,7 @@ def register_dataset(
 def get_dataset(kind: str) -> DatasetSpec:
     """The spec of a kind; an unknown one is an error that lists the known kinds."""
     if kind not in DATASETS:
-        close = get_close_matches(kind, DATASETS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(kind, DATASETS)
         raise ConfigError(f"unknown dataset kind {kind!r}{hint} (known: {', '.join(sorted(DATASETS))})")
     return DATASETS[kind]
 

@@ -8,12 +8,11 @@ trainable.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from gift_vit.errors import ConfigError
+from gift_vit.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ def register_method(
 def get_method(kind: str) -> MethodSpec:
     """The spec of a kind; an unknown one is an error that lists the known kinds."""
     if kind not in METHODS:
-        close = get_close_matches(kind, METHODS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(kind, METHODS)
         raise ConfigError(f"unknown method kind {kind!r}{hint} (known: {', '.join(sorted(METHODS))})")
     return METHODS[kind]
 
