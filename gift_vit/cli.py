@@ -45,13 +45,19 @@ def run_command(action: Callable[[], None]) -> int:
     return SUCCESS
 
 
-def parse_arguments(cls: type[T], usage: str) -> T:
+def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> T:
     """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints ``usage`` and exits.
+
+    The first word without '=' is the value of the field ``positional``, if one is named.
 
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
     words = sys.argv[1:]
+    if positional is not None:
+        named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
+        if named is not None:
+            words[named] = f"{positional}={words[named]}"
     if {"-h", "--help"} & set(words):
         print(usage.strip())
         raise SystemExit(SUCCESS)
@@ -67,7 +73,7 @@ def parse_arguments(cls: type[T], usage: str) -> T:
         raise ConfigError(str(error).splitlines()[0]) from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
-        raise ConfigError(f"{missing[0]}=… is required; --help explains")
+        raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
     return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
 
 

@@ -20,8 +20,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise ConfigError(f"cannot write {path} ({error.strerror}); choose another folder or change its permissions") from error
+        raise _forbidden(error, path) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EROFS:
+            raise _forbidden(error, path) from error
         if _is_disk_full(error, path):
             raise RunError(
                 f"no space left on the device while writing {path}; free some and start the same command again"
@@ -62,6 +64,10 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _forbidden(error: OSError, path: Path) -> ConfigError:
+    return ConfigError(f"cannot write {path} ({error.strerror}); choose another folder or change its permissions")
 
 
 def _is_disk_full(error: Exception, path: Path) -> bool:
