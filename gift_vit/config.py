@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.backbones import BackboneConfig
-from gift_vit.data import DatasetConfig, get_dataset
+from gift_vit.data import CacheSettings, DatasetConfig, get_dataset
 from gift_vit.engine import OptimConfig, TrainerConfig
 from gift_vit.errors import ConfigError, did_you_mean
 from gift_vit.keys import config_difference, flatten
@@ -40,12 +40,14 @@ class ProtocolConfig:
         final_train: The split the final phase trains on, by benchmark: ``train`` or ``trainval``.
         search_epochs: Epochs after which the search phase stops, by benchmark; the schedule is cut, not rescaled. None: no cut.
         seeds: The seeds of the final phase.
+        resize: The resize of the datasets' transform, by benchmark; None: the backbone weights' own.
     """
 
     name: str
     final_train: dict[str, str]
     search_epochs: dict[str, int | None]
     seeds: list[int]
+    resize: dict[str, str | None]
 
     def __post_init__(self) -> None:
         for benchmark, split in self.final_train.items():
@@ -55,10 +57,11 @@ class ProtocolConfig:
 
 @dataclass
 class PathsConfig:
-    """Where runs are written and data is read; relative paths are taken from the working directory."""
+    """Where runs are written, data is read, decoded images are cached; relative paths start in the working directory."""
 
     output_root: str
     data_root: str
+    cache_root: str
 
 
 @dataclass
@@ -93,6 +96,11 @@ class RunConfig:
         return "train" if self.phase == "search" else self.protocol.final_train[self.dataset.benchmark]
 
     @property
+    def cache(self) -> CacheSettings:
+        """Where decoded images are kept between epochs."""
+        return CacheSettings(self.dataset.cache, Path(self.paths.cache_root), self.trainer.workers)
+
+    @property
     def stop_epoch(self) -> int | None:
         """Epochs after which training stops; None: the whole schedule."""
         cut = self.protocol.search_epochs[self.dataset.benchmark] if self.phase == "search" else None
@@ -125,7 +133,13 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
     _check_keys("", values, [*_SECTIONS, *_SCALARS, "dataset", "method"])
-    for section, key in (("paths", "output_root"), ("paths", "data_root"), ("dataset", "root"), ("backbone", "weights")):
+    for section, key in (
+        ("paths", "output_root"),
+        ("paths", "data_root"),
+        ("paths", "cache_root"),
+        ("dataset", "root"),
+        ("backbone", "weights"),
+    ):
         if isinstance(values[section].get(key), str):
             values[section][key] = str(Path(values[section][key]).expanduser().absolute())
     sections = {name: _build(cls, values[name], name) for name, cls in _SECTIONS.items()}
@@ -181,7 +195,9 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
         return {}
     rules: Any = OmegaConf.to_container(OmegaConf.load(file))
     used = dict(flatten(cfg.values))
-    return {key: (value, used[key]) for key, value in flatten(rules) if key != "seed" and used[key] != value}
+    changes = {key: (value, used[key]) for key, value in flatten(rules) if key != "seed" and used[key] != value}
+    ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
+    return changes if resize == ruled else {**changes, "dataset.transform.resize": (ruled, resize)}
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -249,7 +265,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
-    for key in ("final_train", "search_epochs"):
+    for key in ("final_train", "search_epochs", "resize"):
         if dataset.benchmark not in getattr(protocol, key):
             raise ConfigError(f"protocol.{key} has no entry for benchmark {dataset.benchmark!r} of dataset {dataset.name}")
 

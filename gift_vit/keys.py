@@ -5,7 +5,10 @@ from typing import Any
 
 # Keys that place or watch a run without moving its numbers. Two configs that differ in nothing else are the same run; what lies
 # under dataset.root is compared by the data's fingerprint.
-PLACEMENT_KEYS = ("paths", "tracker", "run_name", "dataset.root", "dataset.prepare", "trainer.workers", "trainer.device")
+PLACEMENT_KEYS = (
+    *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
+    *("dataset.root", "dataset.prepare", "dataset.cache"),
+)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

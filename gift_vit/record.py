@@ -113,9 +113,11 @@ def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
         fingerprint=data.fingerprint,
         num_classes=data.num_classes,
         train_split=cfg.train_split,
-        train_images=len(data.split(cfg.train_split)),
+        train_images=sum(len(part) for part in data.parts(cfg.train_split)),
         val_images=size("val"),
         test_images=size("test"),
+        decoder=data.decoder,
+        source=data.source,
     )
 
 

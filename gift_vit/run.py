@@ -19,12 +19,13 @@ from torch import nn
 from gift_vit.backbones import build_backbone, input_statistics
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import (
+    EvalLoader,
     TrainLoader,
     VisionDataset,
     build_dataset,
-    build_eval_loader,
     build_eval_transform,
     build_train_transform,
+    open_pixels,
 )
 from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
@@ -120,8 +121,7 @@ def check_fingerprint(folder: Path, data: VisionDataset, result: Result) -> None
 
 def score(cfg: RunConfig, parts: RunParts, split: str) -> Evaluation:
     """Top-1 and loss of a model on one split."""
-    transform = build_eval_transform(cfg.dataset.transform, input_statistics(parts.model))
-    loader = build_eval_loader(parts.data.split(split), transform, cfg.trainer.eval_batch_size, cfg.trainer.workers)
+    loader = _eval_loader(cfg, parts, split, reread=False)
     return evaluate(parts.model, loader, parts.device, Precision(cfg.trainer.precision, parts.device))
 
 
@@ -144,7 +144,7 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     started, started_at = time.perf_counter(), _now()
     data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
     if cfg.phase == "final":
-        data.split("test")  # absent: better said now than after training
+        data.parts("test")  # absent: better said now than after training
     parts = RunParts(data, build_model(cfg, data.num_classes).to(device), device)
     reset_peak_rss()
     if not (cfg.folder / CHECKPOINT).is_file():
@@ -168,30 +168,34 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
 
 
 def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:
-    stats = input_statistics(parts.model)
-    trainer, transform = cfg.trainer, cfg.dataset.transform
+    trainer, reread = cfg.trainer, cfg.trainer.epochs > 1
+    transform = build_train_transform(cfg.dataset.transform, input_statistics(parts.model))
     train = TrainLoader(
-        parts.data.split(cfg.train_split),
-        build_train_transform(transform, stats),
+        open_pixels(parts.data, cfg.train_split, transform, cfg.cache, reread),
+        transform,
         trainer.batch_size,
         trainer.workers,
         cfg.seed,
+        parts.device,
     )
-    val = None
-    if cfg.train_split == "train":
-        source = parts.data.split("val")
-        val = build_eval_loader(source, build_eval_transform(transform, stats), trainer.eval_batch_size, trainer.workers)
+    val = _eval_loader(cfg, parts, "val", reread) if cfg.train_split == "train" else None
     torch.manual_seed(cfg.seed)
     with Progress() as progress:
         return fit(
             parts.model,
-            FitInputs(train, val, identity=parts.data.fingerprint),
+            FitInputs(train, val, identity=f"{parts.data.fingerprint} {parts.data.decoder}"),
             cfg.optim,
             trainer,
             cfg.folder / CHECKPOINT,
             Observers([observers, progress]),
             cfg.stop_epoch,
         )
+
+
+def _eval_loader(cfg: RunConfig, parts: RunParts, split: str, reread: bool) -> EvalLoader:
+    transform = build_eval_transform(cfg.dataset.transform, input_statistics(parts.model))
+    pixels = open_pixels(parts.data, split, transform, cfg.cache, reread)
+    return EvalLoader(pixels, transform, cfg.trainer.eval_batch_size, cfg.trainer.workers, parts.device)
 
 
 def _describe(cfg: RunConfig) -> RunDescription:

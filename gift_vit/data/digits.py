@@ -42,6 +42,8 @@ class ArraySource:
         """The pixels."""
         return self.images[index].tobytes()
 
+    version = content
+
 
 @register_dataset("digits", DigitsConfig)
 def build_digits(cfg: DigitsConfig) -> VisionDataset:
@@ -59,4 +61,4 @@ def build_digits(cfg: DigitsConfig) -> VisionDataset:
         "test": SubsetSource(source, test),
     }
     names = [str(digit) for digit in range(10)]
-    return VisionDataset(cfg.name, cfg.num_classes or len(names), names, {**splits}, fingerprint(splits))
+    return VisionDataset(cfg.name, cfg.num_classes or len(names), names, {**splits}, fingerprint(splits), decoder="none")

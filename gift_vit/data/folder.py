@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset, name_after_root
+from gift_vit.data.base import SPLITS, DatasetConfig, ImageSource, VisionDataset, name_after_root
 from gift_vit.data.registry import register_dataset
-from gift_vit.data.sources import ContentSource, FileSource, check_split_off, fingerprint, split_off_val
+from gift_vit.data.sources import FileSource, check_split_off, fingerprint, split_off_val
 from gift_vit.errors import ConfigError
 
 LAYOUT = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/"
@@ -40,7 +40,7 @@ def build_folder(cfg: FolderConfig) -> VisionDataset:
         absent = root / "train" if root.is_dir() else root
         raise ConfigError(f"dataset {cfg.name}: there is no folder {absent}; {LAYOUT}{cfg.how_to_prepare()}")
     classes = _classes_in(root / "train")
-    splits: dict[str, ContentSource] = {}
+    splits: dict[str, ImageSource] = {}
     for split in (split for split in SPLITS if (root / split).is_dir()):
         surplus = sorted(set(_classes_in(root / split)) - set(classes))
         if surplus:

@@ -4,20 +4,20 @@ Not of the number of workers, of the epochs before, or of any global random stat
 sees what it would have seen, and iterating changes no draw of the training loop (drop path, dropout).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from gift_vit.data.base import ImageSource
+from gift_vit.data.cache import PixelSource
+from gift_vit.data.transforms import ImageTransform
 from gift_vit.errors import ConfigError
 
-Transform: TypeAlias = Callable[[Image.Image], Tensor]
 Batch: TypeAlias = tuple[Tensor, Tensor]
+CPU = torch.device("cpu")
 
 
 def mix_seed(seed: int, *key: int) -> int:
@@ -25,13 +25,13 @@ def mix_seed(seed: int, *key: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
-class TransformedSource(Dataset["tuple[Tensor, int] | ConfigError"]):
-    """A source with its transform, indexed by (epoch, index), so that workers need not be told the epoch.
+class FinishedImages(Dataset["tuple[Tensor, int] | ConfigError"]):
+    """Cropped and flipped pixels, indexed by (epoch, index), so that workers need not be told the epoch.
 
     An unreadable image is given out as the error itself: raised in a worker it would reach the person as a traceback.
     """
 
-    def __init__(self, source: ImageSource, transform: Transform, seed: int) -> None:
+    def __init__(self, source: PixelSource, transform: ImageTransform, seed: int) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -42,13 +42,11 @@ class TransformedSource(Dataset["tuple[Tensor, int] | ConfigError"]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | ConfigError:
         epoch, index = key
         try:
-            image, label = self.source[index]
+            pixels, label = self.source[index]
         except ConfigError as error:
             return error
-        with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed, which would also seed the GPUs' generators, and those are not forked
-            torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
-            return self.transform(image), label
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
+        return self.transform.finish(pixels, generator), label
 
 
 class EpochBatches:
@@ -76,15 +74,25 @@ class EpochBatches:
 
 
 class TrainLoader:
-    """Shuffled, augmented batches of one epoch at a time; of two iterators, the later one ends the earlier one.
+    """Shuffled, augmented batches of one epoch at a time, normalised on ``device``.
 
-    With ``workers`` the images are read in that many processes, which live as long as the loader.
+    Of two iterators, the later one ends the earlier one. With ``workers`` the images are read in that many processes, which
+    live as long as the loader.
     """
 
-    def __init__(self, source: ImageSource, transform: Transform, batch_size: int, workers: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: PixelSource,
+        transform: ImageTransform,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> None:
         self.num_images = len(source)
         self._batches = EpochBatches(len(source), batch_size, seed, shuffle=True)
-        self._loader = _build_loader(TransformedSource(source, transform, seed), self._batches, workers)
+        self._loader = _build_loader(FinishedImages(source, transform, seed), self._batches, workers)
+        self._transform, self._device = transform, device
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -97,32 +105,35 @@ class TrainLoader:
             ConfigError: While iterating, if an image cannot be read.
         """
         self._batches.epoch = epoch
-        return _checked(iter(self._loader))
+        return _finished(iter(self._loader), self._transform, self._device)
 
 
 class EvalLoader:
-    """Every image once, in order, each time it is iterated over."""
+    """Every image once, in order, each time it is iterated over; normalised on ``device``."""
 
-    def __init__(self, source: ImageSource, transform: Transform, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        source: PixelSource,
+        transform: ImageTransform,
+        batch_size: int,
+        workers: int,
+        device: torch.device = CPU,
+    ) -> None:
         self.num_images = len(source)
         self._batches = EpochBatches(len(source), batch_size, seed=0, shuffle=False)
-        self._loader = _build_loader(TransformedSource(source, transform, seed=0), self._batches, workers)
+        self._loader = _build_loader(FinishedImages(source, transform, seed=0), self._batches, workers)
+        self._transform, self._device = transform, device
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _checked(iter(self._loader))
-
-
-def build_eval_loader(source: ImageSource, transform: Transform, batch_size: int, workers: int) -> EvalLoader:
-    """A loader for validation or test, with batches as :meth:`TrainLoader.epoch` gives them."""
-    return EvalLoader(source, transform, batch_size, workers)
+        return _finished(iter(self._loader), self._transform, self._device)
 
 
 def _build_loader(
-    dataset: TransformedSource, batches: EpochBatches, workers: int
+    dataset: FinishedImages, batches: EpochBatches, workers: int
 ) -> "DataLoader[tuple[Tensor, int] | ConfigError]":
     if workers < 0:
         raise ConfigError(f"workers={workers}: give 0 to read images in the main process, or a number of processes")
@@ -145,9 +156,9 @@ def _collate(items: "list[tuple[Tensor, int] | ConfigError]") -> Batch | ConfigE
     return images, labels
 
 
-def _checked(batches: "Iterator[Batch | ConfigError]") -> Iterator[Batch]:
+def _finished(batches: "Iterator[Batch | ConfigError]", transform: ImageTransform, device: torch.device) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, ConfigError):
             raise batch
         images, labels = batch  # pinned batches arrive as lists
-        yield images, labels
+        yield transform.normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from gift_vit.data.base import SPLITS, DatasetConfig, VisionDataset, name_after_root
+from gift_vit.data.base import SPLITS, DatasetConfig, ImageSource, VisionDataset, name_after_root
 from gift_vit.data.registry import register_dataset
-from gift_vit.data.sources import ContentSource, check_split_off, decode_image, decode_named, fingerprint, split_off_val
+from gift_vit.data.sources import check_split_off, decode_image, decode_named, fingerprint, split_off_val
 from gift_vit.errors import ConfigError
 
 __all__ = ["ImageTable", "ParquetConfig", "build_parquet", "decode_image", "read_table"]
@@ -80,6 +80,8 @@ class ImageTable:
     def content(self, index: int) -> bytes:
         """The encoded bytes."""
         return self.encoded[index].as_py()
+
+    version = content
 
     def where(self, index: int) -> str:
         """File, row in it, and original path if known."""
@@ -184,7 +186,7 @@ def build_parquet(cfg: ParquetConfig) -> VisionDataset:
     tables = {split: read_table(files) for split, files in _find_files(cfg).items()}
     names = _agreed_names([(f"{cfg.name}'s {split} files", table.class_names) for split, table in tables.items()])
     num_classes = cfg.num_classes or (len(names) if names else int(tables["train"].labels.max(initial=0)) + 1)
-    splits: dict[str, ContentSource] = {**tables}
+    splits: dict[str, ImageSource] = {**tables}
     if "val" not in splits:
         train, val = split_off_val(cfg.name, tables["train"], cfg.val_fraction, cfg.split_seed)
         splits = {**splits, "train": train, "val": val}

@@ -3,31 +3,28 @@
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from gift_vit.data.base import ImageSource
 from gift_vit.errors import ConfigError
 
-
-class ContentSource(ImageSource, Protocol):
-    """A source that can say what an image is without decoding it."""
-
-    def content(self, index: int, /) -> bytes:
-        """What identifies the image: its encoded bytes or pixels, or its relative path and size."""
-        ...
+Decoder: TypeAlias = Callable[[bytes], Image.Image]
 
 
 class SubsetSource:
     """The images of a source at ``indices``, in that order."""
 
-    def __init__(self, source: ContentSource, indices: NDArray[np.intp]) -> None:
+    def __init__(self, source: ImageSource, indices: NDArray[np.intp]) -> None:
         self.source = source
         self.indices = indices
         self.labels: NDArray[np.int64] = source.labels[indices]
@@ -42,6 +39,10 @@ class SubsetSource:
         """What identifies the image in the source."""
         return self.source.content(int(self.indices[index]))
 
+    def version(self, index: int) -> bytes:
+        """What a cache of the source is keyed by."""
+        return self.source.version(int(self.indices[index]))
+
 
 class FileSource:
     """Image files at ``paths`` relative to ``root``; ``listed_in`` says in an error who names them, ``hint`` what to do.
@@ -51,14 +52,14 @@ class FileSource:
     """
 
     def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int], listed_in: Path, hint: str) -> None:
-        sizes = _file_sizes(root, set(paths))
-        absent = [path for path in paths if path not in sizes]
+        stats = _stat_files(root, set(paths))
+        absent = [path for path in paths if path not in stats]
         if absent:
             count = f"{len(absent)} of {len(paths)} listed in {listed_in} are missing"
             raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
         self.root = root
         self.paths = paths
-        self.sizes = [sizes[path] for path in paths]
+        self.sizes, self.written = zip(*(stats[path] for path in paths), strict=True) if paths else ((), ())
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -76,17 +77,21 @@ class FileSource:
         """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""
         return os.fsencode(self.paths[index]) + b"\0%d" % self.sizes[index]
 
+    def version(self, index: int) -> bytes:
+        """The same, and when the file was last written."""
+        return self.content(index) + b"\0%d" % self.written[index]
 
-def _file_sizes(root: Path, paths: set[str]) -> dict[str, int]:
-    """Bytes of each file that is there, with one scan per folder: surplus files are not looked at."""
-    sizes: dict[str, int] = {}
+
+def _stat_files(root: Path, paths: set[str]) -> dict[str, tuple[int, int]]:
+    """Bytes and time of change (ns) of each file that is there, with one scan per folder: surplus files are not looked at."""
+    stats: dict[str, tuple[int, int]] = {}
     for folder in {os.path.dirname(path) for path in paths}:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
             for entry in entries:
                 path = os.path.join(folder, entry.name)
                 if path in paths and entry.is_file():
-                    sizes[path] = entry.stat().st_size
-    return sizes
+                    stats[path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
+    return stats
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -95,10 +100,45 @@ def decode_image(data: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def decode_named(data: bytes, name: str) -> Image.Image:
+def jpeg_decoder(choice: str) -> tuple[str, Decoder]:
+    """Name with version, and the function, of what decodes JPEG: ``pillow``, ``simplejpeg``, or ``auto``: the best installed.
+
+    simplejpeg is asked for libjpeg-turbo's fast integer DCT, which is TensorFlow's default: bit-equal to it, about one grey
+    level off Pillow's slow one. What is no JPEG is decoded by Pillow either way.
+
+    Raises:
+        ConfigError: If ``simplejpeg`` is asked for and not installed.
+    """
+    pillow = f"Pillow {PIL.__version__}"
+    if choice == "pillow":
+        return pillow, decode_image
+    try:
+        import simplejpeg
+    except ImportError as error:
+        if choice == "auto":
+            return pillow, decode_image
+        raise ConfigError("dataset.jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg") from error
+
+    def decode(data: bytes) -> Image.Image:
+        if not simplejpeg.is_jpeg(data):
+            return decode_image(data)
+        read = partial(simplejpeg.decode_jpeg, data, "RGB", fastdct=True, fastupsample=False)
+        try:
+            pixels = read(strict=True)
+        except ValueError:
+            image = decode_image(data)  # refuses what is cut short; libjpeg can make something of the rest, as TensorFlow does
+            with suppress(ValueError):
+                image = Image.fromarray(read(strict=False))
+            return image
+        return Image.fromarray(pixels)
+
+    return f"simplejpeg {version('simplejpeg')}, {pillow}", decode
+
+
+def decode_named(data: bytes, name: str, decode: Decoder = decode_image) -> Image.Image:
     """Decode an image; one that cannot be decoded is an error in one line with its name."""
     try:
-        return decode_image(data)
+        return decode(data)
     except UnidentifiedImageError as error:
         raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
@@ -133,7 +173,7 @@ def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) ->
     return np.sort(rest), np.sort(part)
 
 
-def split_off_val(name: str, train: ContentSource, val_fraction: float, split_seed: int) -> tuple[SubsetSource, SubsetSource]:
+def split_off_val(name: str, train: ImageSource, val_fraction: float, split_seed: int) -> tuple[SubsetSource, SubsetSource]:
     """Train and val out of ``train``: stratified, and the same each time for the same order of images.
 
     Raises:
@@ -149,7 +189,7 @@ def split_off_val(name: str, train: ContentSource, val_fraction: float, split_se
     return SubsetSource(train, rest), SubsetSource(train, part)
 
 
-def fingerprint(splits: Mapping[str, ContentSource]) -> str:
+def fingerprint(splits: Mapping[str, ImageSource]) -> str:
     """SHA-256 over name, length, every image's content and all labels of each split, in order."""
     digest = hashlib.sha256()
     for name, source in splits.items():

@@ -1,12 +1,28 @@
-"""From a PIL image to the backbone's input: geometry by the dataset, size and statistics by the backbone's weights."""
+"""From a PIL image to the backbone's input: geometry by the dataset, size and statistics by the backbone's weights.
+
+In three steps, so that each is done where it costs least: *prepare* (decode and resize, without chance) once per image, into a
+cache if there is one; *finish* (crop, flip) for every image of every epoch, in the loader's workers; *normalise* for a whole
+batch, on the device. With and without a cache the steps are the same, and so are the pixels.
+"""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
+import numpy as np
+import PIL
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from gift_vit.data.base import TransformConfig
+from gift_vit.data.tf1_resize import tf1_bilinear
 from gift_vit.errors import ConfigError
+
+Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
+"""Values 0..255, (3, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +46,65 @@ class InputStatistics:
             )
 
 
-def build_train_transform(cfg: TransformConfig, stats: InputStatistics) -> v2.Compose:
-    """The training transform, PIL image to float32 (3, input_size, input_size); draws from torch's global generator."""
-    crop = v2.RandomCrop(stats.input_size) if cfg.random_crop else v2.CenterCrop(stats.input_size)
-    flip = [v2.RandomHorizontalFlip(cfg.hflip)] if cfg.hflip else []
-    return v2.Compose([_resize(cfg, stats), *([crop] if cfg.crop_ratio else []), *flip, *_to_normalised(stats)])
+class ImageTransform:
+    """The transform of training (``training``: random crop and flip, as far as the config has them) or of evaluation.
+
+    ``S`` below is the backbone's input size. Pixels are uint8; with ``resize: tf1_bilinear``, which does not round, they are
+    float32 in 0..255.
+    """
+
+    def __init__(self, cfg: TransformConfig, stats: InputStatistics, training: bool) -> None:
+        self.stats = stats
+        self.size = stats.input_size
+        self.random_crop = training and cfg.random_crop
+        self.flip_probability = cfg.hflip if training else 0.0
+        side = [self.size, self.size] if cfg.crop_ratio is None else [round(self.size / cfg.crop_ratio)]
+        resize = cfg.resize or stats.interpolation
+        self._resize = None if resize == "tf1_bilinear" else v2.Resize(side, v2.InterpolationMode(resize))
+        # names what prepare makes of an image, for the key of a cache
+        self.prepared_as = f"{resize} to {side}" + (f" by Pillow {PIL.__version__}" if self._resize else "")
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """The resized pixels, (3, h, w) with h, w ≥ S."""
+        if self._resize is None:
+            return tf1_bilinear(np.array(image), self.size).numpy()
+        return np.asarray(self._resize(image)).transpose(2, 0, 1)
+
+    def finish(self, pixels: Pixels, generator: torch.Generator | None = None) -> Tensor:
+        """Crop and flip prepared pixels by draws from ``generator`` (None: torch's own), to (3, S, S)."""
+        top, left = (self._offset(side - self.size, generator) for side in pixels.shape[1:])
+        crop = pixels[:, top : top + self.size, left : left + self.size]
+        return torch.from_numpy((crop[:, :, ::-1] if self._is_flipped(generator) else crop).copy())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Finished images (…, 3, S, S) as the backbone's input, float32, on the same device; float32 ones are overwritten."""
+        mean, std = _statistics(self.stats, images.device)
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
+        """All three steps for one RGB image: float32 (3, S, S)."""
+        return self.normalise(self.finish(self.prepare(image), generator))
+
+    def _offset(self, slack: int, generator: torch.Generator | None) -> int:
+        if self.random_crop:
+            return int(torch.randint(slack + 1, (), generator=generator))
+        return round(slack / 2)
+
+    def _is_flipped(self, generator: torch.Generator | None) -> bool:
+        return self.flip_probability > 0 and float(torch.rand((), generator=generator)) < self.flip_probability
 
 
-def build_eval_transform(cfg: TransformConfig, stats: InputStatistics) -> v2.Compose:
-    """The transform of validation and test, PIL image to float32 (3, input_size, input_size), without chance."""
-    crop = [v2.CenterCrop(stats.input_size)] if cfg.crop_ratio else []
-    return v2.Compose([_resize(cfg, stats), *crop, *_to_normalised(stats)])
+def build_train_transform(cfg: TransformConfig, stats: InputStatistics) -> ImageTransform:
+    """The transform of training."""
+    return ImageTransform(cfg, stats, training=True)
 
 
-def _resize(cfg: TransformConfig, stats: InputStatistics) -> v2.Transform:
-    interpolation = v2.InterpolationMode(cfg.interpolation or stats.interpolation)
-    if cfg.crop_ratio is None:
-        return v2.Resize((stats.input_size, stats.input_size), interpolation)
-    return v2.Resize(round(stats.input_size / cfg.crop_ratio), interpolation)
+def build_eval_transform(cfg: TransformConfig, stats: InputStatistics) -> ImageTransform:
+    """The transform of validation and test, without chance."""
+    return ImageTransform(cfg, stats, training=False)
 
 
-def _to_normalised(stats: InputStatistics) -> list[v2.Transform]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(stats.mean), list(stats.std))]
+@lru_cache
+def _statistics(stats: InputStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1) for values in (stats.mean, stats.std))
+    return mean, std

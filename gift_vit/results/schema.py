@@ -52,7 +52,11 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The dataset; a size is None where the split is absent."""
+    """The dataset; a size is None where the split is absent.
+
+    ``decoder`` is what decoded the images, with its version; ``source`` where they were prepared from. Both are None where that
+    is not known, as in results that are older than these two fields.
+    """
 
     name: str
     fingerprint: str
@@ -61,6 +65,8 @@ class DataRecord:
     train_images: int
     val_images: int | None
     test_images: int | None
+    decoder: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +193,18 @@ def _parse(value: object, path: Path | None) -> Result:
 
 
 def _build(cls: Any, value: object, where: str, **extra: object) -> Any:
-    """An instance of a record class from a JSON object with exactly its fields, ``extra`` aside."""
+    """An instance of a record class from a JSON object with exactly its fields, ``extra`` aside.
+
+    Fields that default to None may be absent.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"{where or 'it'} is {_short(value)}, expected an object")
     hints = {f.name: f.type for f in fields(cls) if f.name not in extra}
-    if set(value) != set(hints):
+    optional = {f.name for f in fields(cls) if f.default is None}
+    if not set(hints) - optional <= set(value) <= set(hints):
         raise ValueError(_keys_problem(where or "it", value, hints))
     prefix = f"{where}." if where else ""
-    return cls(**{key: _checked(value[key], hint, prefix + key) for key, hint in hints.items()}, **extra)
+    return cls(**{key: _checked(item, hints[key], prefix + key) for key, item in value.items()}, **extra)
 
 
 def _checked(value: object, hint: Any, where: str) -> object:

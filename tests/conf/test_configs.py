@@ -120,7 +120,7 @@ def test_protocols_are_what_they_are_named_for() -> None:
         "epoch",
     )
     assert (paper.train_split, paper.stop_epoch) == ("train", 25)
-    assert paper.dataset.transform.interpolation == "bilinear"
+    assert paper.dataset.transform.resize == "bilinear"
     final = load_config(compose_config(["dataset=cub", "protocol=gift_paper", "phase=final"]))
     assert (final.train_split, final.stop_epoch) == ("train", None)
     clean = load_config(compose_config(["dataset=cub", "phase=final"]))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gift_vit.data import DigitsConfig, FolderConfig, ParquetConfig, SplitListsConfig, TransformConfig
+from gift_vit.data import DigitsConfig, FolderConfig, ParquetConfig, SplitListsConfig, TransformConfig, Vtab1kConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -41,7 +41,7 @@ def png() -> Callable[[int], bytes]:
 
 @pytest.fixture
 def transform_config() -> TransformConfig:
-    return TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, interpolation=None)
+    return TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, resize=None)
 
 
 @pytest.fixture
@@ -52,12 +52,14 @@ def make_config(transform_config: TransformConfig) -> Callable[..., Any]:
         "benchmark": "own",
         "transform": transform_config,
         "num_classes": None,
+        "cache": "off",
         "prepare": "ask the author",
     }
     own: dict[type, dict[str, Any]] = {
         DigitsConfig: {"split_seed": 0},
         ParquetConfig: {"files": {"train": ["train.parquet"]}, "val_fraction": 0.2, "split_seed": 0},
         FolderConfig: {"val_fraction": 0.2, "split_seed": 0},
+        Vtab1kConfig: {"jpeg_decoder": "auto"},
         SplitListsConfig: {"image_root": "images", "splits_dir": "."},
     }
 

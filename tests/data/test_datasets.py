@@ -92,7 +92,7 @@ def test_an_absent_split_is_named(asked: str, named: str) -> None:
         ({"random_crop": True}, "has nothing to crop"),
         ({"hflip": 1.1}, r"dataset\.transform\.hflip=1\.1.*0 to 1"),
         ({"hflip": -0.1}, r"dataset\.transform\.hflip=-0\.1"),
-        ({"interpolation": "cubic"}, "interpolation=cubic.*bilinear, bicubic"),
+        ({"resize": "cubic"}, "resize=cubic.*bilinear, bicubic, tf1_bilinear"),
     ],
 )
 def test_transform_values_are_checked(transform_config: TransformConfig, change: dict[str, Any], message: str) -> None:

@@ -56,7 +56,7 @@ def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Ma
     make_tree(tmp_path / "a", {"train/cat": 10, "train/dog": 20, "test/dog": 1})
     dataset = build_dataset(make_config(FolderConfig, root=tmp_path / "a"))
     assert list(dataset.splits) == ["train", "val", "test"]
-    train, val = dataset.split("train"), dataset.split("val")
+    train, val = dataset.splits["train"], dataset.splits["val"]
     assert (np.bincount(train.labels).tolist(), np.bincount(val.labels).tolist()) == ([8, 16], [2, 4])
     assert len({*pixels(train), *pixels(val)}) == 30
 
@@ -68,7 +68,7 @@ def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Ma
     )
     again = build_dataset(make_config(FolderConfig, root=tmp_path / "b"))
     assert again.fingerprint == dataset.fingerprint
-    assert pixels(again.split("val")) == pixels(val)
+    assert pixels(again.splits["val"]) == pixels(val)
     other = build_dataset(make_config(FolderConfig, root=tmp_path / "b", split_seed=1))
     assert other.fingerprint != dataset.fingerprint
 

@@ -12,23 +12,24 @@ import torch
 from torch import Tensor
 
 from gift_vit.data import (
+    EvalLoader,
     FolderConfig,
     ImageSource,
     InputStatistics,
+    PreparedImages,
     TrainLoader,
     TransformConfig,
     build_dataset,
-    build_eval_loader,
     build_eval_transform,
     build_train_transform,
 )
 from gift_vit.data.digits import ArraySource
-from gift_vit.data.loaders import TransformedSource, mix_seed
+from gift_vit.data.loaders import FinishedImages, mix_seed
 from gift_vit.errors import ConfigError
 
 N, BATCH = 23, 5
 STATS = InputStatistics(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
-AUGMENT = TransformConfig(crop_ratio=0.5, random_crop=True, hflip=0.5, interpolation=None)
+AUGMENT = TransformConfig(crop_ratio=0.5, random_crop=True, hflip=0.5, resize=None)
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ def source() -> ImageSource:
 
 
 def loader(source: ImageSource, workers: int = 0, seed: int = 0) -> TrainLoader:
-    return TrainLoader(source, build_train_transform(AUGMENT, STATS), BATCH, workers, seed)
+    transform = build_train_transform(AUGMENT, STATS)
+    return TrainLoader(PreparedImages(source, transform), transform, BATCH, workers, seed)
 
 
 def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -80,11 +82,11 @@ def test_an_image_is_augmented_alike_whatever_came_before(source: ImageSource) -
     """Image 7 of epoch 2, asked for alone, is what the running loader gives."""
     images, labels = together(loader(source, seed=3).epoch(2))
     transform = build_train_transform(AUGMENT, STATS)
-    item = TransformedSource(source, transform, seed=3)[2, 7]
+    item = FinishedImages(PreparedImages(source, transform), transform, seed=3)[2, 7]
     assert not isinstance(item, ConfigError)
-    assert torch.equal(item[0], images[labels == 7][0])
-    torch.manual_seed(mix_seed(3, 2, 7))
-    assert torch.equal(item[0], transform(source[7][0]))
+    assert torch.equal(transform.normalise(item[0]), images[labels == 7][0])
+    generator = torch.Generator().manual_seed(mix_seed(3, 2, 7))
+    assert torch.equal(transform(source[7][0], generator), images[labels == 7][0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -103,7 +105,8 @@ def test_starting_at_an_epoch_equals_running_through(source: ImageSource, worker
 def test_global_random_states_are_left_alone(source: ImageSource, workers: int) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
     train = loader(source, workers)
-    evaluation = build_eval_loader(source, build_eval_transform(AUGMENT, STATS), BATCH, workers)
+    transform = build_eval_transform(AUGMENT, STATS)
+    evaluation = EvalLoader(PreparedImages(source, transform), transform, BATCH, workers)
     for epoch in range(2):
         assert len(list(train.epoch(epoch))) == len(list(evaluation)) == 5
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -114,7 +117,7 @@ def test_global_random_states_are_left_alone(source: ImageSource, workers: int) 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_in_order_and_repeatable(source: ImageSource, workers: int) -> None:
     transform = build_eval_transform(AUGMENT, STATS)
-    evaluation = build_eval_loader(source, transform, BATCH, workers)
+    evaluation = EvalLoader(PreparedImages(source, transform), transform, BATCH, workers)
     assert (len(evaluation), evaluation.num_images) == (5, N)
     expected = torch.stack([transform(source[index][0]) for index in range(N)])
     for _ in range(2):
@@ -130,10 +133,11 @@ def test_an_unreadable_image_is_one_line(
     make_tree(tmp_path, {"train/a": 6, "val/a": 1})
     broken = tmp_path / "train/a/4.png"
     broken.write_bytes(b"broken")
-    train = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")
+    train = build_dataset(make_config(FolderConfig, root=tmp_path)).splits["train"]
     expected = f"cannot decode image {broken}: it is empty or of no known image format"
-    training = TrainLoader(train, build_train_transform(AUGMENT, STATS), 2, workers, seed=0)
-    evaluation = build_eval_loader(train, build_eval_transform(AUGMENT, STATS), 2, workers)
+    transform = build_eval_transform(AUGMENT, STATS)
+    training = TrainLoader(PreparedImages(train, transform), transform, 2, workers, seed=0)
+    evaluation = EvalLoader(PreparedImages(train, transform), transform, 2, workers)
     for batches in (training.epoch(0), evaluation, evaluation):
         with pytest.raises(ConfigError) as caught:
             list(batches)
@@ -151,5 +155,6 @@ def test_seeds_are_mixed_and_do_not_collide() -> None:
 
 @pytest.mark.parametrize(("batch_size", "workers", "message"), [(0, 0, "batch_size=0"), (4, -1, "workers=-1")])
 def test_sizes_are_checked(source: ImageSource, batch_size: int, workers: int, message: str) -> None:
+    transform = build_train_transform(AUGMENT, STATS)
     with pytest.raises(ConfigError, match=message):
-        TrainLoader(source, build_train_transform(AUGMENT, STATS), batch_size, workers, seed=0)
+        TrainLoader(PreparedImages(source, transform), transform, batch_size, workers, seed=0)

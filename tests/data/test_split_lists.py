@@ -71,7 +71,7 @@ def test_the_papers_lists(
     test: int,
     name: str,
 ) -> None:
-    monkeypatch.setattr(sources, "_file_sizes", lambda _, paths: dict.fromkeys(paths, 0))  # the images are elsewhere
+    monkeypatch.setattr(sources, "_stat_files", lambda _, paths: dict.fromkeys(paths, (0, 0)))  # the images are elsewhere
     lists_dir = shared_data / "fgvc_splits" / folder
     cfg = make_config(SplitListsConfig, root=tmp_path, image_root=".", splits_dir=lists_dir, num_classes=classes)
     dataset = build_dataset(cfg)

@@ -9,14 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import functional
 
 from gift_vit.data import InputStatistics, TransformConfig, build_eval_transform, build_train_transform
+from gift_vit.data.tf1_resize import tf1_bilinear
 from gift_vit.errors import ConfigError
 
 Noise = Callable[..., Image.Image]
 
 STATS = InputStatistics(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
-FGVC = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, interpolation="bilinear")
+FGVC = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, resize="bilinear")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -26,12 +29,12 @@ def normalised(image: Image.Image, stats: InputStatistics = STATS) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1)).float()
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", None])
-def test_fgvc_evaluation(noise: Noise, interpolation: str | None) -> None:
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic", None])
+def test_fgvc_evaluation(noise: Noise, resize: str | None) -> None:
     image = noise(0, (500, 320))
-    resized = image.resize((400, 256), FILTERS[interpolation or STATS.interpolation])
+    resized = image.resize((400, 256), FILTERS[resize or STATS.interpolation])
     expected = resized.crop((88, 16, 312, 240))
-    found = build_eval_transform(replace(FGVC, interpolation=interpolation), STATS)(image)
+    found = build_eval_transform(replace(FGVC, resize=resize), STATS)(image)
     assert (found.dtype, tuple(found.shape)) == (torch.float32, (3, 224, 224))
     torch.testing.assert_close(found, normalised(expected), atol=1e-6, rtol=1e-6)
 
@@ -58,9 +61,40 @@ def test_fgvc_training_is_some_crop_mirrored_or_not(noise: Noise) -> None:
     assert 15 < sum(mirrored for _, _, mirrored in seen) < 45
 
 
+def test_the_steps_are_torchvisions_bit_for_bit(noise: Noise) -> None:
+    image = noise(5, (500, 375))
+    steps = [transforms.ToTensor(), transforms.Normalize(STATS.mean, STATS.std)]
+    whole = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *steps])
+    torch.testing.assert_close(build_eval_transform(FGVC, STATS)(image), whole(image), rtol=0, atol=0)
+    generator = torch.Generator().manual_seed(7)
+    top, left = (int(torch.randint(slack + 1, (), generator=generator)) for slack in (256 - 224, 341 - 224))
+    mirrored = float(torch.rand((), generator=generator)) < 0.5
+    crop = functional.crop(transforms.Resize(256)(image), top, left, 224, 224)
+    expected = transforms.Compose(steps)(functional.hflip(crop) if mirrored else crop)
+    assert torch.equal(build_train_transform(FGVC, STATS)(image, torch.Generator().manual_seed(7)), expected)
+
+
+def test_a_batch_is_normalised_as_its_images_are(noise: Noise) -> None:
+    transform = build_eval_transform(FGVC, STATS)
+    images = [noise(seed, (256, 300)) for seed in range(3)]
+    batch = torch.stack([transform.finish(transform.prepare(image)) for image in images])
+    assert batch.dtype == torch.uint8
+    assert torch.equal(transform.normalise(batch), torch.stack([transform(image) for image in images]))
+
+
+def test_tf1_bilinear_is_left_unrounded_and_may_be_mirrored(noise: Noise) -> None:
+    image = noise(6, (40, 30))
+    cfg = TransformConfig(crop_ratio=None, random_crop=False, hflip=1.0, resize="tf1_bilinear")
+    resized = tf1_bilinear(np.array(image), 224)
+    assert not torch.equal(resized, resized.round())
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (STATS.mean, STATS.std))
+    assert torch.equal(build_eval_transform(cfg, STATS)(image), (resized / 255 - mean) / std)
+    assert torch.equal(build_train_transform(cfg, STATS)(image), (resized.flip(2) / 255 - mean) / std)
+
+
 def test_no_crop_squashes(noise: Noise) -> None:
     image = noise(2, (60, 33))
-    cfg = TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, interpolation="bilinear")
+    cfg = TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, resize="bilinear")
     stats = InputStatistics(40, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     expected = normalised(image.resize((40, 40), Image.Resampling.BILINEAR), stats)
     for build in (build_train_transform, build_eval_transform):

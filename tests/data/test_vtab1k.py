@@ -1,0 +1,221 @@
+"""Reading a prepared VTAB-1k task, and refusing one that is not what its meta.json says."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageFile
+
+from gift_vit.data import Vtab1kConfig, build_dataset, vtab1k
+from gift_vit.data.sources import jpeg_decoder
+from gift_vit.errors import ConfigError
+
+Noise = Callable[..., Image.Image]
+SIZES = {"train800": 11, "val200": 4, "test": 9}
+
+
+def encoded(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def task(tmp_path: Path, noise: Noise) -> Path:
+    """A prepared task of three classes; every third image is a PNG, the others are JPEG; row groups of four."""
+    root, splits = tmp_path / "cubes", {}
+    root.mkdir()
+    for number, (split, size) in enumerate(SIZES.items()):
+        images = [encoded(noise(100 * number + i, (40, 30)), "PNG" if i % 3 == 0 else "JPEG") for i in range(size)]
+        labels, ids = [i % 3 for i in range(size)], [f"{split}_{i}.jpg" for i in range(size)]
+        table = pa.table(
+            {
+                "image": pa.array(images, pa.binary()),
+                "label": pa.array(labels, pa.int16()),
+                "id": ids,
+                "index": pa.array(range(size), pa.int64()),
+            }
+        )
+        file = root / f"{split}.parquet"
+        pq.write_table(table, file, row_group_size=4, compression="none", write_page_checksum=True)
+        splits[split] = {
+            "cut": "train[:]",
+            "images": size,
+            "bytes": file.stat().st_size,
+            "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+            "labels_sha256": hashlib.sha256(np.array(labels, "<i8").tobytes()).hexdigest(),
+            "images_sha256": hashlib.sha256(b"".join(len(i).to_bytes(8, "little") + i for i in images)).hexdigest(),
+        }
+    meta = {"format": 1, "task": "cubes", "source": "original", "origin": {}, "num_classes": 3, "class_names": None}
+    (root / "meta.json").write_text(json.dumps({**meta, "splits": splits, "warnings": []}))
+    return root
+
+
+@pytest.fixture
+def config(task: Path, make_config: Callable[..., Any]) -> Callable[..., Vtab1kConfig]:
+    return lambda **values: make_config(Vtab1kConfig, **{"root": task, "jpeg_decoder": "pillow", **values})
+
+
+def edit_meta(task: Path, **values: Any) -> None:
+    file = task / "meta.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **values}))
+
+
+def test_images_labels_and_splits(config: Callable[..., Vtab1kConfig], noise: Noise) -> None:
+    data = build_dataset(config())
+    assert {split: len(source) for split, source in data.splits.items()} == {"train": 11, "val": 4, "test": 9}
+    assert (data.num_classes, data.class_names, data.source) == (3, None, "original")
+    assert data.decoder.startswith("Pillow ")
+    assert data.split("trainval").labels.tolist() == [*(i % 3 for i in range(11)), *(i % 3 for i in range(4))]
+    test = data.split("test")
+    for index in (8, 0, 5, 3, 4, 7, 1):  # back and forth between the row groups
+        image, label = test[index]
+        assert label == index % 3
+        original = noise(200 + index, (40, 30))
+        if index % 3 == 0:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(original))
+        else:
+            with Image.open(io.BytesIO(encoded(original, "JPEG"))) as jpeg:
+                np.testing.assert_array_equal(np.asarray(image), np.asarray(jpeg))
+
+
+def test_few_row_groups_stay_in_memory(config: Callable[..., Vtab1kConfig]) -> None:
+    train = build_dataset(config()).parts("train")[0]
+    assert isinstance(train, vtab1k.TaskSplit)
+    for index in range(11):
+        train[index]
+    assert list(train._groups) == [1, 2]
+
+
+def test_the_fingerprint_follows_images_labels_and_ids(
+    task: Path, config: Callable[..., Vtab1kConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build_dataset(config()).fingerprint
+    assert build_dataset(config(jpeg_decoder="auto")).fingerprint == first
+    splits = json.loads((task / "meta.json").read_bytes())["splits"]
+    edit_meta(task, splits={**splits, "val200": {**splits["val200"], "images_sha256": "0" * 64}})
+    assert build_dataset(config()).fingerprint != first
+
+
+def test_simplejpeg_decodes_jpeg_and_says_so(config: Callable[..., Vtab1kConfig], noise: Noise) -> None:
+    simplejpeg = pytest.importorskip("simplejpeg")
+    for choice in ("simplejpeg", "auto"):
+        data = build_dataset(config(jpeg_decoder=choice))
+        assert data.decoder.startswith("simplejpeg ")
+        image, _ = data.split("test")[1]
+        expected = simplejpeg.decode_jpeg(encoded(noise(201, (40, 30)), "JPEG"), "RGB", fastdct=True, fastupsample=False)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+        png, _ = data.split("test")[0]
+        np.testing.assert_array_equal(np.asarray(png), np.asarray(noise(200, (40, 30))))
+
+
+def test_without_simplejpeg(config: Callable[..., Vtab1kConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "simplejpeg", None)
+    assert build_dataset(config(jpeg_decoder="auto")).decoder.startswith("Pillow ")
+    with pytest.raises(ConfigError, match=r"jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg"):
+        build_dataset(config(jpeg_decoder="simplejpeg"))
+
+
+@pytest.mark.parametrize("choice", ["pillow", "auto"])
+def test_grey_and_truncated_jpeg(task: Path, config: Callable[..., Vtab1kConfig], noise: Noise, choice: str) -> None:
+    if choice == "auto":
+        pytest.importorskip("simplejpeg")
+    grey, whole = encoded(noise(0, (40, 30)).convert("L"), "JPEG"), encoded(noise(1, (400, 300)), "JPEG")
+    images = [grey, whole[: len(whole) // 3], whole, whole]
+    table = pq.read_table(task / "val200.parquet").set_column(0, "image", pa.array(images, pa.binary()))
+    pq.write_table(table, task / "val200.parquet", write_page_checksum=True)
+    splits = json.loads((task / "meta.json").read_bytes())["splits"]
+    size = (task / "val200.parquet").stat().st_size
+    edit_meta(task, splits={**splits, "val200": {**splits["val200"], "bytes": size}})
+    val = build_dataset(config(jpeg_decoder=choice)).split("val")
+    pixels = np.asarray(val[0][0])
+    assert pixels.shape == (30, 40, 3)
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    with pytest.raises(ConfigError, match=r"cannot decode image in .*val200\.parquet, row 1 \(val200_1\.jpg\): "):
+        val[1]
+
+
+def test_a_jpeg_with_recoverable_damage_is_decoded_as_libjpeg_does(noise: Noise) -> None:
+    """Two images of the Pets have stray bytes before their end."""
+    pytest.importorskip("simplejpeg")
+    _, decode = jpeg_decoder("simplejpeg")
+    whole = encoded(noise(0, (80, 60)), "JPEG")
+    stray = whole[:-2] + bytes(40) + whole[-2:]
+    np.testing.assert_array_equal(np.asarray(decode(stray)), np.asarray(decode(whole)))
+    cmyk = encoded(noise(0, (80, 60)).convert("CMYK"), "JPEG")
+    assert np.asarray(decode(cmyk)).shape == (60, 80, 3)
+    with pytest.raises(OSError, match="truncated"):
+        decode(whole[: len(whole) // 2])
+
+
+def test_warnings_are_passed_on(task: Path, config: Callable[..., Vtab1kConfig], caplog: pytest.LogCaptureFixture) -> None:
+    edit_meta(task, source="folder", warnings=["lossy copies"])
+    assert build_dataset(config()).source == "folder"
+    assert "lossy copies" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda task: (task / "meta.json").unlink(), r"some is not prepared: there is no .*meta\.json; ask the author"),
+        (lambda task: (task / "meta.json").write_text("{"), r"meta\.json is damaged .*delete its folder"),
+        (lambda task: edit_meta(task, format=2), r"meta\.json is of another form than this version reads; ask"),
+        (lambda task: (task / "test.parquet").unlink(), r"cannot read .*test\.parquet"),
+        (lambda task: (task / "test.parquet").write_bytes(b"PAR1"), r"cannot read .*test\.parquet: .*; delete its folder"),
+        (
+            lambda task: (task / "test.parquet").write_bytes((task / "val200.parquet").read_bytes()),
+            r"test\.parquet: images is 4, where meta\.json beside it says 9; delete its folder and prepare the task again",
+        ),
+        (lambda task: edit_meta(task, num_classes=2), r"label 2 of image 2 in its train split is outside 0\.\.1"),
+    ],
+)
+def test_what_is_not_as_prepared(
+    task: Path, config: Callable[..., Vtab1kConfig], break_it: Callable[[Path], object], message: str
+) -> None:
+    break_it(task)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_dataset(config())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_an_image_is_noticed(task: Path, config: Callable[..., Vtab1kConfig]) -> None:
+    file = task / "test.parquet"
+    image = pq.read_table(file)["image"][3].as_py()
+    content = bytearray(file.read_bytes())
+    content[content.find(image) + len(image) // 2] ^= 1
+    file.write_bytes(content)
+    test = build_dataset(config()).split("test")
+    with pytest.raises(ConfigError, match=r"cannot read .*test\.parquet: .*CRC"):
+        test[3]
+
+
+def test_an_unknown_decoder(config: Callable[..., Vtab1kConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"jpeg_decoder=opencv: give one of auto, simplejpeg, pillow"):
+        config(jpeg_decoder="opencv")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_decoding_is_tensorflows(
+    noise: Noise, monkeypatch: pytest.MonkeyPatch, subsampling: int, mode: str, progressive: bool
+) -> None:
+    tf = pytest.importorskip("tensorflow")
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 2**20)  # Pillow's room for one progressive image, too small for noise
+    _, decode = jpeg_decoder("simplejpeg")
+    for seed, size in enumerate([(64, 64), (101, 57), (300, 200)]):
+        smooth = noise(seed, (12, 9)).resize(size, Image.Resampling.BICUBIC).convert(mode)
+        for image in (smooth, noise(seed, size).convert(mode)):
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
+            expected = tf.io.decode_jpeg(buffer.getvalue(), channels=3).numpy()
+            np.testing.assert_array_equal(np.asarray(decode(buffer.getvalue())), expected)
