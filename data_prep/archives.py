@@ -1,0 +1,223 @@
+"""Unpacking archives: every member stays inside the target, and the target appears complete or not at all."""
+
+import gzip
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from glob import escape
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from data_prep.progress import transfer
+from gift_vit.errors import ConfigError
+from gift_vit.files import atomic_path, writing
+from gift_vit.locks import locked
+
+Wanted = Callable[[str], bool]
+
+_CHUNK = 1 << 20
+_TAR_BLOCK = 512
+_DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
+
+
+def unpack(archive: Path, target: Path, *, members: Wanted | None = None) -> None:
+    """Unpack a ``.tar`` (plain or compressed) or ``.zip`` into the folder ``target``, which must not be there yet.
+
+    The kind is told by the content, not by the name. A single top-level folder is kept. Where another process unpacks to
+    the same place, this one waits and leaves it at that.
+
+    Args:
+        archive: The archive.
+        target: The folder to make.
+        members: Says of a file's path in the archive whether it is wanted; all files are, unless given.
+
+    Raises:
+        ConfigError: If the archive is missing, damaged or cut short, a member would leave the target or is a device, no
+            file is wanted, or the target is there already or cannot be written.
+        RunError: If the disk is full.
+    """
+    with _making(target) as absent:
+        if absent:
+            _unpack(archive, target, members or (lambda _: True))
+
+
+def gunzip(archive: Path, target: Path) -> None:
+    """Decompress a single ``.gz`` file to ``target``, which must not be there yet.
+
+    Raises:
+        ConfigError: If the archive is missing, damaged or cut short, or the target is there already or cannot be written.
+        RunError: If the disk is full.
+    """
+    with _making(target) as absent:
+        if absent:
+            with _opened(archive) as (file, show), atomic_path(target) as partial, reading(archive):
+                _gunzip(file, partial, show)
+
+
+def open_zip(archive: Path) -> zipfile.ZipFile:
+    """Open a zip for reading its members; read them within :func:`reading`, which tells of damage inside.
+
+    Raises:
+        ConfigError: If it is missing, unreadable, not a zip or cut short.
+    """
+    with _readable(archive), reading(archive):
+        return zipfile.ZipFile(archive)
+
+
+@contextmanager
+def reading(archive: Path) -> Iterator[None]:
+    """Turn the many ways in which libraries report a damaged archive into one line.
+
+    Raises:
+        ConfigError: If what was read inside is not what an undamaged archive has.
+    """
+    try:
+        yield
+    except (*_DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's, not the decompressor's
+        what = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+        remedy = "delete it and fetch it again"
+        raise ConfigError(f"{archive} is damaged, incomplete or no archive of its kind ({what}); {remedy}") from error
+
+
+@contextmanager
+def _making(target: Path) -> Iterator[bool]:
+    """While nobody else makes the target: whether it is still absent once the other is done."""
+    if os.path.lexists(target):
+        raise ConfigError(f"{target} is there already and is not overwritten; delete it or move it away to unpack it anew")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            for leftover in target.parent.glob(f".{escape(target.name)}.*.partial"):  # of killed processes: the lock is ours
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield not target.exists()
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise ConfigError(
+            f"cannot read {archive} ({error.strerror}); put the archive there or change its permissions"
+        ) from error
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[IO[bytes], Callable[[int], None]]]:
+    """The archive's bytes, and what to tell how many of them are read."""
+    with _readable(archive):
+        file = archive.open("rb")
+    with file, transfer(f"unpacking {archive.name}", archive.stat().st_size) as show:
+        yield file, show
+
+
+def _unpack(archive: Path, target: Path, wanted: Wanted) -> None:
+    """Unpack beside the target and rename."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with _opened(archive) as (file, show), reading(archive):
+            partial.mkdir()
+            is_zip = file.read(2) == b"PK"
+            file.seek(0)
+            names = (_unpack_zip if is_zip else _unpack_tar)(file, partial, wanted)
+            empty = True
+            for _ in names:
+                empty = False
+                show(file.tell())
+        if empty:
+            raise ConfigError(f"{archive} holds none of the files that are needed; is it the right archive?")
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack_tar(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[str]:
+    """Unpack, yielding the name of each file once it is written."""
+    if not hasattr(tarfile, "data_filter"):
+        raise ConfigError(f"Python {sys.version.split()[0]} cannot unpack safely; use 3.10.12, 3.11.4, 3.12 or newer")
+    with tarfile.open(fileobj=file, mode="r:*") as tar:
+        for member in tar:
+            if not member.isdir() and wanted(member.name.removeprefix("./")):
+                why = _misplaced(folder, member.name) or _misleading(folder, member)
+                if why is not None:
+                    raise _refused(file.name, member.name, why)
+                try:
+                    tar.extract(member, folder, filter="data")
+                except tarfile.FilterError as error:
+                    raise _refused(file.name, member.name, str(error)) from error
+                yield member.name
+        _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Tell a tar's end from damage, which :mod:`tarfile` takes for the end; reading all of it checks its compression.
+
+    Raises:
+        tarfile.ReadError: If the tar ends otherwise than by a block of zeros.
+    """
+    source = tar.fileobj
+    assert source is not None
+    source.seek(tar.offset)
+    if source.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
+        raise tarfile.ReadError(f"no header and no end at byte {tar.offset}")
+    try:
+        while source.read(_CHUNK):
+            pass
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):  # bytes after the end, which gunzip too overlooks
+            raise
+
+
+def _unpack_zip(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[str]:
+    """Unpack, yielding the name of each file once it is written."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not member.is_dir() and wanted(member.filename):
+                why = _misplaced(folder, member.filename)
+                if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG}:
+                    why = "it is a link or a device"
+                if why is not None:
+                    raise _refused(file.name, member.filename, why)
+                if member.flag_bits & 1:
+                    raise ConfigError(f"{file.name} is encrypted ({member.filename}); get it without a password")
+                archive.extract(member, folder)
+                yield member.filename
+
+
+def _gunzip(file: IO[bytes], target: Path, show: Callable[[int], None]) -> None:
+    with gzip.open(file) as source, target.open("wb") as out:
+        while chunk := source.read(_CHUNK):
+            out.write(chunk)
+            show(file.tell())
+
+
+def _misplaced(folder: Path, name: str) -> str | None:
+    """Why nothing may be written there: it is elsewhere, or beyond a link that an earlier member has made."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        return "its path would leave the folder it is unpacked to"
+    if any((folder / place).is_symlink() for place in (path, *path.parents[:-1])):
+        return "its path leads through a symbolic link"
+    return None
+
+
+def _misleading(folder: Path, member: tarfile.TarInfo) -> str | None:
+    """Why a hard link is wrong: it must be to a file that is unpacked. Where symbolic links lead, tarfile checks."""
+    if not member.islnk():
+        return None
+    if _misplaced(folder, member.linkname) is not None or not (folder / member.linkname).is_file():
+        return f"it is a hard link to {member.linkname!r}, which is not a file unpacked before it"
+    return None
+
+
+def _refused(archive: str, name: str, why: str) -> ConfigError:
+    return ConfigError(f"{archive} is refused because of its member {name!r}: {why}; get the archive from its official source")

@@ -1,0 +1,264 @@
+"""Downloading archives: resumable, retried, verified, and complete under their name or not there at all."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import urllib3
+from rich.filesize import decimal
+
+from data_prep.checksums import is_known, mismatch, remember
+from data_prep.progress import transfer
+from gift_vit.errors import ConfigError, RunError
+from gift_vit.files import write_json, writing
+from gift_vit.locks import locked
+
+logger = logging.getLogger(__name__)
+
+DELAYS_S = (1.0, 4.0, 16.0)  # before each further try, counted from the last one that brought something new
+CONNECT_TIMEOUT_S = 20.0
+STALL_TIMEOUT_S = 60.0
+CHUNK = 128 * 1024
+_TRY_AGAIN = {408, 425, 429}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on a server: where, under which name it is kept, and its size in bytes and SHA-256 where they are known."""
+
+    url: str
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class _TransientError(Exception):
+    """A failure that another try may not meet."""
+
+
+def fetch(file: RemoteFile, folder: Path) -> Path:
+    """Return ``folder/name``, downloaded if it is not there, and verified.
+
+    What has arrived is kept in ``<name>.part`` when the transfer breaks off, and the next call goes on from there. Two
+    processes may fetch the same file: the second waits for the first.
+
+    Raises:
+        RunError: If the server does not give the file, or gives another one; or if the disk is full.
+        ConfigError: If a file of that name is there but is not the right one, or the folder cannot be written to.
+    """
+    target = folder / file.name
+    if not os.path.lexists(target):
+        with writing(target):
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(target):
+                if not os.path.lexists(target):
+                    _download(file, target)
+                    return target
+    verify(target, file)
+    return target
+
+
+def verify(path: Path, file: RemoteFile) -> None:
+    """Check the size and the SHA-256 of a file that is there; one found right is not hashed again until it changes.
+
+    Raises:
+        ConfigError: If it is missing, unreadable or another file; the file is left as it is.
+    """
+    if not path.is_file():
+        state = "is not a file" if os.path.lexists(path) else "is not there"
+        raise ConfigError(f"{path} {state}; put the file of {file.url} at that place")
+    try:
+        if file.sha256 is not None and is_known(path, file.sha256) and file.size in {None, path.stat().st_size}:
+            return
+        problem = mismatch(path, file.size, file.sha256)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; change its permissions or fetch it again") from error
+    if problem is not None:
+        remedy = f"delete it and start the same command again, or put the file of {file.url} there"
+        raise ConfigError(f"{path} is damaged, incomplete or another file: {problem}; {remedy}")
+    if file.sha256 is not None:
+        remember(path, file.sha256)
+
+
+class _Part:
+    """What has arrived of a file, with a note of where it came from and the version (ETag or date) the server named."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f"{target.name}.part")
+        self._note = target.with_name(f"{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def version(self, url: str) -> str | None:
+        """The version the server named for what has arrived; None if it named none, or if it came from another URL."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self._note.read_bytes())
+            return known["version"] if known["url"] == url else None
+        return None
+
+    def usable(self, file: RemoteFile) -> int:
+        """How many bytes can be built upon: none if neither a version nor a checksum would tell another file's apart."""
+        size = self.size
+        if file.size is not None and size > file.size:
+            return 0
+        return size if file.sha256 is not None or self.version(file.url) is not None else 0
+
+    def begin(self, url: str, version: str | None) -> None:
+        """Empty it; only then note the version, lest bytes of an older one pass for this one's."""
+        self.path.write_bytes(b"")
+        write_json(self._note, {"url": url, "version": version})
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+
+def _download(file: RemoteFile, target: Path) -> None:
+    """Fetch and check; what was put together from two transfers, or may have been cut, is fetched once more in one piece."""
+    part = _Part(target)
+    doubtful = _receive_patiently(file, part, target)
+    problem = mismatch(part.path, file.size, file.sha256)
+    if problem is not None and doubtful:
+        logger.warning("%s: %s; fetching it once more from the start", part.path, problem)
+        part.discard()
+        _receive_patiently(file, part, target)
+        problem = mismatch(part.path, file.size, file.sha256)
+    if problem is not None:
+        part.discard()
+        raise RunError(_failed(file, target, f"the server gave another file: {problem}"))
+    part.path.replace(target)
+    part.discard()
+    if file.sha256 is not None:
+        remember(target, file.sha256)
+    logger.info("fetched %s (%s)", target, decimal(target.stat().st_size))
+
+
+def _receive_patiently(file: RemoteFile, part: _Part, target: Path) -> bool:
+    """Receive with further tries; returns what :func:`_receive` does."""
+    furthest, failures = part.size, 0
+    while True:
+        if failures:
+            time.sleep(DELAYS_S[failures - 1])
+        try:
+            return _receive(file, part, target)
+        except requests.exceptions.SSLError as error:
+            raise RunError(_failed(file, target, f"no secure connection ({_reason(error)})")) from error
+        except (_TransientError, requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+            failures = 0 if part.size > furthest else failures
+            furthest = max(furthest, part.size)
+            if failures == len(DELAYS_S):
+                kept = f"start the same command again to go on from the {part.size} bytes that are here"
+                raise RunError(f"cannot download {file.url}: {_reason(error)}; {kept}, or put it at {target}") from error
+            logger.warning("%s: %s; trying again in %g s", file.url, _reason(error), DELAYS_S[failures])
+            failures += 1
+        except requests.RequestException as error:
+            raise RunError(_failed(file, target, str(error))) from error
+
+
+def _receive(file: RemoteFile, part: _Part, target: Path) -> bool:
+    """Bring the part to its full length by one request.
+
+    Returns:
+        Whether a wrong checksum may be mended by starting over: the bytes come from two transfers, or nobody said how many
+        there would be.
+    """
+    offset, version = part.usable(file), part.version(file.url)
+    if offset and offset == file.size:
+        return True
+    # not compressed on the way: some servers call .tgz a compressed .tar, and would have it unpacked on arrival
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", **({"If-Range": version} if version else {})}
+    with requests.get(file.url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, STALL_TIMEOUT_S)) as response:
+        start, total = _announced(response)
+        if offset and response.status_code == 416 and total == offset:
+            return True
+        if offset and (response.status_code == 416 or _is_other(response, start, offset, version)):
+            part.discard()
+            raise _TransientError("the server has another version of the file than the part that is here")
+        _check_answer(file, target, response, total)
+        if not start:
+            part.begin(file.url, _version(response))
+        total = total if total is not None else file.size
+        _check_room(file, target.parent, (total or 0) - start)
+        _write(response, part, total)
+    if total is not None and part.size < total:
+        raise _TransientError(f"the connection was closed after {part.size} of {total} bytes")
+    return start > 0 or total is None
+
+
+def _write(response: requests.Response, part: _Part, total: int | None) -> None:
+    """Append the body to the part as it comes, and see that it is on the disk."""
+    response.raw.enforce_content_length = False  # a short body is counted, and said more plainly, by the caller
+    done = part.size
+    with part.path.open("ab") as out, transfer(part.path.stem, total) as show:
+        for chunk in response.raw.stream(CHUNK, decode_content=False):
+            out.write(chunk)
+            done += len(chunk)
+            show(done)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _announced(response: requests.Response) -> tuple[int, int | None]:
+    """The offset at which the body begins in the file, and the file's size if the server tells it."""
+    if response.status_code in {206, 416}:
+        found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        start, size = found.groups() if found else (None, "*")
+        return int(start or 0), None if size == "*" else int(size)
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() else None
+
+
+def _is_other(response: requests.Response, start: int, offset: int, version: str | None) -> bool:
+    """Whether an answer to a request for the rest does not continue the part (one that begins anew does no harm)."""
+    return start > 0 and (start != offset or (version is not None and _version(response) not in {None, version}))
+
+
+def _version(response: requests.Response) -> str | None:
+    """What ``If-Range`` accepts: a strong ETag, else the date of the last change."""
+    etag = response.headers.get("ETag", "W/")
+    return response.headers.get("Last-Modified") if etag.startswith("W/") else etag
+
+
+def _check_answer(file: RemoteFile, target: Path, response: requests.Response, total: int | None) -> None:
+    code = response.status_code
+    if code in {200, 206}:
+        if total not in {None, file.size} and file.size is not None:
+            raise RunError(_failed(file, target, f"the server offers {total} bytes, expected {file.size}"))
+        return
+    what = f"the server answered {code} {response.reason}"
+    if code in _TRY_AGAIN or code >= 500:
+        raise _TransientError(what)
+    raise RunError(_failed(file, target, what))
+
+
+def _check_room(file: RemoteFile, folder: Path, needed: int) -> None:
+    """Fail before an hour's download rather than after it."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        lacking = f"{file.name} needs {decimal(needed)} more in {folder}, {decimal(free)} are free"
+        raise RunError(f"no space left on the device: {lacking}; free some and start the same command again")
+
+
+def _failed(file: RemoteFile, target: Path, what: str) -> str:
+    return f"cannot download {file.url}: {what}; get {file.name} in another way and put it at {target}"
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words, which libraries wrap several times."""
+    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return f"nothing came for {STALL_TIMEOUT_S:g} s"
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

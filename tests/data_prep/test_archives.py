@@ -1,0 +1,268 @@
+"""Unpacking: the tree that comes out, one process at a time, and that nothing is left of what failed."""
+
+import bz2
+import gzip
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep import progress
+from data_prep.archives import gunzip, open_zip, reading, unpack
+from gift_vit.errors import ConfigError, RunError
+from tests.data_prep.archive_trees import (
+    MODES,
+    TREE,
+    assert_nothing_left,
+    cut,
+    files,
+    flip,
+    make,
+    make_tar,
+    make_zip,
+    member,
+)
+
+
+@pytest.mark.parametrize("suffix", [*MODES, ".zip"])
+def test_the_tree_is_what_was_packed(tmp_path: Path, suffix: str) -> None:
+    archive = make(tmp_path / f"a{suffix}")
+    unpack(archive, tmp_path / "new/folders/set")
+    assert files(tmp_path / "new/folders/set") == TREE
+    assert_nothing_left(tmp_path / "new/folders", tmp_path / "new/folders/set")
+
+
+def test_the_kind_is_told_by_the_content(tmp_path: Path) -> None:
+    inner = make(tmp_path / "in.zip")
+    for name, archive in {
+        "zip": make(tmp_path / "a.zip").rename(tmp_path / "zip.tgz"),
+        "tar": make_tar(tmp_path / "tar.zip", {**TREE, "last.zip": inner.read_bytes()}),
+    }.items():
+        unpack(archive, tmp_path / name)
+        assert files(tmp_path / name).items() >= TREE.items()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
+def test_only_the_wanted_members(tmp_path: Path, suffix: str) -> None:
+    tree = {f"./{name}": body for name, body in TREE.items()} if suffix == ".tar" else TREE
+    archive = make(tmp_path / f"a{suffix}", tree)
+    unpack(archive, tmp_path / "out", members=lambda name: name.startswith("set/images/"))
+    assert files(tmp_path / "out") == {name: body for name, body in TREE.items() if name.startswith("set/images/")}
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_an_archive_without_what_is_wanted(tmp_path: Path, suffix: str) -> None:
+    archive = make(tmp_path / f"a{suffix}")
+    with pytest.raises(ConfigError, match=rf"{archive} holds none of the files that are needed; is it the right archive\?"):
+        unpack(archive, tmp_path / "out", members=lambda name: name.endswith(".png"))
+    with pytest.raises(ConfigError, match="holds none of the files"):
+        unpack(make(tmp_path / f"empty{suffix}", {}), tmp_path / "out")
+    assert_nothing_left(tmp_path, archive, tmp_path / f"empty{suffix}")
+
+
+def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
+    links = [
+        member("set/link.jpg", type=tarfile.SYMTYPE, linkname="images/a.jpg"),
+        member("set/images/up", type=tarfile.SYMTYPE, linkname="../../readme"),
+        member("set/hard.jpg", type=tarfile.LNKTYPE, linkname="set/images/b.jpg"),
+    ]
+    unpack(make_tar(tmp_path / "a.tar", TREE, *links), tmp_path / "out")
+    assert (tmp_path / "out/set/link.jpg").is_symlink()
+    assert (tmp_path / "out/set/link.jpg").read_bytes() == TREE["set/images/a.jpg"]
+    assert (tmp_path / "out/set/images/up").read_bytes() == TREE["readme"]
+    assert (tmp_path / "out/set/hard.jpg").read_bytes() == TREE["set/images/b.jpg"]
+
+
+def test_files_are_readable_and_nobody_s_whatever_the_archive_says(tmp_path: Path) -> None:
+    secret = member("set/secret", mode=0o4000, uid=12345, gid=12345)
+    unpack(make_tar(tmp_path / "a.tar", TREE, secret), tmp_path / "out")
+    status = (tmp_path / "out/set/secret").stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+
+
+def test_a_target_that_is_there_is_not_touched(tmp_path: Path) -> None:
+    archive = make(tmp_path / "a.tgz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine").write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/out is there already and is not overwritten; delete it or move it"):
+        unpack(archive, tmp_path / "out")
+    assert files(tmp_path / "out") == {"mine": b"mine"}
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is there already"):
+        unpack(archive, tmp_path / "gone")
+
+
+def test_an_archive_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*absent.tar \(No such file or directory\); put the archive there"):
+        unpack(tmp_path / "absent.tar", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"cannot read .*absent.zip \(No such file or directory\)"):
+        open_zip(tmp_path / "absent.zip")
+    (tmp_path / "folder.tar").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read .*folder.tar \(Is a directory\)"):
+        unpack(tmp_path / "folder.tar", tmp_path / "out")
+    assert_nothing_left(tmp_path, tmp_path / "folder.tar")
+
+
+def test_a_target_that_cannot_be_made(tmp_path: Path) -> None:
+    archive = make(tmp_path / "a.tgz")
+    with pytest.raises(ConfigError, match=r"cannot write .*a.tgz/out \(Not a directory\)|cannot write .*\(File exists\)"):
+        unpack(archive, archive / "out")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    archives = [make(tmp_path / "a.tgz"), make(tmp_path / "a.zip")]
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(TREE["set/images/a.jpg"]))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=150k none {disk} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        for archive in archives:
+            with pytest.raises(RunError, match=rf"no space left on the device while writing {disk}/out; free some and start"):
+                unpack(archive, disk / "out")
+            assert_nothing_left(disk)
+        with pytest.raises(RunError, match="no space left on the device"):
+            gunzip(packed, disk / "a")
+        assert_nothing_left(disk)
+    finally:
+        os.system(f"umount {disk}")
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from data_prep.archives import unpack
+from gift_vit.cli import log_to_stderr, run_command
+log_to_stderr()
+archive, target = map(Path, sys.argv[1:])
+def slowly(name):
+    while name == "set/empty.txt" and not (archive.parent / "go").exists():
+        time.sleep(0.01)
+    return True
+sys.exit(run_command(lambda: unpack(archive, target, members=slowly)))
+"""
+
+
+def begin(archive: Path, target: Path) -> subprocess.Popen[str]:
+    """A process that stops in the middle of TREE until there is a file ``go``."""
+    command = [sys.executable, "-c", SCRIPT, str(archive), str(target)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process_leaves_no_target(tmp_path: Path, how: signal.Signals) -> None:
+    archive, out = make(tmp_path / "a.tgz"), tmp_path / "data" / "out"
+    process = begin(archive, out)
+    wait_for(lambda: list(tmp_path.glob("data/.out.*.partial/set/images/b.jpg")))
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130 if how == signal.SIGINT else -how, "")
+    assert not out.exists()
+    assert any(out.parent.glob(".out.*.partial")) == (how == signal.SIGKILL)
+
+    unpack(archive, out)
+    assert files(out) == TREE
+    assert_nothing_left(out.parent, out)
+
+
+def test_two_processes_unpack_once(tmp_path: Path) -> None:
+    archive, out = make(tmp_path / "a.tgz"), tmp_path / "out"
+    first = begin(archive, out)
+    wait_for(lambda: list(tmp_path.glob(".out.*.partial/set/images/b.jpg")))
+    second = begin(archive, out)
+    assert second.stderr is not None
+    assert "another process holds" in second.stderr.readline()
+    assert len(list(tmp_path.glob(".out.*.partial"))) == 1
+    (tmp_path / "go").touch()
+    for process in (first, second):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert files(out) == TREE
+    assert_nothing_left(tmp_path, archive, out, tmp_path / "go")
+
+
+def test_leftovers_of_other_targets_stay(tmp_path: Path) -> None:
+    mine, other = tmp_path / ".out[1].999999999.partial", tmp_path / ".out2.999999999.partial"
+    for leftover in (mine, other):
+        (leftover / "set").mkdir(parents=True)
+    unpack(make(tmp_path / "a.tgz"), tmp_path / "out[1]")
+    assert not mine.exists()
+    assert other.exists()
+
+
+def test_a_python_that_cannot_unpack_safely_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(ConfigError, match=r"Python 3.* cannot unpack safely; use 3.10.12, 3.11.4, 3.12 or newer"):
+        unpack(make(tmp_path / "a.tar"), tmp_path / "out")
+    assert_nothing_left(tmp_path, tmp_path / "a.tar")
+
+
+def test_gunzip(tmp_path: Path) -> None:
+    body = TREE["set/images/a.jpg"] * 20
+    (tmp_path / "a.mat.gz").write_bytes(gzip.compress(body))
+    gunzip(tmp_path / "a.mat.gz", tmp_path / "new/a.mat")
+    assert (tmp_path / "new/a.mat").read_bytes() == body
+    with pytest.raises(ConfigError, match="is there already"):
+        gunzip(tmp_path / "a.mat.gz", tmp_path / "new/a.mat")
+    assert_nothing_left(tmp_path / "new", tmp_path / "new/a.mat")
+
+
+@pytest.mark.parametrize("damage", [cut(0.5), flip(0.5), flip(0.999999), lambda _: b"<html>", lambda body: body[:-1]])
+def test_gunzip_of_damaged_bytes(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    archive = tmp_path / "a.gz"
+    archive.write_bytes(damage(gzip.compress(TREE["set/images/a.jpg"])))
+    with pytest.raises(ConfigError, match=rf"{archive} is damaged, incomplete or no archive of its kind"):
+        gunzip(archive, tmp_path / "a")
+    assert_nothing_left(tmp_path, archive)
+
+
+def test_open_zip(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", TREE, zipfile.ZIP_STORED)
+    with open_zip(path) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == TREE
+    body = path.read_bytes()
+    path.write_bytes(body.replace(TREE["set/images/a.jpg"][:10], bytes(10)))
+    with open_zip(path) as archive, pytest.raises(ConfigError, match=r"a.zip is damaged.*Bad CRC-32"), reading(path):
+        archive.read("set/images/a.jpg")
+    path.write_bytes(body[:-1000])
+    with pytest.raises(ConfigError, match=r"a.zip is damaged, incomplete or no archive of its kind \(File is not a zip file\)"):
+        open_zip(path)
+
+
+def test_the_system_s_own_errors_are_not_called_damage(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"), reading(tmp_path / "a.tar"):
+        raise OSError(5, "Input/output error")
+    with pytest.raises(ConfigError, match="Invalid data stream"), reading(tmp_path / "a.tar"):
+        bz2.decompress(b"no bzip2" * 9)
+
+
+def test_progress_counts_the_archive_s_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
+    for suffix in (".tar", ".tgz", ".zip"):
+        unpack(make(tmp_path / f"a{suffix}"), tmp_path / suffix)
+        lines = [line for line in caplog.messages if line.startswith(f"unpacking a{suffix}: ")]
+        percents = [int(line[:-1].split()[-1]) for line in lines]
+        assert len(percents) == len(TREE)
+        assert percents == sorted(percents)
+        assert 50 < percents[0] <= percents[-1] <= 100

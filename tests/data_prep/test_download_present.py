@@ -1,0 +1,185 @@
+"""Files that are there already, put by hand or fetched before; and folders that cannot be written to."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from data_prep import checksums, download
+from data_prep.download import RemoteFile, fetch, verify
+from gift_vit.cli import run_command
+from gift_vit.errors import ConfigError, RunError
+from tests.data_prep.download_case import BODY, HALF, OTHER, full, keep_part, names, sha, start
+from tests.data_prep.http_server import FileServer
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer().running() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "downloads"
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose SHA-256 was computed."""
+    paths: list[Path] = []
+    compute = checksums.sha256
+
+    def counted(path: Path) -> str:
+        paths.append(path)
+        return compute(path)
+
+    monkeypatch.setattr(checksums, "sha256", counted)
+    return paths
+
+
+def test_a_file_put_there_by_hand_is_hashed_once(folder: Path, hashed: list[Path]) -> None:
+    folder.mkdir()
+    path = folder / "a.tgz"
+    path.write_bytes(BODY)
+    file = full("http://127.0.0.1:1/a.tgz")
+    for _ in range(3):
+        assert fetch(file, folder) == path
+    assert hashed == [path]
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    verify(path, file)
+    assert hashed == [path] * 2
+
+
+def test_a_fetched_file_is_hashed_once(server: FileServer, folder: Path, hashed: list[Path]) -> None:
+    for _ in range(2):
+        fetch(full(server.serve("a.tgz", BODY)), folder)
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"size": 1', '{"sha256": 3}', "null"])
+def test_a_broken_note_is_not_trusted(folder: Path, hashed: list[Path], note: str) -> None:
+    folder.mkdir()
+    (folder / "a.tgz").write_bytes(BODY)
+    (folder / "a.tgz.verified").write_text(note)
+    fetch(full(""), folder)
+    assert len(hashed) == 1
+
+
+def test_a_note_does_not_answer_for_another_checksum(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.tgz").write_bytes(BODY)
+    fetch(full(""), folder)
+    with pytest.raises(ConfigError, match=sha(OTHER)):
+        fetch(full("", OTHER), folder)
+    with pytest.raises(ConfigError, match=f"it has {len(BODY)} bytes, expected 7;"):
+        fetch(RemoteFile("", "a.tgz", 7, sha(BODY)), folder)
+
+
+def test_a_wrong_file_that_is_there_is_named_and_left_alone(
+    server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.mkdir()
+    path = folder / "a.tgz"
+    path.write_bytes(OTHER)
+    file = full(server.serve("a.tgz", BODY))
+    assert run_command(lambda: print(fetch(file, folder))) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    for part in (str(path), sha(OTHER), sha(BODY), str(len(BODY)), "delete it", file.url):
+        assert part in line
+    assert path.read_bytes() == OTHER
+    assert server.log == []
+    assert names(folder) == {"a.tgz"}
+
+
+def test_a_truncated_file_that_is_there_is_told_by_its_size(folder: Path, hashed: list[Path]) -> None:
+    folder.mkdir()
+    (folder / "a.tgz").write_bytes(BODY[:HALF])
+    with pytest.raises(ConfigError, match=f"a.tgz is damaged, incomplete or another file: it has {HALF} bytes, expected"):
+        fetch(full(""), folder)
+    assert hashed == []
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a.tgz is not there; put the file of http://x/a.tgz at that place"):
+        verify(folder / "a.tgz", full("http://x/a.tgz"))
+    (folder / "a.tgz").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"a.tgz is not a file"):
+        fetch(full("http://x/a.tgz"), folder)
+
+
+def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "a.tgz").write_bytes(BODY)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checksums, "sha256", refuse)
+    with pytest.raises(ConfigError, match=r"cannot read .*a.tgz: Permission denied; change its permissions"):
+        fetch(full(""), folder)
+
+
+@pytest.fixture
+def sealed() -> Iterator[Path]:
+    """A folder that may be read but not written to, reachable for any user."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        os.chmod(name, 0o700)
+
+
+def test_a_folder_that_may_not_be_written_to_is_one_line(server: FileServer, sealed: Path) -> None:
+    sealed.chmod(0o555)
+    _, errors = (process := start(server.serve("a.tgz", BODY), sealed, "drop")).communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(rf"error: cannot write {sealed}/a.tgz \(Permission denied\); choose another folder .*\n", errors)
+    assert server.log == []
+
+
+def test_a_file_in_a_read_only_folder_is_used(sealed: Path) -> None:
+    (sealed / "a.tgz").write_bytes(BODY)
+    (sealed / "a.tgz").chmod(0o444)
+    sealed.chmod(0o555)
+    out, errors = (process := start("http://127.0.0.1:1/a.tgz", sealed, "drop")).communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (0, str(sealed / "a.tgz")), errors
+    assert names(sealed) == {"a.tgz"}
+
+
+def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot write .*file/x/a.tgz \(Not a directory\)"):
+        fetch(full("http://127.0.0.1:1/a.tgz"), tmp_path / "file/x")
+
+
+def test_a_full_disk_keeps_what_has_come(server: FileServer, folder: Path) -> None:
+    folder.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=600k none {folder} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs root")
+    file = RemoteFile(server.serve("a.tgz", BODY, length=False), "a.tgz", sha256=sha(BODY))
+    try:
+        with pytest.raises(RunError, match=r"no space left on the device while writing .*a.tgz; free some and start"):
+            fetch(file, folder)
+        kept = (folder / "a.tgz.part").read_bytes()
+        assert len(kept) > 400_000
+        assert kept == BODY[: len(kept)]
+        assert os.system(f"mount -o remount,size=4m {folder}") == 0
+        assert fetch(file, folder).read_bytes() == BODY
+        assert server.log[1].range == f"bytes={len(kept)}-"
+    finally:
+        os.system(f"umount {folder}")
+
+
+def test_a_file_that_will_not_fit_is_refused_at_once(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = server.serve("a.tgz", BODY)
+    room = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=200_000))
+    monkeypatch.setattr(download, "shutil", room)
+    with pytest.raises(RunError, match=r"no space left on the device: a.tgz needs 1.0 MB more in .*downloads, 200.0 kB are"):
+        fetch(full(url), folder)
+    assert not (folder / "a.tgz").exists()
+    keep_part(folder, BODY[:900_000])
+    assert fetch(full(url), folder).read_bytes() == BODY
