@@ -1,0 +1,100 @@
+"""``python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all>``: prepare FGVC datasets."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from data_prep.fgvc.facts import FACTS
+from data_prep.fgvc.prepare import prepare
+from data_prep.fgvc.record import describe
+from data_prep.fgvc.workspace import Request
+from gift_vit.cli import log_to_stderr, parse_arguments, report, run_command
+from gift_vit.errors import ConfigError, RunError, did_you_mean
+
+USAGE = """
+python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all> [key=value …]
+
+Downloads what can be downloaded, verifies and unpacks it, writes the split lists and the bounding boxes, checks every image.
+What is ready is not done again. NABirds and Cars must be fetched by hand; the command says how.
+
+root          data root (default: the environment variable GIFT_VIT_DATA, else data)
+archives      folder that archives are downloaded to or were put in by hand (default: <root>/downloads)
+splits        paper (default) or official: train and test as the archives list them, val a part of train
+splits_from   folder with copies of the paper's lists, like data/ of the repository github.com/savadikarc/gift
+val_fraction  official: the part of train that becomes val (default: 0.1; Flowers has a val of its own)
+split_seed    official: draws that part (default: 0)
+check_images  decode every image once (default: true)
+annotations   also boxes.parquet, parts.parquet and segmentations (default: true)
+"""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Arguments:
+    """The command line; see USAGE."""
+
+    dataset: str = MISSING
+    root: str = "${oc.env:GIFT_VIT_DATA,data}"
+    archives: str | None = None
+    splits: str = "paper"
+    splits_from: str | None = None
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    check_images: bool = True
+    annotations: bool = True
+
+
+def main() -> None:
+    """Prepare the datasets that the command line names."""
+    sys.exit(run_command(_main))
+
+
+def _main() -> None:
+    log_to_stderr()
+    given = parse_arguments(Arguments, USAGE, positional="dataset")
+    known = [*FACTS, "all"]
+    if given.dataset not in known:
+        raise ConfigError(f"unknown dataset {given.dataset!r}{did_you_mean(given.dataset, known)} (known: {', '.join(known)})")
+    request = Request(
+        root=Path(given.root),
+        archives=Path(given.archives) if given.archives else None,
+        splits=given.splits,
+        splits_from=Path(given.splits_from) if given.splits_from else None,
+        val_fraction=given.val_fraction,
+        split_seed=given.split_seed,
+        check_images=given.check_images,
+        annotations=given.annotations,
+    )
+    if given.dataset == "all":
+        _prepare_all(request)
+    else:
+        _prepare_one(given.dataset, request)
+
+
+def _prepare_one(name: str, request: Request) -> None:
+    print(describe(prepare(FACTS[name], request), request.root / name))
+
+
+def _prepare_all(request: Request) -> None:
+    """Prepare each dataset; one that fails does not keep the others from being prepared."""
+    failed = {name: error for name in FACTS if (error := _try_one(name, request)) is not None}
+    if failed:
+        kind = RunError if any(isinstance(error, RunError) for error in failed.values()) else ConfigError
+        raise kind(f"{len(failed)} of {len(FACTS)} datasets are not ready, for the reasons above: {', '.join(failed)}")
+
+
+def _try_one(name: str, request: Request) -> Exception | None:
+    try:
+        _prepare_one(name, request)
+    except (ConfigError, RunError) as error:
+        report(error)
+        return error
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The steps from nothing to a dataset that can be trained on; each is skipped where its result is there and right."""
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from data_prep.fgvc.annotations import write_annotations
+from data_prep.fgvc.facts import DatasetFacts
+from data_prep.fgvc.images import ensure_images, source_of
+from data_prep.fgvc.official import official_lists
+from data_prep.fgvc.paper import paper_files
+from data_prep.fgvc.record import FORMAT, library_versions, list_digests, read_record
+from data_prep.fgvc.verify import check_images, check_lists
+from data_prep.fgvc.workspace import Request, Workspace
+from gift_vit.errors import ConfigError
+from gift_vit.files import atomic_path, write_json, writing
+from gift_vit.locks import locked
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
+    """Prepare one dataset, or what is not ready of it yet; one process at a time.
+
+    Returns:
+        What ``prepared.json`` holds.
+
+    Raises:
+        ConfigError: If a person must do something first: fetch an archive by hand, replace what is broken.
+        RunError: If a download fails or the disk is full.
+    """
+    work = Workspace(facts, request)
+    with ExitStack() as stack:
+        with writing(work.folder):
+            work.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(work.folder))
+        old = _recorded(work)
+        new = _completed(work, old)
+        if new == old:
+            logger.info("%s is ready: nothing to do", facts.name)
+        else:
+            new["versions"] = library_versions()
+            write_json(work.record_file, new)
+        return new
+
+
+def _recorded(work: Workspace) -> dict[str, Any]:
+    """What was prepared before and still is as it was recorded; empty if nothing."""
+    record = read_record(work.folder)
+    if record is None:
+        return {}
+    if not all((work.folder / name).is_dir() for name in work.facts.images.folders):
+        logger.info("%s was ready, but its images are gone: preparing it again", work.facts.name)
+        work.record_file.unlink()
+        return {}
+    changed = [kind for kind in record["splits"] if list_digests(work.splits_dir(kind)) != record["splits"][kind]["sha256"]]
+    for kind in changed:
+        logger.info("%s is no longer as it was prepared: making it again", work.splits_dir(kind))
+    return {**record, "splits": {kind: split for kind, split in record["splits"].items() if kind not in changed}}
+
+
+def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
+    """The record after doing what ``old`` does not say is done."""
+    request, kind = work.request, work.request.splits
+    sources = {} if old else ensure_images(work)
+    splits = dict(old.get("splits", {}))
+    if kind in splits:
+        _check_same_draw(work, splits[kind])
+    split = splits.get(kind) or _make_lists(work)
+    with _unready_on_failure(work, kind in splits):
+        found = check_lists(work, kind)
+    size = sum(found.sizes.values())
+    is_checked = old.get("images_checked", False) and split.get("bytes", size) == size
+    splits[kind] = {**split, "counts": found.counts, "bytes": size}
+    annotations, notes = old.get("annotations", {}), old.get("notes", [])
+    is_there = bool(annotations) and all((work.folder / name).exists() for name in annotations)
+    if request.annotations and (notes or not is_there):
+        annotations, more, notes = write_annotations(work, found.sizes)
+        sources |= more
+    if request.check_images and not is_checked:
+        with _unready_on_failure(work, True):
+            check_images(work, found)
+    extras = (file for file in work.facts.extras.values() if (work.archives / file.name).is_file())
+    sources |= {file.name: source_of(file, work.archives) for file in extras}
+    return {
+        "format": FORMAT,
+        "dataset": work.facts.name,
+        "image_root": work.facts.image_root,
+        "classes": found.dataset.num_classes,
+        "images": max(sum(made["counts"].values()) for made in splits.values()),
+        "bytes": max(made["bytes"] for made in splits.values()),
+        "images_checked": is_checked or request.check_images,
+        "splits": splits,
+        "annotations": annotations,
+        "sources": sources | old.get("sources", {}),
+        "versions": old.get("versions", {}),
+        "notes": notes,
+    }
+
+
+@contextmanager
+def _unready_on_failure(work: Workspace, is_recorded: bool) -> Iterator[None]:
+    """Take the record back if what it says is ready turns out not to be."""
+    try:
+        yield
+    except ConfigError:
+        if is_recorded:
+            work.record_file.unlink(missing_ok=True)
+        raise
+
+
+def _make_lists(work: Workspace) -> dict[str, Any]:
+    """Write the requested lists; returns what ``prepared.json`` says of their making."""
+    kind = work.request.splits
+    if kind == "paper":
+        files = paper_files(work)
+        contents = {split: file.read_bytes() for split, file in files.items()}
+        given = work.request.splits_from
+        about = {"source": str(given) if given else work.facts.lists["train"].url.rpartition("/")[0]}
+    else:
+        lists, source = official_lists(work)
+        contents = {split: (json.dumps(listed, indent=0) + "\n").encode() for split, listed in lists.items()}
+        about = {"source": source, **_draw(work)}
+    for split, content in contents.items():
+        with atomic_path(work.splits_dir(kind) / f"{split}.json") as partial:
+            partial.write_bytes(content)
+    return {**about, "sha256": list_digests(work.splits_dir(kind))}
+
+
+def _draw(work: Workspace) -> dict[str, Any]:
+    """What decides which images become val; empty where there is an official val."""
+    if "val" in work.facts.official:
+        return {}
+    return {"val_fraction": work.request.val_fraction, "split_seed": work.request.split_seed}
+
+
+def _check_same_draw(work: Workspace, split: dict[str, Any]) -> None:
+    """Refuse to say "ready" of official splits drawn in another way."""
+    made = {key: split[key] for key in ("val_fraction", "split_seed") if key in split}
+    if made and made != _draw(work):
+        folder = work.splits_dir(work.request.splits)
+        told = " ".join(f"{key}={value}" for key, value in made.items())
+        raise ConfigError(
+            f"{folder} was made with {told}; to make it anew type: rm -r {shlex.quote(str(folder))}; {work.command}"
+        )

@@ -1,0 +1,146 @@
+"""Looking whether a dataset is what it should be, through the very reader that training uses.
+
+That reader is imported late: with torch it takes seconds, and a person who only has to be told something should not wait.
+"""
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from data_prep.fgvc.workspace import Workspace
+from data_prep.progress import transfer
+from gift_vit.compose import compose_config
+from gift_vit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gift_vit.data import ImageSource, SplitListsConfig, VisionDataset
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the lists of one kind name, all of it there.
+
+    Attributes:
+        dataset: As training reads it.
+        sizes: Bytes of each image, by path relative to the image root, in the order train, val, test.
+    """
+
+    dataset: "VisionDataset"
+    sizes: dict[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images per split."""
+        return {split: len(source) for split, source in self.dataset.splits.items()}
+
+
+def check_lists(work: Workspace, kind: str) -> Found:
+    """Check that the lists have the known numbers of classes and images, are disjoint, and name images that are there.
+
+    Raises:
+        ConfigError: If not; with the count, the first path, and what to do.
+    """
+    from gift_vit.data import build_dataset
+
+    folder = work.splits_dir(kind)
+    dataset = build_dataset(_reader_config(work, kind))
+    found = Found(dataset, _sizes(work, kind, list(dataset.splits)))
+    again = f"type: rm -r {shlex.quote(str(folder))}; {work.command}"
+    if dataset.num_classes != work.facts.classes:
+        raise ConfigError(f"the lists in {folder} name {dataset.num_classes} classes; expected {work.facts.classes}; {again}")
+    listed = sum(found.counts.values())
+    if len(found.sizes) != listed:
+        raise ConfigError(f"the lists in {folder} share {listed - len(found.sizes)} images among their splits; {again}")
+    expected = work.facts.paper if kind == "paper" else work.facts.official
+    counts = found.counts
+    if "val" not in expected:
+        counts = {"train": counts["train"] + counts["val"], "test": counts["test"]}
+    if counts != expected:
+        raise ConfigError(f"the lists in {folder} name {said(counts)} images; expected {said(expected)}; {again}")
+    return found
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """``train 5,394, val 600, test 5,794``."""
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())
+
+
+def check_images(work: Workspace, found: Found) -> None:
+    """Decode every image once, on all cores.
+
+    Raises:
+        ConfigError: If some cannot be decoded; names the first, and the first ten are logged.
+    """
+    sizes = list(found.sizes.values())
+    items = [(source, index) for source in found.dataset.splits.values() for index in range(len(source))]
+    logger.info("decoding %d images of %s", len(items), work.facts.title)
+    problems: list[str] = []
+    done = 0
+    pool = ThreadPoolExecutor(
+        len(os.sched_getaffinity(0))
+    )  # threads suffice: Pillow lets go of the interpreter while it decodes
+    try:
+        with transfer(f"decoding {work.facts.title}", sum(sizes)) as show:
+            for size, problem in zip(sizes, pool.map(_problem, items), strict=True):
+                done += size
+                show(done)
+                if problem is not None:
+                    problems.append(problem)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C should not wait for the images that are still queued
+    if problems:
+        for problem in problems[:_NAMED]:
+            logger.info("%s", problem)
+        more = f" (and {len(problems) - 1} more of {len(items)} images)" if len(problems) > 1 else ""
+        raise ConfigError(f"{problems[0]}{more}; to unpack all images afresh {work.start_afresh}")
+
+
+def _problem(item: "tuple[ImageSource, int]") -> str | None:
+    source, index = item
+    try:
+        source[index]
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _reader_config(work: Workspace, kind: str) -> "SplitListsConfig":
+    """The dataset's own YAML, pointed at this folder and these lists, and with any number of classes."""
+    from gift_vit.data import SplitListsConfig
+
+    values = OmegaConf.to_container(compose_config([f"dataset={work.facts.name}"]).dataset, resolve=True)
+    assert isinstance(values, dict)
+    here = {
+        "root": str(work.folder),
+        "splits_dir": f"splits/{kind}",
+        "num_classes": None,
+        "prepare": f"the unpacked images are incomplete; {work.start_afresh}",
+    }
+    own = {key: value for key, value in values.items() if key != "kind"}
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SplitListsConfig), own, here))
+    assert isinstance(cfg, SplitListsConfig)
+    return cfg
+
+
+def _sizes(work: Workspace, kind: str, splits: list[str]) -> dict[str, int]:
+    """Bytes of each listed image; all are there."""
+    sizes: dict[str, int] = {}
+    for split in splits:
+        for path in json.loads((work.splits_dir(kind) / f"{split}.json").read_bytes()):
+            sizes[os.path.normpath(path)] = (work.image_root / path).stat().st_size
+    empty = [path for path, size in sizes.items() if size == 0]
+    if empty:
+        count = f"{len(empty)} of {len(sizes)} listed images are empty"
+        raise ConfigError(f"image {work.image_root / empty[0]} is empty ({count}); {work.start_afresh}")
+    return sizes

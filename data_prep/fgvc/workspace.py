@@ -1,0 +1,109 @@
+"""Where the files of one dataset lie, and what a person asked for."""
+
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
+
+from data_prep.download import fetch
+from data_prep.fgvc.facts import DatasetFacts
+from gift_vit.errors import ConfigError
+
+ClassId: TypeAlias = int | str
+Lists: TypeAlias = dict[str, dict[str, ClassId]]
+
+KINDS = ("paper", "official")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked to do.
+
+    Attributes:
+        root: The data root; each dataset gets a folder in it.
+        archives: Where archives are downloaded to or were put by hand; None is ``<root>/downloads``.
+        splits: ``paper`` or ``official``.
+        splits_from: A folder with copies of the paper's lists, as the authors' ``data/`` folder is: ``cub/train.json`` ….
+        val_fraction: The part of the official train that becomes val where there is no official val.
+        split_seed: Draws that part.
+        check_images: Decode every image once.
+        annotations: Keep boxes, parts and segmentations too.
+    """
+
+    root: Path
+    archives: Path | None = None
+    splits: str = "paper"
+    splits_from: Path | None = None
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    check_images: bool = True
+    annotations: bool = True
+
+    def __post_init__(self) -> None:
+        if self.splits not in KINDS:
+            raise ConfigError(f"splits={self.splits}: give one of {', '.join(KINDS)}")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(
+                f"val_fraction={self.val_fraction}: give a number between 0 and 1, the part of train that becomes val"
+            )
+        if not 0 <= self.split_seed < 2**32:
+            raise ConfigError(f"split_seed={self.split_seed}: give an integer from 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One dataset and its places on disk."""
+
+    facts: DatasetFacts
+    request: Request
+
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder."""
+        return self.request.root.expanduser().absolute() / self.facts.name
+
+    @property
+    def archives(self) -> Path:
+        """The folder of archives."""
+        given = self.request.archives
+        return given.expanduser().absolute() if given else self.folder.parent / "downloads"
+
+    @property
+    def image_root(self) -> Path:
+        """What listed paths are relative to."""
+        return self.folder / self.facts.image_root
+
+    @property
+    def first_folder(self) -> Path:
+        """The first folder out of the archive of images; CUB and NABirds keep their text files in it."""
+        return self.folder / self.facts.images.folders[0]
+
+    @property
+    def record_file(self) -> Path:
+        """Written last: what was prepared."""
+        return self.folder / "prepared.json"
+
+    def splits_dir(self, kind: str) -> Path:
+        """The folder of the lists of one kind."""
+        return self.folder / "splits" / kind
+
+    def extra(self, name: str) -> Path:
+        """One of the dataset's further files, fetched if it is not there."""
+        return fetch(self.facts.extras[name], self.archives)
+
+    @property
+    def command(self) -> str:
+        """The command that asks for this."""
+        changed = [
+            f"{field.name}={getattr(self.request, field.name)}"
+            for field in fields(Request)
+            if field.name != "root" and getattr(self.request, field.name) != field.default
+        ]
+        words = ["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed]
+        return shlex.join(words)
+
+    @property
+    def start_afresh(self) -> str:
+        """What to do about images that were unpacked incompletely."""
+        folders = " ".join(shlex.quote(str(self.folder / name)) for name in self.facts.images.folders)
+        return f"type: rm -r {folders}; {self.command}"

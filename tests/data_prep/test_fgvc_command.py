@@ -1,0 +1,139 @@
+"""python -m data_prep.fgvc: what a person types and reads."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from data_prep.fgvc import __main__ as command
+from tests.data_prep.fgvc_bench import Bench
+from tests.data_prep.fgvc_trees import SMALL
+from tests.data_prep.http_server import FileServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(*words: str) -> int:
+    """The command with these words; its exit code."""
+    with patch.object(sys, "argv", ["fgvc", *words]), pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+@pytest.fixture
+def benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Bench]]]:
+    """All five small datasets on a server; the command knows them instead of the real ones."""
+    with FileServer().running() as server:
+
+        def build() -> dict[str, Bench]:
+            made = {name: Bench(name, tmp_path / "data", server) for name in SMALL}
+            monkeypatch.setattr(command, "FACTS", {name: bench.facts for name, bench in made.items()})
+            return made
+
+        yield build
+
+
+def test_one_dataset_and_again(
+    benches: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    benches()
+    caplog.set_level(logging.INFO)  # the command leaves logging as pytest has set it up
+    root = tmp_path / "data"
+    assert main("cub", f"root={root}") == 0
+    first = capsys.readouterr().out
+    lines = first.splitlines()
+    assert lines[0] == f"cub: ready in {root}/cub"
+    assert lines[1].startswith("  images       26 (")
+    assert lines[1].endswith("none missing, all of them decoded once")
+    assert lines[2:] == [
+        "  classes      2",
+        "  splits       paper: train 16, val 4, test 6",
+        "  annotations  boxes.parquet: 26 rows",
+        "  annotations  parts.parquet: 52 rows",
+        "  annotations  segmentations: 26 files",
+        f"  train with   python -m gift_vit.train dataset=cub paths.data_root={root}",
+    ]
+    assert main("cub", f"root={root}") == 0
+    assert capsys.readouterr().out == first
+    assert "cub is ready: nothing to do" in caplog.messages
+    assert main(f"root={root}", "cub", "splits=official", "val_fraction=0.2", "split_seed=7", "check_images=false") == 0
+    assert "dataset.splits_dir=splits/official" in capsys.readouterr().out
+    assert main("cub", f"root={root}", "splits=official") == 2
+    assert "was made with val_fraction=0.2 split_seed=7; to make it anew" in capsys.readouterr().err
+
+
+def test_all_prepares_what_it_can(benches: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = benches()
+    root = tmp_path / "data"
+    (root / "downloads/archive.zip").unlink()
+    del made["cub"].server.files["flowers/102flowers.tgz"]
+    assert main("all", f"root={root}") == 1, "a failed download is not the person's mistake"
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1] == "error: 2 of 5 datasets are not ready, for the reasons above: flowers, cars"
+    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 3
+    assert [line.partition(":")[0] for line in shown.out.splitlines() if ": ready in" in line] == ["cub", "nabirds", "dogs"]
+    for bench in made.values():
+        bench.facts = bench.small.facts(bench.server.serve)
+    assert main("all", f"root={root}") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("1 of 5 datasets are not ready, for the reasons above: cars")
+
+
+MISTAKES = [
+    (["cup"], "unknown dataset 'cup'; did you mean cub? (known: cub, nabirds, flowers, cars, dogs, all)"),
+    ([], "a name is required; --help explains"),
+    (["cub", "split=official"], "unexpected argument 'split=official': expected dataset=…, root=…"),
+    (["cub", "splits=mine"], "splits=mine: give one of paper, official"),
+    (["cub", "check_images=perhaps"], "Value 'perhaps' is not a valid bool"),
+]
+
+
+def test_number_of_mistakes() -> None:
+    assert len(MISTAKES) == 5
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_mistake_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(*words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--help") == 0
+    text = capsys.readouterr().out
+    for name in command.Arguments.__dataclass_fields__:
+        assert name == "dataset" or f"\n{name} " in text
+
+
+def test_as_a_program_a_person_is_told_the_steps(tmp_path: Path) -> None:
+    """With the real facts, from another working directory, and with the root from the environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep.fgvc", "nabirds"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "GIFT_VIT_DATA": "my data"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    target = tmp_path / "my data/downloads/nabirds.tar.gz"
+    again = "python -m data_prep.fgvc nabirds 'root=my data'"
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "NABirds cannot be downloaded by a program. By hand:",
+        "  1. open https://dl.allaboutbirds.org/nabirds and accept the terms of use",
+        "  2. download nabirds.tar.gz",
+        f"  3. put it, as it is, here: {target}",
+        f"  4. type: {again}",
+        f"A copy that is unpacked already can be put here instead: {tmp_path}/my data/nabirds/nabirds",
+        "error: NABirds must be fetched by hand and is not there: 1. open https://dl.allaboutbirds.org/nabirds and accept the "
+        f"terms of use; 2. download nabirds.tar.gz; 3. put it, as it is, here: {target}; 4. type: {again}",
+    ]

@@ -1,0 +1,278 @@
+"""What goes wrong while a dataset is prepared: one line that names the file and the remedy, and nothing taken for ready."""
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.fgvc import annotations
+from data_prep.fgvc.workspace import Request
+from gift_vit.errors import ConfigError, RunError
+from tests.data_prep.fgvc_bench import Bench
+from tests.data_prep.fgvc_trees import mat_of, sha256, tar_of, zip_of
+from tests.data_prep.http_server import FileServer
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Make]:
+    with FileServer().running() as server:
+        yield lambda name, root="data": Bench(name, tmp_path / root, server)
+
+
+def test_lists_with_another_checksum_are_refused(bench: Make, tmp_path: Path) -> None:
+    made = bench("nabirds")
+    with pytest.raises(ConfigError, match=rf"splits_from={tmp_path}: there is no file {tmp_path}/nabirds/train\.json; give a"):
+        made.prepare(splits_from=tmp_path)
+    (tmp_path / "nabirds").mkdir()
+    for split in made.small.lists:
+        (tmp_path / f"nabirds/{split}.json").write_bytes(made.small.list_bytes(split))
+    (tmp_path / "nabirds/val.json").write_bytes(made.small.list_bytes("train"))
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/nabirds/val\.json .*{sha256(made.small.list_bytes('val'))}"):
+        made.prepare(splits_from=tmp_path)
+    assert not (made.folder / "splits").exists()
+    assert made.record() is None
+
+
+@pytest.mark.parametrize(("name", "count"), [("cub", "1 of 16"), ("cars", "1 of 16")])
+def test_a_missing_image_is_named_with_the_remedy(bench: Make, name: str, count: str) -> None:
+    made = bench(name)
+    made.prepare()
+    path = made.folder / made.facts.image_root / list(made.small.lists["train"])[3]
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(ConfigError) as caught:
+        made.prepare()
+    folders = " ".join(str(made.folder / folder) for folder in made.facts.images.folders)
+    assert str(caught.value) == (
+        f"image {path} is not there ({count} listed in {made.folder}/splits/paper/train.json are missing); the unpacked images "
+        f"are incomplete; type: rm -r {folders}; python -m data_prep.fgvc {name} root={made.root}"
+    )
+    assert made.record() is None, "no longer ready"
+    path.write_bytes(content)
+    assert made.prepare()["images"] == 26
+
+
+def test_the_remedy_works(bench: Make, caplog: pytest.LogCaptureFixture) -> None:
+    made = bench("cub")
+    made.prepare()
+    shutil.rmtree(made.folder / "CUB_200_2011/images/001.Black_footed_Albatross")
+    with pytest.raises(ConfigError, match="8 of 16 listed"):
+        made.prepare()
+    shutil.rmtree(made.folder / "CUB_200_2011")
+    assert made.prepare()["images"] == 26
+    shutil.rmtree(made.folder / "CUB_200_2011")
+    with caplog.at_level(logging.INFO):
+        assert made.prepare()["images_checked"] is True
+    assert "cub was ready, but its images are gone: preparing it again" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda body: body[:-12], r"cannot decode image {path}: image file is truncated"),
+        (lambda body: body[: len(body) // 2], r"cannot decode image {path}: (?i:truncated)"),
+        (lambda _: b"<html>", r"cannot decode image {path}: it is empty or of no known image format"),
+        (lambda _: b"", r"image {path} is empty \(1 of 26 listed images are empty\); type: rm -r"),
+    ],
+)
+def test_a_broken_image_is_named(bench: Make, content: Callable[[bytes], bytes], message: str) -> None:
+    made = bench("cub")
+    made.prepare(check_images=False)
+    path = made.folder / made.facts.image_root / list(made.small.lists["val"])[1]
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(ConfigError, match=message.format(path=path)) as caught:
+        made.prepare()
+    assert "\n" not in str(caught.value)
+    assert f"python -m data_prep.fgvc cub root={made.root}" in str(caught.value)
+
+
+def test_several_broken_images_are_counted(bench: Make, caplog: pytest.LogCaptureFixture) -> None:
+    made = bench("flowers")
+    made.prepare()
+    broken = [made.folder / path for path in list(made.small.lists["test"])[:3]]
+    for path in broken:
+        path.write_bytes(b"not a jpeg")
+    with caplog.at_level(logging.INFO), pytest.raises(ConfigError, match=rf"{broken[0]}.*\(and 2 more of 26 images\)"):
+        made.prepare()
+    named = [message for message in caplog.messages if message.startswith("cannot decode")]
+    assert [str(path) in message for path, message in zip(broken, named, strict=True)] == [True] * 3
+    assert made.record() is None, "no longer ready"
+
+
+def test_a_truncated_archive_leaves_nothing(bench: Make) -> None:
+    made = bench("nabirds")
+    archive = made.root / "downloads/nabirds.tar.gz"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=str(archive)):
+        made.prepare()
+    assert list(made.folder.iterdir()) == []
+    archive.write_bytes(whole)
+    made.prepare()
+
+
+def test_an_archive_of_something_else_is_named(bench: Make) -> None:
+    made = bench("cars")
+    archive = made.root / "downloads/archive.zip"
+    archive.write_bytes(zip_of({"cats/1.jpg": b"cat"}))
+    with pytest.raises(ConfigError, match=rf"{archive} holds no"):
+        made.prepare()
+    archive.write_bytes(zip_of({"cars_train/cars_train/1.jpg": b"car"}))
+    with pytest.raises(ConfigError, match=rf"{archive} holds no folder cars_test/: it is another archive"):
+        made.prepare()
+    assert [path.name for path in made.folder.iterdir()] in ([], ["cars_train"])
+    archive.write_bytes(made.small.files["archive.zip"])
+
+
+def test_what_a_killed_process_left_is_cleared(bench: Make) -> None:
+    made = bench("cub")
+    (made.folder / ".unpacked/CUB_200_2011/images").mkdir(parents=True)
+    (made.folder / "splits/paper").mkdir(parents=True)
+    (made.folder / "splits/paper/train.json").write_text("{}")
+    assert made.prepare()["images"] == 26
+    assert not (made.folder / ".unpacked").exists()
+    assert made.lists("paper") == made.small.lists
+
+
+def test_edited_lists_are_made_again(bench: Make, caplog: pytest.LogCaptureFixture) -> None:
+    made = bench("cub")
+    first = made.prepare()
+    (made.folder / "splits/paper/val.json").write_text("{}")
+    with caplog.at_level(logging.INFO):
+        assert made.prepare() == first
+    assert f"{made.folder}/splits/paper is no longer as it was prepared: making it again" in caplog.messages
+    assert made.lists("paper") == made.small.lists
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 3}, r"splits/paper name 2 classes; expected 3; type: rm -r"),
+        (
+            {"paper": {"train": 17, "val": 4, "test": 6}},
+            r"name train 16, val 4, test 6 images; expected train 17, val 4, test 6;",
+        ),
+        ({"official": {"train": 21, "test": 6}}, r"splits/official name train 20, test 6 images; expected train 21, test 6"),
+    ],
+)
+def test_wrong_numbers_are_named(bench: Make, change: dict[str, Any], message: str) -> None:
+    made = bench("dogs")
+    with pytest.raises(ConfigError, match=message):
+        made.prepare(replace(made.facts, **change), splits="official" if "official" in change else "paper")
+    assert made.record() is None
+
+
+def test_lists_that_share_images_are_refused(bench: Make) -> None:
+    made = bench("dogs")
+    made.small.lists["test"] |= dict(list(made.small.lists["train"].items())[:2])
+    with pytest.raises(ConfigError, match=r"splits/paper share 2 images among their splits"):
+        made.prepare(made.small.facts(made.server.serve))
+
+
+def test_official_failure_leaves_the_papers_splits_ready(bench: Make) -> None:
+    made = bench("cub")
+    record = made.prepare()
+    labels = made.folder / "CUB_200_2011/image_class_labels.txt"
+    labels.write_text(labels.read_text().partition("\n")[2])
+    with pytest.raises(ConfigError, match=rf"{labels} has no class for 001\.Black_footed_Albatross/1\.jpg; type: rm -r"):
+        made.prepare(splits="official")
+    assert made.record() == record
+
+
+BROKEN_TEXTS = [
+    ("bounding_boxes.txt", "1 2.0 3.0 4.0", r"line 1 is '1 2\.0 3\.0 4\.0'; expected 5 columns"),
+    ("bounding_boxes.txt", "1 2.0 3.0 4.0 x", r"line 1 is '1 2\.0 3\.0 4\.0 x'; expected 5 columns \(could not convert"),
+    ("bounding_boxes.txt", "999 2.0 3.0 4.0 5.0", r"names the image 999, which .*images\.txt does not list"),
+    ("bounding_boxes.txt", "1 2.0 3.0 4.0 5.0", r"25 of 26 images have no bounding box, the first is 001\.Black"),
+    ("bounding_boxes.txt", "", r"bounding_boxes\.txt is empty"),
+    ("parts/part_locs.txt", "1 7 2.0 3.0 1", r"line 1 is '1 7 2\.0 3\.0 1'; expected 4 columns|expected 5 columns \('7'\)"),
+    ("parts/parts.txt", None, r"cannot read .*parts\.txt: .*No such file"),
+]
+
+
+def test_number_of_broken_texts() -> None:
+    assert len(BROKEN_TEXTS) == 7
+
+
+@pytest.mark.parametrize(("file", "content", "message"), BROKEN_TEXTS)
+def test_a_broken_text_file_is_named(bench: Make, file: str, content: str | None, message: str) -> None:
+    made = bench("cub")
+    made.prepare(annotations=False, check_images=False)
+    path = made.folder / "CUB_200_2011" / file
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        made.prepare()
+    assert f"; type: rm -r {made.folder}/CUB_200_2011; python -m data_prep.fgvc cub root={made.root}" in str(caught.value)
+    assert not list(made.folder.glob(".*")), "no temporary file"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("dogs", "annotation.tar", tar_of({"Annotation/n1/n1_1": b"<annotation>"}, "w"), r"annotation\.tar.*n1_1"),
+        ("dogs", "annotation.tar", b"not a tar", r"annotation\.tar"),
+        ("dogs", "lists.tar", tar_of({"train_list.mat": b"junk"}, "w"), r"cannot read the array 'file_list' of .*lists\.tar"),
+        ("dogs", "lists.tar", tar_of({"other.mat": b"junk"}, "w"), r"lists\.tar.*train_list\.mat"),
+        ("flowers", "setid.mat", mat_of(trnid=[1, 99], valid=[2], tstid=[3]), r"setid\.mat numbers images up to 99, but .*26"),
+        ("flowers", "imagelabels.mat", b"junk", r"cannot read the array 'labels' of .*imagelabels\.mat"),
+    ],
+)
+def test_a_broken_further_file_is_named(bench: Make, name: str, file: str, content: bytes, message: str) -> None:
+    made = bench(name)
+    made.small.files[file] = content
+    with pytest.raises(ConfigError, match=message) as caught:
+        made.prepare(made.small.facts(made.server.serve), splits="official")
+    assert "\n" not in str(caught.value)
+    assert made.record() is None
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_record(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench("cub")
+
+    def full(table: object, where: Path) -> None:
+        where.write_bytes(b"PAR1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(annotations.pq, "write_table", full)
+        with pytest.raises(
+            RunError, match=rf"no space left on the device while writing {made.folder}/boxes\.parquet; free some"
+        ):
+            made.prepare()
+    assert made.record() is None
+    assert not list(made.folder.glob("*boxes*"))
+    made.prepare()
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path, bench: Make) -> None:
+    made = bench("cub")
+    (tmp_path / "file").write_text("")
+    made.root = tmp_path / "file"
+    with pytest.raises(ConfigError, match=rf"cannot write {tmp_path}/file/cub \(Not a directory\); choose another folder"):
+        made.prepare()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"splits": "papers"}, "splits=papers: give one of paper, official"),
+        ({"val_fraction": 1.0}, r"val_fraction=1\.0: give a number between 0 and 1"),
+        ({"split_seed": -1}, "split_seed=-1: give an integer from 0"),
+    ],
+)
+def test_wrong_requests(tmp_path: Path, request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Request(root=tmp_path, **request_)
+
+
+def test_a_class_too_small_for_val(bench: Make) -> None:
+    made = bench("cub")
+    with pytest.raises(ConfigError, match=r"cannot split val_fraction=0\.01 of CUB-200-2011's 20 official training images"):
+        made.prepare(splits="official", val_fraction=0.01)

@@ -1,0 +1,282 @@
+"""Preparing small datasets in the archives' own formats, from a server on this machine or from what a person put there."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.fgvc import verify
+from gift_vit.data import VisionDataset
+from gift_vit.errors import ConfigError
+from tests.data_prep.fgvc_bench import BY_HAND, Bench
+from tests.data_prep.fgvc_trees import SMALL, Small, sha256
+from tests.data_prep.http_server import FileServer
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Make]:
+    with FileServer().running() as server:
+        yield lambda name, root="data": Bench(name, tmp_path / root, server)
+
+
+def test_number_of_datasets() -> None:
+    assert len(SMALL) == 5
+
+
+def check_pixels_and_labels(dataset: VisionDataset, small: Small, lists: dict[str, dict[str, Any]]) -> None:
+    ids = sorted({label for listed in lists.values() for label in listed.values()})
+    for split, listed in lists.items():
+        source = dataset.split(split)
+        assert [ids[label] for label in source.labels] == list(listed.values())
+        for index, path in enumerate(listed):
+            image, _ = source[index]
+            red, *rest = image.getpixel((5, 5))  # pyright: ignore[reportGeneralTypeIssues]
+            assert abs(red - small.colours[path]) <= 2, path
+            assert max(rest) <= 2
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_from_the_archives_to_a_dataset(bench: Make, name: str) -> None:
+    made = bench(name)
+    record = made.prepare()
+    assert record == made.record()
+    small = made.small
+    counts = {split: len(listed) for split, listed in small.lists.items()}
+    assert record["splits"]["paper"]["counts"] == counts
+    assert record["splits"]["paper"]["sha256"] == {split: sha256(small.list_bytes(split)) for split in counts}
+    assert (record["images"], record["classes"]) == (len(small.colours), made.facts.classes)
+    assert record["bytes"] == sum((made.folder / made.facts.image_root / path).stat().st_size for path in small.colours)
+    assert record["images_checked"] is True
+    for archive in (file for file in small.files if file.endswith((".tgz", ".tar.gz", ".zip"))):
+        assert record["sources"][archive]["sha256"] == sha256(small.files[archive])
+    assert made.lists("paper") == small.lists
+    check_pixels_and_labels(made.read(), small, small.lists)
+    assert {file.name for file in made.folder.iterdir()} == {
+        "prepared.json",
+        "splits",
+        *made.facts.images.folders,
+        *record["annotations"],
+    }, "nothing else is left behind"
+
+
+@pytest.mark.parametrize(("name", "boxes", "parts"), [("cub", 26, 52), ("nabirds", 39, 78), ("dogs", 32, 0)])
+def test_boxes_and_parts(bench: Make, name: str, boxes: int, parts: int) -> None:
+    made = bench(name)
+    found = made.prepare(check_images=False)["annotations"]
+    table = pq.read_table(made.folder / "boxes.parquet")
+    assert table.to_pylist() == made.small.boxes
+    assert found["boxes.parquet"] == len(table) == boxes
+    assert [str(kind) for kind in table.schema.types] == ["string"] + ["double"] * 4
+    if parts:
+        table = pq.read_table(made.folder / "parts.parquet")
+        assert table.to_pylist() == made.small.parts
+        assert found["parts.parquet"] == len(table) == parts
+    assert (made.folder / "parts.parquet").exists() == bool(parts)
+
+
+def test_cubs_segmentations(bench: Make) -> None:
+    made = bench("cub")
+    assert made.prepare()["annotations"]["segmentations"] == 26
+    masks = {str(file.relative_to(made.folder / "segmentations")) for file in made.folder.glob("segmentations/*/*")}
+    assert masks == {path.replace(".jpg", ".png") for path in made.small.colours}
+
+
+def test_boxes_of_cars_come_when_the_devkit_does(bench: Make) -> None:
+    made = bench("cars")
+    record = made.prepare()
+    assert record["annotations"] == {}
+    [note] = record["notes"]
+    assert note.startswith(
+        "26 of 26 images have no bounding box, the first is cars_test/cars_test/00011.jpg; to have them, put"
+    )
+    assert str(made.folder) in note
+    (made.folder / "devkit").mkdir()
+    (made.folder / "devkit/cars_train_annos.mat").write_bytes(made.small.files["cars_train_annos.mat"])
+    record = made.prepare()
+    assert record["annotations"] == {"boxes.parquet": 20}
+    assert record["notes"][0].startswith("6 of 26 images have no bounding box")
+    (made.root / "downloads/cars_test_annos_withlabels.mat").write_bytes(made.small.files["cars_test_annos_withlabels.mat"])
+    record = made.prepare()
+    assert (record["annotations"], record["notes"]) == ({"boxes.parquet": 26}, [])
+    assert pq.read_table(made.folder / "boxes.parquet").to_pylist() == made.small.boxes
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_again_does_nothing_and_says_so(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    made = bench(name)
+    first = made.prepare()
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}
+    shutil.rmtree(made.root / "downloads")
+    made.server.files.clear()
+    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
+    with caplog.at_level(logging.INFO):
+        assert made.prepare() == first
+    assert f"{name} is ready: nothing to do" in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_official_splits_are_added(bench: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    made = bench(name)
+    paper = made.prepare()
+    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
+    archives = {file for file in made.small.files if file.endswith((".tgz", ".tar.gz", ".zip")) or file == "images.tar"}
+    for file in archives:
+        (made.root / "downloads" / file).unlink()
+    made.server.log.clear()
+    record = made.prepare(splits="official")
+    assert archives.isdisjoint(exchange.path.rpartition("/")[2] for exchange in made.server.log)
+    assert record["splits"].keys() == {"paper", "official"}
+    assert record["splits"]["paper"] == paper["splits"]["paper"]
+    lists, official = made.lists("official"), made.small.official
+    assert lists["test"] == official["test"]
+    assert lists["train"] | lists["val"] == official["train"] | official.get("val", {})
+    assert not set(lists["train"]) & set(lists["val"])
+    if name == "flowers":
+        assert lists == official
+        assert "val_fraction" not in record["splits"]["official"]
+    else:
+        per_class = [list(lists["val"].values()).count(label) for label in set(lists["val"].values())]
+        assert per_class == [1] * made.facts.classes, "a tenth of each class"
+        assert (record["splits"]["official"]["val_fraction"], record["splits"]["official"]["split_seed"]) == (0.1, 0)
+    check_pixels_and_labels(made.read("official"), made.small, lists)
+
+
+def test_official_val_is_drawn_from_the_seed(bench: Make) -> None:
+    def val(root: str, **request: Any) -> list[str]:
+        made = bench("dogs", root)
+        made.prepare(splits="official", check_images=False, **request)
+        return list(made.lists("official")["val"])
+
+    first = val("a")
+    assert val("b") == first
+    assert len(first) == 2
+    assert any(val(f"seed{seed}", split_seed=seed) != first for seed in (1, 2, 3))
+    assert len(val("c", val_fraction=0.3)) == 6
+
+
+def test_another_draw_over_a_finished_one_is_refused(bench: Make) -> None:
+    made = bench("cub")
+    made.prepare(splits="official")
+    folder = made.folder / "splits/official"
+    with pytest.raises(ConfigError) as caught:
+        made.prepare(splits="official", split_seed=3)
+    assert str(caught.value) == (
+        f"{folder} was made with val_fraction=0.1 split_seed=0; to make it anew type: rm -r {folder}; "
+        f"python -m data_prep.fgvc cub root={made.root} splits=official split_seed=3"
+    )
+    shutil.rmtree(folder)
+    assert made.prepare(splits="official", split_seed=3)["splits"]["official"]["split_seed"] == 3
+
+
+def test_official_cars_with_and_without_the_devkit(bench: Make) -> None:
+    made = bench("cars")
+    record = made.prepare(splits="official")
+    assert record["splits"]["official"]["source"] == "the paper's lists (no devkit found)"
+    shutil.rmtree(made.folder / "splits/official")
+    for file in ("cars_train_annos.mat", "cars_test_annos_withlabels.mat"):
+        (made.folder / file).write_bytes(made.small.files[file])
+    record = made.prepare(splits="official")
+    assert record["splits"]["official"]["source"] == "cars_train_annos.mat and cars_test_annos_withlabels.mat"
+    lists = made.lists("official")
+    assert (lists["train"] | lists["val"], lists["test"]) == (made.small.official["train"], made.small.official["test"])
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand_prints_the_steps_and_the_folder(bench: Make, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    made = bench(name)
+    target = made.root / "downloads" / BY_HAND[name]
+    target.unlink()
+    with caplog.at_level(logging.INFO), pytest.raises(ConfigError) as caught:
+        made.prepare()
+    assert f"put it, as it is, here: {target}" in str(caught.value)
+    assert f"type: python -m data_prep.fgvc {name} root={made.root}" in str(caught.value)
+    url = {"nabirds": "https://dl.allaboutbirds.org/nabirds", "cars": "kaggle.com/datasets/jessicali9530/stanford-cars-dataset"}
+    steps = [message for message in caplog.messages if message.lstrip()[0].isdigit()]
+    assert len(steps) == 4
+    assert url[name] in steps[0]
+    assert steps[2] == f"  3. put it, as it is, here: {target}"
+    assert target.parent.is_dir(), "so that there is somewhere to put it"
+    assert str(made.folder / made.facts.images.folders[0]) in caplog.messages[-1]
+    assert made.record() is None
+    target.write_bytes(made.small.files[target.name])
+    assert made.prepare()["images"] == len(made.small.colours)
+
+
+def test_archives_elsewhere_and_under_kaggles_other_name(bench: Make, tmp_path: Path) -> None:
+    made = bench("cars")
+    (tmp_path / "usb").mkdir()
+    (made.root / "downloads/archive.zip").rename(tmp_path / "usb/stanford-cars-dataset.zip")
+    record = made.prepare(archives=tmp_path / "usb")
+    assert set(record["sources"]) == {"stanford-cars-dataset.zip"}
+    assert (tmp_path / "usb/fgvc_splits/stanfordcars/train.json").is_file()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_folder_unpacked_by_hand_is_taken(bench: Make, tmp_path: Path, name: str) -> None:
+    made = bench(name)
+    made.prepare()
+    shutil.move(made.folder, tmp_path / "unpacked")
+    shutil.rmtree(made.root)
+    for folder in made.facts.images.folders:
+        shutil.copytree(tmp_path / "unpacked" / folder, made.folder / folder)
+    made.server.log.clear()
+    record = made.prepare()
+    assert all(record["sources"][folder] == "a folder found unpacked" for folder in made.facts.images.folders)
+    asked = {exchange.path.rpartition("/")[2] for exchange in made.server.log}
+    assert asked.isdisjoint({"CUB_200_2011.tgz", "102flowers.tgz", "images.tar"})
+    check_pixels_and_labels(made.read(), made.small, made.small.lists)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_archives_put_there_by_hand_need_no_server(bench: Make, name: str) -> None:
+    made = bench(name)
+    downloads = made.root / "downloads"
+    lists = downloads / "fgvc_splits" / made.facts.lists_folder
+    lists.mkdir(parents=True)
+    for split in made.small.lists:
+        (lists / f"{split}.json").write_bytes(made.small.list_bytes(split))
+    for file, content in made.small.files.items():
+        (downloads / file).write_bytes(content)
+    made.server.files.clear()
+    made.prepare()
+    record = made.prepare(splits="official")
+    assert made.server.log == []
+    assert record["notes"] == []
+    check_pixels_and_labels(made.read(), made.small, made.small.lists)
+
+
+def test_lists_from_a_folder_need_no_server(bench: Make, tmp_path: Path) -> None:
+    made = bench("nabirds")
+    folder = tmp_path / "gift/data/nabirds"
+    folder.mkdir(parents=True)
+    for split in made.small.lists:
+        (folder / f"{split}.json").write_bytes(made.small.list_bytes(split))
+    made.server.files.clear()
+    record = made.prepare(splits_from=tmp_path / "gift/data")
+    assert made.server.log == []
+    assert record["splits"]["paper"]["source"] == str(tmp_path / "gift/data")
+    assert made.lists("paper") == made.small.lists
+
+
+def test_annotations_can_be_left_out_and_added(bench: Make) -> None:
+    made = bench("cub")
+    record = made.prepare(annotations=False, check_images=False)
+    assert (record["annotations"], record["images_checked"]) == ({}, False)
+    assert not (made.folder / "boxes.parquet").exists()
+    record = made.prepare(check_images=False)
+    assert (record["annotations"]["boxes.parquet"], record["images_checked"]) == (26, False)
+    (made.folder / "parts.parquet").unlink()
+    record = made.prepare(annotations=False)
+    assert record["images_checked"] is True
+    assert not (made.folder / "parts.parquet").exists()
+    made.prepare()
+    assert (made.folder / "parts.parquet").is_file()

@@ -1,0 +1,112 @@
+"""The facts against the paper's own lists, where those are present, and against the YAML of each dataset."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.fgvc.facts import FACTS, Archive
+from data_prep.fgvc.prepare import prepare
+from data_prep.fgvc.record import read_record
+from data_prep.fgvc.workspace import Request
+from gift_vit.compose import compose_config
+from gift_vit.config import load_config
+from gift_vit.data import build_dataset
+from gift_vit.paths import conf_dir
+from tests.data_prep.fgvc_trees import jpeg
+
+LISTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "fgvc_splits"
+
+needs_lists = pytest.mark.skipif(not LISTS.is_dir(), reason="needs the paper's lists in ../shared/data/fgvc_splits")
+
+
+def read(name: str) -> dict[str, dict[str, int | str]]:
+    folder = LISTS / FACTS[name].lists_folder
+    return {split: json.loads((folder / f"{split}.json").read_bytes()) for split in ("train", "val", "test")}
+
+
+def test_the_facts_are_of_one_piece() -> None:
+    assert list(FACTS) == ["cub", "nabirds", "flowers", "cars", "dogs"]
+    digests = []
+    for name, facts in FACTS.items():
+        assert facts.name == name
+        assert facts.paper["train"] + facts.paper["val"] == facts.official["train"] + facts.official.get("val", 0)
+        assert facts.paper["test"] == facts.official["test"]
+        files = [*facts.lists.values(), *facts.extras.values()]
+        files += [archive.file for archive in (facts.images, facts.segmentations) if isinstance(archive, Archive)]
+        digests += [file.sha256 for file in files]
+        assert all(file.url.split("?")[0].endswith(f"/{file.name}") for file in files)
+    assert len(digests) == len(set(digests)) == 15 + 4 + 4
+    assert all(re.fullmatch("[0-9a-f]{64}", digest or "") for digest in digests)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_the_yaml_agrees_with_the_facts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIFT_VIT_DATA", "/data")
+    facts = FACTS[name]
+    values = load_config(compose_config([f"dataset={name}"])).values["dataset"]
+    assert (values["name"], values["benchmark"], values["num_classes"]) == (name, "fgvc", facts.classes)
+    assert (values["root"], values["splits_dir"], values["image_root"]) == (f"/data/{name}", "splits/paper", facts.image_root)
+    assert values["prepare"] == f"type: python -m data_prep.fgvc {name} root=/data"
+    header = (conf_dir() / f"dataset/{name}.yaml").read_text().splitlines()[0]
+    counts = "train {train:,}, val {val:,}, test {test:,}".format(**facts.paper)
+    assert f"({counts})" in header
+    assert f", {facts.classes} " in header
+
+
+@needs_lists
+@pytest.mark.parametrize("name", FACTS)
+def test_counts_classes_and_checksums(name: str) -> None:
+    facts, lists = FACTS[name], read(name)
+    assert {split: len(listed) for split, listed in lists.items()} == facts.paper
+    assert len({label for listed in lists.values() for label in listed.values()}) == facts.classes
+    for split, file in facts.lists.items():
+        content = (LISTS / facts.lists_folder / f"{split}.json").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file.sha256
+    paths = [path for listed in lists.values() for path in listed]
+    assert len(paths) == len(set(paths)), "no image in two splits"
+
+
+@needs_lists
+@pytest.mark.parametrize("name", FACTS)
+def test_the_real_lists_prepare(name: str, tmp_path: Path) -> None:
+    """With the real facts and lists, each listed image a link to one small JPEG; then read as training reads it."""
+    facts, lists = FACTS[name], read(name)
+    one = tmp_path / "one.jpg"
+    one.write_bytes(jpeg(9))
+    image_root = tmp_path / name / facts.image_root
+    paths = [path for listed in lists.values() for path in listed]
+    for folder in {os.path.dirname(path) for path in paths}:
+        (image_root / folder).mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        os.link(one, image_root / path)
+    request = Request(root=tmp_path, splits_from=LISTS, check_images=False, annotations=False)
+    record = prepare(facts, request)
+    assert record["splits"]["paper"]["counts"] == facts.paper
+    assert record["splits"]["paper"]["sha256"] == {split: file.sha256 for split, file in facts.lists.items()}
+    assert (record["images"], record["bytes"]) == (len(paths), len(paths) * one.stat().st_size)
+    assert read_record(tmp_path / name) == record
+    dataset = build_dataset(load_config(compose_config([f"dataset={name}", f"paths.data_root={tmp_path}"])).dataset)
+    ids = np.unique(np.concatenate([list(listed.values()) for listed in lists.values()]))
+    for split, listed in lists.items():
+        np.testing.assert_array_equal(ids[dataset.split(split).labels], list(listed.values()))
+    if name == "cars":
+        official = prepare(facts, replace(request, splits="official"))["splits"]["official"]["counts"]
+        assert official == {"train": 7329, "val": 815, "test": 8041}, "as many as in the paper's"
+
+
+@needs_lists
+def test_numbering_each_split_by_itself_would_have_shifted_nabirds_val() -> None:
+    lists = read("nabirds")
+    val, train = np.array(list(lists["val"].values())), np.array(list(lists["train"].values()))
+    every = np.unique(np.concatenate([np.array(list(listed.values())) for listed in lists.values()]))
+    np.testing.assert_array_equal(np.unique(train), every)
+    together, alone = np.searchsorted(every, val), np.searchsorted(np.unique(val), val)
+    assert len(np.unique(val)) == 553
+    assert 0 < (together != alone).sum() < len(val)
+    assert (together - alone).max() == 2
