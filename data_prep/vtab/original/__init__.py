@@ -1,0 +1,59 @@
+"""The datasets' original files as an origin: no TensorFlow, no tensorflow-datasets, the same examples in the same order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep.vtab.original.arrays import cifar100, smallnorb, svhn
+from data_prep.vtab.original.dmlab import dmlab
+from data_prep.vtab.original.hdf5 import dsprites, patch_camelyon
+from data_prep.vtab.original.origin import OriginalOrigin
+from data_prep.vtab.original.places import Place
+from data_prep.vtab.original.retinopathy import retinopathy
+from data_prep.vtab.original.scenes import clevr, kitti
+from data_prep.vtab.original.trees import dtd, eurosat, flowers102, pets, resisc45
+from data_prep.vtab.records import Origin
+from data_prep.vtab.tasks import Builder
+from gift_vit.errors import ConfigError
+
+_READERS: dict[str, Callable[[Builder, Place], OriginalOrigin]] = {
+    "cifar100": cifar100,
+    "dtd": dtd,
+    "oxford_flowers102": flowers102,
+    "oxford_iiit_pet": pets,
+    "svhn_cropped": svhn,
+    "patch_camelyon": patch_camelyon,
+    "eurosat": eurosat,
+    "resisc45": resisc45,
+    "diabetic_retinopathy_detection": retinopathy,
+    "clevr": clevr,
+    "dmlab": dmlab,
+    "kitti": kitti,
+    "dsprites": dsprites,
+    "smallnorb": smallnorb,
+}
+
+AVAILABLE: frozenset[str] = frozenset(_READERS)
+
+UNAVAILABLE: dict[str, str] = {
+    "caltech101": "TFDS draws its train split in the unsorted order of a directory listing, so the archive alone does not tell "
+    "which images are in it",
+    "sun397": "its split lists are part of the tensorflow-datasets package, and what is shrunk and stored are the pixels of "
+    "TensorFlow's JPEG decoder",
+}
+
+
+def open_original(builder: Builder, folder: Path | None, downloads: Path) -> Origin:
+    """Open the original files of a builder; fetches what is missing and unpacks what cannot be read in place.
+
+    Args:
+        builder: The builder.
+        folder: May hold the archives, or what they unpack to (:class:`~data_prep.vtab.original.places.Place` says where).
+        downloads: Where archives that are not in ``folder`` are fetched to.
+
+    Raises:
+        ConfigError: If the builder is not available from its original files, or a file is missing, damaged or of another kind.
+        RunError: If a download fails or the disk is full.
+    """
+    if builder.name not in _READERS:
+        raise ConfigError(f"{builder.name} cannot be had from its original files: {UNAVAILABLE[builder.name]}; use source=tfds")
+    return _READERS[builder.name](builder, Place(builder.name, folder, downloads))

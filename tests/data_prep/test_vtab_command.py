@@ -1,0 +1,270 @@
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vtab_origins import small_origin
+
+import data_prep.vtab.__main__ as command
+from data_prep.vtab import export as export_module
+from data_prep.vtab import original, tfds_origin
+from data_prep.vtab.records import Origin
+from data_prep.vtab.task_folder import read_meta
+from data_prep.vtab.tasks import GROUPS, TASKS, Builder
+from gift_vit.errors import ConfigError, RunError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Opened:
+    """Stands in for the two ways to open a builder, and notes what was asked of them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.errors: dict[str, BaseException] = {}
+
+    def original(self, builder: Builder, folder: Path | None, downloads: Path) -> Origin:
+        self.calls.append(("original", builder.name, folder, downloads))
+        return self._origin(builder, "original")
+
+    def tfds(self, builder: Builder, tfds_dir: Path, manual_dir: Path | None) -> Origin:
+        self.calls.append(("tfds", builder.name, tfds_dir, manual_dir))
+        return self._origin(builder, "tfds")
+
+    def _origin(self, builder: Builder, source: str) -> Origin:
+        if builder.name in self.errors:
+            raise self.errors[builder.name]
+        return small_origin(next(task for task in TASKS.values() if task.builder is builder), source=source)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
+    """Small made-up origins instead of real ones, checked as far as they can pass; the working folder is ``tmp_path``."""
+    stand_in = Opened()
+    monkeypatch.setattr(original, "open_original", stand_in.original)
+    monkeypatch.setattr(tfds_origin, "open_tfds", stand_in.tfds)
+    monkeypatch.setattr(export_module, "export", partial(export_module.export, official=False))
+    monkeypatch.setattr(command.cli, "interrupt_on_sigterm", lambda: None)
+    for variable in ("GIFT_VIT_DATA", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return stand_in
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["vtab", *words])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_a_task_is_prepared_from_its_original_files_or_else_by_tfds(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert run(monkeypatch, "dtd") == 0
+    assert run(monkeypatch, "caltech101") == 0
+    assert opened.calls == [
+        ("original", "dtd", None, Path("data/downloads")),
+        ("tfds", "caltech101", Path("~/tensorflow_datasets").expanduser(), None),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split(maxsplit=1) == ["dtd", "ready: 800 + 200 + 30 images from source=original in data/vtab1k/dtd"]
+    assert lines[1].split(maxsplit=1) == [
+        "caltech101",
+        "ready: 800 + 200 + 30 images from source=tfds in data/vtab1k/caltech101",
+    ]
+    assert len(lines) == 2
+    assert any(message.startswith("dtd: source=original") for message in caplog.messages)
+    assert any(message.startswith("caltech101: source=tfds, since ") for message in caplog.messages)
+    for task in ("dtd", "caltech101"):
+        assert read_meta(Path("data/vtab1k") / task, task) is not None
+
+
+def test_folders_are_taken_from_the_command_line_and_the_environment(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    assert run(monkeypatch, "dtd", "source=original", "root=here", "folder=mine") == 0
+    assert run(monkeypatch, "svhn", "root=here", "archives=mine") == 0
+    assert run(monkeypatch, "pets", "source=tfds", "root=here", "tfds_dir=prepared", "manual_dir=by_hand") == 0
+    monkeypatch.setenv("GIFT_VIT_DATA", "from_environment")
+    monkeypatch.setenv("TFDS_DATA_DIR", "tfds_from_environment")
+    assert run(monkeypatch, "pets", "source=tfds") == 0
+    assert opened.calls == [
+        ("original", "dtd", Path("mine"), Path("here/downloads")),
+        ("original", "svhn_cropped", Path("mine"), Path("here/downloads")),
+        ("tfds", "oxford_iiit_pet", Path("prepared"), Path("by_hand")),
+        ("tfds", "oxford_iiit_pet", Path("tfds_from_environment"), None),
+    ]
+    assert sorted(path.name for path in Path("here/vtab1k").iterdir()) == ["dtd", "pets", "svhn"]
+    assert [path.name for path in Path("from_environment/vtab1k").iterdir()] == ["pets"]
+
+
+def test_what_is_ready_is_left_alone(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "dtd") == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("data/vtab1k/dtd").iterdir()}
+    assert run(monkeypatch, "dtd") == run(monkeypatch, "dtd", "source=original") == 0
+    assert len(opened.calls) == 1
+    assert {path: path.stat().st_mtime_ns for path in Path("data/vtab1k/dtd").iterdir()} == before
+    assert capsys.readouterr().out.count("ready already, nothing to do: 800 + 200 + 30 images from source=original") == 2
+    assert run(monkeypatch, "dtd", "source=tfds") == 2
+    assert "error: dtd: data/vtab1k/dtd is ready from source=original; remove it to prepare it from source=tfds" in (
+        capsys.readouterr().err
+    )
+
+
+def test_what_is_not_complete_is_prepared_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "dtd") == 0
+    file = Path("data/vtab1k/dtd/test.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert run(monkeypatch, "dtd") == 0
+    assert file.read_bytes() == whole
+    assert len(opened.calls) == 2
+
+
+def test_all_tasks_open_each_builder_once(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "all") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    assert all(line.split()[1] == "ready:" for line in lines)
+    assert len(opened.calls) == len({name for _, name, *_ in opened.calls}) == 16
+    assert {name for source, name, *_ in opened.calls if source == "tfds"} == set(original.UNAVAILABLE)
+    for name in TASKS:
+        assert json.loads((Path("data/vtab1k") / name / "meta.json").read_text())["task"] == name
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ({"resisc45": RunError("the download stalled")}, 1),
+        ({"eurosat": ConfigError("no EuroSAT.zip"), "resisc45": RunError("the download stalled")}, 2),
+        ({"resisc45": ValueError("unforeseen")}, 1),
+    ],
+)
+def test_one_that_fails_does_not_stop_the_others(
+    errors: dict[str, BaseException],
+    code: int,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened.errors = errors
+    assert run(monkeypatch, "specialized") == code
+    printed = capsys.readouterr()
+    outcomes = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
+    assert list(outcomes) == GROUPS["specialized"]
+    for name, outcome in outcomes.items():
+        assert outcome.startswith(f"failed: {errors[name]}" if name in errors else "ready: ")
+        assert (Path("data/vtab1k") / name).exists() == (name not in errors)
+    assert [line for line in printed.err.splitlines() if line.startswith("error: ")] == [
+        f"error: {name}: {error}"
+        if not isinstance(error, ValueError) or isinstance(error, ConfigError)
+        else f"error: ValueError: {error} (GIFT_VIT_TRACEBACK=1 shows where)"
+        for name, error in errors.items()
+    ]
+
+
+def test_an_interrupt_stops_and_says_how_far_it_came(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened.errors = {"eurosat": KeyboardInterrupt()}
+    assert run(monkeypatch, "specialized") == 130
+    outcomes = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert outcomes[0].startswith("ready: ")
+    assert outcomes[1:] == ["not prepared: interrupted"] * 3
+    assert [path.name for path in Path("data/vtab1k").iterdir()] == ["patch_camelyon"]
+
+
+def test_a_missing_package_is_one_line_with_the_command_to_type(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened.errors = {"dsprites": ModuleNotFoundError("No module named 'h5py'", name="h5py")}
+    assert run(monkeypatch, "dsprites_location") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: dsprites_location: needs a package that is not there (No module named 'h5py'); "
+        "type: pip install 'gift-vit[vtab]'"
+    )
+
+
+MISTAKES = [
+    ([], "a name is required"),
+    (
+        ["kitti_distanse"],
+        "there is no task 'kitti_distanse': give a task (cifar100, .*) or one of .*; did you mean kitti_distance?",
+    ),
+    (["natral"], "did you mean natural?"),
+    (["dtd", "source=tdfs"], "source=tdfs: give one of auto, original, tfds, folder; did you mean tfds?"),
+    (["dtd", "out=x"], "unexpected argument 'out=x': expected task=…, source=…, root=…"),
+    (["dtd", "source=folder"], "source=folder needs folder=…"),
+    (["dtd", "folder=absent"], "folder=absent is no folder"),
+    (["dtd", "folder=.", "archives=."], "folder=… and archives=… mean the same"),
+    (["dtd", "source=tfds", "folder=."], "source=tfds does not read folder=."),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_mistakes_on_the_command_line_are_one_line(
+    words: list[str], message: str, opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(MISTAKES) == 9
+    assert run(monkeypatch, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    for part in message.split(".*"):
+        assert part in line
+    assert not Path("data").exists()
+    assert not opened.calls
+
+
+def test_image_folders_are_read_and_marked(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from test_vtab_folders import write_folder
+
+    write_folder(tmp_path / "community" / "kitti", 4, {"train800": 800, "val200": 200, "test": 711})
+    assert run(monkeypatch, "kitti_distance", "source=folder", "folder=community") == 0
+    assert capsys.readouterr().out.endswith(
+        "800 + 200 + 711 images from source=folder in data/vtab1k/kitti_distance (with a warning)\n"
+    )
+    assert not opened.calls
+    assert run(monkeypatch, "dtd", "source=folder", "folder=community") == 2
+    assert "error: dtd: there is no folder dtd in community" in capsys.readouterr().err
+
+
+BARE = """
+import sys
+for package in ("tensorflow", "tensorflow_datasets", "array_record", "h5py", "scipy", "cv2"):
+    sys.modules[package] = None
+sys.argv = ["vtab", *sys.argv[1:]]
+from data_prep.vtab.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        (["--help"], 0, "python -m data_prep.vtab <what>", ""),
+        (["nothing"], 2, "", "there is no task 'nothing'"),
+        (["caltech101", "tfds_dir=absent"], 2, "caltech101 ", "pip install 'gift-vit[vtab]'"),
+    ],
+)
+def test_help_and_errors_need_no_extra_package(words: list[str], code: int, out: str, err: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", BARE, *words, *([] if "--help" in words else [f"root={tmp_path}"])]
+    ended = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ended.returncode == code
+    assert out in ended.stdout
+    assert err in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,181 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from vtab_origins import png
+
+from data_prep.vtab.folders import FOLDERS, LOSSY, export_folder
+from data_prep.vtab.task_folder import read_meta
+from data_prep.vtab.tasks import TASKS
+from gift_vit.errors import ConfigError
+
+SIZES = {"train800": 8, "val200": 4, "test": 6}
+
+
+def write_folder(folder: Path, num_classes: int, sizes: dict[str, int] = SIZES) -> Path:
+    """A task's folder as the community's scripts write it; images differ by split and number."""
+    for split, size in sizes.items():
+        (folder / "images" / split).mkdir(parents=True)
+        lines = []
+        for number in range(size):
+            path = f"images/{split}/{number:06d}.jpg"
+            (folder / path).write_bytes(png(colour=(number % 256, number // 256, len(split))))
+            lines.append(f"{path} {number % num_classes}\n")
+        (folder / f"{split}.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folders in FOLDERS.items() for folder in folders])
+def test_each_task_is_found_under_each_of_its_names(name: str, folder: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "vtab" / folder, 2)
+    meta = export_folder(TASKS[name], tmp_path / "vtab", tmp_path / name, official=False)
+    assert meta["origin"] == {"folder": str(tmp_path / "vtab" / folder)}
+    assert meta == read_meta(tmp_path / name, name)
+
+
+def test_there_are_23_names_for_19_tasks() -> None:
+    assert set(FOLDERS) == set(TASKS)
+    names = [folder for folders in FOLDERS.values() for folder in folders]
+    assert len(set(names)) == len(names) == 23
+
+
+def test_images_ids_labels_and_line_numbers_are_the_lists(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "vtab" / "cifar", 100)
+    images = [(folder / "images" / "test" / f"{number:06d}.jpg").read_bytes() for number in range(6)]
+    meta = export_folder(TASKS["cifar100"], tmp_path / "vtab", tmp_path / "out", official=False)
+    assert pq.read_table(tmp_path / "out" / "test.parquet").to_pydict() == {
+        "image": images,
+        "label": [0, 1, 2, 3, 4, 5],
+        "id": [f"images/test/{number:06d}.jpg" for number in range(6)],
+        "index": [0, 1, 2, 3, 4, 5],
+    }
+    assert meta["source"] == "folder"
+    assert meta["class_names"] is None
+    assert {name: (split["cut"], split["images"]) for name, split in meta["splits"].items()} == {
+        "train800": ("train800.txt", 8),
+        "val200": ("val200.txt", 4),
+        "test": ("test.txt", 6),
+    }
+
+
+def test_the_loss_is_told_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path / "cifar", 100)
+    meta = export_folder(TASKS["cifar100"], tmp_path, tmp_path / "out", official=False)
+    assert meta["warnings"] == [LOSSY]
+    assert "JPEG re-encodings" in LOSSY
+    assert "not comparable" in LOSSY
+    assert ("WARNING", f"cifar100: {LOSSY}") in [(record.levelname, record.message) for record in caplog.records]
+
+
+def test_blank_lines_do_not_count_and_paths_may_hold_spaces(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "dtd", 47)
+    (folder / "images" / "val200" / "000001.jpg").rename(folder / "images" / "val200" / "a picture.jpg")
+    lines = (folder / "val200.txt").read_text().splitlines()
+    (folder / "val200.txt").write_text(f"\n{lines[0]}\r\n  \nimages/val200/a picture.jpg\t 1\n{lines[2]}\n{lines[3]}\n\n")
+    export_folder(TASKS["dtd"], tmp_path, tmp_path / "out", official=False)
+    rows = pq.read_table(tmp_path / "out" / "val200.parquet", columns=["id", "label", "index"]).to_pylist()
+    assert [(row["id"].removeprefix("images/val200/"), row["label"], row["index"]) for row in rows] == [
+        ("000000.jpg", 0, 1),
+        ("a picture.jpg", 1, 3),
+        ("000002.jpg", 2, 4),
+        ("000003.jpg", 3, 5),
+    ]
+
+
+def test_the_list_of_all_thousand_must_hold_both(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "dtd", 47)
+    lines = [f"images/train800val200/{number:06d}.jpg 0\n" for number in range(12)]
+    (folder / "train800val200.txt").write_text("".join(lines))
+    export_folder(TASKS["dtd"], tmp_path, tmp_path / "out", official=False)
+    (folder / "train800val200.txt").write_text("".join(lines[1:]))
+    with pytest.raises(
+        ConfigError, match=r"dtd: .*train800val200\.txt lists 11 images, expected the 12 of train800\.txt and val200"
+    ):
+        export_folder(TASKS["dtd"], tmp_path, tmp_path / "other", official=False)
+
+
+def no_folder(folder: Path) -> None:
+    folder.rename(folder.with_name("other"))
+
+
+def no_list(folder: Path) -> None:
+    (folder / "test.txt").unlink()
+
+
+def no_image(folder: Path) -> None:
+    (folder / "images/val200/000002.jpg").unlink()
+
+
+def broken_image(folder: Path) -> None:
+    (folder / "images/val200/000002.jpg").write_bytes(b"\xff\xd8")
+
+
+def third_line(line: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        lines = (folder / "val200.txt").read_text().splitlines()
+        (folder / "val200.txt").write_text("\n".join([*lines[:2], line, *lines[3:]]))
+
+    return spoil
+
+
+FAULTS = [
+    (no_folder, r"there is no folder oxford_iiit_pet or oxford_pet or pets in .*; folder=… names the folder that holds"),
+    (no_list, r"cannot read the list .*oxford_pet/test\.txt \(.*No such file.*\); each split needs one"),
+    (no_image, r"cannot read .*val200/000002\.jpg \(No such file or directory\), which .*oxford_pet/val200\.txt line 3 names"),
+    (broken_image, r"cannot decode image images/val200/000002\.jpg"),
+    (third_line("images/val200/000002.jpg"), r"val200\.txt line 3 is 'images/val200/000002.jpg', expected '<path> <label>'"),
+    (third_line("images/val200/000002.jpg cat"), r"val200\.txt line 3 is 'images/val200/000002.jpg cat', expected"),
+    (third_line("images/val200/000002.jpg -1"), r"val200\.txt line 3 is 'images/val200/000002.jpg -1', expected"),
+    (third_line("images/val200/000002.jpg 37"), r"image in .*val200\.txt line 3 has the label 37, expected 0 to 36"),
+    (
+        third_line("images/val200/000001.jpg 1"),
+        r"val200\.txt line 3 names images/val200/000001.jpg again, expected every image once",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS)
+def test_bad_input_is_one_line_that_names_the_task_and_writes_nothing(
+    spoil: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    assert len(FAULTS) == 9
+    spoil(write_folder(tmp_path / "vtab" / "oxford_pet", 37))
+    with pytest.raises(ConfigError, match=f"^pets: .*{message}") as error:
+        export_folder(TASKS["pets"], tmp_path / "vtab", tmp_path / "root" / "pets", official=False)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "root").exists() or not list((tmp_path / "root").iterdir())
+
+
+def test_official_folders_have_the_official_numbers_and_classes(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "vtab" / "kitti", 4, {"train800": 800, "val200": 200, "test": 711})
+    assert export_folder(TASKS["kitti_distance"], tmp_path / "vtab", tmp_path / "out")["splits"]["test"]["images"] == 711
+    whole = (folder / "test.txt").read_text()
+    (folder / "test.txt").write_text("\n".join(whole.splitlines()[1:]))
+    with pytest.raises(ConfigError, match=r"kitti_distance: .*kitti/test\.txt lists 710 images, expected 711"):
+        export_folder(TASKS["kitti_distance"], tmp_path / "vtab", tmp_path / "other")
+    (folder / "test.txt").write_text(whole)
+    for split in ("train800", "val200", "test"):
+        text = (folder / f"{split}.txt").read_text()
+        (folder / f"{split}.txt").write_text(text.replace(".jpg 3\n", ".jpg 2\n"))
+    with pytest.raises(ConfigError, match="kitti_distance: the highest label in all is 2, expected 3"):
+        export_folder(TASKS["kitti_distance"], tmp_path / "vtab", tmp_path / "other")
+
+
+def test_class_counts_that_hold_in_any_order_are_checked(tmp_path: Path) -> None:
+    cifar100 = TASKS["cifar100"]
+    task = replace(cifar100, builder=replace(cifar100.builder, counts={"train": 50000, "test": 100}))
+    folder = write_folder(tmp_path / "vtab" / "cifar", 100, {"train800": 800, "val200": 200, "test": 100})
+    val = (folder / "val200.txt").read_text()
+    for number in range(100):
+        val = val.replace(f"{number:06d}.jpg {number}\n", f"{number:06d}.jpg {number % 90}\n")
+        val = val.replace(f"{number + 100:06d}.jpg {number}\n", f"{number + 100:06d}.jpg {number % 90}\n")
+    (folder / "val200.txt").write_text(val)
+    export_folder(task, tmp_path / "vtab", tmp_path / "out")
+    labels = pq.read_table(tmp_path / "out" / "val200.parquet")["label"].to_numpy()
+    assert len(np.unique(labels)) == 90
+    (folder / "val200.txt").write_text(val.replace("000000.jpg 0\n", "000000.jpg 95\n"))
+    with pytest.raises(ConfigError, match="cifar100: 91 classes occur in val200, expected 90"):
+        export_folder(task, tmp_path / "vtab", tmp_path / "other")
