@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check fix smoke config tables
+.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,14 @@ test: check  ## every check: ruff, pyright, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## the same and the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network and not tensorflow"
+
+test-vtab: $(READY)  ## install TensorFlow and compare VTAB-1k's preparation and pixels with it, bit for bit
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable ".[vtab,fast]"
+	$(BIN)/python -m pytest -m tensorflow tests/data tests/data_prep
+
+bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core
+	$(BIN)/python -m experiments.bench_data $(ARGS)
 
 check: $(READY)  ## ruff and pyright, changing nothing
 	$(BIN)/ruff format --check .

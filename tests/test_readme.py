@@ -21,8 +21,8 @@ SHORT = ["debug=smoke", "trainer.batch_size=4", "run_name=null"]
 
 
 def test_the_readme_has_the_blocks_it_should_have() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "bash", "python"]
-    assert len(COMMANDS) == 8
+    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "bash", "bash", "python"]
+    assert len(COMMANDS) == 11
 
 
 def test_the_results_table_is_the_one_made_from_result_files() -> None:
@@ -44,7 +44,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (60, 40), (int(number) * 100, 10 * index, 0)).save(image)
                 listed[f"{name}/{image.name}"] = number
-        (folder / "data/cub" / f"{split}.json").write_text(json.dumps(listed))
+        (folder / "data/cub/splits/paper").mkdir(parents=True, exist_ok=True)
+        (folder / "data/cub/splits/paper" / f"{split}.json").write_text(json.dumps(listed))
     for label in ("cat", "dog"):
         (folder / "my_images/train" / label).mkdir(parents=True)
         for index in range(10):
@@ -67,6 +68,30 @@ def test_make_demo(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "final/digits" / method / "vit_mini/demo").iterdir()} == files
     with Image.open(tmp_path / "cluster_maps.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_the_status_of_the_data(workplace: Path) -> None:
+    assert "python -m data_prep.status" in COMMANDS
+    words = [sys.executable, "-m", "data_prep.status"]
+    done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=60, check=True)
+    assert "0 of 24 datasets are ready" in done.stdout
+    assert sum(line in done.stdout for line in COMMANDS) == 2  # the two preparing commands below are among the next steps
+
+
+@pytest.mark.parametrize(
+    ("module", "url"),
+    [("data_prep.fgvc", "https://data.caltech.edu/"), ("data_prep.vtab", "https://www.cs.toronto.edu/~kriz/cifar-100-binary")],
+)
+def test_preparing_commands_without_a_network(tmp_path: Path, module: str, url: str) -> None:
+    """They get as far as the first download, and say in one line what to do."""
+    [line] = [line for line in COMMANDS if module in line]
+    dead = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    words = [sys.executable, *shlex.split(line)[1:]]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | dead, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    [told] = [told for told in done.stderr.splitlines() if told.startswith("error: ")]
+    assert url in told
+    assert str(Path("data/downloads")) in told
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "gift_vit.train" in line])

@@ -1,0 +1,184 @@
+"""Which of the 24 datasets are ready: ``python -m data_prep.status``."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.measure import Measurement
+from rich.table import Table
+
+from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
+from data_prep.fgvc.record import list_digests, read_record
+from data_prep.vtab.original.files import FILES
+from data_prep.vtab.task_folder import read_meta
+from data_prep.vtab.tasks import TASKS, Task
+from gift_vit.cli import log_to_stderr, parse_arguments, run_command
+
+USAGE = """
+python -m data_prep.status [root=…]
+
+Shows of each dataset of FGVC and VTAB-1k whether it is ready (prepared and verified), partial (something of it is there) or
+missing, and the next command to type. Reads what preparation recorded; opens no image.
+
+root      data root (default: the environment variable GIFT_VIT_DATA, else data)
+archives  folder of archives that were put there by hand (default: <root>/downloads)
+"""
+
+READY, PARTIAL, MISSING = "ready", "partial", "missing"
+
+
+@dataclass
+class Arguments:
+    """The command line; see USAGE."""
+
+    root: str = "${oc.env:GIFT_VIT_DATA,data}"
+    archives: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is there of one dataset.
+
+    Attributes:
+        name: Its name in ``conf/dataset/``.
+        state: ``ready``, ``partial`` or ``missing``.
+        images: Images per split: train, val, test; empty unless it is ready.
+        classes: How many classes.
+        source: Where the prepared images come from; of a partial dataset, what is there.
+        bytes: Bytes of the prepared images; of a partial dataset, of what is there.
+        folder: Where it is, or would be.
+        command: What to type next.
+    """
+
+    name: str
+    state: str
+    classes: int
+    folder: Path
+    command: str
+    images: list[int] = field(default_factory=list)
+    source: str = ""
+    bytes: int = 0
+
+
+def fgvc_status(facts: DatasetFacts, root: Path, archives: Path) -> Status:
+    """What is there of an FGVC dataset."""
+    folder = root / facts.name
+    prepare = ["python", "-m", "data_prep.fgvc", facts.name, *_given(root, archives)]
+    record = read_record(folder)
+    splits = record["splits"] if record else {}
+    kinds = [kind for kind, split in splits.items() if list_digests(folder / "splits" / kind) == split["sha256"]]
+    unpacked = [folder / name for name in facts.images.folders if (folder / name).is_dir()]
+    if record and kinds and len(unpacked) == len(facts.images.folders):
+        train = _training(facts.name, root) + ([] if kinds[0] == "paper" else [f"dataset.splits_dir=splits/{kinds[0]}"])
+        counts = [splits[kinds[0]]["counts"][split] for split in ("train", "val", "test")]
+        source = f"{' and '.join(kinds)} splits"
+        return Status(facts.name, READY, record["classes"], folder, shlex.join(train), counts, source, record["bytes"])
+    names = [facts.images.file.name] if isinstance(facts.images, Archive) else list(facts.images.names)
+    return _unprepared(facts.name, facts.classes, folder, shlex.join(prepare), [*unpacked, *_downloaded(names, archives)])
+
+
+def vtab_status(task: Task, root: Path, archives: Path) -> Status:
+    """What is there of a VTAB-1k task."""
+    name, folder = f"vtab_{task.name}", root / "vtab1k" / task.name
+    prepare = ["python", "-m", "data_prep.vtab", task.name, *_given(root, archives)]
+    meta = read_meta(folder, task.name)
+    if meta is not None:
+        counts = [split["images"] for split in meta["splits"].values()]
+        size = sum(split["bytes"] for split in meta["splits"].values())
+        source = meta["source"] + (" (lossy)" if meta["source"] == "folder" else "")
+        return Status(name, READY, task.num_classes, folder, shlex.join(_training(name, root)), counts, source, size)
+    names = [file.name for file in FILES.get(task.builder.name, [])]
+    there = [*_existing([folder, folder.with_name(f".{task.name}.partial")]), *_downloaded(names, archives)]
+    return _unprepared(name, task.num_classes, folder, shlex.join(prepare), there)
+
+
+def all_statuses(root: Path, archives: Path) -> list[Status]:
+    """What is there of all 24 datasets."""
+    fgvc = [fgvc_status(facts, root, archives) for facts in FACTS.values()]
+    return fgvc + [vtab_status(task, root, archives) for task in TASKS.values()]
+
+
+def _unprepared(name: str, classes: int, folder: Path, command: str, there: list[Path]) -> Status:
+    if not there:
+        return Status(name, MISSING, classes, folder, command)
+    found = ", ".join(path.name for path in there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
+    return Status(name, PARTIAL, classes, folder, command, source=found, bytes=sum(_size(path) for path in there))
+
+
+def _downloaded(names: Iterable[str], archives: Path) -> list[Path]:
+    """Archives, broken downloads and what archives were unpacked to."""
+    return _existing(archives / f"{name}{ending}" for name in names for ending in ("", ".part", ".unpacked"))
+
+
+def _existing(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.exists()]
+
+
+def _size(path: Path) -> int:
+    files: Iterator[Path] = path.rglob("*") if path.is_dir() else iter([path])
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _given(root: Path, archives: Path) -> list[str]:
+    """The words of a preparing command that are not its defaults."""
+    words = [] if _is_default(root) else [f"root={root}"]
+    return words if archives == root / "downloads" else [*words, f"archives={archives}"]
+
+
+def _training(name: str, root: Path) -> list[str]:
+    words = ["python", "-m", "gift_vit.train", f"dataset={name}"]
+    return words if _is_default(root) else [*words, f"paths.data_root={root}"]
+
+
+def _is_default(root: Path) -> bool:
+    """Whether commands take this root unless told otherwise, as ``conf/paths/default.yaml`` has it."""
+    return root == Path(os.environ.get("GIFT_VIT_DATA", "data")).expanduser()
+
+
+def render(statuses: list[Status]) -> Table:
+    """One row per dataset."""
+    ready = sum(status.state == READY for status in statuses)
+    table = Table(title=f"{ready} of {len(statuses)} datasets are ready", box=box.SIMPLE_HEAD)
+    for header in ("dataset", "state", "train", "val", "test", "classes", "source", "size", "where", "next"):
+        right = header in {"train", "val", "test", "classes", "size"}
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    colours = {READY: "green", PARTIAL: "yellow", MISSING: "dim"}
+    for status in statuses:
+        table.add_row(
+            status.name,
+            f"[{colours[status.state]}]{status.state}[/]",
+            *([f"{count:,}" for count in status.images] or ["–"] * 3),
+            str(status.classes),
+            status.source or "–",
+            decimal(status.bytes) if status.bytes else "–",
+            str(status.folder),
+            status.command,
+        )
+    return table
+
+
+def show_status(arguments: Arguments) -> None:
+    """Print the table."""
+    root = Path(arguments.root).expanduser()
+    archives = Path(arguments.archives).expanduser() if arguments.archives else root / "downloads"
+    table = render(all_statuses(root, archives))
+    # never cut or wrapped, however narrow the terminal: a command that is not whole cannot be typed
+    console = Console(force_terminal=sys.stdout.isatty())
+    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=width, force_terminal=sys.stdout.isatty()).print(table)
+
+
+def main() -> None:
+    """The command."""
+    log_to_stderr()
+    sys.exit(run_command(lambda: show_status(parse_arguments(Arguments, USAGE))))
+
+
+if __name__ == "__main__":
+    main()
