@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny timm ViT, one thread, no network."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from gift_vit.compose import compose_config
 from gift_vit.config import RunConfig, load_config
 
 torch.set_num_threads(1)
+# a shell starts background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,14 @@ def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> Non
     for name in ("py.typed", "backbones/weights/vit_mini.safetensors", "backbones/weights/vit_mini.md"):
         assert (installed / "gift_vit" / name).is_file(), name
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"gift_vit"}
+    assert top == {"gift_vit", "data_prep"}
+
+
+def test_the_wheel_prepares_data(installed: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "data_prep.status"]
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=True)
+    assert "0 of 24 datasets are ready" in done.stdout
 
 
 def test_the_wheel_trains_from_an_empty_directory(installed: Path, tmp_path: Path) -> None:
