@@ -6,6 +6,7 @@ No ``result.json``: not finished. Reading is strict, since a table must not rest
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -199,12 +200,18 @@ def _build(cls: Any, value: object, where: str, **extra: object) -> Any:
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where or 'it'} is {_short(value)}, expected an object")
-    hints = {f.name: f.type for f in fields(cls) if f.name not in extra}
-    optional = {f.name for f in fields(cls) if f.default is None}
-    if not set(hints) - optional <= set(value) <= set(hints):
-        raise ValueError(_keys_problem(where or "it", value, hints))
+    hints, required = _hints(cls, tuple(extra))
+    if not required <= value.keys() <= hints.keys():
+        raise ValueError(_keys_problem(where or "it", value, [key for key in hints if key in required or key in value]))
     prefix = f"{where}." if where else ""
     return cls(**{key: _checked(item, hints[key], prefix + key) for key, item in value.items()}, **extra)
+
+
+@cache
+def _hints(cls: Any, given: tuple[str, ...]) -> tuple[dict[str, Any], frozenset[str]]:
+    """Types by field, without the fields that are given otherwise, and the names that must be there."""
+    hints = {f.name: f.type for f in fields(cls) if f.name not in given}
+    return hints, frozenset(f.name for f in fields(cls) if f.name in hints and f.default is not None)
 
 
 def _checked(value: object, hint: Any, where: str) -> object:

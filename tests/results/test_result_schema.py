@@ -37,6 +37,20 @@ def test_round_trip(make: Callable[..., Result], tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
 
 
+def test_results_older_than_a_field_are_read(make: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    record = json.loads(to_json(make()))
+    for key in ("decoder", "source"):
+        del record["data"][key]
+    path.write_text(json.dumps(record))
+    data = read_result(path).data
+    assert (data.decoder, data.source) == (None, None)
+    del record["data"]["fingerprint"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="data misses fingerprint;"):
+        read_result(path)
+
+
 def test_shape_of_the_file(make: Callable[..., Result]) -> None:
     record = json.loads(to_json(make()))
     assert list(record) == ["schema", "status", "run", "data", "backbone", "params", "metrics", "cost", "env"]
