@@ -15,7 +15,7 @@ class OptimConfig:
 
     Attributes:
         lr: Peak learning rate.
-        weight_decay: Decoupled weight decay of matrices; vectors and scalars have none.
+        weight_decay: Decoupled weight decay of matrices; vectors, scalars and modules that say so have none.
         betas: Decay rates of the two moments.
         eps: Added to the denominator.
         warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; the cosine runs over all epochs, so warm-up cuts into it.
@@ -47,13 +47,22 @@ class OptimConfig:
 
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters in two groups, as the authors': decay for ndim ≥ 2, none for vectors and scalars."""
+    """AdamW over the trainable parameters in two groups, as the authors': decay for ndim ≥ 2, none for vectors and scalars.
+
+    A module with a true attribute ``exempt_from_weight_decay`` keeps all its own parameters from decay.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ConfigError("nothing to train: no parameter is trainable; apply a method to the model first")
+    exempt = {
+        parameter
+        for module in model.modules()
+        if getattr(module, "exempt_from_weight_decay", False)
+        for parameter in module.parameters(recurse=False)
+    }
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1 and p not in exempt], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1 or p in exempt], "weight_decay": 0.0},
     ]
     beta1, beta2 = cfg.betas
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps)

@@ -1,62 +1,38 @@
 """GIFT: Generative Interpretable Fine-Tuning (Savadikar, Song, Wu, arXiv 2312.00700).
 
-The fine-tuned weight of a frozen linear layer ω (here ``weight``, d_out × d_in) is ``ω (I + φ ψ)``. Symbols of the paper and
-names here: φ → ``phi`` (d_in × r), ψ → ``psi`` (r × d_in), C = ω φ → ``clusters`` (d_out × r), Δω = C ψ → ``delta_weight``,
-r → ``rank``. One pair (φ, ψ) serves all layers of a target; ψ starts at zero, so the model is unchanged at the start.
+The fine-tuned weight of a frozen linear layer ω (here ``weight``, d_out × d_in) is ``ω + H(ω φ) ψ``. In the paper's tables H is
+the identity and this is ``ω (I + φ ψ)``. Symbols of the paper and names here: φ → ``phi`` (d_in × r), ψ → ``psi`` (r × d_in),
+C = ω φ → ``clusters`` (d_out × r), H → ``schema``, H(C) → ``generated`` (d_out × r), Δω = H(C) ψ → ``delta_weight``,
+r → ``rank``. One pair (φ, ψ) with its H serves all layers of a target; ψ starts at zero, so the model is then unchanged.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_vit.errors import ConfigError
+from gift_vit.methods.gift_config import GiftConfig
+from gift_vit.methods.gift_schemas import build_schema
 from gift_vit.methods.registry import register_method
 from gift_vit.methods.targets import TargetLayer, find_targets
 
-SCHEMAS = ("linear",)
-
-
-@dataclass
-class GiftConfig:
-    """What GIFT adapts and how.
-
-    Attributes:
-        rank: r, the inner dimension of φ ψ; the paper uses 16.
-        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`.
-        blocks: Indices of the blocks to adapt; None: all.
-        share: One (φ, ψ) for all targets instead of one per target; they must agree in d_in.
-        schema: What stands between φ and ψ. ``linear``: nothing, as in the paper's tables.
-        phi_bias: Add a trainable bias (r) to the clusters.
-        psi_bias: Add a trainable bias (d_in) to every row of the update.
-    """
-
-    rank: int = 16
-    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
-    blocks: list[int] | None = None
-    share: bool = False
-    schema: str = "linear"
-    phi_bias: bool = False
-    psi_bias: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"method.rank={self.rank}: expected a whole number from 1 to the layer's d_in")
-        if self.schema not in SCHEMAS:
-            raise ConfigError(f"unknown method.schema {self.schema!r} (known: {', '.join(SCHEMAS)})")
-
 
 class GiftPair(nn.Module):
-    """The trainable (φ, ψ) that all layers of one target share.
+    """The trainable (φ, ψ) that all layers of one target share, and the schema between them.
 
     Attributes:
         phi: (d_in, r), drawn as ``nn.Linear(d_in, r)`` draws its weight: uniform on ±1/√d_in.
         psi: (r, d_in), zero.
         phi_bias: (r,) or None, uniform on ±1/√d_in.
         psi_bias: (d_in,) or None, zero.
+        schema: H, from (L, N, r) to (L, N, r) for L layers of N rows. Until :meth:`draw_schema`, the linear one: all φ of a
+            model are drawn before any schema, so that equal seeds give equal φ whatever the schema.
     """
 
     phi_bias: nn.Parameter | None
@@ -74,31 +50,50 @@ class GiftPair(nn.Module):
         phi_bias = torch.empty(cfg.rank, device=device).uniform_(-bound, bound) if cfg.phi_bias else None
         self.phi_bias = None if phi_bias is None else nn.Parameter(phi_bias)
         self.psi_bias = nn.Parameter(torch.zeros(d_in, device=device)) if cfg.psi_bias else None
+        self.schema: nn.Module = nn.Identity()
+
+    def draw_schema(self, cfg: GiftConfig, num_rows: int) -> None:
+        """Create the schema's network for layers of ``num_rows`` rows."""
+        self.schema = build_schema(cfg, num_rows, self.phi.device)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether nothing stands between φ and ψ."""
+        return isinstance(self.schema, nn.Identity)
 
     def clusters(self, weight: Tensor) -> Tensor:
         """C = ω φ (+ bias), shape (d_out, r), for a frozen weight (d_out, d_in); also the token-clustering head."""
         clusters = weight.to(self.phi.dtype) @ self.phi
         return clusters if self.phi_bias is None else clusters + self.phi_bias
 
+    def generate(self, weights: Sequence[Tensor]) -> Tensor:
+        """H(C) of L frozen weights (N, d_in) in one call of the schema, shape (L, N, r), in the pair's own precision."""
+        with _without_autocast(self.phi.device):
+            return self.schema(torch.stack([self.clusters(weight) for weight in weights]))
+
     def delta_weight(self, weight: Tensor) -> Tensor:
-        """Δω = C ψ (+ bias), shape (d_out, d_in), for a frozen weight (d_out, d_in).
+        """Δω = H(C) ψ (+ bias), shape (d_out, d_in), for a frozen weight (d_out, d_in).
 
         The one definition of the update: merging uses it, the forward passes are tested against it.
-        Source: arXiv 2312.00700, the two-linear-layer form ``ω + ω φ ψ``.
+        Source: arXiv 2312.00700; for the linear schema the two-linear-layer form ``ω + ω φ ψ``.
         """
-        delta = self.clusters(weight) @ self.psi
-        return delta if self.psi_bias is None else delta + self.psi_bias
+        with _without_autocast(self.phi.device):
+            delta = self.generate([weight])[0] @ self.psi
+            return delta if self.psi_bias is None else delta + self.psi_bias
 
     def shift_input(self, x: Tensor) -> Tensor:
-        """X + (x ψᵀ) φᵀ for tokens (..., d_in): feeding this to the frozen layer equals updating its weight (no biases)."""
+        """X + (x ψᵀ) φᵀ for tokens (..., d_in): feeding this to the frozen layer equals updating its weight.
+
+        Only for the linear schema without biases.
+        """
         return x + (x @ self.psi.to(x.dtype).T) @ self.phi.to(x.dtype).T
 
-    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+    def delta_output(self, x: Tensor, generated: Tensor) -> Tensor:
         """X Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
 
-        ``x Δωᵀ = (x ψᵀ)(φᵀ ωᵀ + b_φ 1ᵀ) + (x b_ψ) 1ᵀ``, exact with and without the biases.
+        ``x Δωᵀ = (x ψᵀ) H(C)ᵀ + (x b_ψ) 1ᵀ`` for ``generated`` = H(C), shape (d_out, r), of the layer's weight.
         """
-        delta = (x @ self.psi.to(x.dtype).T) @ self.clusters(weight).to(x.dtype).T
+        delta = (x @ self.psi.to(x.dtype).T) @ generated.to(x.dtype).T
         if self.psi_bias is None:
             return delta
         return delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
@@ -113,6 +108,10 @@ class GiftLinear(nn.Module):
     Args:
         linear: The layer to adapt; its parameters are used, not copied.
         parts: Each pair with the rows of the weight it updates; rows do not overlap.
+
+    Attributes:
+        generated: For each part H(C) of its rows while the model's forward pass has it ready, see :class:`GiftAdapter`;
+            otherwise None, and the layer computes its own.
     """
 
     bias: nn.Parameter | None
@@ -122,21 +121,28 @@ class GiftLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.parts = tuple(sorted(parts, key=lambda part: part[1].start))
+        self.generated: list[Tensor | None] = [None] * len(self.parts)
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (..., d_in) to (..., d_out)."""
-        whole = len(self.parts) == 1 and self.parts[0][1] == slice(0, self.out_features)
-        pair = self.parts[0][0]
-        if whole and pair.phi_bias is None and pair.psi_bias is None:
+        pair, rows = self.parts[0]
+        whole = rows == slice(0, self.out_features)
+        if whole and pair.is_linear and pair.phi_bias is None and pair.psi_bias is None:
             return F.linear(pair.shift_input(x), self.weight, self.bias)
         y = F.linear(x, self.weight, self.bias)
+        if whole:
+            return y + self._delta_output(x, 0)
         pieces, end = [], 0
-        for pair, rows in self.parts:
-            delta = pair.delta_output(x, self.weight[rows])
-            pieces += [y[..., end : rows.start], y[..., rows] + delta]
+        for index, (_, rows) in enumerate(self.parts):
+            pieces += [y[..., end : rows.start], y[..., rows] + self._delta_output(x, index)]
             end = rows.stop
         return torch.cat([*pieces, y[..., end:]], dim=-1)
+
+    def _delta_output(self, x: Tensor, index: int) -> Tensor:
+        pair, rows = self.parts[index]
+        generated = self.generated[index]
+        return pair.delta_output(x, pair.generate([self.weight[rows]])[0] if generated is None else generated)
 
     def delta_weight(self) -> Tensor:
         """Δω of the whole layer, shape (d_out, d_in); rows that no target covers are zero."""
@@ -146,10 +152,64 @@ class GiftLinear(nn.Module):
         return delta
 
 
+class GiftAdapter(nn.Module):
+    """``model.gift``: the pairs under the names of their targets, and what generates for all layers of a pair at once.
+
+    With a schema other than the linear one, H(C) of all layers of a pair comes from one call at the start of each forward pass
+    of the model; the layers hold it during the pass and no longer, for its graph belongs to one backward pass. Where no pass of
+    the whole model runs (``model.forward_features`` called directly, say), each layer computes its own; so it does under timm's
+    gradient checkpointing, where a block that is run again must find what it found the first time.
+
+    Args:
+        pairs: The pairs by target.
+    """
+
+    def __init__(self, pairs: dict[str, GiftPair]) -> None:
+        super().__init__()
+        for name, pair in pairs.items():
+            _add_nested(self, name, pair)
+        self.batches: list[tuple[GiftPair, list[tuple[GiftLinear, int]]]] = []
+
+    def connect(self, model: nn.Module) -> None:
+        """Generate in every forward pass of ``model`` from now on.
+
+        Its ``forward`` is wrapped and not hooked, for ``torch.compile`` leaves the outermost module's hooks out of its graph.
+        """
+        batches: dict[tuple[GiftPair, int], list[tuple[GiftLinear, int]]] = {}
+        for layer in (module for module in model.modules() if isinstance(module, GiftLinear)):
+            for index, (pair, rows) in enumerate(layer.parts):
+                batches.setdefault((pair, rows.stop - rows.start), []).append((layer, index))
+        self.batches = [(pair, parts) for (pair, _), parts in batches.items()]
+        model.forward = partial(_forward_generating, model)
+
+    def generate(self) -> None:
+        """Give every layer H(C) of its weight, by one call for all layers of a pair that have equally many rows."""
+        for pair, parts in self.batches:
+            generated = pair.generate([layer.weight[layer.parts[index][1]] for layer, index in parts])
+            for (layer, index), own in zip(parts, generated.unbind(), strict=True):
+                layer.generated[index] = own
+
+    def release(self) -> None:
+        """Let go of what :meth:`generate` made."""
+        for _, parts in self.batches:
+            for layer, index in parts:
+                layer.generated[index] = None
+
+
+def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The forward pass of the model's class, with all H(C) at hand."""
+    adapter = cast("GiftAdapter", model.gift)
+    try:
+        if not (getattr(model, "grad_checkpointing", False) and torch.is_grad_enabled()):
+            adapter.generate()
+        return type(model).forward(model, *args, **kwargs)
+    finally:
+        adapter.release()
+
+
 @torch.no_grad()
 def merge_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight ω + Δω and remove the pairs."""
-    del cfg
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, GiftLinear)]:
         merged = nn.Linear(
             layer.in_features,
@@ -163,6 +223,8 @@ def merge_gift(model: nn.Module, cfg: GiftConfig) -> None:
             merged.bias.copy_(layer.bias)
         merged.requires_grad_(False).train(layer.training)
         model.set_submodule(name, merged)
+    if cfg.schema != "linear":
+        del model.forward  # the class's own again
     del model.gift
 
 
@@ -171,10 +233,7 @@ def apply_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace the target layers of a timm ViT by :class:`GiftLinear`; the pairs live in ``model.gift``."""
     targets = find_targets(model, cfg.target_modules, cfg.blocks)
     pairs = _build_pairs(targets, cfg)
-    model.gift = nn.Module()
-    for name, pair in pairs.items():
-        _add_nested(model.gift, name, pair)
-    model.gift.train(model.training)
+    model.gift = adapter = GiftAdapter(pairs).train(model.training)
     parts: dict[str, tuple[nn.Linear, list[tuple[GiftPair, slice]]]] = {}
     for target, layers in targets.items():
         for layer in layers:
@@ -182,17 +241,39 @@ def apply_gift(model: nn.Module, cfg: GiftConfig) -> None:
             parts.setdefault(layer.name, (layer.module, []))[1].append((pair, layer.rows))
     for name, (linear, layer_parts) in parts.items():
         model.set_submodule(name, GiftLinear(linear, layer_parts))
+    if cfg.schema != "linear":
+        adapter.connect(model)
 
 
 def _build_pairs(targets: dict[str, list[TargetLayer]], cfg: GiftConfig) -> dict[str, GiftPair]:
-    widths = {target: layers[0].module.in_features for target, layers in targets.items()}
     device = next(iter(targets.values()))[0].module.weight.device
-    if not cfg.share:
-        return {target: GiftPair(width, cfg, device) for target, width in widths.items()}
-    if len(set(widths.values())) > 1:
+    groups = {"shared": [layer for layers in targets.values() for layer in layers]} if cfg.share else targets
+    widths = {target: layers[0].module.in_features for target, layers in targets.items()}
+    if cfg.share and len(set(widths.values())) > 1:
         listed = ", ".join(f"{target} {width}" for target, width in widths.items())
         raise ConfigError(f"share=true needs targets of one input width, got {listed}; drop some or set share=false")
-    return {"shared": GiftPair(next(iter(widths.values())), cfg, device)}
+    if cfg.fixes_rows:
+        for layers in groups.values():
+            _check_one_output_width(layers, cfg)
+    pairs = {name: GiftPair(layers[0].module.in_features, cfg, device) for name, layers in groups.items()}
+    for name, layers in groups.items():
+        pairs[name].draw_schema(cfg, _num_rows(layers[0]))
+    return pairs
+
+
+def _check_one_output_width(layers: list[TargetLayer], cfg: GiftConfig) -> None:
+    rows = {_num_rows(layer): layer.name for layer in reversed(layers)}
+    if len(rows) > 1:
+        option = "pos_embed=learned" if cfg.pos_embed == "learned" else f"schema={cfg.schema}"
+        listed = ", ".join(f"{name} {number}" for number, name in reversed(rows.items()))
+        raise ConfigError(
+            f"method.{option} has parameters for each output row, so the layers of one (phi, psi) must have the same number, "
+            f"got {listed}; drop some or set share=false"
+        )
+
+
+def _num_rows(layer: TargetLayer) -> int:
+    return layer.rows.stop - layer.rows.start
 
 
 def _add_nested(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -203,3 +284,8 @@ def _add_nested(root: nn.Module, name: str, module: nn.Module) -> None:
             root.add_module(parent, nn.Module())
         root = root.get_submodule(parent)
     root.add_module(last, module)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Weights are generated in the adapter's precision: in bf16 a small Δω is lost beside ω."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

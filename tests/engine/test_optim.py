@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -77,6 +78,19 @@ def test_groups_decay_matrices_only_and_hold_every_trainable_parameter_once(tiny
     groups = build_optimizer(tiny_vit, optim()).param_groups
     by_decay = {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
     assert by_decay == {0.01: {(10, 64), (1, 1, 64)}, 0.0: {(10,), (64,)}}
+
+
+class NoDecay(nn.Linear):
+    exempt_from_weight_decay = True
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["model", "deepcopy"])
+def test_a_module_can_exempt_its_own_parameters(copied: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), NoDecay(3, 4), nn.Linear(4, 5, bias=False))
+    model[1].add_module("inner", nn.Linear(6, 7))
+    groups = build_optimizer(deepcopy(model) if copied else model, optim()).param_groups
+    by_decay = {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
+    assert by_decay == {0.01: {(3, 2), (5, 4), (7, 6)}, 0.0: {(3,), (4, 3), (4,), (7,)}}
 
 
 def test_adamw_step_is_the_formula() -> None:

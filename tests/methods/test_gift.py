@@ -285,7 +285,7 @@ def test_phi_waits_one_step_for_psi(tiny_vit: nn.Module) -> None:
         optimizer.step()
 
 
-class _Shapes(TorchDispatchMode):
+class Shapes(TorchDispatchMode):
     """Records the shape of every tensor that is computed, other than views of a frozen weight."""
 
     def __init__(self, frozen: Tensor) -> None:
@@ -305,7 +305,7 @@ class _Shapes(TorchDispatchMode):
 def test_no_update_matrix_is_formed_in_training(rows: list[slice], biases: tuple[bool, bool]) -> None:
     layer, pairs = gift_linear(rows, biases, torch.float32)
     x = torch.randn(1, 5, D_IN, requires_grad=True)
-    with _Shapes(layer.weight) as shapes:
+    with Shapes(layer.weight) as shapes:
         layer(x).sum().backward()
     heights = {D_OUT, *(part.stop - part.start for part in rows)}
     assert (1, 5, D_OUT) in shapes.seen
@@ -316,7 +316,7 @@ def test_no_update_matrix_is_formed_in_training(rows: list[slice], biases: tuple
 
 def test_the_watch_for_update_matrices_sees_one() -> None:
     layer, _ = gift_linear([WHOLE], (False, False), torch.float32)
-    with _Shapes(layer.weight) as shapes:
+    with Shapes(layer.weight) as shapes:
         F.linear(torch.randn(5, D_IN), layer.weight + layer.delta_weight()).sum().backward()
     assert (D_OUT, D_IN) in shapes.seen
 
