@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +35,7 @@ class AppliedMethod:
     Attributes:
         config: The method's config.
         adapter_names: State-dict names of the trainable parameters outside the head.
+        state_names: State-dict names of the other tensors that the method brought along, such as frozen random projections.
         head_names: State-dict names of the classification head.
         backbone_size: Parameters of the model before the method was applied, without its head.
         backbone: The timm name and input statistics of the backbone, and a fingerprint of its weights.
@@ -42,6 +43,7 @@ class AppliedMethod:
 
     config: Any
     adapter_names: tuple[str, ...]
+    state_names: tuple[str, ...]
     head_names: tuple[str, ...]
     backbone_size: int
     backbone: dict[str, Any]
@@ -93,11 +95,13 @@ def apply_method(model: Model, config: Any) -> Model:
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
     backbone = describe_backbone(model)
     model.requires_grad_(False)
+    before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
+    state_names = _new_names(model, before.values(), adapter_names)
     for name in head_names:
         model.get_parameter(name).requires_grad_(True)
-    setattr(model, _APPLIED, AppliedMethod(config, adapter_names, head_names, backbone_size, backbone))
+    setattr(model, _APPLIED, AppliedMethod(config, adapter_names, state_names, head_names, backbone_size, backbone))
     return model
 
 
@@ -118,7 +122,8 @@ def merge_method(model: Model) -> Model:
     config = applied_method(model).config
     spec = spec_of(config)
     if spec.merge is None:
-        raise ConfigError(f"method {spec.kind!r} cannot be merged into the backbone; keep the adapter beside it")
+        reason = f": {spec.unmergeable}" if spec.unmergeable else ""
+        raise ConfigError(f"method {spec.kind!r} cannot be merged into the backbone{reason}; keep the adapter beside it")
     spec.merge(model, config)
     delattr(model, _APPLIED)
     return model
@@ -136,10 +141,10 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter's and the head's tensors by state-dict name: all that fine-tuning changed."""
+    """The adapter's and the head's tensors by state-dict name: all that the backbone's weights do not tell."""
     applied = applied_method(model)
     state = model.state_dict()
-    return {name: state[name] for name in (*applied.adapter_names, *applied.head_names)}
+    return {name: state[name] for name in (*applied.adapter_names, *applied.state_names, *applied.head_names)}
 
 
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -219,9 +224,9 @@ def load_adapter(model: Model, path: str | Path) -> Model:
     if hasattr(model, _APPLIED):
         applied = applied_method(model)
         backbone = applied.backbone
-        own = describe_method(applied.config)
-        if own != file.metadata["method"]:
-            raise ConfigError(f"{file.path} was trained with {file.metadata['method']}, the model has {own}")
+        own, theirs = (describe_method(cfg) for cfg in (applied.config, method_config(file.metadata["method"])))
+        if own != theirs:
+            raise ConfigError(f"{file.path} was trained with {theirs}, the model has {own}")
     else:
         backbone = describe_backbone(model)
     _check_backbone(file, backbone)
@@ -269,6 +274,15 @@ def _fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _new_names(model: nn.Module, before: Iterable[Tensor], adapter_names: Iterable[str]) -> tuple[str, ...]:
+    """State-dict names of the tensors that a method added and does not train; one that layers share has its first name."""
+    named: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        named.setdefault(id(tensor), name)
+    old = {id(tensor) for tensor in before}
+    return tuple(name for key, name in named.items() if key not in old and name not in adapter_names)
+
+
 def _head_names(model: nn.Module) -> tuple[str, ...]:
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
@@ -287,7 +301,19 @@ def _check_backbone(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
                 f"{file.path} was trained on {_name(theirs)} with {key} {theirs.get(key)}, "
                 f"this model is {_name(backbone)} with {backbone[key]}; build the adapter's own backbone"
             )
-    if theirs.get("weights_sha256") != backbone["weights_sha256"]:
+    _check_weights(file, backbone)
+
+
+def _check_weights(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
+    """Warn where the adapter's predictions need other weights than the model holds, or that cannot be told."""
+    theirs = file.metadata["backbone"].get("weights_sha256")
+    if theirs is None:
+        log.warning(
+            "%s does not say which weights it was trained on: make sure that this model holds the published ones of %s",
+            file.path,
+            _name(backbone),
+        )
+    elif theirs != backbone["weights_sha256"]:
         log.warning(
             "%s was trained on other pretrained weights than this %s holds: load the same weights to get its predictions",
             file.path,

@@ -19,7 +19,8 @@ from gift_vit.errors import ConfigError, did_you_mean
 class MethodSpec:
     """One kind of method: its config class and what can be done with it.
 
-    ``merge`` folds a trained adapter into the backbone and leaves a plain timm model; None: cannot be merged.
+    ``merge`` folds a trained adapter into the backbone and leaves a plain timm model; None: cannot be merged, and
+    ``unmergeable`` says why.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class MethodSpec:
     apply: Callable[[nn.Module, Any], None]
     merge: Callable[[nn.Module, Any], None] | None
     identity_at_init: bool
+    unmergeable: str = ""
 
 
 METHODS: dict[str, MethodSpec] = {}
@@ -37,13 +39,14 @@ def register_method(
     config_cls: type[Any],
     merge: Callable[[nn.Module, Any], None] | None,
     identity_at_init: bool = True,
+    unmergeable: str = "",
 ) -> Callable[[Callable[[nn.Module, Any], None]], Callable[[nn.Module, Any], None]]:
     """Register the decorated apply function under ``kind``; a kind or a config class is registered once."""
 
     def register(apply: Callable[[nn.Module, Any], None]) -> Callable[[nn.Module, Any], None]:
         if kind in METHODS or any(spec.config_cls is config_cls for spec in METHODS.values()):
             raise ValueError(f"method {kind!r} or its {config_cls.__name__} is registered already")
-        METHODS[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init)
+        METHODS[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable)
         return apply
 
     return register

@@ -61,7 +61,7 @@ def test_gift_yaml_restates_the_defaults_of_its_dataclass() -> None:
     ("overrides", "message"),
     [
         (["dataset=digit"], "unknown dataset 'digit'; did you mean digits?"),
-        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: full, gift, linear)"),
+        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adaptformer, bitfit, "),
         (["backbone=vit_b"], "unknown backbone 'vit_b'"),
         (["optim.lrr=1"], "unknown key optim.lrr; did you mean optim.lr?"),
         (["method=linear", "method.rank=4"], "unknown key method.rank; did you mean method.name? (known: name, kind)"),

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from gift_vit.methods.adapter import method_config
@@ -24,7 +25,10 @@ class Example:
         config: The method's config.
         adapter: Pattern that exactly the names of the adapter's parameters match; None: not declared.
         size: Their number by the closed formula; None: not declared.
+        state: Pattern of the names of the other tensors that the adapter file must hold, such as frozen random projections.
         unchanged: Whether the outputs at the start are those of the plain model.
+        unmergeable: What the error says when merging, for a config that cannot be merged though its kind can; None: it can.
+        merged_in: The precision that merging computes in, where it is not the model's; None: the model's.
         uncompiled: Why ``torch.compile`` cannot take it as one graph; None: it can.
         unreached: Pattern of parameters that two steps need not reach, such as those that stay frozen until later.
     """
@@ -32,7 +36,10 @@ class Example:
     config: Any
     adapter: str | None = None
     size: int | None = None
+    state: str = r"(?!)"
     unchanged: bool = True
+    unmergeable: str | None = None
+    merged_in: torch.dtype | None = None
     uncompiled: str | None = None
     unreached: str = r"(?!)"
 

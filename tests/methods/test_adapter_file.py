@@ -84,6 +84,15 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
             "schema": "linear",
             "phi_bias": False,
             "psi_bias": False,
+            "num_blocks": 1,
+            "norm": "l2",
+            "pos_embed": "none",
+            "num_heads": 1,
+            "mlp_ratio": 2,
+            "num_clusters": 64,
+            "cluster_activation": "sigmoid",
+            "channel_ratio": 2,
+            "num_mixed_tokens": 64,
         },
         "backbone": {
             "architecture": "test_vit",
@@ -390,3 +399,10 @@ def test_a_folder_in_place_of_the_file(trained: nn.Module, tmp_path: Path) -> No
     with pytest.raises(OSError, match="taken"):
         save_adapter(trained, tmp_path / "taken")
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_a_file_older_than_an_option_has_its_default(trained: nn.Module, path: Path) -> None:
+    logged = read_adapter(path).metadata["method"]
+    del logged["num_clusters"]
+    rewrite(path, {"method": json.dumps(logged)})
+    assert load_adapter(trained, path) is trained

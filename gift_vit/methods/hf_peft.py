@@ -1,0 +1,243 @@
+"""The methods of Hugging Face peft on timm's layers: one YAML each, no code of ours per method.
+
+peft's layers are put into the model in place and taken out again by merging. peft itself is imported on first use: it
+brings transformers along, which takes seconds that other methods need not wait for.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from gift_vit.errors import ConfigError, did_you_mean
+from gift_vit.methods.registry import register_method
+from gift_vit.methods.targets import QKV_SLICES, find_targets
+
+# these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder
+_NOT_FOR_LAYERS = {"POLY", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW"}
+_SET_BY_US = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
+_REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass
+class PeftConfig:
+    """A method of peft, by name, and its options.
+
+    Attributes:
+        peft_type: Its name in ``peft.PeftType``, such as ``VERA``.
+        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
+            For ``LN_TUNING`` those of layer norms: ``norm1``, ``norm2``, ``norm``.
+        blocks: Indices of the blocks to adapt; None: all.
+        options: Fields of peft's config class of that name; what is left out has peft's default.
+    """
+
+    peft_type: str
+    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
+    blocks: list[int] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sliced = [target for target in self.target_modules if target in QKV_SLICES]
+        if sliced:
+            raise ConfigError(
+                f"target {sliced[0]!r}: {self.peft_type} of peft adapts whole layers; name attn.qkv, "
+                "or take kind gift or lora, which adapt the slices attn.q, attn.k and attn.v"
+            )
+        _check_options(self.peft_type, self.options)
+        config = _build_config(self.peft_type, list(self.target_modules), self.options)
+        if getattr(config, "random_seed", 0) is None:
+            raise ConfigError(
+                f"method.options.random_seed is required for {self.peft_type}: what it draws at the start is not in the "
+                "adapter file, and must come out the same when that is loaded"
+            )
+
+
+def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Put peft's layers into the model, in place; exactly their adapter parameters become trainable.
+
+    The tuner is called as ``peft.inject_adapter_in_model`` calls it. That function refuses methods whose layers share
+    tensors, since it drops the tuner that lists them; here the layers keep them alive and the adapter file holds them.
+
+    Args:
+        model: A timm ViT, frozen.
+        peft_type: The method's name.
+        names: Full names of the modules to adapt.
+        options: Fields of peft's config class.
+
+    Raises:
+        ConfigError: If peft cannot adapt them so; the model is then as it was.
+    """
+    config = _build_config(peft_type, _pattern(names), options)
+    weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
+    try:
+        with _quiet():
+            _peft().PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, "default")
+        _check_layers(model, config, weights)
+    except _REFUSALS as error:
+        _take_out(model, weights)
+        raise ConfigError(f"{peft_type} of peft cannot adapt this model: {_one_line(error)}") from error
+    finally:
+        vars(model).pop("peft_config", None)  # left by the tuner; it would outlive merging
+    for _, layer in peft_layers(model):
+        layer.train(layer.get_base_layer().training)
+        for part in (getattr(layer, name, None) for name in layer.other_param_names):
+            if isinstance(part, nn.Module):  # peft makes AdaLoRA's frozen ranknum trainable where it moves it to a GPU
+                part.requires_grad_(False)
+
+
+def peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers that peft put into the model, with their names."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+@torch.no_grad()
+def merge_layers(model: nn.Module) -> None:
+    """Fold every layer of peft into the layer that it wraps, and put that one back.
+
+    Raises:
+        ConfigError: If the method cannot be merged; the model is then as it was.
+    """
+    for name, layer in peft_layers(model):
+        try:
+            with _quiet():
+                layer.merge()
+        except NotImplementedError as error:
+            method = type(layer).__module__.split(".")[-2]  # peft.tuners.<method>.layer
+            raise ConfigError(f"{method} of peft cannot be merged into the backbone; keep the adapter beside it") from error
+        model.set_submodule(name, layer.get_base_layer().requires_grad_(False))
+
+
+def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
+    """Fold the adapter into plain layers."""
+    del cfg
+    merge_layers(model)
+
+
+@register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False)
+def apply_peft(model: nn.Module, cfg: PeftConfig) -> None:
+    """Replace the target layers by peft's."""
+    options = dict(cfg.options)
+    if cfg.peft_type == "LN_TUNING":
+        names = _norm_names(model, cfg)
+    else:
+        names = _linear_names(model, cfg.target_modules, cfg.blocks)
+        if options.get("feedforward_modules"):  # of IA3: the targets whose input is scaled, not their output
+            options["feedforward_modules"] = _pattern(_linear_names(model, options["feedforward_modules"], cfg.blocks))
+    inject(model, cfg.peft_type, names, options)
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """Matches these names alone; a list of names would match every longer name that ends in one of them."""
+    return "|".join(map(re.escape, names))
+
+
+def _linear_names(model: nn.Module, targets: Sequence[str], blocks: Sequence[int] | None) -> list[str]:
+    return [layer.name for layers in find_targets(model, targets, blocks).values() for layer in layers]
+
+
+def _norm_names(model: nn.Module, cfg: PeftConfig) -> list[str]:
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
+    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in norms))
+    where = "" if cfg.blocks is None else f" in blocks={list(cfg.blocks)}"
+    names: list[str] = []
+    for target in cfg.target_modules:
+        found = [name for name in norms if f".{name}".endswith(f".{target}")]
+        if cfg.blocks is not None:
+            found = [name for index in cfg.blocks for name in found if name.startswith(f"blocks.{index}.")]
+        if not found:
+            raise ConfigError(f"target {target!r} matches no LayerNorm{where}; name one of {known}")
+        names += found
+    return names
+
+
+def _build_config(peft_type: str, target_modules: list[str] | str, options: Mapping[str, Any]) -> Any:
+    """The config object of peft; what it refuses is a :class:`ConfigError`."""
+    try:
+        with _quiet():
+            return _config_class(peft_type)(target_modules=target_modules, **options)
+    except _REFUSALS as error:
+        raise ConfigError(f"method.options of {peft_type}: {_one_line(error)}") from error
+
+
+def _check_layers(model: nn.Module, config: Any, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        layer: Any = model.get_submodule(name)
+        if not weight.is_meta and not torch.equal(layer.get_base_layer().weight, weight):
+            raise ValueError(f"with these options it changes the frozen weight of {name}, which the adapter file does not hold")
+        factor = getattr(config, "boft_n_butterfly_factor", None)
+        if factor is not None and len(layer.boft_R["default"]) != factor:
+            raise ValueError(f"boft_n_butterfly_factor={factor} needs peft's CUDA extension, which could not be loaded; take 1")
+
+
+@torch.no_grad()
+def _take_out(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, layer in peft_layers(model):
+        model.set_submodule(name, layer.get_base_layer())
+    for name, weight in weights.items():
+        model.get_submodule(name).get_parameter("weight").copy_(weight)
+    model.requires_grad_(False)
+
+
+def _config_class(peft_type: str) -> type[Any]:
+    classes = {
+        kind.value: cls
+        for kind, cls in _peft().PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if kind.value not in _NOT_FOR_LAYERS and "target_modules" in {f.name for f in fields(cls)}
+    }
+    if peft_type not in classes:
+        hint = did_you_mean(peft_type.upper(), classes)
+        raise ConfigError(f"unknown method.peft_type {peft_type!r}{hint} (known: {', '.join(sorted(classes))})")
+    return classes[peft_type]
+
+
+def _check_options(peft_type: str, options: Mapping[str, Any]) -> None:
+    """Names and types of the options; peft checks types nowhere and some values only."""
+    cls = _config_class(peft_type)
+    known = {f.name for f in fields(cls)} - {f.name for f in fields(_peft().PeftConfig)} - _SET_BY_US
+    types = get_type_hints(cls)
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(name, sorted(known))
+            raise ConfigError(f"unknown key method.options.{name}{hint} (known: {', '.join(sorted(known))})")
+        if not _fits(value, types[name]):
+            expected = getattr(types[name], "__name__", None) if not get_args(types[name]) else str(types[name])
+            raise ConfigError(f"method.options.{name}={value!r}: expected {expected}".replace("typing.", ""))
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation) or annotation
+    if origin in {Union, UnionType}:
+        return any(_fits(value, choice) for choice in get_args(annotation))
+    if origin is Literal:
+        return value in get_args(annotation)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int and isinstance(value, bool):
+        return False
+    return isinstance(value, origin) if isinstance(origin, type) else True
+
+
+def _peft() -> Any:
+    with _quiet():
+        import peft
+    return peft
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Peft and what it imports warn of what is meant here, such as layers that are no language model's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()

@@ -1,0 +1,123 @@
+"""LoRA: Low-Rank Adaptation (Hu et al., arXiv 2106.09685): y = x Wᵀ + b + (α / r) (x Aᵀ) Bᵀ with A (r × d_in), B (d_out × r).
+
+Whole layers are Hugging Face peft's. The slices q, k and v of timm's fused projection, which peft cannot name, are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_vit.errors import ConfigError
+from gift_vit.methods.hf_peft import inject, merge_layers
+from gift_vit.methods.registry import register_method
+from gift_vit.methods.targets import find_targets
+
+
+@dataclass
+class LoraConfig:
+    """What LoRA adapts and how.
+
+    Attributes:
+        rank: r, the inner dimension of B A.
+        alpha: α; the update is scaled by α / r. With 1 and rank 8, as GIFT's authors compare, by 1/8.
+        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`.
+        blocks: Indices of the blocks to adapt; None: all.
+        dropout: Probability that an input of A is dropped while training.
+    """
+
+    rank: int = 8
+    alpha: float = 1
+    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
+    blocks: list[int] | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"method.rank={self.rank}: expected a whole number of 1 or more")
+        if self.alpha <= 0:
+            raise ConfigError(f"method.alpha={self.alpha}: expected a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"method.dropout={self.dropout}: expected a number in [0, 1)")
+
+
+class SlicedLoraLinear(nn.Module):
+    """A frozen fused projection with LoRA on some of its row slices; still one product for the frozen part.
+
+    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change.
+
+    Attributes:
+        lora_A: By slice (``q``, ``k``, ``v``), a weight (r, d_in) as ``nn.Linear`` draws it, as peft does.
+        lora_B: By slice, a weight (rows, r), zero.
+
+    Args:
+        linear: The layer to adapt; its parameters are used, not copied.
+        rows: The rows of the weight that each slice covers.
+        cfg: Rank, α and dropout.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, linear: nn.Linear, rows: Mapping[str, slice], cfg: LoraConfig) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.rows = dict(rows)
+        self.scaling = cfg.alpha / cfg.rank
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict()
+        device = linear.weight.device
+        for name, part in self.rows.items():
+            self.lora_A[name] = nn.Linear(linear.in_features, cfg.rank, bias=False, device=device)
+            self.lora_B[name] = nn.Linear(cfg.rank, part.stop - part.start, bias=False, device=device)
+            nn.init.zeros_(self.lora_B[name].get_parameter("weight"))
+        self.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (..., d_in) to (..., d_out)."""
+        y = F.linear(x, self.weight, self.bias)
+        x = self.dropout(x)
+        for name, rows in self.rows.items():
+            y[..., rows] += self.scaling * self.lora_B[name](self.lora_A[name](x))
+        return y
+
+    def delta_weight(self) -> Tensor:
+        """ΔW of the whole layer, shape (d_out, d_in); rows that no slice covers are zero."""
+        delta = torch.zeros_like(self.weight)
+        for name, rows in self.rows.items():
+            delta[rows] = self.scaling * self.lora_B[name].get_parameter("weight") @ self.lora_A[name].get_parameter("weight")
+        return delta
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:
+    """Replace every adapted layer by a plain ``nn.Linear`` of weight W + ΔW."""
+    del cfg
+    merge_layers(model)
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, SlicedLoraLinear)]:
+        merged = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        merged.weight, merged.bias = layer.weight, layer.bias  # pyright: ignore[reportAttributeAccessIssue]
+        merged.weight += layer.delta_weight()
+        model.set_submodule(name, merged.train(layer.training))
+
+
+@register_method("lora", LoraConfig, merge=merge_lora)
+def apply_lora(model: nn.Module, cfg: LoraConfig) -> None:
+    """Replace whole target layers by peft's LoRA layers, and fused projections by :class:`SlicedLoraLinear`."""
+    whole: list[str] = []
+    sliced: dict[str, dict[str, slice]] = {}
+    for target, layers in find_targets(model, cfg.target_modules, cfg.blocks).items():
+        for layer in layers:
+            if layer.slice_index is None:
+                whole.append(layer.name)
+            else:
+                sliced.setdefault(layer.name, {})[target.removeprefix("attn.")] = layer.rows
+    if whole:
+        options = {"r": cfg.rank, "lora_alpha": cfg.alpha, "lora_dropout": cfg.dropout}
+        inject(model, "LORA", whole, options)
+    for name, rows in sliced.items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.set_submodule(name, SlicedLoraLinear(linear, rows, cfg))
