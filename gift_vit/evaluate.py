@@ -1,5 +1,6 @@
 """Score a finished run's model on one split."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ Score a finished run's model.
 
     python -m gift_vit.evaluate run=<folder> [split=test]
 
-    run            the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
+    run            the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
     split          train, val, trainval or test (default: test; val for a run of the search phase, which has no test score)
     dataset_root   the dataset.root of now, if the data is not where it was during training
     device         auto, cpu, cuda, cuda:1 … (default: auto)
@@ -37,7 +38,16 @@ def evaluate_run(arguments: Arguments) -> None:
     from gift_vit.errors import ConfigError
     from gift_vit.record import RunParts
     from gift_vit.results import read_result
-    from gift_vit.run import RESULT, check_fingerprint, load_finished_model, load_run, resolve_device, score
+    from gift_vit.run import (
+        IMPORTED,
+        RESULT,
+        check_fingerprint,
+        is_imported,
+        load_finished_model,
+        load_run,
+        resolve_device,
+        score,
+    )
 
     folder = Path(arguments.run)
     cfg = load_run(folder, arguments.dataset_root)
@@ -47,9 +57,13 @@ def evaluate_run(arguments: Arguments) -> None:
     device = resolve_device(arguments.device)
     model = load_finished_model(cfg, folder).to(device)
     data = build_dataset(cfg.dataset)
-    check_fingerprint(folder, data, read_result(folder / RESULT))
+    imported = json.loads((folder / IMPORTED).read_text()) if is_imported(folder) else None
+    if imported is None:
+        check_fingerprint(folder, data, read_result(folder / RESULT))
     result = score(cfg, RunParts(data, model, device), split)
     print(f"{data.name} {split}: top-1 {result.top1:.2f} %, loss {result.loss:.4f}, {result.images} images")
+    if imported is not None:
+        print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**imported))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ Merge a finished run's adapter into its backbone and write a plain timm checkpoi
 
     python -m gift_vit.merge run=<folder> out=<file>
 
-    run    the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
+    run    the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
     out    the file to write: .safetensors or .pth
 
 timm.create_model(<name>, num_classes=<classes>, checkpoint_path=<file>) loads it; it predicts the same as the run's model.

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
+IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
 
 
 def execute(cfg: RunConfig, call: Call) -> Result:
@@ -100,7 +101,13 @@ def load_run(folder: Path, dataset_root: str | None = None) -> RunConfig:
 
 
 def load_finished_model(cfg: RunConfig, folder: Path) -> nn.Module:
-    """The fine-tuned model of a run's folder, on the CPU; the data need not be there."""
+    """The fine-tuned model of a run's folder, on the CPU; the data need not be there.
+
+    Of an imported adapter only the name of its pretrained weights is known, and checked.
+    """
+    if is_imported(folder):
+        assert cfg.dataset.num_classes is not None, "the import compared it with the head"
+        return load_adapter(build_model(cfg, cfg.dataset.num_classes), folder / ADAPTER)
     if not (folder / RESULT).is_file():
         raise ConfigError(f"{folder} is not finished: it holds no {RESULT}; start its training again to finish it")
     result = read_result(folder / RESULT)
@@ -108,6 +115,11 @@ def load_finished_model(cfg: RunConfig, folder: Path) -> nn.Module:
     if applied_method(model).backbone["weights_sha256"] != result.backbone["weights_sha256"]:
         raise ConfigError(f"{folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them")
     return load_adapter(model, folder / ADAPTER)
+
+
+def is_imported(folder: Path) -> bool:
+    """Whether a folder's adapter was trained elsewhere: there is no result, and its data's fingerprint is not known."""
+    return (folder / IMPORTED).is_file() and not (folder / RESULT).is_file()
 
 
 def check_fingerprint(folder: Path, data: VisionDataset, result: Result) -> None:
@@ -213,6 +225,8 @@ def _describe(cfg: RunConfig) -> RunDescription:
 
 def _check_same_config(cfg: RunConfig) -> None:
     """Refuse a folder that another configuration has trained in."""
+    if is_imported(cfg.folder):
+        raise ConfigError(f"{cfg.folder} holds an imported adapter; give run_name=<another name> or delete it")
     file = cfg.folder / CONFIG
     trained = (cfg.folder / RESULT).is_file() or (cfg.folder / CHECKPOINT).is_file()
     if not trained or not file.is_file():

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
+
+from gift_vit.methods import apply_method, count_parameters
+from tests.methods.method_examples import yaml_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,6 +73,27 @@ def test_make_demo(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "final/digits" / method / "vit_mini/demo").iterdir()} == files
     with Image.open(tmp_path / "cluster_maps.png") as picture:
         assert min(picture.size) > 500
+
+
+COUNTS = {
+    **{"gift": 24_576, "gift_v1": 28_368, "gift_gelu": 24_576, "gift_mlp_mixer": 124_784, "lora": 147_456, "lora_qv": 294_912},
+    **{"bitfit": 82_944, "bitfit_all": 102_912, "vpt_deep": 46_080, "vpt_shallow": 3_840, "adaptformer": 1_189_632},
+    **{"ssf": 205_824, "linear": 0, "full": 85_798_656},
+}
+
+
+@pytest.mark.parametrize("label", COUNTS)
+def test_the_parameters_of_the_methods(label: str) -> None:
+    with torch.device("meta"):
+        vit = apply_method(timm.create_model("vit_base_patch16_224", num_classes=10), yaml_config(label))
+    assert count_parameters(vit).adapter == COUNTS[label]
+    rows = [row for row in README.splitlines() if row.startswith("| `") and f"`{label}`" in row]
+    assert [f"{COUNTS[label]:,}" in row for row in rows] == [True]
+
+
+def test_every_method_is_in_the_table() -> None:
+    named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in README.splitlines() if row.startswith("| `"))))
+    assert {file.stem for file in (ROOT / "conf/method").glob("*.yaml")} <= named
 
 
 def test_the_status_of_the_data(workplace: Path) -> None:
