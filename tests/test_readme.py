@@ -7,18 +7,22 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
+from torch import nn
 
-from gift_vit.methods import apply_method, count_parameters
+from gift_vit.methods import apply_method, count_parameters, merge_method, registry
+from gift_vit.methods.adapter import method_config
 from tests.methods.method_examples import yaml_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python) test\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```(bash|python|yaml) test\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line.partition("#")[0].strip() for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line
 ]
@@ -26,8 +30,11 @@ SHORT = ["debug=smoke", "trainer.batch_size=4", "run_name=null"]
 
 
 def test_the_readme_has_the_blocks_it_should_have() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "bash", "bash", "python"]
-    assert len(COMMANDS) == 11
+    assert [language for language, _ in BLOCKS] == [
+        *["bash"] * 6,
+        *["python", "yaml", "bash", "python", "yaml"],
+    ]
+    assert len(COMMANDS) == 12
 
 
 def test_the_results_table_is_the_one_made_from_result_files() -> None:
@@ -55,6 +62,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "my_images/train" / label).mkdir(parents=True)
         for index in range(10):
             Image.new("RGB", (40, 60), (20 * index, 0, 0)).save(folder / "my_images/train" / label / f"{index}.jpg")
+    for block in (block for language, block in BLOCKS if language == "yaml"):
+        file = folder / block.splitlines()[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block)
     return folder
 
 
@@ -151,10 +162,30 @@ def test_commands_on_a_finished_run(workplace: Path, line: str) -> None:
 
 def test_python_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With random weights, since tests have no network."""
-    [code] = [block for language, block in BLOCKS if language == "python"]
+    [code] = [block for language, block in BLOCKS if language == "python" and "save_adapter" in block]
     assert code.count("pretrained=True") == 2
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("pretrained=True", "pretrained=False"), "README.md", "exec"), {})
     shown = capsys.readouterr().out
     assert "ParameterCount(adapter=24576, head=153800, backbone=85798656)" in shown
     assert "['gift.attn.proj.phi', 'gift.attn.proj.psi', 'head.weight', 'head.bias']" in shown
+
+
+def test_the_method_of_one_s_own(workplace: Path, tiny_vit: nn.Module) -> None:
+    [code] = [block for language, block in BLOCKS if language == "python" and "register_method" in block]
+    before = dict(registry.METHODS)
+    try:
+        exec(compile(code, "norms.py", "exec"), {"__name__": "norms"})
+        values: Any = OmegaConf.to_container(OmegaConf.load(workplace / "my_conf/method/norms.yaml"))
+        assert values.pop("name") == "norms"
+        plain = {name: tensor.clone() for name, tensor in tiny_vit.state_dict().items()}
+        apply_method(tiny_vit, method_config(values))
+        trainable = {name for name, parameter in tiny_vit.named_parameters() if parameter.requires_grad}
+        norms = {name for name in plain if "norm" in name}
+        assert trainable == norms | {"head.weight", "head.bias"}
+        assert count_parameters(tiny_vit).adapter == (2 * 6 + 1) * 2 * 64
+        merge_method(tiny_vit)
+        assert all(torch.equal(plain[name], tensor) for name, tensor in tiny_vit.state_dict().items())
+    finally:
+        registry.METHODS.clear()
+        registry.METHODS.update(before)
