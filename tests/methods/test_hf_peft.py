@@ -215,6 +215,7 @@ def test_layers_are_named_exactly(tiny_vit: nn.Module) -> None:
         model = apply_method(deepcopy(tiny_vit), config)
         names = {name for name, module in model.named_modules() if before.get(name, type(module)) is not type(module)}
         assert set(vars(merge_method(model))) == attributes
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
         return names
 
     assert replaced(PeftConfig("LN_TUNING", ["norm"])) == {"norm"}

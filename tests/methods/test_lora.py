@@ -67,6 +67,14 @@ def test_merged_slices_change_their_rows_only(tiny_vit: nn.Module) -> None:
     assert torch.equal(after[K], before[K])
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_merged_layers_are_frozen_and_keep_the_mode(tiny_vit: nn.Module, training: bool) -> None:
+    model = apply_method(tiny_vit, LoraConfig(target_modules=["attn.q", "attn.proj"], dropout=0.1)).train(training)
+    merged = merge_method(model)
+    assert {module.training for module in merged.modules()} == {training}
+    assert {name for name, p in merged.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+
+
 @torch.no_grad()
 def test_slices_are_peft_s_layer_with_a_block_of_zeros(tiny_vit: nn.Module) -> None:
     """LoRA of rank r on q and on v is LoRA of rank 2 r on the whole projection, A stacked and B block-diagonal."""
