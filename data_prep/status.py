@@ -1,6 +1,5 @@
 """Which of the 24 datasets are ready: ``python -m data_prep.status``."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 
+from data_prep.commands import is_default_root, training_words
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
 from data_prep.fgvc.record import list_digests, read_record
 from data_prep.vtab.original.files import FILES
@@ -75,7 +75,7 @@ def fgvc_status(facts: DatasetFacts, root: Path, archives: Path) -> Status:
     kinds = [kind for kind, split in splits.items() if list_digests(folder / "splits" / kind) == split["sha256"]]
     unpacked = [folder / name for name in facts.images.folders if (folder / name).is_dir()]
     if record and kinds and len(unpacked) == len(facts.images.folders):
-        train = _training(facts.name, root) + ([] if kinds[0] == "paper" else [f"dataset.splits_dir=splits/{kinds[0]}"])
+        train = training_words(facts.name, root) + ([] if kinds[0] == "paper" else [f"dataset.splits_dir=splits/{kinds[0]}"])
         counts = [splits[kinds[0]]["counts"][split] for split in ("train", "val", "test")]
         source = f"{' and '.join(kinds)} splits"
         return Status(facts.name, READY, record["classes"], folder, shlex.join(train), counts, source, record["bytes"])
@@ -92,7 +92,7 @@ def vtab_status(task: Task, root: Path, archives: Path) -> Status:
         counts = [split["images"] for split in meta["splits"].values()]
         size = sum(split["bytes"] for split in meta["splits"].values())
         source = meta["source"] + (" (lossy)" if meta["source"] == "folder" else "")
-        return Status(name, READY, task.num_classes, folder, shlex.join(_training(name, root)), counts, source, size)
+        return Status(name, READY, task.num_classes, folder, shlex.join(training_words(name, root)), counts, source, size)
     names = [file.name for file in FILES.get(task.builder.name, [])]
     there = [*_existing([folder, folder.with_name(f".{task.name}.partial")]), *_downloaded(names, archives)]
     return _unprepared(name, task.num_classes, folder, shlex.join(prepare), there)
@@ -127,18 +127,8 @@ def _size(path: Path) -> int:
 
 def _given(root: Path, archives: Path) -> list[str]:
     """The words of a preparing command that are not its defaults."""
-    words = [] if _is_default(root) else [f"root={root}"]
+    words = [] if is_default_root(root) else [f"root={root}"]
     return words if archives == root / "downloads" else [*words, f"archives={archives}"]
-
-
-def _training(name: str, root: Path) -> list[str]:
-    words = ["python", "-m", "gift_vit.train", f"dataset={name}"]
-    return words if _is_default(root) else [*words, f"paths.data_root={root}"]
-
-
-def _is_default(root: Path) -> bool:
-    """Whether commands take this root unless told otherwise, as ``conf/paths/default.yaml`` has it."""
-    return root == Path(os.environ.get("GIFT_VIT_DATA", "data")).expanduser()
 
 
 def render(statuses: list[Status]) -> Table:

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import platform
 import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_prep.commands import training_words
 from gift_vit import __version__
 
 FORMAT = 1
@@ -50,9 +50,7 @@ def describe(record: dict[str, Any], folder: Path) -> str:
     for name, count in record["annotations"].items():
         lines.append(f"  annotations  {name}: {count:,} {'rows' if name.endswith('.parquet') else 'files'}")
     lines += [f"  note         {note}" for note in record["notes"]]
-    words = ["python", "-m", "gift_vit.train", f"dataset={record['dataset']}"]
-    if folder.parent != Path(os.environ.get("GIFT_VIT_DATA", "data")):  # the default of conf/paths/default.yaml
-        words.append(f"paths.data_root={folder.parent}")
+    words = training_words(record["dataset"], folder.parent)
     for kind in record["splits"]:
         lists = [] if kind == "paper" else [f"dataset.splits_dir=splits/{kind}"]
         lines.append(f"  train with   {shlex.join([*words, *lists])}")

@@ -3,7 +3,6 @@
 That reader is imported late: with torch it takes seconds, and a person who only has to be told something should not wait.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -55,7 +54,7 @@ def check_lists(work: Workspace, kind: str) -> Found:
 
     folder = work.splits_dir(kind)
     dataset = build_dataset(_reader_config(work, kind))
-    found = Found(dataset, _sizes(work, kind, list(dataset.splits)))
+    found = Found(dataset, _sizes(work, dataset))
     again = f"type: rm -r {shlex.quote(str(folder))}; {work.command}"
     if dataset.num_classes != work.facts.classes:
         raise ConfigError(f"the lists in {folder} name {dataset.num_classes} classes; expected {work.facts.classes}; {again}")
@@ -133,12 +132,14 @@ def _reader_config(work: Workspace, kind: str) -> "SplitListsConfig":
     return cfg
 
 
-def _sizes(work: Workspace, kind: str, splits: list[str]) -> dict[str, int]:
-    """Bytes of each listed image; all are there."""
+def _sizes(work: Workspace, dataset: "VisionDataset") -> dict[str, int]:
+    """Bytes of each listed image, as the reader found them; all are there."""
+    from gift_vit.data.sources import FileSource
+
     sizes: dict[str, int] = {}
-    for split in splits:
-        for path in json.loads((work.splits_dir(kind) / f"{split}.json").read_bytes()):
-            sizes[os.path.normpath(path)] = (work.image_root / path).stat().st_size
+    for source in dataset.splits.values():
+        assert isinstance(source, FileSource)
+        sizes.update(zip(source.paths, source.sizes, strict=True))
     empty = [path for path, size in sizes.items() if size == 0]
     if empty:
         count = f"{len(empty)} of {len(sizes)} listed images are empty"
