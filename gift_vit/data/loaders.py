@@ -73,7 +73,26 @@ class EpochBatches:
         return ([(epoch, index) for index in order[start : start + self.batch_size]] for start in starts)
 
 
-class TrainLoader:
+class _Loader:
+    """Batches of one split, normalised on a device; what the loaders of training and evaluation share."""
+
+    def __init__(
+        self, source: PixelSource, transform: ImageTransform, batches: EpochBatches, workers: int, device: torch.device
+    ) -> None:
+        self.num_images = len(source)
+        self._batches = batches
+        self._loader = _build_loader(FinishedImages(source, transform, batches.seed), batches, workers)
+        self._transform, self._device = transform, device
+
+    def __len__(self) -> int:
+        """Number of batches of one pass."""
+        return len(self._batches)
+
+    def _pass(self) -> Iterator[Batch]:
+        return _finished(iter(self._loader), self._transform, self._device)
+
+
+class TrainLoader(_Loader):
     """Shuffled, augmented batches of one epoch at a time, normalised on ``device``.
 
     Of two iterators, the later one ends the earlier one. With ``workers`` the images are read in that many processes, which
@@ -89,14 +108,7 @@ class TrainLoader:
         seed: int,
         device: torch.device = CPU,
     ) -> None:
-        self.num_images = len(source)
-        self._batches = EpochBatches(len(source), batch_size, seed, shuffle=True)
-        self._loader = _build_loader(FinishedImages(source, transform, seed), self._batches, workers)
-        self._transform, self._device = transform, device
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        return len(self._batches)
+        super().__init__(source, transform, EpochBatches(len(source), batch_size, seed, shuffle=True), workers, device)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0): images (B, 3, H, W) float32 and labels (B,) int64.
@@ -105,10 +117,10 @@ class TrainLoader:
             ConfigError: While iterating, if an image cannot be read.
         """
         self._batches.epoch = epoch
-        return _finished(iter(self._loader), self._transform, self._device)
+        return self._pass()
 
 
-class EvalLoader:
+class EvalLoader(_Loader):
     """Every image once, in order, each time it is iterated over; normalised on ``device``."""
 
     def __init__(
@@ -119,17 +131,10 @@ class EvalLoader:
         workers: int,
         device: torch.device = CPU,
     ) -> None:
-        self.num_images = len(source)
-        self._batches = EpochBatches(len(source), batch_size, seed=0, shuffle=False)
-        self._loader = _build_loader(FinishedImages(source, transform, seed=0), self._batches, workers)
-        self._transform, self._device = transform, device
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self._batches)
+        super().__init__(source, transform, EpochBatches(len(source), batch_size, seed=0, shuffle=False), workers, device)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _finished(iter(self._loader), self._transform, self._device)
+        return self._pass()
 
 
 def _build_loader(

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from gift_vit.errors import ConfigError
 
@@ -17,8 +16,10 @@ def read_mat(path: Path, *variables: str) -> dict[str, np.ndarray]:
     Raises:
         ConfigError: If the file is truncated, no MATLAB file, or lacks a variable.
     """
+    from scipy.io import loadmat  # costs a moment at import, which data_prep.status need not wait for
+
     try:
-        content = scipy.io.loadmat(path, variable_names=variables)
+        content = loadmat(path, variable_names=variables)
         return {variable: content[variable] for variable in variables}
     except Exception as error:  # scipy raises errors of many kinds for a file that is cut off
         raise ConfigError(
