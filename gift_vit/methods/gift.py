@@ -20,7 +20,7 @@ from gift_vit.errors import ConfigError
 from gift_vit.methods.gift_config import GiftConfig
 from gift_vit.methods.gift_schemas import build_schema
 from gift_vit.methods.registry import register_method
-from gift_vit.methods.targets import TargetLayer, find_targets
+from gift_vit.methods.targets import TargetLayer, find_targets, plain_linear
 
 
 class GiftPair(nn.Module):
@@ -211,18 +211,7 @@ def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def merge_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight ω + Δω and remove the pairs."""
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, GiftLinear)]:
-        merged = nn.Linear(
-            layer.in_features,
-            layer.out_features,
-            bias=layer.bias is not None,
-            device=layer.weight.device,
-            dtype=layer.weight.dtype,
-        )
-        merged.weight.copy_(layer.weight + layer.delta_weight())
-        if layer.bias is not None:
-            merged.bias.copy_(layer.bias)
-        merged.requires_grad_(False).train(layer.training)
-        model.set_submodule(name, merged)
+        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
     if cfg.schema != "linear":
         del model.forward  # the class's own again
     del model.gift

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gift_vit.errors import ConfigError
 from gift_vit.methods.hf_peft import inject, merge_layers
 from gift_vit.methods.registry import register_method
-from gift_vit.methods.targets import find_targets
+from gift_vit.methods.targets import find_targets, plain_linear
 
 
 @dataclass
@@ -97,10 +97,7 @@ def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:
     del cfg
     merge_layers(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, SlicedLoraLinear)]:
-        merged = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        merged.weight, merged.bias = layer.weight, layer.bias  # pyright: ignore[reportAttributeAccessIssue]
-        merged.weight += layer.delta_weight()
-        model.set_submodule(name, merged.train(layer.training))
+        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
 
 
 @register_method("lora", LoraConfig, merge=merge_lora)

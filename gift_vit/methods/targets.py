@@ -3,10 +3,19 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from gift_vit.errors import ConfigError
+
+
+class LinearLike(Protocol):
+    """A layer that stands in for an ``nn.Linear``."""
+
+    bias: nn.Parameter | None
+    training: bool
+
 
 QKV_SLICES = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 
@@ -65,6 +74,16 @@ def nameable_targets(model: nn.Module) -> list[str]:
             if match[1] == "attn.qkv":
                 suffixes |= dict.fromkeys(QKV_SLICES)
     return list(suffixes)
+
+
+def plain_linear(layer: LinearLike, weight: Tensor) -> nn.Linear:
+    """A frozen ``nn.Linear`` of a merged weight (d_out, d_in) and an adapted layer's bias, in that layer's mode."""
+    d_out, d_in = weight.shape
+    linear = nn.Linear(d_in, d_out, bias=layer.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if layer.bias is not None:
+        linear.bias = layer.bias
+    return linear.requires_grad_(False).train(layer.training)
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
