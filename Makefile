@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables
+.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables mini-tables
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,3 +51,8 @@ config: $(READY)  ## show a composed config: make config ARGS="dataset=cub metho
 
 tables: $(READY)  ## tables from the finished runs under outputs/
 	$(BIN)/python -m experiments.tables
+
+mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished runs of python -m experiments.mini
+	$(BIN)/python -m experiments.tables root=outputs/mini/methods out=experiments/mini/table.md
+	$(BIN)/python -m experiments.tables root=[outputs/mini/methods,outputs/mini/rank] method=gift rows=[method.rank] out=experiments/mini/rank.md
+	$(BIN)/python -m experiments.tables root=[outputs/mini/methods,outputs/mini/targets] method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md

@@ -2,20 +2,23 @@
 
     python -m experiments.tables [root=outputs] [benchmark=mini] [format=markdown] [out=<file>]
 
-root       folder with the runs; every result.json below it counts
+root       folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
 benchmark  mini
 format     markdown, latex (booktabs) or csv
 out        also write the table to this file
 protocol   take the runs of this protocol only; needed where the folder holds several
 backbone   take the runs on this backbone only; needed where the folder holds several
 datasets   the columns, as datasets=[digits,cub]; without it every dataset that has a run
+method     the rows are the runs of this method only
+rows       what the rows are, as rows=[method.rank]: keys of the configuration; without it the methods
 
 Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gift_vit import cli
 from gift_vit.errors import ConfigError
@@ -28,13 +31,15 @@ from gift_vit.results.tables import RENDERERS, TABLES
 class TablesConfig:
     """The arguments; the module's docstring explains them."""
 
-    root: str = "outputs"
+    root: Any = "outputs"  # a folder or a list of folders
     benchmark: str = "mini"
     format: str = "markdown"
     out: str | None = None
     protocol: str | None = None
     backbone: str | None = None
     datasets: list[str] | None = None
+    method: str | None = None
+    rows: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a value that is not among the known ones."""
@@ -46,8 +51,9 @@ class TablesConfig:
 
 def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
-    found = collect_results(cfg.root, protocol=cfg.protocol, backbone=cfg.backbone)
-    table = TABLES[cfg.benchmark](found, cfg.datasets)
+    roots = cfg.root if isinstance(cfg.root, list) else [cfg.root]
+    found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
+    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

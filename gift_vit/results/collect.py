@@ -4,81 +4,88 @@ Nothing is averaged silently: what differs in more than the seed, or was measure
 that names the files.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from gift_vit.errors import ConfigError
 from gift_vit.keys import identifying
 from gift_vit.results.schema import FILE_NAME, Result, RunRecord, read_result
+
+Row = tuple[str, ...]
 
 FILTERS = tuple(f.name for f in fields(RunRecord) if f.type in (str, int) or f.name == "phase")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Final runs by method and dataset, checked to be comparable.
+    """Final runs by row and dataset, checked to be comparable.
 
     Attributes:
-        methods: Labels in alphabetical order.
+        rows: What each row stands for: a method's label, or the values of the keys that the rows were asked for by.
         datasets: Labels: the ones asked for, otherwise those that occur, in alphabetical order.
-        cells: The runs of one method on one dataset, by ascending seed; a cell without runs is absent.
+        cells: The runs of one row on one dataset, by ascending seed; a cell without runs is absent.
     """
 
-    methods: tuple[str, ...]
+    rows: tuple[Row, ...]
     datasets: tuple[str, ...]
-    cells: Mapping[tuple[str, str], tuple[Result, ...]]
+    cells: Mapping[tuple[Row, str], tuple[Result, ...]]
 
     @property
     def results(self) -> list[Result]:
         """All runs of the grid, cell by cell."""
         return [result for cell in self.cells.values() for result in cell]
 
-    def of_method(self, method: str) -> list[Result]:
-        """The runs of one method."""
-        return [result for (label, _), cell in self.cells.items() if label == method for result in cell]
+    def of_row(self, row: Row) -> list[Result]:
+        """The runs of one row."""
+        return [result for (label, _), cell in self.cells.items() if label == row for result in cell]
 
-    def missing(self) -> list[tuple[str, str]]:
-        """Method and dataset of every empty cell."""
-        return [(m, d) for m in self.methods for d in self.datasets if (m, d) not in self.cells]
+    def missing(self) -> list[tuple[Row, str]]:
+        """Row and dataset of every empty cell."""
+        return [(row, d) for row in self.rows for d in self.datasets if (row, d) not in self.cells]
 
 
-def collect_results(root: str | Path, **filters: str | int | None) -> list[Result]:
-    """Every ``result.json`` below ``root``, by path.
+def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Result]:
+    """Every ``result.json`` below the folders ``roots``, by path.
 
     Args:
-        root: A folder; links to other folders are not followed.
+        *roots: Folders; links to other folders are not followed. What lies below two of them counts once.
         **filters: Fields of the run record (``phase="final"``, ``benchmark="mini"``) and the value to keep; None keeps all.
 
     Raises:
-        ConfigError: If the folder is absent, a filter is unknown, or any record below it cannot be read.
+        ConfigError: If a folder is absent, a filter is unknown, or any record below it cannot be read.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
+    for root in roots:
+        if not Path(root).is_dir():
+            raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
     unknown = [name for name in filters if name not in FILTERS]
     if unknown:
         raise ConfigError(f"results cannot be filtered by {', '.join(unknown)} (known: {', '.join(FILTERS)})")
-    paths = sorted(Path(folder, FILE_NAME) for folder, _, files in os.walk(root) if FILE_NAME in files)
+    paths = sorted({Path(folder, FILE_NAME) for root in roots for folder, _, files in os.walk(root) if FILE_NAME in files})
     wanted = {name: value for name, value in filters.items() if value is not None}
     results = (read_result(path) for path in paths)
     return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
 
 
-def build_grid(results: Iterable[Result], benchmark: str, datasets: Sequence[str] | None = None) -> Grid:
-    """Arrange the final runs of a benchmark as methods × datasets.
+def build_grid(
+    results: Iterable[Result], benchmark: str, datasets: Sequence[str] | None = None, rows: Sequence[str] = ()
+) -> Grid:
+    """Arrange the final runs of a benchmark as rows × datasets.
 
     Args:
         results: Runs of any phase and benchmark; those of other benchmarks and of phase ``search`` do not count.
         benchmark: The benchmark's name.
         datasets: The columns; other datasets are left out. None: every dataset that occurs.
+        rows: Keys of the configuration, as ``method.rank``: a row per combination of their values. Empty: a row per method.
 
     Raises:
-        ConfigError: If no run remains, or runs differ in what one table must share: the protocol and the backbone
-            over the table, the data over a column, the configuration but for the seed over a cell; or if two runs
-            claim one seed of a cell, or a final run has no test accuracy.
+        ConfigError: If no run remains, a run has no such key, or runs differ in what one table must share: the protocol and
+            the backbone over the table, the data over a column, the configuration but for the seed over a cell; or if two
+            runs claim one seed of a cell, or a final run has no test accuracy.
     """
     everything = list(results)
     runs = [
@@ -97,16 +104,46 @@ def build_grid(results: Iterable[Result], benchmark: str, datasets: Sequence[str
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
         _check_same(column, lambda r: asdict(r.data), f"the column {dataset}", "run them again on the same data")
-    runs.sort(key=lambda r: (r.run.method, r.run.dataset, r.run.seed))
-    cells = {key: tuple(cell) for key, cell in groupby(runs, key=lambda r: (r.run.method, r.run.dataset))}
+    values = {id(r): _row_values(r, rows) for r in runs}
+    runs.sort(key=lambda r: ([_order(value) for value in values[id(r)]], r.run.dataset, r.run.seed))
+    named = {id(r): tuple(plain_text(value) for value in values[id(r)]) for r in runs}
+    cells = {key: tuple(cell) for key, cell in groupby(runs, key=lambda r: (named[id(r)], r.run.dataset))}
     for key, cell in cells.items():
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
-    return Grid(tuple(sorted({method for method, _ in cells})), tuple(columns), cells)
+    return Grid(tuple(dict.fromkeys(row for row, _ in cells)), tuple(columns), cells)
 
 
-def _check_cell(key: tuple[str, str], cell: Sequence[Result]) -> None:
-    name = f"the cell {key[0]} on {key[1]}"
+def plain_text(value: object) -> str:
+    """A value of the configuration as a person reads it: text as it is, a list without brackets, anything else as JSON."""
+    if isinstance(value, list):
+        return ", ".join(plain_text(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _row_values(result: Result, keys: Sequence[str]) -> list[object]:
+    if not keys:
+        return [result.run.method]
+    values = []
+    for key in keys:
+        value: Any = result.run.config
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise ConfigError(f"{result.source} has no {key} to make a row of; give rows=[<keys of its config.yaml>]")
+            value = value[part]
+        values.append(value)
+    return values
+
+
+def _order(value: object) -> tuple[int, float, str]:
+    """Sorts numbers by size, before lists by length, before everything else by its text."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (1, float(len(value)), plain_text(value)) if isinstance(value, list) else (2, 0.0, plain_text(value))
+
+
+def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:
+    name = f"the cell {', '.join(key[0])} on {key[1]}"
     by_seed: dict[int, Result] = {}
     for result in cell:
         other = by_seed.setdefault(result.run.seed, result)

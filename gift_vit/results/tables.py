@@ -5,16 +5,17 @@ The only module that knows display names. A number that is not there prints as a
 
 import csv
 import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
-from gift_vit.results.collect import Grid, build_grid
+from gift_vit.results.collect import Grid, Row, build_grid, plain_text
 from gift_vit.results.schema import Result
 
 DASH = "–"
+REFERENCE = "linear"  # the method whose cost the others' is a multiple of
 
 # row and column order, too; whatever is not named here follows under its own label
 METHOD_NAMES = {
@@ -105,38 +106,51 @@ class Table:
     notes: tuple[str, ...]
 
 
-def mini_table(results: Iterable[Result], datasets: Sequence[str] | None = None) -> Table:
+def mini_table(
+    results: Iterable[Result], datasets: Sequence[str] | None = None, method: str | None = None, rows: Sequence[str] = ()
+) -> Table:
     """Methods against the mini datasets: what each adapter costs, test top-1 over seeds, and the mean over datasets.
 
     Args:
         results: Collected runs; the final ones of benchmark ``mini`` count.
         datasets: The columns; None: every dataset that occurs.
+        method: The rows are of this method's runs only.
+        rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
 
     Raises:
         ConfigError: As :func:`build_grid` does.
     """
-    grid = build_grid(results, "mini", datasets)
-    methods, columns = _ordered(grid.methods, METHOD_NAMES), _ordered(grid.datasets, DATASET_NAMES)
+    results = list(results)
+    grid = build_grid((r for r in results if method in (None, r.run.method)), "mini", datasets, rows)
+    columns = _ordered(grid.datasets, DATASET_NAMES)
     show_n = len({len(cell) for cell in grid.cells.values()}) > 1
-    rows = tuple(
+    reference = [r for r in results if (r.run.phase, r.run.benchmark, r.run.method) == ("final", "mini", REFERENCE)]
+    body = tuple(
         (
-            Cell(METHOD_NAMES.get(method, method), (method,)),
-            *adapter_cells(grid.of_method(method)),
-            *(top1_cell(grid.cells.get((method, dataset), ()), show_n) for dataset in columns),
-            mean_cell([grid.cells.get((method, dataset), ()) for dataset in columns]),
+            *(Cell(METHOD_NAMES.get(label, label), (label,)) for label in row),
+            *adapter_cells(grid.of_row(row)),
+            *relative_cost_cells(grid.of_row(row), reference),
+            *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
+            mean_cell([grid.cells.get((row, dataset), ()) for dataset in columns]),
         )
-        for method in methods
+        for row in (grid.rows if rows else [(label,) for label in _ordered((row[0] for row in grid.rows), METHOD_NAMES)])
     )
-    group = "Test top-1 (%)"
+    relative, group = f"Relative to {METHOD_NAMES[REFERENCE].lower()}", "Test top-1 (%)"
     header = (
-        Column("Method", "", ("method",)),
+        *(
+            Column(key.rpartition(".")[2].capitalize().replace("_", " "), "", (key.replace(".", "_"),))
+            for key in rows or ("method",)
+        ),
         Column("Parameters", "Adapter", ("adapter_params_min", "adapter_params_max")),
         Column("% of backbone", "Adapter", ("adapter_percent_min", "adapter_percent_max")),
         Column("KiB with head", "Adapter", ("adapter_bytes_min", "adapter_bytes_max")),
+        Column("Step time", relative, ("step_time_ratio",)),
+        Column("Peak memory", relative, ("peak_memory_ratio",)),
         *(Column(DATASET_NAMES.get(d, d), group, (f"{d}_mean", f"{d}_std", f"{d}_n"), ranked=True) for d in columns),
         Column("Mean", group, ("datasets_mean",), ranked=True),
     )
-    return Table(_caption("Mini benchmark", grid), _provenance(grid), header, rows, _notes(grid))
+    caption = _caption(f"Mini benchmark{f', {METHOD_NAMES.get(method, method)}' if method else ''}", grid)
+    return Table(caption, _provenance(grid), header, body, (*_cost_notes(grid, reference), *_notes(grid)))
 
 
 def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
@@ -146,6 +160,17 @@ def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
         _range_cell([r.params.percent for r in runs], ".3g"),
         _range_cell([r.cost.adapter_bytes for r in runs], ",.1f", unit=1024),
     )
+
+
+def relative_cost_cells(runs: Sequence[Result], reference: Sequence[Result]) -> tuple[Cell, Cell]:
+    """Step time and peak memory as multiples of the reference's.
+
+    Each run is compared with the median of the reference's runs on the same dataset and the same kind of machine; printed is
+    the median over the runs, a dash where there is nothing to compare with. Memory is the device's on CUDA, otherwise the
+    process's.
+    """
+    time, memory = (_ratio_cell(runs, reference, quantity) for quantity in (lambda r: r.cost.step_time_ms, _peak_memory))
+    return time, memory
 
 
 def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
@@ -239,8 +264,38 @@ def _ordered(labels: Iterable[str], names: Mapping[str, str]) -> list[str]:
     return sorted(labels, key=lambda label: rank.get(label, len(rank)))
 
 
-def _cell_names(keys: Iterable[tuple[str, str]]) -> str:
-    return "; ".join(f"{METHOD_NAMES.get(m, m)} on {DATASET_NAMES.get(d, d)}" for m, d in keys)
+def _cell_names(keys: Iterable[tuple[Row, str]]) -> str:
+    return "; ".join(f"{', '.join(METHOD_NAMES.get(m, m) for m in row)} on {DATASET_NAMES.get(d, d)}" for row, d in keys)
+
+
+def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: Callable[[Result], float | None]) -> Cell:
+    known: dict[object, list[float]] = defaultdict(list)
+    for run in reference:
+        if value := quantity(run):
+            known[_conditions(run)].append(value)
+    ratios = [own / median(others) for run in runs if (own := quantity(run)) and (others := known.get(_conditions(run)))]
+    return Cell(f"{median(ratios):.2f}", (median(ratios),)) if ratios else Cell(DASH, (None,))
+
+
+def _conditions(result: Result) -> tuple[object, ...]:
+    """What a run's step time and memory depend on besides its method."""
+    return result.run.dataset, *(result.env.get(key) for key in ("device", "cpu", "gpu", "threads", "fused_attention", "torch"))
+
+
+def _peak_memory(result: Result) -> float | None:
+    return result.cost.peak_memory_mib or result.cost.peak_rss_mib
+
+
+def _cost_notes(grid: Grid, reference: Sequence[Result]) -> tuple[str, ...]:
+    name = METHOD_NAMES[REFERENCE].lower()
+    if not reference:
+        return (f"No final run of {name}: nothing to relate step time and peak memory to.",)
+    memory = {"device memory" if r.cost.peak_memory_mib else "memory of the whole process" for r in grid.results}
+    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in grid.results})
+    return (
+        f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
+        f"median over runs; measured on {', '.join(devices)}.",
+    )
 
 
 def _caption(title: str, grid: Grid) -> str:
@@ -269,8 +324,9 @@ def _notes(grid: Grid) -> tuple[str, ...]:
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
     changed = sorted(
-        (f"{key} {_plain(old)} → {_plain(new)}", (r.run.method, r.run.dataset))
-        for r in grid.results
+        (f"{key} {plain_text(old)} → {plain_text(new)}", cell)
+        for cell, runs in grid.cells.items()
+        for r in runs
         for key, (old, new) in r.run.protocol_changes.items()
     )
     for change, group in groupby(changed, key=lambda item: item[0]):
@@ -280,10 +336,6 @@ def _notes(grid: Grid) -> tuple[str, ...]:
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _markdown_row(texts: Iterable[str]) -> str:

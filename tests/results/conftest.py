@@ -33,6 +33,8 @@ def make_result(
     backbone: dict[str, Any] | None = None,
     params: dict[str, Any] | None = None,
     adapter_bytes: int = 10_240,
+    cost: dict[str, Any] | None = None,
+    env: dict[str, Any] | None = None,
 ) -> Result:
     """A final run; ``config`` holds dotted keys to set in the configuration, the others replace fields."""
     resolved = copy.deepcopy(CONFIG) | {"seed": seed, "run_name": f"{method}_seed{seed}"}
@@ -96,11 +98,11 @@ def make_result(
             "train_loss": 0.1, "val_top1": None, "best_val_top1": None, "best_val_epoch": None,
             "test_top1": top1, "test_loss": None if top1 is None else 0.3, "epochs": 5,
         },
-        cost=CostRecord(
-            train_seconds=12.5, total_seconds=20.0, images_per_s=400.0, step_time_ms=80.0,
-            peak_memory_mib=None, peak_rss_mib=900.5, adapter_bytes=adapter_bytes,
-        ),
-        env={"python": "3.11.7", "torch": "2.6.0", "device": "cpu", "cuda": None},
+        cost=CostRecord(**{
+            "train_seconds": 12.5, "total_seconds": 20.0, "images_per_s": 400.0, "step_time_ms": 80.0,
+            "peak_memory_mib": None, "peak_rss_mib": 900.5, "adapter_bytes": adapter_bytes, **(cost or {}),
+        }),
+        env={"python": "3.11.7", "torch": "2.6.0", "device": "cpu", "cuda": None, "threads": 2, **(env or {})},
     )  # fmt: skip
 
 

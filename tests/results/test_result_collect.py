@@ -60,18 +60,53 @@ def test_grid_orders_cells_and_ignores_what_does_not_count(make: Store) -> None:
         ],
         "mini",
     )
-    assert (grid.methods, grid.datasets) == (("gift", "lora"), ("digits", "tiny_mammals"))
+    assert (grid.rows, grid.datasets) == ((("gift",), ("lora",)), ("digits", "tiny_mammals"))
     assert {key: [r.run.seed for r in cell] for key, cell in grid.cells.items()} == {
-        ("gift", "digits"): [0, 1],
-        ("lora", "tiny_mammals"): [3],
+        (("gift",), "digits"): [0, 1],
+        (("lora",), "tiny_mammals"): [3],
     }
-    assert grid.missing() == [("gift", "tiny_mammals"), ("lora", "digits")]
+    assert grid.missing() == [(("gift",), "tiny_mammals"), (("lora",), "digits")]
+
+
+def test_rows_are_values_of_the_configuration_in_their_natural_order(make: Store) -> None:
+    ranks = [make(config={"method.rank": rank}, run={"name": str(rank)}) for rank in (16, 2, 128)]
+    assert build_grid(ranks, "mini", rows=["method.rank"]).rows == (("2",), ("16",), ("128",))
+    chosen: list[tuple[list[str], bool]] = [(["attn.qkv", "attn.proj"], True), (["attn.q"], False), (["mlp.fc1"], False)]
+    targets = [
+        make(config={"method.target_modules": modules, "method.share": share}, run={"name": str(modules)})
+        for modules, share in chosen
+    ]
+    assert build_grid(targets, "mini", rows=["method.target_modules", "method.share"]).rows == (
+        ("attn.q", "false"),
+        ("mlp.fc1", "false"),
+        ("attn.qkv, attn.proj", "true"),
+    )
+
+
+def test_a_row_of_runs_that_differ_in_more_is_refused(make: Store) -> None:
+    runs = [make(config={"method.rank": 2, "optim.lr": lr}, seed=seed) for seed, lr in enumerate((0.1, 0.2))]
+    with pytest.raises(ConfigError, match=r"the cell 2 on digits would mix optim\.lr 0\.1 and 0\.2"):
+        build_grid(runs, "mini", rows=["method.rank"])
+
+
+def test_a_key_that_a_run_does_not_have_makes_no_rows(make: Store) -> None:
+    with pytest.raises(ConfigError, match=r"has no method\.num_tokens to make a row of; give rows="):
+        build_grid([make()], "mini", rows=["method.num_tokens"])
+    with pytest.raises(ConfigError, match=r"has no seed\.value to make"):
+        build_grid([make()], "mini", rows=["seed.value"])
+
+
+def test_several_folders_count_each_run_once(stored: Callable[..., Result], tmp_path: Path) -> None:
+    stored("a/gift")
+    stored("b/lora", method="lora")
+    root = tmp_path / "outputs"
+    assert [r.run.method for r in collect_results(root / "b", root / "a", root)] == ["gift", "lora"]
 
 
 def test_asked_datasets_are_the_columns(make: Store) -> None:
     runs = [make("gift", "digits"), make("gift", "tiny_mammals")]
     assert build_grid(runs, "mini", ["tiny_birds", "digits", "digits"]).datasets == ("tiny_birds", "digits")
-    assert build_grid(runs, "mini", ["tiny_birds", "digits"]).missing() == [("gift", "tiny_birds")]
+    assert build_grid(runs, "mini", ["tiny_birds", "digits"]).missing() == [(("gift",), "tiny_birds")]
 
 
 def test_no_run_that_counts(make: Store) -> None:
@@ -132,12 +167,12 @@ def test_a_cell_may_differ_in_where_and_how_it_ran(make: Store) -> None:
         "trainer.workers": 8, "trainer.device": "cuda",
     }  # fmt: skip
     grid = build_grid([make(seed=0), make(seed=1, config=config, backbone={"weights": "hub"})], "mini")
-    assert len(grid.cells["gift", "digits"]) == 2
+    assert len(grid.cells[("gift",), "digits"]) == 2
 
 
 def test_rows_may_differ_in_configuration(make: Store) -> None:
     grid = build_grid([make("gift"), make("lora", config={"optim.lr": 0.01})], "mini")
-    assert grid.methods == ("gift", "lora")
+    assert grid.rows == (("gift",), ("lora",))
 
 
 def test_a_thousand_results_are_read_at_a_small_multiple_of_parsing_them(make: Store, tmp_path: Path) -> None:
@@ -158,5 +193,5 @@ def test_a_thousand_results_are_read_at_a_small_multiple_of_parsing_them(make: S
     table = mini_table(collect_results(tmp_path))
     seconds = time.process_time() - started
     assert len(table.rows) == 10
-    assert all(row[4].values[2] == 10 for row in table.rows)
+    assert all(row[6].values[2] == 10 for row in table.rows)
     assert seconds < 30 * parsing, f"{seconds / parsing:.1f} times as long as parsing the files"

@@ -24,6 +24,12 @@ SCORES = {
 }
 
 
+COST_NOTE = (
+    "Step time and peak memory (memory of the whole process): multiples of those of linear probing on the same dataset, "
+    "median over runs; measured on cpu (2 threads)."
+)
+
+
 def runs_of(make: Make, scores: dict[tuple[str, str], list[float]], **kwargs: object) -> list[Result]:
     return [make(m, d, seed, top1=top1, **kwargs) for (m, d), cell in scores.items() for seed, top1 in enumerate(cell)]
 
@@ -52,7 +58,7 @@ def test_statistics_equal_numpys(make: Make) -> None:
 def test_order_of_rows_and_columns(make: Make) -> None:
     table = mini_table([*runs_of(make, SCORES), make("a_method"), make("gift", "a_dataset")])
     assert [row[0].text for row in table.rows] == ["Linear probing", "LoRA", "GIFT", "a_method"]
-    assert [c.title for c in table.columns[4:]] == ["Digits", "Tiny mammals", "a_dataset", "Mean"]
+    assert [c.title for c in table.columns[6:]] == ["Digits", "Tiny mammals", "a_dataset", "Mean"]
 
 
 def test_result_does_not_depend_on_the_order_of_runs(make: Make) -> None:
@@ -62,7 +68,7 @@ def test_result_does_not_depend_on_the_order_of_runs(make: Make) -> None:
 
 def test_one_seed_has_no_deviation(make: Make) -> None:
     table = mini_table([make(top1=90.0)])
-    assert table.rows[0][4] == Cell("90.00", (90.0, None, 1))
+    assert table.rows[0][6] == Cell("90.00", (90.0, None, 1))
     assert "one seed per cell (n = 1)" in table.caption
     assert "±" not in render_markdown(table)
 
@@ -70,18 +76,18 @@ def test_one_seed_has_no_deviation(make: Make) -> None:
 def test_n_stands_in_the_caption_or_in_each_cell(make: Make) -> None:
     same = mini_table(runs_of(make, SCORES))
     assert "mean ± sample standard deviation over n = 3 seeds" in same.caption
-    assert rows_of(same)["gift"][4].text == "97.12 ± 1.07"
+    assert rows_of(same)["gift"][6].text == "97.12 ± 1.07"
     mixed = mini_table(runs_of(make, {**SCORES, ("linear", "digits"): [88.0]}))
     assert "over the n seeds given in each cell" in mixed.caption
-    assert rows_of(mixed)["gift"][4].text == "97.12 ± 1.07 (n=3)"
-    assert rows_of(mixed)["linear"][4].text == "88.00 (n=1)"
+    assert rows_of(mixed)["gift"][6].text == "97.12 ± 1.07 (n=3)"
+    assert rows_of(mixed)["linear"][6].text == "88.00 (n=1)"
 
 
 def test_caption_names_protocol_backbone_and_datasets(make: Make) -> None:
     table = mini_table(runs_of(make, SCORES))
     assert "Protocol clean, backbone vit_mini. Last column: mean over the datasets shown (2)." in table.caption
     assert table.provenance == "runs: 18; commits: 0123456789ab"
-    assert table.notes == ()
+    assert table.notes == (COST_NOTE,)
 
 
 def test_missing_cells_are_dashes_and_listed(make: Make) -> None:
@@ -91,7 +97,7 @@ def test_missing_cells_are_dashes_and_listed(make: Make) -> None:
     assert rows["lora"][column(table, "Digits")] == Cell("–", (None, None, 0))
     assert rows["lora"][-1] == rows["linear"][-1] == Cell("–", (None,))
     assert rows["gift"][-1].text == "84.35"
-    assert table.notes == ("Missing (–): Linear probing on Tiny mammals; LoRA on Digits.",)
+    assert table.notes[1:] == ("Missing (–): Linear probing on Tiny mammals; LoRA on Digits.",)
     assert render_markdown(table).endswith("\n\nMissing (–): Linear probing on Tiny mammals; LoRA on Digits.\n")
     latex = render_latex(table)
     assert r"{\footnotesize Missing (--): Linear probing on Tiny mammals; LoRA on Digits.\par}" in latex
@@ -99,9 +105,9 @@ def test_missing_cells_are_dashes_and_listed(make: Make) -> None:
 
 def test_a_dataset_asked_for_without_runs_is_missing_everywhere(make: Make) -> None:
     table = mini_table(runs_of(make, SCORES), datasets=["digits", "tiny_birds"])
-    assert [c.title for c in table.columns[4:]] == ["Digits", "tiny_birds", "Mean"]
-    assert all(row[5].text == row[6].text == "–" for row in table.rows)
-    assert table.notes == ("Missing (–): GIFT on tiny_birds; Linear probing on tiny_birds; LoRA on tiny_birds.",)
+    assert [c.title for c in table.columns[6:]] == ["Digits", "tiny_birds", "Mean"]
+    assert all(row[7].text == row[8].text == "–" for row in table.rows)
+    assert table.notes[1:] == ("Missing (–): GIFT on tiny_birds; Linear probing on tiny_birds; LoRA on tiny_birds.",)
 
 
 def test_adapter_columns(make: Make) -> None:
@@ -122,13 +128,13 @@ def test_adapter_columns(make: Make) -> None:
 def test_changes_to_the_protocol_and_uncommitted_runs_are_noted(make: Make) -> None:
     epochs = {"protocol_changes": {"trainer.epochs": [100, 5], "optim.name": ["adamw", "sgd"]}}
     everywhere = mini_table([make("gift", run=epochs), make("lora", run=epochs)])
-    assert everywhere.notes == (
+    assert everywhere.notes[1:] == (
         "Changed from the protocol: optim.name adamw → sgd in all runs.",
         "Changed from the protocol: trainer.epochs 100 → 5 in all runs.",
     )
     some = {"protocol_changes": {"trainer.epochs": [100, None]}, "git_dirty": True}
     partly = mini_table([make("gift", run=some), make("gift", seed=1, run=some), make("lora")])
-    assert partly.notes == (
+    assert partly.notes[1:] == (
         "Changed from the protocol: trainer.epochs 100 → null in GIFT on Digits.",
         "Runs made with uncommitted changes: 2 of 3.",
     )
@@ -140,22 +146,61 @@ def test_provenance_lists_commits(make: Make) -> None:
     assert mini_table(runs).provenance == expected
 
 
+def test_costs_are_multiples_of_the_references_on_the_same_data_and_machine(make: Make) -> None:
+    step = {
+        ("linear", "digits"): [50.0, 70.0, 54.0],
+        ("gift", "digits"): [81.0, 108.0, 162.0],
+        ("linear", "tiny_mammals"): [1.0],
+    }
+    runs = [
+        make(method, dataset, seed, cost={"step_time_ms": ms, "peak_memory_mib": 10 * ms, "peak_rss_mib": 1.0})
+        for (method, dataset), cell in step.items()
+        for seed, ms in enumerate(cell)
+    ]
+    elsewhere = make("lora", env={"device": "cuda"})
+    rows = rows_of(mini_table([*runs, elsewhere]))
+    assert [cell.values[0] for cell in rows["gift"][4:6]] == [2.0, 2.0]  # medians 108 and 54
+    assert [cell.text for cell in rows["lora"][4:6]] == ["–", "–"]
+    alone = mini_table(runs, method="gift")
+    assert rows_of(alone)["gift"] == rows["gift"][:6] + rows_of(alone)["gift"][6:]
+    assert "device memory" in alone.notes[0]
+    without = mini_table([r for r in runs if r.run.method == "gift"])
+    assert without.notes[0] == "No final run of linear probing: nothing to relate step time and peak memory to."
+    assert rows_of(without)["gift"][4].text == "–"
+
+
+def test_an_ablation_has_the_values_of_its_keys_as_rows(make: Make) -> None:
+    ranks = [make(config={"method.rank": rank}, top1=float(rank), run={"name": str(rank)}) for rank in (16, 2)]
+    table = mini_table([*ranks, make("linear")], method="gift", rows=["method.rank", "method.target_modules"])
+    assert [c.title for c in table.columns[:2]] == ["Rank", "Target modules"]
+    assert [[cell.text for cell in row[:2]] for row in table.rows] == [["2", "attn.proj"], ["16", "attn.proj"]]
+    assert table.caption.startswith("Mini benchmark, GIFT: ")
+    assert render_csv(table).startswith("method_rank,method_target_modules,adapter_params_min,")
+
+
 MARKDOWN = """\
 <!-- runs: 3; commits: 0123456789ab -->
 Mini benchmark: test top-1 in percent, one seed per cell (n = 1). Protocol clean, backbone vit_mini. \
 Last column: mean over the datasets shown (1).
 
-| Method | Adapter: Parameters | Adapter: % of backbone | Adapter: KiB with head | Test top-1 (%): Digits \
-| Test top-1 (%): Mean |
-|---|---:|---:|---:|---:|---:|
-| Linear probing | 6,144 | 0.228 | 10.0 | 80.00 | 80.00 |
-| LoRA | 6,144 | 0.228 | 10.0 | 85.00 | 85.00 |
-| GIFT | 6,144 | 0.228 | 10.0 | **90.00** | **90.00** |
+| Method | Adapter: Parameters | Adapter: % of backbone | Adapter: KiB with head | Relative to linear probing: Step time \
+| Relative to linear probing: Peak memory | Test top-1 (%): Digits | Test top-1 (%): Mean |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| Linear probing | 6,144 | 0.228 | 10.0 | 1.00 | 1.00 | 80.00 | 80.00 |
+| LoRA | 6,144 | 0.228 | 10.0 | 1.50 | 1.00 | 85.00 | 85.00 |
+| GIFT | 6,144 | 0.228 | 10.0 | 1.00 | 2.00 | **90.00** | **90.00** |
+
+Step time and peak memory (memory of the whole process): multiples of those of linear probing on the same dataset, \
+median over runs; measured on cpu (2 threads).
 """
 
 
 def test_markdown(make: Make) -> None:
-    runs = [make("gift", top1=90.0), make("lora", top1=85.0), make("linear", top1=80.0)]
+    runs = [
+        make("gift", top1=90.0, cost={"peak_rss_mib": 1801.0}),
+        make("lora", top1=85.0, cost={"step_time_ms": 120.0}),
+        make("linear", top1=80.0),
+    ]
     assert render_markdown(mini_table(runs)) == MARKDOWN
 
 
@@ -167,7 +212,7 @@ def test_latex_is_a_booktabs_table_with_marks(make: Make) -> None:
         "toprule",
         "midrule",
         "bottomrule",
-        "begin{tabular}{lrrrrrr}",
+        "begin{tabular}{lrrrrrrrr}",
         "end{tabular}",
         "begin{table}",
         "end{table}",
@@ -175,18 +220,21 @@ def test_latex_is_a_booktabs_table_with_marks(make: Make) -> None:
         assert sum(line.startswith(f"\\{command}") for line in lines) == 1, command
     assert latex.count("{") == latex.count("}")
     assert latex.count("$") % 2 == 0
-    assert r"\multicolumn{1}{c}{} & \multicolumn{3}{c}{Adapter} & \multicolumn{3}{c}{Test top-1 (\%)} \\" in lines
-    assert r"\cmidrule(lr){2-4}\cmidrule(lr){5-7}" in lines
-    assert r"Method & Parameters & \% of backbone & KiB with head & Digits & Tiny mammals & Mean \\" in lines
+    groups = (
+        r"\multicolumn{3}{c}{Adapter}",
+        r"\multicolumn{2}{c}{Relative to linear probing}",
+        r"\multicolumn{3}{c}{Test top-1 (\%)}",
+    )
+    assert rf"\multicolumn{{1}}{{c}}{{}} & {' & '.join(groups)} \\" in lines
+    assert r"\cmidrule(lr){2-4}\cmidrule(lr){5-6}\cmidrule(lr){7-9}" in lines
+    titles = r"Method & Parameters & \% of backbone & KiB with head & Step time & Peak memory & Digits & Tiny mammals & Mean \\"
+    assert titles in lines
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
-    assert [line.count(" & ") for line in body] == [6, 6, 6]
+    assert [line.count(" & ") for line in body] == [8, 8, 8]
     assert all(line.endswith(r" \\") for line in body)
-    assert body[1] == (
-        r"LoRA & 6,144 & 0.228 & 10.0 & \underline{96.42 $\pm$ 0.63} & \textbf{73.25 $\pm$ 1.25} & \textbf{84.83} \\"
-    )
-    assert body[2] == (
-        r"GIFT & 6,144 & 0.228 & 10.0 & \textbf{97.12 $\pm$ 1.07} & \underline{71.58 $\pm$ 1.38} & \underline{84.35} \\"
-    )
+    cost = "6,144 & 0.228 & 10.0 & 1.00 & 1.00 & "
+    assert body[1] == (rf"LoRA & {cost}\underline{{96.42 $\pm$ 0.63}} & \textbf{{73.25 $\pm$ 1.25}} & \textbf{{84.83}} \\")
+    assert body[2] == (rf"GIFT & {cost}\textbf{{97.12 $\pm$ 1.07}} & \underline{{71.58 $\pm$ 1.38}} & \underline{{84.35}} \\")
     assert "textbf" not in body[0]
     assert "underline" not in body[0]
     assert latex.isascii()

@@ -63,6 +63,13 @@ def test_protocol_chooses_among_several(root: Path, stored: Stored, capsys: pyte
     assert "runs: 1;" in capsys.readouterr().out
 
 
+def test_an_ablation_from_two_folders(root: Path, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("../ablation/gift", config={"method.rank": 2}, run={"name": "r2"})
+    words = [f"root=[{root},{root.parent / 'ablation'}]", "method=gift", "rows=[method.rank]", "format=csv"]
+    assert main(words) == 0
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["method_rank", "2", "16"]
+
+
 MISTAKES = [
     (["format=pdf"], "unknown format 'pdf' (known: markdown, latex, csv)"),
     (["benchmark=fgvc"], "unknown benchmark 'fgvc' (known: mini)"),
@@ -100,7 +107,7 @@ def test_a_broken_record_writes_no_table(root: Path, tmp_path: Path, capsys: pyt
 def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([flag]) == 0
     text = capsys.readouterr().out
-    for key in ("root", "benchmark", "format", "out", "protocol", "backbone", "datasets"):
+    for key in ("root", "benchmark", "format", "out", "protocol", "backbone", "datasets", "method", "rows"):
         assert f"\n{key} " in text, key
 
 
