@@ -11,7 +11,7 @@ from typing import TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.errors import ConfigError, RunError, SweepError
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -33,6 +33,8 @@ def report(error: BaseException) -> int:
         print(f"error: {message}", file=sys.stderr)
     else:
         print(f"error: {type(error).__name__}: {message} ({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
+    if isinstance(error, SweepError):
+        return error.exit_code
     return USER_ERROR if isinstance(error, ConfigError) else FAILURE
 
 

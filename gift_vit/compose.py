@@ -7,10 +7,13 @@ from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.errors import ConfigError, did_you_mean
 from gift_vit.paths import conf_dir
+
+# an axis of a sweep from a list in the configuration
+OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
@@ -40,6 +43,9 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> Con
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         return ConfigError(_unknown_override(match[1], overrides))
+    if "Got NoneType" in text:
+        nulls = " ".join(word for word in overrides if word.endswith("=null"))
+        return ConfigError(f"{nulls}: a group cannot be null on the command line; leave it out with ~<group>")
     return ConfigError(" ".join(text.split()))
 
 

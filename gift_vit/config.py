@@ -129,6 +129,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         ConfigError: For an unknown or missing key, a value of the wrong type, or values that contradict each other.
     """
     values = _resolve(cfg)
+    recipe = values.pop("recipe", None)
     missing = [key for key, value in flatten(values) if value == "???"]
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
@@ -160,7 +161,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
     run_name = values["run_name"] or default_run_name(values, _resolve(baseline) if baseline is not None else values)
     values["run_name"] = _checked_run_name(str(run_name))
     folder = Path(sections["paths"].output_root, phase, dataset.name, method_name, sections["backbone"].name, run_name)
-    return RunConfig(
+    run = RunConfig(
         dataset=dataset,
         method=method,
         method_name=method_name,
@@ -171,6 +172,8 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         values=values,
         **sections,
     )
+    _check_recipe(recipe, run)
+    return run
 
 
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
@@ -205,6 +208,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
+    if isinstance(values.get("method"), dict):
+        values["method"].pop("grid", None)  # belongs to sweeps, not to a run
     return values
 
 
@@ -268,6 +273,26 @@ def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
     for key in ("final_train", "search_epochs", "resize"):
         if dataset.benchmark not in getattr(protocol, key):
             raise ConfigError(f"protocol.{key} has no entry for benchmark {dataset.benchmark!r} of dataset {dataset.name}")
+
+
+def _check_recipe(recipe: Any, cfg: RunConfig) -> None:
+    """A recipe holds where it was chosen; ``recipe`` is what its file says of that, None where no recipe is in use."""
+    if recipe is None:
+        return
+    used = {
+        "dataset": cfg.dataset.name,
+        "method": cfg.method_name,
+        "backbone": cfg.backbone.name,
+        "protocol": cfg.protocol.name,
+        "changes": {key: change[1] for key, change in protocol_changes(cfg).items()},
+    }
+    differing = [key for key, value in used.items() if recipe.get(key) != value]
+    if differing:
+        chosen, here = ({key: values.get(key) for key in differing} for values in (recipe, used))
+        raise ConfigError(
+            f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); "
+            "leave the recipe out with ~recipe, or choose one with python -m experiments.select"
+        )
 
 
 def _checked_run_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The two kinds of error a person sees as one line, without a traceback."""
+"""The kinds of error a person sees as one line, without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,6 +10,14 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that failed through no fault of its configuration (NaN loss, full disk). Commands exit with code 1."""
+
+
+class SweepError(RunError):
+    """Runs of a sweep failed, each with a message of its own; ``exit_code`` is the first one's."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

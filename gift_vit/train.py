@@ -1,5 +1,6 @@
 """Train one run, or a sweep of runs: ``python -m gift_vit.train dataset=cub method=gift``."""
 
+import logging
 import os
 import shlex
 import sys
@@ -12,29 +13,38 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit import cli
+from gift_vit.compose import baseline_of, explain_composition_error
+from gift_vit.errors import ConfigError
 from gift_vit.paths import conf_dir
 
-_exit_codes: list[int] = []
+log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
-def job(cfg: DictConfig) -> None:
-    """Run one job. Its error is reported at once and does not stop the other jobs of a sweep."""
+def job(cfg: DictConfig) -> int:
+    """Run one job; the exit code. Its error is reported at once and does not stop the other jobs of a sweep."""
     hydra_cfg = HydraConfig.get()
 
     def action() -> None:
-        from gift_vit.compose import baseline_of
         from gift_vit.config import load_config  # imported late: torch takes seconds, and composition errors need none of it
         from gift_vit.record import Call
         from gift_vit.run import execute
 
         call = Call(shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]]), list(hydra_cfg.overrides.task))
-        execute(load_config(cfg, baseline_of(hydra_cfg)), call)
+        run = load_config(cfg, baseline_of(hydra_cfg))
+        if run.phase == "final" and cfg.recipe is None and not any(word.startswith("optim.lr=") for word in call.overrides):
+            log.warning(
+                "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
+                *(run.method_name, run.dataset.name, run.optim.lr),
+            )
+        execute(run, call)
 
     code = cli.run_command(action)
-    if code == cli.INTERRUPTED and hydra_cfg.mode == RunMode.MULTIRUN:
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        sys.exit(code)  # Hydra keeps what a single job returns to itself
+    if code == cli.INTERRUPTED:
         raise KeyboardInterrupt
-    _exit_codes.append(code)
+    return code
 
 
 def main() -> None:
@@ -43,18 +53,14 @@ def main() -> None:
     cli.interrupt_on_sigterm()
     try:
         job()
+    except ConfigError as error:
+        sys.exit(cli.report(error))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from gift_vit.compose import explain_composition_error
-
         explained = explain_composition_error(error, sys.argv[1:])
         explained.__cause__ = error
         sys.exit(cli.report(explained))
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(cli.report(error))
-    failed = [code for code in _exit_codes if code != cli.SUCCESS]
-    if failed and len(_exit_codes) > 1:
-        print(f"{len(failed)} of {len(_exit_codes)} runs failed; the same command starts only those again", file=sys.stderr)
-    sys.exit(failed[0] if failed else cli.SUCCESS)
 
 
 if __name__ == "__main__":

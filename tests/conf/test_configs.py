@@ -15,13 +15,13 @@ from gift_vit.methods import METHODS, GiftConfig
 from gift_vit.paths import conf_dir
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
-GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol", "experiment", "debug")
+GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol", "experiment", "debug", "sweep")
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((conf_dir() / group).glob("*.yaml"))]
 REQUIRED = {"parquet": ["dataset.root=/somewhere/My Flowers"], "folder": ["dataset.root=/somewhere/My Flowers"]}
 
 
 def test_every_file_is_among_the_choices_tested() -> None:
-    apart = {"train.yaml", "hydra/default.yaml", "hydra/job_logging/plain.yaml"}
+    apart = {"train.yaml", "hydra/default.yaml", "hydra/job_logging/plain.yaml", "hydra/sweeper/grid.yaml"}
     assert len(CHOICES) == len(FILES) - len(apart)
     assert len(CHOICES) >= 25
 
@@ -38,7 +38,7 @@ def test_every_choice_composes_and_loads(group: str, choice: str) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_file_says_what_it_is_and_globals_start_with_their_directive(file: Path) -> None:
     lines = file.read_text().splitlines()
-    is_global = file.parent.name in {"protocol", "experiment", "debug"}
+    is_global = file.parent.name in {"protocol", "experiment", "debug", "sweep", "recipe"}
     assert (lines[0] == "# @package _global_") == is_global
     assert lines[1 if is_global else 0].startswith("# ")
 
@@ -54,7 +54,7 @@ def test_methods_and_datasets_in_yaml_and_registry_are_the_same() -> None:
 def test_gift_yaml_restates_the_defaults_of_its_dataclass() -> None:
     values = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / "gift.yaml"))
     assert isinstance(values, dict)
-    assert {key: value for key, value in values.items() if key not in {"name", "kind"}} == asdict(GiftConfig())
+    assert {key: value for key, value in values.items() if key not in {"name", "kind", "grid"}} == asdict(GiftConfig())
 
 
 @pytest.mark.parametrize(

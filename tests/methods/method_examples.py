@@ -48,6 +48,7 @@ def yaml_config(label: str) -> Any:
     """The config of ``conf/method/<label>.yaml``."""
     values: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / f"{label}.yaml"))
     assert values.pop("name") == label
+    del values["grid"]  # of sweeps, not of the method
     return method_config(values)
 
 

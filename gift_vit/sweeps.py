@@ -1,0 +1,107 @@
+"""What sweeps were asked for, and how far each of their runs is: what is missing is known only to the sweep."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from gift_vit.errors import ConfigError
+from gift_vit.files import write_json
+from gift_vit.layout import CHECKPOINT, FAILED, RESULT, SWEEPS
+
+State = Literal["done", "running", "failed", "interrupted", "missing"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        overrides: Its words, without those that choose a sweep file.
+        folder: The run's folder; None where its configuration is refused.
+        problem: Why it is refused.
+    """
+
+    overrides: tuple[str, ...]
+    folder: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of one sweep command; ``command`` is the line that starts it, and goes on with what is missing."""
+
+    command: str
+    started_at: str
+    jobs: tuple[Job, ...]
+
+
+def write_sweep(output_root: Path, sweep: Sweep) -> Path:
+    """Record a sweep under ``<output root>/sweeps``; the same command has one record, however often it is started."""
+    words = re.sub(r"[^a-z0-9]+", "-", sweep.command.partition("gift_vit.train")[2].lower()).strip("-")[:80]
+    path = output_root / SWEEPS / f"{words}-{sha256(sweep.command.encode()).hexdigest()[:8]}.json"
+    write_json(path, asdict(sweep))
+    return path
+
+
+def read_sweeps(output_root: Path) -> list[Sweep]:
+    """The recorded sweeps, oldest first.
+
+    Raises:
+        ConfigError: If a record cannot be read.
+    """
+    return sorted(map(_read_sweep, (output_root / SWEEPS).glob("*.json")), key=lambda sweep: sweep.started_at)
+
+
+def _read_sweep(path: Path) -> Sweep:
+    try:
+        record = json.loads(path.read_text())
+        jobs = tuple(Job(tuple(job["overrides"]), job["folder"], job["problem"]) for job in record["jobs"])
+        return Sweep(record["command"], record["started_at"], jobs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no readable record of a sweep ({error}); delete it") from error
+
+
+def run_state(folder: Path) -> tuple[State, str]:
+    """How far the run of a folder is, and the reason where it failed."""
+    if (folder / RESULT).is_file():
+        return "done", ""
+    if not folder.is_dir():
+        return "missing", ""
+    if _is_locked(folder):
+        return "running", ""
+    if (folder / FAILED).is_file():
+        return "failed", _reason(folder / FAILED)
+    return ("interrupted", "") if (folder / CHECKPOINT).is_file() else ("missing", "")
+
+
+def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:
+    """Search runs that sweeps asked for on one dataset with one method and that are not done."""
+    folders = {Path(job.folder) for sweep in sweeps for job in sweep.jobs if job.folder}
+    # outputs/<phase>/<dataset>/<method>/<backbone>/<run name>
+    cell = {folder for folder in folders if folder.parts[-5:-2] == ("search", dataset, method)}
+    return sum(run_state(folder)[0] != "done" for folder in cell)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process trains in the folder, as :mod:`gift_vit.run` marks it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["message"])
+    except (OSError, ValueError, KeyError):
+        return f"{path} cannot be read"

@@ -1,0 +1,222 @@
+"""Sweeps from the command line inwards, on runs that only write down what they were."""
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from gift_vit import train
+from gift_vit.config import RunConfig
+from gift_vit.errors import ConfigError, RunError
+from gift_vit.record import Call
+from gift_vit.sweeps import Job, Sweep, read_sweeps, run_state, unfinished, write_sweep
+
+Told = pytest.CaptureFixture[str]
+
+
+class Runs:
+    """In place of training: keeps the configurations, and fails where it is told to."""
+
+    def __init__(self, failing: Callable[[RunConfig], bool]) -> None:
+        self.failing, self.seen = failing, []
+
+    def __call__(self, cfg: RunConfig, call: Call) -> None:
+        self.seen.append(cfg)
+        if self.failing(cfg):
+            raise RunError("the loss became nan")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[RunConfig]]]:
+    """Run the training command in this process; its exit code and the runs it made."""
+
+    def sweep(*words: str, failing: Callable[[RunConfig], bool] = lambda _: False) -> tuple[int, list[RunConfig]]:
+        GlobalHydra.instance().clear()
+        runs = Runs(failing)
+        monkeypatch.setattr("gift_vit.run.execute", runs)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}"]
+        with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
+            try:
+                train.main()
+            except SystemExit as stopped:
+                return int(stopped.code or 0), runs.seen
+        return 0, runs.seen
+
+    return sweep
+
+
+def test_a_datasets_sweep_is_the_methods_grid(sweep: Callable[..., tuple[int, list[RunConfig]]], tmp_path: Path) -> None:
+    code, runs = sweep("sweep=cub", "method=gift")
+    assert code == 0
+    assert len(runs) == 24
+    assert {(run.optim.lr, run.optim.weight_decay) for run in runs} == {
+        (lr, wd) for lr in (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3) for wd in (0.01, 0.001, 0.0001, 0.0)
+    }
+    assert len({run.folder for run in runs}) == 24
+    assert {(run.phase, run.dataset.name, run.method_name, run.method.rank) for run in runs} == {("search", "cub", "gift", 16)}
+    [record] = read_sweeps(tmp_path / "outputs")
+    assert [job.folder for job in record.jobs] == [str(run.folder) for run in runs]
+    assert record.command.startswith("python -m gift_vit.train sweep=cub method=gift paths.output_root=")
+
+
+def test_axes_on_the_command_line(sweep: Callable[..., tuple[int, list[RunConfig]]]) -> None:
+    _, runs = sweep("-m", "method=gift", "method.rank=4,8,16", "optim.lr=1e-4,1e-3")
+    assert [(run.method.rank, run.optim.lr) for run in runs] == [(r, lr) for r in (4, 8, 16) for lr in (1e-4, 1e-3)]
+    _, runs = sweep("sweep=digits", "method=lora", "optim.lr=3e-3", "method.rank=2,4")
+    assert {(run.method.rank, run.optim.lr, run.optim.weight_decay) for run in runs} == {
+        (rank, 3e-3, wd) for rank in (2, 4) for wd in (1e-4, 1e-2)
+    }
+
+
+def test_failed_jobs_are_counted_and_stop_nothing(sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told) -> None:
+    code, runs = sweep("-m", "seed=0,1,2", failing=lambda cfg: cfg.seed == 1)
+    assert (code, len(runs)) == (1, 3)
+    told = capsys.readouterr().err
+    assert told.count("error: the loss became nan") == 1
+    assert told.rstrip().endswith("error: 1 of 3 runs failed; the same command starts only those again")
+
+
+def test_a_single_run_keeps_its_exit_code(sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told) -> None:
+    assert sweep("dataset=digits", failing=lambda _: True)[0] == 1
+    assert capsys.readouterr().err.rstrip() == "error: the loss became nan"
+
+
+MISTAKES = {
+    "several sweep files": (["-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
+    "methods with grids of their own": (
+        ["sweep=cub", "method=gift,lora"],
+        "method=gift,lora: these methods have grids of their own",
+    ),
+    "an axis that is a list": (
+        ["-m", "hydra.sweeper.params={optim.lr:[1e-3,5e-3]}"],
+        "the axis optim.lr of the sweep is a list, one value; write it as text: optim.lr: 0.001,0.005",
+    ),
+    "unknown dataset": (["sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_would_silently_be_another_sweep_is_refused_before_any_run(
+    sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told, name: str
+) -> None:
+    words, message = MISTAKES[name]
+    code, runs = sweep(*words)
+    assert (code, runs) == (2, [])
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {message}")
+    assert told.count("\n") == 1
+
+
+def test_methods_with_the_same_axes_may_be_swept_together(sweep: Callable[..., tuple[int, list[RunConfig]]]) -> None:
+    _, runs = sweep("sweep=final", "dataset=digits,cub", "method=gift,lora", "optim.lr=1e-3")
+    assert [(run.dataset.name, run.method_name, run.seed) for run in runs] == [
+        (dataset, method, seed) for seed in (0, 1, 2) for dataset in ("digits", "cub") for method in ("gift", "lora")
+    ]
+    assert {run.phase for run in runs} == {"final"}
+
+
+RECIPE = """\
+# @package _global_
+# Chosen.
+recipe: {dataset: digits, method: gift, backbone: vit_mini, protocol: clean, changes: {trainer.epochs: 7}}
+optim: {lr: 0.03}
+method: {rank: 4}
+"""
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    (tmp_path / "my_conf/recipe").mkdir(parents=True)
+    (tmp_path / "my_conf/recipe/digits_gift.yaml").write_text(RECIPE)
+    return tmp_path / "my_conf"
+
+
+def test_finals_use_the_recipe_and_searches_do_not(
+    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told
+) -> None:
+    words = ["--config-dir", str(recipes), "dataset=digits", "method=gift", "backbone=vit_mini", "trainer.epochs=12"]
+    words[-1:] = ["trainer.epochs=7", "optim.warmup_epochs=10"]
+    code, _ = sweep(*words, "sweep=final")
+    assert "optim.warmup_epochs=10 leaves nothing of trainer.epochs=7" in capsys.readouterr().err
+    assert code == 2
+    recipe = recipes / "recipe/digits_gift.yaml"
+    recipe.write_text(RECIPE.replace("trainer.epochs: 7", "trainer.epochs: 20"))
+    words[-2:] = ["trainer.epochs=20"]
+    code, runs = sweep(*words, "sweep=final")
+    assert code == 0
+    assert [(run.optim.lr, run.method.rank, run.seed) for run in runs] == [(0.03, 4, seed) for seed in (0, 1, 2)]
+    assert "no recipe" not in capsys.readouterr().err
+    _, runs = sweep(*words[:2], "sweep=digits", *words[3:])
+    assert {run.method.rank for run in runs} == {16}
+    assert {run.optim.lr for run in runs} == {2e-3, 1e-2, 5e-2}
+
+
+def test_a_recipe_of_other_circumstances_is_refused(
+    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told
+) -> None:
+    words = ["--config-dir", str(recipes), "phase=final", "dataset=digits", "method=gift"]
+    code, runs = sweep(*words)
+    assert (code, runs) == (2, [])
+    told = capsys.readouterr().err
+    assert "the recipe was chosen with {'backbone': 'vit_mini', 'changes': {'trainer.epochs': 7}} and this run has" in told
+    assert "leave the recipe out with ~recipe" in told
+    code, [run] = sweep(*words, "~recipe")
+    assert (code, run.optim.lr) == (0, 1e-3)
+    assert "no recipe for gift on digits: optim.lr=0.001 is the default" in capsys.readouterr().err
+    assert sweep(*words, "recipe=null")[0] == 2
+    assert "leave it out with ~<group>" in capsys.readouterr().err
+
+
+def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(
+    sweep: Callable[..., tuple[int, list[RunConfig]]], tmp_path: Path
+) -> None:
+    code, runs = sweep("-m", "optim.lr=1e-3,-1")
+    assert (code, len(runs)) == (2, 1)
+    [record] = read_sweeps(tmp_path / "outputs")
+    assert [(job.folder is None, job.problem) for job in record.jobs] == [
+        (False, None),
+        (True, "optim.lr=-1.0: expected a number above 0"),
+    ]
+
+
+def test_states_of_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "search/cub/gift/vit/name"
+    assert run_state(folder) == ("missing", "")
+    folder.mkdir(parents=True)
+    assert run_state(folder) == ("missing", "")
+    (folder / "last.ckpt").touch()
+    assert run_state(folder) == ("interrupted", "")
+    (folder / "failed.json").write_text(json.dumps({"message": "no space left"}))
+    assert run_state(folder) == ("failed", "no space left")
+    (folder / "failed.json").write_text("{")
+    assert run_state(folder) == ("failed", f"{folder / 'failed.json'} cannot be read")
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert run_state(folder) == ("running", "")
+    os.close(descriptor)
+    (folder / "result.json").touch()
+    assert run_state(folder) == ("done", "")
+
+
+def test_records_of_sweeps(tmp_path: Path) -> None:
+    done, other = tmp_path / "search/cub/gift/vit/a", tmp_path / "search/dogs/gift/vit/b"
+    jobs = (Job(("seed=0",), str(done)), Job(("seed=1",), f"{done}1"), Job(("x=1",), str(other)), Job(("x=2",), None, "why"))
+    sweep = Sweep("python -m gift_vit.train sweep=cub", "2026-01-01T00:00:00+00:00", jobs)
+    later = Sweep("python -m gift_vit.train sweep=dogs", "2026-01-02T00:00:00+00:00", jobs[:1])
+    assert write_sweep(tmp_path, later) != write_sweep(tmp_path, sweep) == write_sweep(tmp_path, sweep)
+    assert read_sweeps(tmp_path) == [sweep, later]
+    assert unfinished([sweep, later], "cub", "gift") == 2
+    done.mkdir(parents=True)
+    (done / "result.json").touch()
+    assert unfinished([sweep, later], "cub", "gift") == 1
+    assert unfinished([sweep], "dogs", "lora") == 0
+    (tmp_path / "sweeps/broken.json").write_text('{"command": 1}')
+    with pytest.raises(ConfigError, match=r"sweeps/broken\.json is no readable record of a sweep"):
+        read_sweeps(tmp_path)
