@@ -30,7 +30,7 @@ def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> Non
     for name in ("py.typed", "backbones/weights/vit_mini.safetensors", "backbones/weights/vit_mini.md"):
         assert (installed / "gift_vit" / name).is_file(), name
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"gift_vit", "data_prep"}
+    assert top == {"gift_vit", "data_prep", "hydra_plugins"}
 
 
 def test_the_wheel_prepares_data(installed: Path, tmp_path: Path) -> None:
