@@ -3,14 +3,17 @@
     python -m experiments.tables [root=outputs] [benchmark=mini] [format=markdown] [out=<file>]
 
 root       folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
-benchmark  mini
+benchmark  fgvc, vtab or mini; the first two always show all their datasets, with dashes where runs are missing
 format     markdown, latex (booktabs) or csv
 out        also write the table to this file
 protocol   take the runs of this protocol only; needed where the folder holds several
 backbone   take the runs on this backbone only; needed where the folder holds several
-datasets   the columns, as datasets=[digits,cub]; without it every dataset that has a run
+datasets   the columns of mini, as datasets=[digits,tiny_mammals]; without it every dataset that has a run
 method     the rows are the runs of this method only
 rows       what the rows are, as rows=[method.rank]: keys of the configuration; without it the methods
+compare    two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
+published  true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv, or
+           several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
 
 Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
 """
@@ -24,7 +27,11 @@ from gift_vit import cli
 from gift_vit.errors import ConfigError
 from gift_vit.files import write_text
 from gift_vit.results.collect import collect_results
+from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.tables import RENDERERS, TABLES
+
+PUBLISHED_FILE = Path(__file__).with_name("published.csv")
+SHORT_NAMES = {"vtab": "vtab1k"}
 
 
 @dataclass
@@ -40,9 +47,12 @@ class TablesConfig:
     datasets: list[str] | None = None
     method: str | None = None
     rows: list[str] = field(default_factory=list)
+    compare: list[str] = field(default_factory=list)
+    published: Any = False  # true, a source or a list of sources
 
     def __post_init__(self) -> None:
         """Refuse a value that is not among the known ones."""
+        self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
         for key, known in (("benchmark", TABLES), ("format", RENDERERS)):
             value = getattr(self, key)
             if value not in known:
@@ -51,9 +61,10 @@ class TablesConfig:
 
 def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
+    published = _published_rows(cfg)
     roots = cfg.root if isinstance(cfg.root, list) else [cfg.root]
     found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
-    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows)
+    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)
@@ -65,6 +76,14 @@ def print_table(cfg: TablesConfig) -> None:
     print(text, end="")
     if cfg.out:
         write_text(Path(cfg.out), text)
+
+
+def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:
+    if cfg.published in (False, None):
+        return []
+    sources = DEFAULT_SOURCE if cfg.published is True else cfg.published
+    listed = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, listed)
 
 
 def main() -> None:

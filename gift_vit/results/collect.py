@@ -7,7 +7,7 @@ that names the files.
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def build_grid(
     _check_same(runs, _backbone_facts, "one table", "run them again on one backbone")
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
-        _check_same(column, lambda r: asdict(r.data), f"the column {dataset}", "run them again on the same data")
+        _check_same(column, lambda r: vars(r.data), f"the column {dataset}", "run them again on the same data")
     values = {id(r): _row_values(r, rows) for r in runs}
     runs.sort(key=lambda r: ([_order(value) for value in values[id(r)]], r.run.dataset, r.run.seed))
     named = {id(r): tuple(plain_text(value) for value in values[id(r)]) for r in runs}

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from gift_vit.errors import ConfigError
 from gift_vit.results.collect import collect_results
+from gift_vit.results.published import Conditions, PublishedRow
 from gift_vit.results.schema import Result
 from gift_vit.results.tables import RENDERERS, Cell, Column, Table, mini_table, render_csv, render_latex, render_markdown
 
@@ -104,10 +106,23 @@ def test_missing_cells_are_dashes_and_listed(make: Make) -> None:
 
 
 def test_a_dataset_asked_for_without_runs_is_missing_everywhere(make: Make) -> None:
-    table = mini_table(runs_of(make, SCORES), datasets=["digits", "tiny_birds"])
-    assert [c.title for c in table.columns[6:]] == ["Digits", "tiny_birds", "Mean"]
-    assert all(row[7].text == row[8].text == "–" for row in table.rows)
-    assert table.notes[1:] == ("Missing (–): GIFT on tiny_birds; Linear probing on tiny_birds; LoRA on tiny_birds.",)
+    table = mini_table(runs_of(make, SCORES), datasets=["digits", "tiny_insects", "tiny_vehicles"])
+    assert [c.title for c in table.columns[6:]] == ["Digits", "Tiny insects", "Tiny vehicles", "Mean"]
+    assert all(row[7].text == row[8].text == row[9].text == "–" for row in table.rows)
+    missing = "; ".join(f"{name} on Tiny insects, Tiny vehicles" for name in ("GIFT", "Linear probing", "LoRA"))
+    assert table.notes[1:] == (f"Missing (–): {missing}.",)
+
+
+def test_a_misspelt_dataset_is_no_column_of_dashes(make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"unknown dataset tiny_mamals in datasets= \(known: digits, .*, my_birds\)"):
+        mini_table([make(dataset="my_birds")], datasets=["my_birds", "tiny_mamals"])
+    assert mini_table([make(dataset="my_birds")], datasets=["my_birds"]).rows[0][6].text == "90.00"
+
+
+def test_published_numbers_of_mini_are_refused(make: Make) -> None:
+    row = PublishedRow(Conditions("s", "", "", "fgvc", "", "", ""), "gift", "GIFT", (), {})
+    with pytest.raises(ConfigError, match=r"nobody has published numbers of benchmark mini; drop published="):
+        mini_table([make()], published=[row])
 
 
 def test_adapter_columns(make: Make) -> None:
@@ -233,8 +248,10 @@ def test_latex_is_a_booktabs_table_with_marks(make: Make) -> None:
     assert [line.count(" & ") for line in body] == [8, 8, 8]
     assert all(line.endswith(r" \\") for line in body)
     cost = "6,144 & 0.228 & 10.0 & 1.00 & 1.00 & "
-    assert body[1] == (rf"LoRA & {cost}\underline{{96.42 $\pm$ 0.63}} & \textbf{{73.25 $\pm$ 1.25}} & \textbf{{84.83}} \\")
-    assert body[2] == (rf"GIFT & {cost}\textbf{{97.12 $\pm$ 1.07}} & \underline{{71.58 $\pm$ 1.38}} & \underline{{84.35}} \\")
+    small = r"{{\scriptsize $\pm$ {}}}".format
+    lora = rf"\underline{{96.42}} {small('0.63')} & \textbf{{73.25}} {small('1.25')} & \textbf{{84.83}} \\"
+    gift = rf"\textbf{{97.12}} {small('1.07')} & \underline{{71.58}} {small('1.38')} & \underline{{84.35}} \\"
+    assert body[1:] == [f"LoRA & {cost}{lora}", f"GIFT & {cost}{gift}"]
     assert "textbf" not in body[0]
     assert "underline" not in body[0]
     assert latex.isascii()

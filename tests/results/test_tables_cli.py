@@ -9,8 +9,9 @@ from unittest.mock import patch
 import pytest
 
 from experiments import tables
+from gift_vit.results.collect import collect_results
 from gift_vit.results.schema import Result
-from gift_vit.results.tables import mini_table, render_csv, render_latex, render_markdown
+from gift_vit.results.tables import fgvc_table, mini_table, render_csv, render_latex, render_markdown
 
 Stored = Callable[..., Result]
 
@@ -70,9 +71,56 @@ def test_an_ablation_from_two_folders(root: Path, stored: Stored, capsys: pytest
     assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["method_rank", "2", "16"]
 
 
+def test_fgvc_beside_published_numbers(root: Path, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("final/other2", method="lora", dataset="cub", run={"benchmark": "fgvc", "protocol": "gift_paper"})
+    words = [f"root={root}", "benchmark=fgvc", "compare=[gift,lora]"]
+    assert main(words) == 0
+    plain = capsys.readouterr().out
+    assert plain == render_markdown(fgvc_table(collect_results(root), compare=["gift", "lora"]))
+    assert "GIFT against LoRA: they have 1 of the 5 datasets in common" in plain
+    assert "Published" not in plain
+    for given, titles in (
+        ("true", ["GIFT arXiv 2312.00700 v2-v4 [1]"]),
+        ("toast", ["TOAST README (ViT-B IN-1k!) [1]"]),
+        ("[gift,vpetl_bench]", ["GIFT arXiv 2312.00700 v2-v4 [1]", "V-PETL Bench README [2]"]),
+    ):
+        assert main([*words, f"published={given}"]) == 0
+        text = capsys.readouterr().out
+        assert [line for line in text.splitlines() if "*Published" in line] == [
+            f"| *Published: {title}* |{'  |' * 8}" for title in titles
+        ]
+    assert main([*words, "published=false"]) == 0
+    assert capsys.readouterr().out == plain
+
+
+def test_vtab_by_its_short_and_its_full_name(root: Path, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("final/vtab", dataset="vtab_dtd", run={"benchmark": "vtab1k"})
+    assert main([f"root={root}", "benchmark=vtab"]) == 0
+    short = capsys.readouterr().out
+    assert main([f"root={root}", "benchmark=vtab1k"]) == 0
+    assert capsys.readouterr().out == short
+    assert "Missing (–): GIFT on CIFAR-100, Caltech101, Flowers102," in short
+
+
+def test_notes_of_csv_go_to_stderr_with_the_comparison(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"root={root}", "format=csv", "compare=[gift,lora]"]) == 0
+    captured = capsys.readouterr()
+    assert "against" not in captured.out
+    assert "GIFT against LoRA" in captured.err
+
+
 MISTAKES = [
     (["format=pdf"], "unknown format 'pdf' (known: markdown, latex, csv)"),
-    (["benchmark=fgvc"], "unknown benchmark 'fgvc' (known: mini)"),
+    (["benchmark=fgv"], "unknown benchmark 'fgv' (known: fgvc, vtab1k, mini)"),
+    (["benchmark=vtab"], "no finished final run of benchmark vtab1k among 5 results"),
+    (["benchmark=fgvc", "datasets=[cub]"], "the table of FGVC always shows its 5 datasets; drop datasets="),
+    (["datasets=[digits,tiny_mamals]"], "unknown dataset tiny_mamals in datasets= (known: digits, tiny_mammals,"),
+    (["compare=[gift,lra]"], "there is no row lra; name two different rows of gift; lora"),
+    (
+        ["benchmark=fgvc", "published=voast"],
+        "no published numbers of voast on benchmark fgvc (known: adapters_strike_back, gift,",
+    ),
+    (["published=true"], "no published numbers of gift on benchmark mini (it has no published numbers at all)"),
     (["formt=csv"], "error: unexpected argument 'formt=csv': expected root=…, benchmark=…"),
     (["latex"], "error: unexpected argument 'latex'"),
     (["root=no/where"], "no folder no/where; pass root=<folder with the runs>"),
@@ -81,7 +129,7 @@ MISTAKES = [
 
 
 def test_number_of_mistakes() -> None:
-    assert len(MISTAKES) == 6
+    assert len(MISTAKES) == 12
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
@@ -107,7 +155,19 @@ def test_a_broken_record_writes_no_table(root: Path, tmp_path: Path, capsys: pyt
 def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([flag]) == 0
     text = capsys.readouterr().out
-    for key in ("root", "benchmark", "format", "out", "protocol", "backbone", "datasets", "method", "rows"):
+    for key in (
+        "root",
+        "benchmark",
+        "format",
+        "out",
+        "protocol",
+        "backbone",
+        "datasets",
+        "method",
+        "rows",
+        "compare",
+        "published",
+    ):
         assert f"\n{key} " in text, key
 
 

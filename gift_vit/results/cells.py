@@ -1,0 +1,114 @@
+"""From the runs behind a cell to what the cell says. A number that is not there is a dash; none is ever filled in."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean, median, stdev
+
+from gift_vit.results.collect import Grid, Row
+from gift_vit.results.names import METHOD_NAMES, method_name, ordered
+from gift_vit.results.render import DASH, Cell, Column
+from gift_vit.results.schema import Result
+
+REFERENCE = "linear"  # the method whose cost the others' is a multiple of
+
+
+def label_columns(keys: Sequence[str]) -> list[Column]:
+    """The columns that say what a row is: the method, or the keys of the configuration that the rows were asked for by."""
+    return [
+        Column(key.rpartition(".")[2].capitalize().replace("_", " "), "", (key.replace(".", "_"),))
+        for key in keys or ("method",)
+    ]
+
+
+def label_cells(row: Row) -> list[Cell]:
+    """What the row is."""
+    return [Cell(method_name(label), (label,)) for label in row]
+
+
+def ordered_rows(grid: Grid, keys: Sequence[str]) -> list[Row]:
+    """Methods in the order of their names, values of the configuration as the grid has them."""
+    return list(grid.rows) if keys else [(label,) for label in ordered((row[0] for row in grid.rows), METHOD_NAMES)]
+
+
+def top1_column(label: str, title: str, group: str) -> Column:
+    """The column of :func:`top1_cell`."""
+    return Column(title, group, (f"{label}_mean", f"{label}_std", f"{label}_n"), ranked=True)
+
+
+def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
+    """Mean ± sample standard deviation (n - 1) of test top-1 in percent; one seed has no deviation, none is a dash."""
+    if not runs:
+        return Cell(DASH, (None, None, 0))
+    top1 = all_top1(runs)
+    std = stdev(top1) if len(top1) > 1 else None
+    text = f"{fmean(top1):.2f}" if std is None else f"{fmean(top1):.2f} ± {std:.2f}"
+    return Cell(f"{text} (n={len(top1)})" if show_n else text, (fmean(top1), std, len(top1)))
+
+
+def mean_cell(values: Sequence[float | None]) -> Cell:
+    """The mean of what the cells of a row hold; a dash unless every one holds a number."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return Cell(DASH, (None,))
+    return Cell(f"{fmean(known):.2f}", (fmean(known),))
+
+
+def mean_top1(runs: Sequence[Result]) -> float | None:
+    """Mean test top-1 over seeds, in percent; None without a run."""
+    return fmean(all_top1(runs)) if runs else None
+
+
+def all_top1(runs: Sequence[Result]) -> list[float]:
+    """Test top-1 of final runs, in percent; a grid has checked that each has one."""
+    return [float(top1) for r in runs if (top1 := r.metrics["test_top1"]) is not None]
+
+
+def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
+    """Adapter parameters, their percentage, and the size of the adapter file; a range where runs of a method differ."""
+    return (
+        range_cell([r.params.adapter for r in runs], ","),
+        range_cell([r.params.percent for r in runs], ".3g"),
+        range_cell([r.cost.adapter_bytes for r in runs], ",.1f", unit=1024),
+    )
+
+
+def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
+    """Peak device memory in GiB, kept in MiB for CSV; a range over the runs, a dash where none ran on CUDA."""
+    known = [r.cost.peak_memory_mib for r in runs if r.cost.peak_memory_mib is not None]
+    return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
+
+
+def relative_cost_cells(runs: Sequence[Result], reference: Sequence[Result]) -> tuple[Cell, Cell]:
+    """Step time and peak memory as multiples of the reference's.
+
+    Each run is compared with the median of the reference's runs on the same dataset and the same kind of machine; printed is
+    the median over the runs, a dash where there is nothing to compare with. Memory is the device's on CUDA, otherwise the
+    process's.
+    """
+    time, memory = (_ratio_cell(runs, reference, quantity) for quantity in (lambda r: r.cost.step_time_ms, _peak_memory))
+    return time, memory
+
+
+def range_cell(values: Sequence[float | int], spec: str, unit: int | None = None) -> Cell:
+    """The common value, or lowest–highest; printed in ``unit``, kept as it is for CSV."""
+    low, high = min(values), max(values)
+    texts = [format(value / unit if unit else value, spec) for value in (low, high)]
+    return Cell(DASH.join(dict.fromkeys(texts)), (low, high))
+
+
+def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: Callable[[Result], float | None]) -> Cell:
+    known: dict[object, list[float]] = defaultdict(list)
+    for run in reference:
+        if value := quantity(run):
+            known[_conditions(run)].append(value)
+    ratios = [own / median(others) for run in runs if (own := quantity(run)) and (others := known.get(_conditions(run)))]
+    return Cell(f"{median(ratios):.2f}", (median(ratios),)) if ratios else Cell(DASH, (None,))
+
+
+def _conditions(result: Result) -> tuple[object, ...]:
+    """What a run's step time and memory depend on besides its method."""
+    return result.run.dataset, *(result.env.get(key) for key in ("device", "cpu", "gpu", "threads", "fused_attention", "torch"))
+
+
+def _peak_memory(result: Result) -> float | None:
+    return result.cost.peak_memory_mib or result.cost.peak_rss_mib

@@ -1,0 +1,112 @@
+"""The table of the mini benchmark: what an adapter costs beside linear probing, and how accurate it is."""
+
+from collections.abc import Iterable, Sequence
+
+from gift_vit.errors import ConfigError
+from gift_vit.results.cells import (
+    REFERENCE,
+    adapter_cells,
+    label_cells,
+    label_columns,
+    mean_cell,
+    mean_top1,
+    ordered_rows,
+    relative_cost_cells,
+    top1_cell,
+    top1_column,
+)
+from gift_vit.results.collect import Grid, build_grid
+from gift_vit.results.comparison import comparison_notes
+from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
+from gift_vit.results.notes import caption, grid_notes, provenance
+from gift_vit.results.published import PublishedRow
+from gift_vit.results.render import Column, Table
+from gift_vit.results.schema import Result
+
+BENCHMARK = "mini"
+
+
+def mini_table(
+    results: Iterable[Result],
+    datasets: Sequence[str] | None = None,
+    method: str | None = None,
+    rows: Sequence[str] = (),
+    compare: Sequence[str] = (),
+    published: Sequence[PublishedRow] = (),
+) -> Table:
+    """Methods against the mini datasets: what each adapter costs, test top-1 over seeds, and the mean over datasets.
+
+    Args:
+        results: Collected runs; the final ones of benchmark ``mini`` count.
+        datasets: The columns; None: every dataset that occurs.
+        method: The rows are of this method's runs only.
+        rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
+        compare: Two rows to compare below the table.
+        published: None: nobody has published numbers of this benchmark.
+
+    Raises:
+        ConfigError: As :func:`build_grid` and :func:`comparison_notes` do, and for a dataset that is neither known nor that of
+            a run.
+    """
+    if published:
+        raise ConfigError(f"nobody has published numbers of benchmark {BENCHMARK}; drop published=")
+    results = list(results)
+    _check_known(datasets or (), results)
+    grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
+    columns = ordered(grid.datasets, DATASET_NAMES)
+    show_n = len({len(cell) for cell in grid.cells.values()}) > 1
+    reference = [r for r in results if (r.run.phase, r.run.benchmark, r.run.method) == ("final", BENCHMARK, REFERENCE)]
+    body = tuple(
+        (
+            *label_cells(row),
+            *adapter_cells(grid.of_row(row)),
+            *relative_cost_cells(grid.of_row(row), reference),
+            *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
+            mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
+        )
+        for row in ordered_rows(grid, rows)
+    )
+    return Table(
+        caption(
+            f"Mini benchmark{f', {method_name(method)}' if method else ''}",
+            grid,
+            f"Last column: mean over the datasets shown ({len(columns)}).",
+        ),
+        provenance(grid),
+        (*label_columns(rows), *_columns(columns)),
+        body,
+        (*_cost_notes(grid, reference), *grid_notes(grid), *comparison_notes(grid, compare)),
+    )
+
+
+def _columns(datasets: Sequence[str]) -> list[Column]:
+    relative, top1 = f"Relative to {method_name(REFERENCE).lower()}", "Test top-1 (%)"
+    return [
+        Column("Parameters", "Adapter", ("adapter_params_min", "adapter_params_max")),
+        Column("% of backbone", "Adapter", ("adapter_percent_min", "adapter_percent_max")),
+        Column("KiB with head", "Adapter", ("adapter_bytes_min", "adapter_bytes_max")),
+        Column("Step time", relative, ("step_time_ratio",)),
+        Column("Peak memory", relative, ("peak_memory_ratio",)),
+        *(top1_column(dataset, dataset_name(dataset), top1) for dataset in datasets),
+        Column("Mean", top1, ("datasets_mean",), ranked=True),
+    ]
+
+
+def _check_known(datasets: Sequence[str], results: Sequence[Result]) -> None:
+    """A misspelt dataset would be a column of dashes."""
+    known = dict.fromkeys([*DATASET_NAMES, *sorted({r.run.dataset for r in results})])
+    unknown = [dataset for dataset in datasets if dataset not in known]
+    if unknown:
+        raise ConfigError(f"unknown dataset {', '.join(unknown)} in datasets= (known: {', '.join(known)})")
+
+
+def _cost_notes(grid: Grid, reference: Sequence[Result]) -> tuple[str, ...]:
+    name = method_name(REFERENCE).lower()
+    if not reference:
+        return (f"No final run of {name}: nothing to relate step time and peak memory to.",)
+    memory = {"device memory" if r.cost.peak_memory_mib else "memory of the whole process" for r in grid.results}
+    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in grid.results})
+    return (
+        f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
+        f"median over runs; measured on {', '.join(devices)}.",
+    )

@@ -1,0 +1,58 @@
+"""The words around a table: its caption, where its runs come from, and what a reader must know of them."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from gift_vit.results.collect import Grid, Row, plain_text
+from gift_vit.results.names import dataset_name, method_name
+from gift_vit.results.render import DASH
+
+
+def caption(title: str, grid: Grid, means: str) -> str:
+    """Title, number of seeds, protocol and backbone; ``means`` says what the means are taken over."""
+    run = grid.results[0].run
+    sizes = {len(cell) for cell in grid.cells.values()}
+    if sizes == {1}:
+        spread = "one seed per cell (n = 1)"
+    else:
+        over = f"n = {sizes.pop()} seeds" if len(sizes) == 1 else "the n seeds given in each cell"
+        spread = f"mean ± sample standard deviation over {over}"
+    return f"{title}: test top-1 in percent, {spread}. Protocol {run.protocol}, backbone {run.backbone}. {means}"
+
+
+def provenance(grid: Grid) -> str:
+    """Number of runs, and their commits."""
+    commits = sorted({(r.run.git_sha or "unknown")[:12] for r in grid.results})
+    listed = ", ".join(commits[:5]) + (f" and {len(commits) - 5} more" if len(commits) > 5 else "")
+    return f"runs: {len(grid.results)}; commits: {listed}"
+
+
+def row_name(row: Row) -> str:
+    """A row in a sentence."""
+    return ", ".join(method_name(label) for label in row)
+
+
+def grid_notes(grid: Grid) -> tuple[str, ...]:
+    """Empty cells, changes to the protocol, runs from an uncommitted state."""
+    notes = []
+    if missing := grid.missing():
+        notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
+    changed = sorted(
+        (f"{key} {plain_text(old)} → {plain_text(new)}", cell)
+        for cell, runs in grid.cells.items()
+        for r in runs
+        for key, (old, new) in r.run.protocol_changes.items()
+    )
+    for change, group in groupby(changed, key=lambda item: item[0]):
+        cells = [cell for _, cell in group]
+        where = "all runs" if len(cells) == len(grid.results) else _cell_names(dict.fromkeys(cells))
+        notes.append(f"Changed from the protocol: {change} in {where}.")
+    if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
+        notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
+    return tuple(notes)
+
+
+def _cell_names(keys: Iterable[tuple[Row, str]]) -> str:
+    """Cells in a sentence, row by row."""
+    rows = [(row, [dataset_name(dataset) for _, dataset in cells]) for row, cells in groupby(keys, key=lambda key: key[0])]
+    return "; ".join(f"{row_name(row)} on {', '.join(datasets)}" for row, datasets in rows)
