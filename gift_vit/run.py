@@ -38,6 +38,7 @@ from gift_vit.methods.adapter import applied_method
 from gift_vit.record import Call, RunParts, Start, build_result
 from gift_vit.results.schema import Result, read_result, write_result
 from gift_vit.tracking import Observers, RunDescription, build_tracker
+from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.metrics_file import MetricsFile
 from gift_vit.tracking.progress import Progress
 
@@ -214,10 +215,10 @@ def _describe(cfg: RunConfig) -> RunDescription:
     return RunDescription(
         name=cfg.run_name,
         folder=cfg.folder,
-        config=cfg.values,
+        config=config_fields(cfg.values),
         group=f"{cfg.dataset.name}/{cfg.method_name}",
         job_type=cfg.phase,
-        tags=[cfg.protocol.name, f"seed{cfg.seed}"],
+        tags=[cfg.protocol.name, cfg.dataset.benchmark, cfg.backbone.name, f"seed{cfg.seed}"],
         # a run that is deleted and trained anew is another one
         run_id=f"{cfg.run_name}-{(cfg.folder / CONFIG).stat().st_mtime_ns}",
     )

@@ -50,10 +50,10 @@ class RunDescription:
     Attributes:
         name: Shown to people.
         folder: The run's own folder; the tracker's files go there.
-        config: The resolved configuration.
+        config: What :func:`gift_vit.tracking.fields.config_fields` makes of the resolved configuration.
         group: ``<dataset>/<method>``.
         job_type: The phase.
-        tags: Protocol, seed.
+        tags: Protocol, benchmark, backbone, seed.
         run_id: The same for every start of the same run, so that a resumed run continues its curves.
     """
 
@@ -90,7 +90,7 @@ class Tracker(Observer, Protocol):
     """An observer that also records how a run ends. Entering it starts the record; no method raises."""
 
     def finish(self, summary: Mapping[str, object], adapter: Path | None) -> None:
-        """The run is complete: final numbers, and the adapter file if there is one."""
+        """The run is complete: final numbers, flat or in sections, and the adapter file if there is one."""
         ...
 
     def fail(self, reason: str) -> None:

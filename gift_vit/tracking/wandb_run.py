@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig
+from gift_vit.tracking.fields import summary_fields
 
 if TYPE_CHECKING:
     import wandb
@@ -56,7 +57,7 @@ class WandbTracker(NullTracker):
         with self._guarded("record the result"):
             if self._run is None:
                 return
-            self._run.summary.update(dict(summary))
+            self._run.summary.update(summary_fields(summary))
             if adapter is not None and self._cfg.log_adapter:
                 _log_adapter(self._run, adapter)
             self._end(exit_code=0)

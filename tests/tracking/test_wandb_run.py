@@ -1,23 +1,21 @@
-import json
 import logging
 import os
+import shlex
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import wandb
-from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record, RunRecord  # pyright: ignore[reportAttributeAccessIssue]
 
 from gift_vit.errors import ConfigError
 from gift_vit.paths import conf_dir
 from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig, build_tracker
 from gift_vit.tracking import wandb_run as module
 from gift_vit.tracking.wandb_run import WandbTracker, _wandb_id
+from tests.tracking.offline_run import recorded, without_account
 
 OFFLINE = TrackerConfig(kind="wandb", project="p", entity=None, mode="offline", log_adapter=False)
 ONLINE = TrackerConfig(kind="wandb", project="p", entity=None, mode="online", log_adapter=False)
@@ -41,73 +39,10 @@ def description(folder: Path, run_id: str = "cub-gift-0") -> RunDescription:
     )
 
 
-def read_records(path: Path) -> list[Record]:
-    """W&B's file: a header of 7 bytes, then LevelDB's log format (blocks of 32 KiB; per piece a checksum, a length, a type)."""
-    data, position, pieces, records = path.read_bytes(), 7, b"", []
-    while position + 7 <= len(data):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        pieces += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, last piece
-            records.append(Record.FromString(pieces))
-            pieces = b""
-    return records
-
-
-class Recorded(NamedTuple):
-    folder: Path
-    records: list[Record]
-
-    @property
-    def run(self) -> RunRecord:
-        (record,) = [r for r in self.records if r.WhichOneof("record_type") == "run"]
-        return record.run
-
-    @property
-    def config(self) -> dict[str, object]:
-        return {item.key: json.loads(item.value_json) for item in self.run.config.update}
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        lines = [r.history for r in self.records if r.WhichOneof("record_type") == "history"]
-        return [{item.nested_key[0]: json.loads(item.value_json) for item in line.item} for line in lines]
-
-    @property
-    def summary(self) -> dict[str, object]:
-        updates = [item for r in self.records if r.WhichOneof("record_type") == "summary" for item in r.summary.update]
-        return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
-
-    @property
-    def artifacts(self) -> list[ArtifactRecord]:
-        return [r.artifact for r in self.records if r.WhichOneof("record_type") == "artifact"]
-
-    @property
-    def exit_codes(self) -> list[int]:
-        return [r.exit.exit_code for r in self.records if r.WhichOneof("record_type") == "exit"]
-
-
-def recorded(folder: Path) -> Recorded:
-    wandb.teardown()  # as at the end of a process: W&B's service writes the last bytes a moment after finish() returns
-    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    return Recorded(folder, read_records(path))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def wandb_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """W&B as a person without an account has it: no variable of its own, no login, a home folder of its own."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_DIR"):
-            patch.delenv(name, raising=False)
-        patch.setenv("HOME", str(home))
-        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-            patch.delenv(name, raising=False)
+    with without_account(tmp_path_factory.mktemp("home")):
         yield
-        wandb.teardown()
 
 
 @pytest.fixture
@@ -161,7 +96,8 @@ def test_offline_run_records_everything(
     assert [point["_step"] for point in found.history] == [0, 1, 2]
     metrics = [r.metric for r in found.records if r.WhichOneof("record_type") == "metric"]
     assert ("*", "epoch") in {(metric.glob_name, metric.step_metric) for metric in metrics}
-    assert {name: found.summary[name] for name in SUMMARY} == SUMMARY
+    final = {"test_top1": 84.5, "params/adapter": 24576, "params/head": 153800, "protocol": "clean"}
+    assert {name: found.summary[name] for name in final} == final
     assert found.summary["val_top1"] == 83.5
     assert found.exit_codes == [0]
     (artifact,) = found.artifacts
@@ -188,6 +124,17 @@ with build_tracker(cfg, RunDescription("n", Path({str(tmp_path)!r}), {{}}, "g", 
             server.accept()
     assert (done.stdout, done.stderr) == ("", "")
     assert [point["train_loss"] for point in recorded(tmp_path).history] == [1.0]
+
+
+def test_the_command_that_is_named_uploads_the_run(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    follow(build_tracker(OFFLINE, description(tmp_path)))
+    (record,) = recorded(tmp_path).folder.glob("wandb/offline-run-*/run-*.wandb")
+    (line,) = lines(log, logging.INFO)
+    program, *words = shlex.split(line.partition("to upload it: ")[2])
+    assert program == "wandb"
+    done = subprocess.run([sys.executable, "-m", program, *words, "--dry-run"], capture_output=True, text=True, check=True)
+    assert "Would sync 1 run(s)" in done.stderr
+    assert str(record) in done.stderr
 
 
 def test_interrupted_run_says_why_and_continues_under_the_same_id(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

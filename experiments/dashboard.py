@@ -1,0 +1,148 @@
+"""Make the Weights & Biases report that compares GIFT with LoRA, VPT and others from the runs of a project.
+
+    python -m experiments.dashboard [entity=<user or team>] [project=gift-vit]     a new report in that project
+    python -m experiments.dashboard out=dashboard.json                             its definition in a file; needs no account
+    python -m experiments.dashboard definition=dashboard.json entity=<user or team>
+
+Accuracy per method and against parameters, validation accuracy over the learning rate, cost, and curves. It draws the
+runs made with tracker=wandb; offline ones once they are uploaded with `wandb sync`.
+
+entity      user or team; without it the account's own
+project     W&B project, as in tracker.project
+protocol    the protocol of the runs that are drawn (clean)
+dataset     draw the runs on this dataset only
+backbone    draw the runs on this backbone only
+methods     the methods with a chart of their own over the learning rate, as methods=[gift,lora]
+out         write the definition to this file instead
+definition  take this file for the report instead of making a new definition
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gift_vit import cli
+from gift_vit.errors import ConfigError, RunError, did_you_mean
+from gift_vit.files import write_text
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2.interface import Report
+
+TIMEOUT_S = 30
+
+
+@dataclass
+class DashboardConfig:
+    """The arguments; the module's docstring explains them."""
+
+    entity: str | None = None
+    project: str = "gift-vit"
+    protocol: str = "clean"
+    dataset: str | None = None
+    backbone: str | None = None
+    methods: list[str] = field(default_factory=lambda: ["gift", "lora", "vpt_deep", "bitfit", "linear"])
+    out: str | None = None
+    definition: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that a definition from a file leaves without effect."""
+        if self.definition is None:
+            return
+        fresh = DashboardConfig()
+        for key in ("protocol", "dataset", "backbone", "methods", "out"):
+            if getattr(self, key) != getattr(fresh, key):
+                raise ConfigError(f"definition={self.definition} says already what is drawn; leave out {key}=…")
+
+
+def make_dashboard(cfg: DashboardConfig) -> str:
+    """Write the definition or create the report; returns the file or the report's address."""
+    if cfg.definition is not None:
+        report = read_definition(Path(cfg.definition))
+    else:
+        from experiments.dashboard_panels import build_report
+
+        chosen = {"protocol": cfg.protocol, "dataset": cfg.dataset, "backbone": cfg.backbone}
+        report = build_report({name: value for name, value in chosen.items() if value is not None}, cfg.methods)
+    if cfg.out is not None:
+        write_definition(report, Path(cfg.out))
+        return cfg.out
+    return publish(report, cfg.entity, cfg.project)
+
+
+def write_definition(report: "Report", path: Path) -> None:
+    """Write a report as the JSON that W&B keeps of it."""
+    write_text(path, report._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+
+
+def read_definition(path: Path) -> "Report":
+    """The report that :func:`write_definition` wrote.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no report.
+    """
+    from pydantic import ValidationError
+    from wandb_workspaces.reports.v2 import internal
+    from wandb_workspaces.reports.v2.interface import Report
+
+    expected = "expected a file that `python -m experiments.dashboard out=…` wrote"
+    try:
+        model = internal.ReportViewspec.model_validate_json(path.read_text())
+        if not any(isinstance(block, internal.PanelGrid) for block in model.spec.blocks):
+            raise ConfigError(f"definition={path} holds no charts; {expected}")
+        report = Report._from_model(model)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read definition={path} ({type(error).__name__}: {error}); {expected}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"definition={path} is no report ({first['msg']}); {expected}") from error
+    report.width = model.spec.width  # pyright: ignore[reportAttributeAccessIssue]  # a plain str there; _from_model leaves it out
+    return report
+
+
+def publish(report: "Report", entity: str | None, project: str) -> str:
+    """Create the report in a project that exists; returns its address.
+
+    Raises:
+        ConfigError: Without a login, or if there is no such project.
+        RunError: If W&B cannot be reached or refuses.
+    """
+    import wandb
+    from wandb_workspaces.reports.v2.interface import PanelGrid
+
+    wandb.setup(wandb.Settings(silent=True, quiet=True))
+    if not wandb.login(prompt=False, verify=False):
+        raise ConfigError("no W&B login: run `wandb login`, set WANDB_API_KEY, or write a definition with out=dashboard.json")
+    with _asking():
+        api = wandb.Api(timeout=TIMEOUT_S)
+        owner = entity or str(api.default_entity)
+        names = [found.name for found in api.projects(owner)]
+    if project not in names:
+        raise ConfigError(f"{owner} has no W&B project {project!r}{did_you_mean(project, names)}; give entity=… project=…")
+    grids = [block for block in report.blocks if isinstance(block, PanelGrid)]
+    for target in (report, *(runs for grid in grids for runs in grid.runsets)):
+        target.entity, target.project = owner, project
+    with _asking():
+        report.save()
+        return report.url
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Turn what W&B's client raises where the server does not answer, or answers otherwise than expected, into one line."""
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except (wandb.Error, WandbApiFailedError, ValueError) as error:
+        raise RunError(f"W&B did not take the report ({type(error).__name__}: {error})") from error
+
+
+def main() -> None:
+    raise SystemExit(cli.run_command(lambda: print(make_dashboard(cli.parse_arguments(DashboardConfig, str(__doc__))))))
+
+
+if __name__ == "__main__":
+    main()
