@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables mini-tables
+.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables report mini-tables
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ config: $(READY)  ## show a composed config: make config ARGS="dataset=cub metho
 
 tables: $(READY)  ## tables from the finished runs under outputs/
 	$(BIN)/python -m experiments.tables
+
+report: $(READY)  ## one HTML page of the runs under outputs/
+	$(BIN)/python -m experiments.report $(ARGS)
 
 mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished runs of python -m experiments.mini
 	$(BIN)/python -m experiments.tables root=outputs/mini/methods out=experiments/mini/table.md

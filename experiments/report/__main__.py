@@ -1,0 +1,53 @@
+"""Make one self-contained HTML page from a folder of runs; it opens in any browser, without a network.
+
+    python -m experiments.report [root=outputs] [out=outputs/report.html] [benchmark=mini]
+
+root       folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts
+out        the page; its links to the run folders are relative, so move both together
+benchmark  show the runs of this benchmark only
+
+The page has the tables, accuracy against adapter parameters, the sweeps, training curves, costs, and what failed or is not
+finished. Where runs cannot stand in one table the page says why, and so does a line on stderr.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.report.page import build_page, render_page
+from experiments.report.runs import collect_runs
+from gift_vit import cli
+from gift_vit.errors import ConfigError
+from gift_vit.files import write_text
+
+
+@dataclass
+class ReportConfig:
+    """The arguments; the module's docstring explains them."""
+
+    root: Any = "outputs"  # a folder or a list of folders
+    out: str = "outputs/report.html"
+    benchmark: str | None = None
+
+
+def write_report(cfg: ReportConfig) -> None:
+    """Write the page and print where it lies."""
+    roots = [str(root) for root in (cfg.root if isinstance(cfg.root, list) else [cfg.root])]
+    out = Path(cfg.out)
+    if out.is_dir():
+        raise ConfigError(f"out={out} is a folder; give the file to write, as out={out / 'report.html'}")
+    runs = collect_runs(roots, cfg.benchmark)
+    page = build_page(runs, roots, out.parent)
+    for warning in page.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    write_text(out, render_page(page))
+    print(f"{out}: {page.summary}")
+
+
+def main() -> None:
+    raise SystemExit(cli.run_command(lambda: write_report(cli.parse_arguments(ReportConfig, str(__doc__)))))
+
+
+if __name__ == "__main__":
+    main()
