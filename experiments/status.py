@@ -26,7 +26,15 @@ from gift_vit.layout import RESULT
 from gift_vit.results.schema import Result, read_result
 from gift_vit.sweeps import Job, Sweep, read_sweeps, run_state
 
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "refused": "red", "interrupted": "yellow", "missing": "dim"}
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "refused": "red",
+    "pruned": "blue",
+    "interrupted": "yellow",
+    "missing": "dim",
+}
 
 
 @dataclass

@@ -20,6 +20,7 @@ from gift_vit.errors import ConfigError, did_you_mean
 from gift_vit.keys import config_difference, flatten
 from gift_vit.methods import get_method
 from gift_vit.paths import conf_dir
+from gift_vit.pruning import PruningConfig
 from gift_vit.tracking import TrackerConfig
 
 Phase = Literal["search", "final"]
@@ -73,6 +74,7 @@ class RunConfig:
         method_name: The method's label: the name of its YAML.
         folder: The run's folder.
         values: The resolved config as plain containers: what ``config.yaml`` holds.
+        pruning: Where a run of ``sweeper=asha`` reports to; it does not make it another run.
     """
 
     dataset: DatasetConfig
@@ -89,6 +91,7 @@ class RunConfig:
     run_name: str
     folder: Path
     values: dict[str, Any]
+    pruning: PruningConfig | None
 
     @property
     def train_split(self) -> str:
@@ -129,7 +132,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         ConfigError: For an unknown or missing key, a value of the wrong type, or values that contradict each other.
     """
     values = _resolve(cfg)
-    recipe = values.pop("recipe", None)
+    recipe, pruning = values.pop("recipe", None), values.pop("pruning", None)
     missing = [key for key, value in flatten(values) if value == "???"]
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
@@ -170,6 +173,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         run_name=run_name,
         folder=folder,
         values=values,
+        pruning=None if pruning is None else _build(PruningConfig, pruning, "pruning"),
         **sections,
     )
     _check_recipe(recipe, run)

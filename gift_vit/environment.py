@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from timm.layers.config import use_fused_attn
 
-from gift_vit import __version__
+from gift_vit import __version__, distributed
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +25,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
         "fused_attention": bool(use_fused_attn()),
     }
     if device.type == "cuda":

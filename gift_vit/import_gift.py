@@ -52,10 +52,10 @@ def import_checkpoint(arguments: Arguments) -> None:
         ConfigError: If the checkpoint cannot be imported, is of another dataset, or the folder is taken.
     """
     from gift_vit.files import write_json, write_text, writing
+    from gift_vit.layout import ADAPTER, CONFIG, IMPORTED
     from gift_vit.methods import count_parameters, save_adapter
     from gift_vit.methods.adapter import applied_method, describe_method
     from gift_vit.released import DATASETS, read_released
-    from gift_vit.run import ADAPTER, CONFIG, IMPORTED
 
     if arguments.dataset not in DATASETS.values():
         known = ", ".join(DATASETS.values())
@@ -147,7 +147,7 @@ def _fill_model(released: "Released", cfg: "RunConfig") -> Any:
 
 def _check_free(folder: Path, sha256: str) -> None:
     """Refuse a folder that holds a run, or another checkpoint."""
-    from gift_vit.run import CHECKPOINT, IMPORTED, LOG, RESULT
+    from gift_vit.layout import CHECKPOINT, IMPORTED, LOG, RESULT
 
     taken = [name for name in (RESULT, CHECKPOINT, LOG) if (folder / name).exists()]
     if (folder / IMPORTED).is_file() and json.loads((folder / IMPORTED).read_text())["sha256"] != sha256:

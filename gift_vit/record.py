@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gift_vit import __version__
+from gift_vit import __version__, distributed
 from gift_vit.backbones import weights_source
 from gift_vit.config import RunConfig, protocol_changes
 from gift_vit.data import VisionDataset
@@ -48,7 +48,10 @@ class Start:
 def build_result(
     cfg: RunConfig, parts: RunParts, fitted: FitResult, test: Evaluation | None, adapter: Path, start: Start
 ) -> Result:
-    """Everything that is known of a finished run; ``test`` is None in the search phase, ``adapter`` the saved file."""
+    """Everything that is known of a finished run; ``test`` is None in the search phase, ``adapter`` the saved file.
+
+    All processes of a run take part.
+    """
     counts = count_parameters(parts.model)
     return Result(
         run=_run_record(cfg, start),
@@ -130,7 +133,12 @@ def _cost(fitted: FitResult, device: torch.device, total_seconds: float, adapter
         total_seconds=total_seconds,
         images_per_s=images / fitted.seconds,
         step_time_ms=1000 * fitted.seconds / steps,
-        peak_memory_mib=peak,
-        peak_rss_mib=peak_rss_mib(),
+        peak_memory_mib=_largest(peak),
+        peak_rss_mib=_largest(peak_rss_mib()),
         adapter_bytes=adapter.stat().st_size,
     )
+
+
+def _largest(value: float | None) -> float | None:
+    """The largest value among the processes of the run; None where none has one."""
+    return max((own for own in distributed.gather(value) if own is not None), default=None)

@@ -16,10 +16,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from gift_vit import distributed
 from gift_vit.backbones import build_backbone, input_statistics
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import (
     EvalLoader,
+    PixelSource,
     TrainLoader,
     VisionDataset,
     build_dataset,
@@ -27,37 +29,40 @@ from gift_vit.data import (
     build_train_transform,
     open_pixels,
 )
+from gift_vit.data.loaders import mix_seed
+from gift_vit.data.transforms import ImageTransform
 from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
 from gift_vit.environment import reset_peak_rss
 from gift_vit.errors import ConfigError
 from gift_vit.files import remove_leftovers, write_json, write_text, writing
 from gift_vit.keys import config_difference
+from gift_vit.layout import ADAPTER, CHECKPOINT, CONFIG, FAILED, IMPORTED, LOG, METRICS, PRUNED, RESULT
 from gift_vit.methods import apply_method, count_parameters, load_adapter, save_adapter
 from gift_vit.methods.adapter import applied_method
+from gift_vit.pruning import PrunedRun, Pruner
 from gift_vit.record import Call, RunParts, Start, build_result
 from gift_vit.results.schema import Result, read_result, write_result
-from gift_vit.tracking import Observers, RunDescription, build_tracker
+from gift_vit.tracking import NullTracker, Observers, RunDescription, build_tracker
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.metrics_file import MetricsFile
 from gift_vit.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
 
-CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
-METRICS, LOG = "metrics.jsonl", "train.log"
-IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
-
 
 def execute(cfg: RunConfig, call: Call) -> Result:
     """Train and score one run, or return its result where it is finished already.
 
-    An interrupted run is resumed. Whatever goes wrong is kept in ``failed.json``.
+    An interrupted run is resumed. Whatever goes wrong is kept in ``failed.json``. Of several processes all come here.
 
     Raises:
         ConfigError: If the folder holds a run of another configuration, or the configuration does not fit data or model.
+        PrunedRun: If ``sweeper=asha`` stops it early; ``pruned.json`` says so, and the run can be gone on with.
     """
     folder = cfg.folder
+    if not distributed.is_main():
+        return _execute_alone(cfg, call)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -66,13 +71,17 @@ def execute(cfg: RunConfig, call: Call) -> Result:
 
 def _execute_alone(cfg: RunConfig, call: Call) -> Result:
     folder = cfg.folder
-    _check_same_config(cfg)
-    if (folder / RESULT).is_file():
+    with distributed.main_first():  # it has the folder locked
+        _check_same_config(cfg)
+        finished = (folder / RESULT).is_file()
+    if finished:
         result = read_result(folder / RESULT)
         _check_same_data(cfg, result)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
         log.info("finished already: %s (%s); nothing to do", folder, _scores(result.metrics))
         return result
+    if not distributed.is_main():
+        return _train_and_score(cfg, call)
     remove_leftovers(folder)
     with _logged_to(folder / LOG), _failure_recorded(folder):
         result = _train_and_score(cfg, call)
@@ -139,9 +148,9 @@ def score(cfg: RunConfig, parts: RunParts, split: str) -> Evaluation:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -150,7 +159,7 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"trainer.device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use trainer.device=auto"
         )
-    return device
+    return distributed.own_device(device)
 
 
 def _train_and_score(cfg: RunConfig, call: Call) -> Result:
@@ -158,9 +167,11 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
     if cfg.phase == "final":
         data.parts("test")  # absent: better said now than after training
-    parts = RunParts(data, build_model(cfg, data.num_classes).to(device), device)
+    with distributed.main_first():  # it downloads the weights
+        model = build_model(cfg, data.num_classes)
+    parts, main = RunParts(data, model.to(device), device), distributed.is_main()
     reset_peak_rss()
-    if not (cfg.folder / CHECKPOINT).is_file():
+    if main and not (cfg.folder / CHECKPOINT).is_file():
         write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
     counts = count_parameters(parts.model)
     log.info(
@@ -170,11 +181,13 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with build_tracker(cfg.tracker, _describe(cfg)) as tracker:
-        fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker]))
+    with build_tracker(cfg.tracker, _describe(cfg)) if main else NullTracker() as tracker:
+        fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker] if main else []))
         test = score(cfg, parts, "test") if cfg.phase == "final" else None
         adapter = cfg.folder / ADAPTER
-        save_adapter(parts.model, adapter, dataset=data.name, class_names=data.class_names)
+        with distributed.main_first():
+            if main:
+                save_adapter(parts.model, adapter, dataset=data.name, class_names=data.class_names)
         result = build_result(cfg, parts, fitted, test, adapter, Start(call, started_at, started))
         tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
     return result
@@ -184,7 +197,7 @@ def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:
     trainer, reread = cfg.trainer, cfg.trainer.epochs > 1
     transform = build_train_transform(cfg.dataset.transform, input_statistics(parts.model))
     train = TrainLoader(
-        open_pixels(parts.data, cfg.train_split, transform, cfg.cache, reread),
+        _open_pixels(cfg, parts, cfg.train_split, transform, reread),
         transform,
         trainer.batch_size,
         trainer.workers,
@@ -192,23 +205,29 @@ def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:
         parts.device,
     )
     val = _eval_loader(cfg, parts, "val", reread) if cfg.train_split == "train" else None
-    torch.manual_seed(cfg.seed)
-    with Progress() as progress:
+    # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
+    torch.manual_seed(cfg.seed if distributed.is_main() else mix_seed(cfg.seed, 0, 0, distributed.rank()))
+    with Progress() if distributed.is_main() else NullTracker() as progress:
         return fit(
             parts.model,
             FitInputs(train, val, identity=f"{parts.data.fingerprint} {parts.data.decoder}"),
             cfg.optim,
             trainer,
             cfg.folder / CHECKPOINT,
-            Observers([observers, progress]),
+            Observers([observers, progress, *([Pruner(cfg.pruning)] if cfg.pruning else [])]),
             cfg.stop_epoch,
         )
 
 
 def _eval_loader(cfg: RunConfig, parts: RunParts, split: str, reread: bool) -> EvalLoader:
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(parts.model))
-    pixels = open_pixels(parts.data, split, transform, cfg.cache, reread)
+    pixels = _open_pixels(cfg, parts, split, transform, reread)
     return EvalLoader(pixels, transform, cfg.trainer.eval_batch_size, cfg.trainer.workers, parts.device)
+
+
+def _open_pixels(cfg: RunConfig, parts: RunParts, split: str, transform: ImageTransform, reread: bool) -> PixelSource:
+    with distributed.main_first():  # it decodes the images into the cache
+        return open_pixels(parts.data, split, transform, cfg.cache, reread)
 
 
 def _describe(cfg: RunConfig) -> RunDescription:
@@ -287,11 +306,16 @@ def _logged_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _failure_recorded(folder: Path) -> Iterator[None]:
-    """Write ``failed.json`` when the run fails; an interruption is no failure."""
+    """Write ``failed.json`` when the run fails; neither an interruption nor being stopped early is a failure."""
     failed = folder / FAILED
-    failed.unlink(missing_ok=True)
+    for record in (failed, folder / PRUNED):
+        record.unlink(missing_ok=True)
     try:
         yield
+    except PrunedRun as stopped:
+        log.info("%s: %s", stopped, folder)
+        write_json(folder / PRUNED, {"message": str(stopped), "epochs": stopped.epochs, "val_top1": stopped.val_top1})
+        raise
     except Exception as error:
         record = {
             "error": type(error).__name__,

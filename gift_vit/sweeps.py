@@ -12,9 +12,9 @@ from typing import Literal
 
 from gift_vit.errors import ConfigError
 from gift_vit.files import write_json
-from gift_vit.layout import CHECKPOINT, FAILED, RESULT, SWEEPS
+from gift_vit.layout import CHECKPOINT, FAILED, PRUNED, RESULT, SWEEPS
 
-State = Literal["done", "running", "failed", "interrupted", "missing"]
+State = Literal["done", "running", "failed", "pruned", "interrupted", "missing"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,17 @@ def run_state(folder: Path) -> tuple[State, str]:
         return "running", ""
     if (folder / FAILED).is_file():
         return "failed", _reason(folder / FAILED)
+    if (folder / PRUNED).is_file():
+        return "pruned", _reason(folder / PRUNED)
     return ("interrupted", "") if (folder / CHECKPOINT).is_file() else ("missing", "")
 
 
 def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:
-    """Search runs that sweeps asked for on one dataset with one method and that are not done."""
+    """Search runs that sweeps asked for on one dataset with one method and that are neither done nor pruned."""
     folders = {Path(job.folder) for sweep in sweeps for job in sweep.jobs if job.folder}
     # outputs/<phase>/<dataset>/<method>/<backbone>/<run name>
     cell = {folder for folder in folders if folder.parts[-5:-2] == ("search", dataset, method)}
-    return sum(run_state(folder)[0] != "done" for folder in cell)
+    return sum(run_state(folder)[0] not in ("done", "pruned") for folder in cell)
 
 
 def _is_locked(folder: Path) -> bool:

@@ -1,11 +1,14 @@
-"""Hydra's grid sweeper with this project's checks; Hydra finds sweepers in packages of this name only."""
+"""This project's sweepers: Hydra's grid with checks, and Optuna's successive halving over the same grid.
+
+Hydra finds sweepers in packages of this name only, and imports them at every start: torch and Optuna are imported late.
+"""
 
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,10 +17,10 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from gift_vit.compose import baseline_of
 from gift_vit.errors import ConfigError, SweepError
-
-if TYPE_CHECKING:
-    from gift_vit.sweeps import Job
+from gift_vit.pruning import Halving
+from gift_vit.sweeps import Job, Sweep, write_sweep
 
 
 class GridSweeper(BasicSweeper):
@@ -34,26 +37,28 @@ class GridSweeper(BasicSweeper):
             SweepError: After the last job, if any failed.
         """
         assert self.hydra_context is not None
+        assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(arguments)
-        self._check(overrides)
-        self._record(parser.parse_overrides([*self._parse_config(), *arguments]))
-        returns = super().sweep(arguments)
-        codes = [job.return_value for batch in returns for job in batch]
+        self._check(parser.parse_overrides(arguments))
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs: list[list[str]] = self.split_arguments(parsed, max_batch_size=None)[0]
+        root = Path(self.config.paths.output_root).expanduser().absolute()
+        command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
+        sweep = Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(_job, jobs)))
+        codes = self._run(jobs, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
             raise SweepError(f"{len(failed)} of {len(codes)} runs failed; the same command starts only those again", failed[0])
-        return returns
+        return codes
 
-    def _record(self, overrides: list[Override]) -> None:
-        """Write down which runs are about to be made, for ``experiments.status`` and ``experiments.select``."""
-        from gift_vit.sweeps import Sweep, write_sweep  # here, since Hydra imports this module at every start
+    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
+        """Run jobs, given by their words and as ``sweep`` and its record's path tell them; their exit codes."""
+        return self._launch(jobs, 0)
 
-        assert self.config is not None
-        jobs = self.split_arguments(overrides, max_batch_size=None)[0]
-        command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
-        root = Path(self.config.paths.output_root).expanduser().absolute()
-        write_sweep(root, Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(_job, jobs))))
+    def _launch(self, jobs: Sequence[list[str]], first: int) -> list[int]:
+        assert self.launcher is not None
+        self.validate_batch_is_legal(jobs)
+        return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
 
     def _check(self, overrides: Sequence[Override]) -> None:
         for key, axis in cast(Mapping[str, Any], self.params).items():
@@ -81,10 +86,54 @@ class GridSweeper(BasicSweeper):
                 raise ConfigError(f"{methods.input_line}: these methods have grids of their own; sweep one method a command")
 
 
-def _job(overrides: list[str]) -> "Job":
-    from gift_vit.compose import baseline_of
+class AshaSweeper(GridSweeper):
+    """The points of a grid in random order, each stopped early where Optuna's pruner finds it behind others.
+
+    Started again it goes on: points that are finished or pruned are not tried again, those that failed are.
+
+    Args:
+        max_batch_size: Runs that are launched at a time.
+        params: The axes.
+        reduction_factor: Of the runs at a rung, one in so many goes on.
+        min_epochs: Epochs of the first rung; None: a run's epochs divided by the square of ``reduction_factor``.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self, max_batch_size: int, params: dict[str, str] | None, reduction_factor: int, min_epochs: int | None, seed: int
+    ) -> None:
+        super().__init__(None, params)
+        self.at_a_time, self.reduction_factor, self.min_epochs, self.seed = max_batch_size, reduction_factor, min_epochs, seed
+
+    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
+        epochs = self._epochs()
+        first_rung = self.min_epochs or max(1, epochs // self.reduction_factor**2)
+        halving = Halving(record.with_suffix(".journal"), first_rung, self.reduction_factor)
+        codes: list[int] = []
+        left = halving.left(sweep, self.seed)
+        for start in range(0, len(left), self.at_a_time):
+            batch = left[start : start + self.at_a_time]
+            trials = [halving.start(sweep, index) for index in batch]
+            codes += self._launch([[*jobs[i], halving.word(t)] for i, t in zip(batch, trials, strict=True)], len(codes))
+            for trial in trials:
+                halving.finish(sweep, trial)
+        print(halving.summary(sweep, epochs), file=sys.stderr)
+        if (best := halving.best()) is not None:
+            print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
+        return codes
+
+    def _epochs(self) -> int:
+        """Epochs of a whole run."""
+        assert self.config is not None
+        trainer, protocol = self.config.trainer, self.config.protocol
+        if self.config.phase != "search" or trainer.eval_every != 1:
+            raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
+        cut: int | None = protocol.search_epochs[self.config.dataset.benchmark]
+        return min(trainer.epochs, cut or trainer.epochs)
+
+
+def _job(overrides: list[str]) -> Job:
     from gift_vit.config import load_config
-    from gift_vit.sweeps import Job
 
     own = [word for word in overrides if not word.startswith(("sweep=", "hydra"))]
     cfg = compose("train", overrides=overrides, return_hydra_config=True)
@@ -94,3 +143,16 @@ def _job(overrides: list[str]) -> "Job":
         return Job(tuple(own), str(load_config(cfg, baseline).folder))
     except ConfigError as error:
         return Job(tuple(own), None, str(error))
+
+
+def _against_recipe(best: list[str], keys: Sequence[str]) -> str:
+    """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
+    mine = compose("train", overrides=best)
+    theirs = compose("train", overrides=[f"{group}={mine[group].name}" for group in ("dataset", "method")])
+    chosen, recipe = ({key: OmegaConf.select(cfg, key) for key in keys} for cfg in (mine, theirs))
+    listed = " ".join(f"{key}={value}" for key, value in chosen.items())
+    if theirs.recipe is None:
+        return f"best: {listed}; there is no recipe to compare with"
+    if chosen == recipe:
+        return f"best: {listed}; the same as the recipe's"
+    return f"best: {listed}; the recipe says {' '.join(f'{key}={value}' for key, value in recipe.items())}"

@@ -2,22 +2,27 @@
 
 Not of the number of workers, of the epochs before, or of any global random state: an interrupted run that goes on at an epoch
 sees what it would have seen, and iterating changes no draw of the training loop (drop path, dropout).
+
+Nor of the number of processes that train (:mod:`gift_vit.distributed`): they share the images of each batch among them.
 """
 
 from collections.abc import Iterator
+from itertools import count
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
+from gift_vit import distributed
 from gift_vit.data.cache import PixelSource
 from gift_vit.data.transforms import ImageTransform
 from gift_vit.errors import ConfigError
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 CPU = torch.device("cpu")
+IGNORED = -100  # the label that F.cross_entropy ignores unless told otherwise
 
 
 def mix_seed(seed: int, *key: int) -> int:
@@ -50,43 +55,50 @@ class FinishedImages(Dataset["tuple[Tensor, int] | ConfigError"]):
 
 
 class EpochBatches:
-    """Batch sampler of (epoch, index) pairs: in order, or shuffled by ``seed`` and ``epoch``; the last batch may be smaller."""
+    """Batch sampler of (epoch, index) pairs, shuffled by ``seed`` and ``epoch``; the last batch may be smaller.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, shuffle: bool) -> None:
+    Of several processes each is given its share of every batch.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: give a positive number")
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
         self.epoch = 0
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = self.epoch, range(self.num_images)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-            order = torch.randperm(self.num_images, generator=generator).tolist()
+        epoch = self.epoch
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        order = torch.randperm(self.num_images, generator=generator).tolist()
         starts = range(0, self.num_images, self.batch_size)
-        return ([(epoch, index) for index in order[start : start + self.batch_size]] for start in starts)
+        return (self._share([(epoch, index) for index in order[start : start + self.batch_size]]) for start in starts)
+
+    def has_share(self, number: int) -> bool:
+        """Whether batch ``number`` (from 0) has an image for this process; if not, it is given another's."""
+        return distributed.rank() < min(self.batch_size, self.num_images - number * self.batch_size)
+
+    def _share(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return batch[distributed.rank() :: distributed.world_size()] or batch[:1]
 
 
 class _Loader:
     """Batches of one split, normalised on a device; what the loaders of training and evaluation share."""
 
     def __init__(
-        self, source: PixelSource, transform: ImageTransform, batches: EpochBatches, workers: int, device: torch.device
+        self, images: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, device: torch.device
     ) -> None:
-        self.num_images = len(source)
-        self._batches = batches
-        self._loader = _build_loader(FinishedImages(source, transform, batches.seed), batches, workers)
-        self._transform, self._device = transform, device
+        self.num_images = len(images)
+        self._loader = _build_loader(images, batches, workers)
+        self._transform, self._device = images.transform, device
 
     def __len__(self) -> int:
         """Number of batches of one pass."""
-        return len(self._batches)
+        return len(self._loader)
 
     def _pass(self) -> Iterator[Batch]:
         return _finished(iter(self._loader), self._transform, self._device)
@@ -108,20 +120,30 @@ class TrainLoader(_Loader):
         seed: int,
         device: torch.device = CPU,
     ) -> None:
-        super().__init__(source, transform, EpochBatches(len(source), batch_size, seed, shuffle=True), workers, device)
+        self._batches = EpochBatches(len(source), batch_size, seed)
+        super().__init__(FinishedImages(source, transform, seed), self._batches, workers, device)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0): images (B, 3, H, W) float32 and labels (B,) int64.
+
+        A batch without an image for this process is one of another's images, labelled ``IGNORED``.
 
         Raises:
             ConfigError: While iterating, if an image cannot be read.
         """
         self._batches.epoch = epoch
-        return self._pass()
+        return map(self._labelled, count(), self._pass())
+
+    def _labelled(self, number: int, batch: Batch) -> Batch:
+        images, labels = batch
+        return batch if self._batches.has_share(number) else (images, torch.full_like(labels, IGNORED))
 
 
 class EvalLoader(_Loader):
-    """Every image once, in order, each time it is iterated over; normalised on ``device``."""
+    """Every image once, in order, each time it is iterated over; normalised on ``device``.
+
+    Of several processes each is given other images, and batches of its own.
+    """
 
     def __init__(
         self,
@@ -131,14 +153,16 @@ class EvalLoader(_Loader):
         workers: int,
         device: torch.device = CPU,
     ) -> None:
-        super().__init__(source, transform, EpochBatches(len(source), batch_size, seed=0, shuffle=False), workers, device)
+        own = range(distributed.rank(), len(source), distributed.world_size())
+        batches = BatchSampler([(0, index) for index in own], batch_size, drop_last=False)  # pyright: ignore[reportArgumentType]
+        super().__init__(FinishedImages(source, transform, seed=0), batches, workers, device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._pass()
 
 
 def _build_loader(
-    dataset: FinishedImages, batches: EpochBatches, workers: int
+    dataset: FinishedImages, batches: EpochBatches | BatchSampler, workers: int
 ) -> "DataLoader[tuple[Tensor, int] | ConfigError]":
     if workers < 0:
         raise ConfigError(f"workers={workers}: give 0 to read images in the main process, or a number of processes")

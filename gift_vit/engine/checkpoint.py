@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gift_vit import distributed
 from gift_vit.errors import ConfigError
 from gift_vit.files import atomic_path
 
@@ -35,18 +36,22 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler,
     identity: str,
 ) -> None:
-    """Write the trained tensors, the optimiser, the loss scaler, the random state and the history.
+    """Write the trained tensors, the optimiser, the loss scaler, the random state of every process and the history.
 
     Frozen parameters are left out: the run rebuilds them. ``identity`` names what the run trains on (a data fingerprint).
+    All processes take part, the main one writes.
     """
+    random_states = distributed.gather(_random_state())
+    if not distributed.is_main():
+        return
     state = {
         "identity": identity,
         "progress": asdict(progress),
         "model": _mutable_state(model),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **random_states[0],
+        "other_processes": random_states[1:],
     }
     with atomic_path(path) as partial:
         torch.save(state, partial)
@@ -60,6 +65,8 @@ def load_checkpoint(
     identity: str,
 ) -> Progress:
     """Restore what :func:`save_checkpoint` wrote into freshly built objects.
+
+    A process beyond those that wrote it keeps the random state it has.
 
     Raises:
         ConfigError: If the file is unreadable or belongs to other data.
@@ -78,10 +85,24 @@ def load_checkpoint(
             tensor.copy_(state["model"][name])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    if torch.cuda.is_available() and state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    random_states = [state, *state.get("other_processes", [])]
+    if distributed.rank() < len(random_states):
+        _set_random_state(random_states[distributed.rank()])
     return Progress(**state["progress"])
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["rng"])
+    if torch.cuda.is_available():
+        # the machine that resumes may have fewer devices than the one that was interrupted
+        torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
 
 
 def _mutable_state(model: nn.Module) -> dict[str, torch.Tensor]:

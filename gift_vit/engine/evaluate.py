@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit import distributed
 from gift_vit.engine.precision import Precision
 from gift_vit.errors import ConfigError
 
@@ -24,7 +25,10 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: Precision
 ) -> Evaluation:
-    """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored."""
+    """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
+
+    Of several processes each scores the batches it is given; the evaluation is of all of them.
+    """
     was_training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -38,6 +42,9 @@ def evaluate(
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         images += len(labels)
     model.train(was_training)
+    totals = torch.stack([correct.double(), loss, torch.tensor(images, dtype=torch.float64, device=device)])
+    distributed.sum_over_processes(totals)
+    correct, loss, images = totals.tolist()
     if images == 0:
         raise ConfigError("nothing to evaluate: the split has no images")
-    return Evaluation(top1=100 * int(correct) / images, loss=float(loss) / images, images=images)
+    return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))

@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from gift_vit import distributed
 from gift_vit.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from gift_vit.engine.evaluate import evaluate
 from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer
@@ -27,15 +29,15 @@ class TrainerConfig:
 
     Attributes:
         epochs: Length of the schedule.
-        batch_size: Images per update.
-        grad_accumulation: Pieces a batch is computed in; lowers memory, not the batch size.
+        batch_size: Images per update, over all processes.
+        grad_accumulation: Pieces a process computes its share of a batch in; lowers memory, not the batch size.
         drop_path_rate: Stochastic depth of the backbone, rising linearly over the blocks.
         eval_every: Score the validation split after every so many epochs, and after the last; 0: after the last only.
         precision: fp32, tf32, bf16 or fp16.
         compile: Run the model through ``torch.compile``.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` ….
-        workers: Processes that decode images.
-        eval_batch_size: Images per batch in evaluation; without influence on results but for rounding.
+        workers: Processes that decode images, for each process that trains.
+        eval_batch_size: Images per batch and process in evaluation; without influence on results but for rounding.
     """
 
     epochs: int
@@ -67,7 +69,11 @@ class TrainerConfig:
 
 
 class TrainBatches(Protocol):
-    """Training batches, drawn anew for each epoch."""
+    """Training batches of the trainer's batch size, the last one perhaps smaller, drawn anew for each epoch.
+
+    Of several processes each is given its share of every batch, as many shares as there are batches. Where a batch has no image
+    for a process, its share is any image, labelled so that ``F.cross_entropy`` ignores it.
+    """
 
     num_images: int
 
@@ -197,27 +203,44 @@ def _train_epoch(
     check_every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
     for step, (images, labels) in enumerate(batches.epoch(epoch)):
         lr = schedule.set_lr(epoch, step)
+        size = min(trainer.batch_size, batches.num_images - step * trainer.batch_size)  # of the batch, over all processes
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         loss = torch.zeros((), device=device)
         pieces = zip(images.chunk(trainer.grad_accumulation), labels.chunk(trainer.grad_accumulation), strict=True)
         for piece, targets in pieces:
             with precision.autocast():
                 logits = model(piece)
-            piece_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / len(labels)
+            piece_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / size
             precision.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
+        _sum_over_processes(loss, optimizer)
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
         losses.append(loss)
-        sizes.append(len(labels))
+        sizes.append(size)
         if len(losses) % check_every == 0:
             _check_finite(losses, epoch, first_step=len(losses) - check_every)
-        observer.step_done(loss, lr, len(labels))
+        observer.step_done(loss, lr, size)
     _check_finite(losses, epoch, first_step=len(losses) - len(losses) % check_every)
     weights = torch.tensor(sizes, dtype=torch.float64)
     train_loss = float((torch.stack(losses).double().cpu() * weights).sum() / weights.sum())
     return {"train_loss": train_loss, "lr": lr, "steps": len(losses)}
+
+
+def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Turn a process's part of the loss (a scalar) and of the gradients into those of the whole batch, in place.
+
+    One sum after the backward pass instead of DistributedDataParallel, whose overlap of the two has nothing to gain from an
+    adapter's few kilobytes. In return layers may share parameters, parameters may have no gradient, and accumulation and
+    ``torch.compile`` see the bare model.
+    """
+    if distributed.world_size() == 1:
+        return
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = parameters_to_vector([loss, *gradients])
+    distributed.sum_over_processes(flat)
+    vector_to_parameters(flat, [loss, *gradients])
 
 
 def _check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:

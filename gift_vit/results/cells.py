@@ -107,7 +107,8 @@ def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: C
 
 def _conditions(result: Result) -> tuple[object, ...]:
     """What a run's step time and memory depend on besides its method."""
-    return result.run.dataset, *(result.env.get(key) for key in ("device", "cpu", "gpu", "threads", "fused_attention", "torch"))
+    keys = ("device", "cpu", "gpu", "threads", "processes", "fused_attention", "torch")
+    return result.run.dataset, *(result.env.get(key) for key in keys)
 
 
 def _peak_memory(result: Result) -> float | None:

@@ -15,13 +15,32 @@ from gift_vit.methods import METHODS, GiftConfig
 from gift_vit.paths import conf_dir
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
-GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol", "experiment", "debug", "sweep")
+GROUPS = (
+    "dataset",
+    "method",
+    "backbone",
+    "optim",
+    "trainer",
+    "tracker",
+    "paths",
+    "protocol",
+    "experiment",
+    "debug",
+    "sweep",
+    "sweeper",
+)
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((conf_dir() / group).glob("*.yaml"))]
 REQUIRED = {"parquet": ["dataset.root=/somewhere/My Flowers"], "folder": ["dataset.root=/somewhere/My Flowers"]}
 
 
 def test_every_file_is_among_the_choices_tested() -> None:
-    apart = {"train.yaml", "hydra/default.yaml", "hydra/job_logging/plain.yaml", "hydra/sweeper/grid.yaml"}
+    apart = {
+        "train.yaml",
+        "hydra/default.yaml",
+        "hydra/job_logging/plain.yaml",
+        "hydra/sweeper/grid.yaml",
+        "hydra/sweeper/asha.yaml",
+    }
     assert len(CHOICES) == len(FILES) - len(apart)
     assert len(CHOICES) >= 25
 
@@ -38,7 +57,7 @@ def test_every_choice_composes_and_loads(group: str, choice: str) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_file_says_what_it_is_and_globals_start_with_their_directive(file: Path) -> None:
     lines = file.read_text().splitlines()
-    is_global = file.parent.name in {"protocol", "experiment", "debug", "sweep", "recipe"}
+    is_global = file.parent.name in {"protocol", "experiment", "debug", "sweep", "sweeper", "recipe"}
     assert (lines[0] == "# @package _global_") == is_global
     assert lines[1 if is_global else 0].startswith("# ")
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gift_vit import distributed
 from gift_vit.data import (
     EvalLoader,
     FolderConfig,
@@ -24,7 +26,7 @@ from gift_vit.data import (
     build_train_transform,
 )
 from gift_vit.data.digits import ArraySource
-from gift_vit.data.loaders import FinishedImages, mix_seed
+from gift_vit.data.loaders import IGNORED, FinishedImages, mix_seed
 from gift_vit.errors import ConfigError
 
 N, BATCH = 23, 5
@@ -124,6 +126,27 @@ def test_evaluation_is_in_order_and_repeatable(source: ImageSource, workers: int
         images, labels = together(evaluation)
         assert labels.tolist() == list(range(N))
         assert torch.equal(images, expected)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_processes_share_every_batch_and_every_split(source: ImageSource, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """23 images by 5, the last batch by 3: of four processes one has no image of it."""
+    whole = list(loader(source).epoch(1))
+    transform = build_eval_transform(AUGMENT, STATS)
+    shares, split = [], []
+    for rank in range(size):
+        monkeypatch.setattr(distributed, "_processes", SimpleNamespace(rank=rank, size=size))
+        train, evaluation = loader(source), EvalLoader(PreparedImages(source, transform), transform, BATCH, 0)
+        assert (len(train), train.num_images, evaluation.num_images) == (5, N, N)
+        shares.append(list(train.epoch(1)))
+        split += together(evaluation)[1].tolist()
+    assert sorted(split) == list(range(N))
+    for expected, *parts in zip(whole, *shares, strict=True):
+        assert all(len(labels) > 0 for _, labels in parts)
+        images, labels = together((images[labels != IGNORED], labels[labels != IGNORED]) for images, labels in parts)
+        mine, theirs = labels.argsort(), expected[1].argsort()
+        assert torch.equal(labels[mine], expected[1][theirs])
+        assert torch.equal(images[mine], expected[0][theirs])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

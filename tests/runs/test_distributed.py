@@ -1,0 +1,314 @@
+"""One run on two processes gives one process's numbers, and ends on all of them when it ends on one.
+
+The processes are forks of this one that join as torchrun's do; torchrun itself is started once, since importing torch is slow.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from gift_vit import distributed, train
+from gift_vit.config import RunConfig
+from gift_vit.errors import ConfigError
+from gift_vit.files import write_text
+from gift_vit.record import Call
+from gift_vit.results.schema import read_result
+from gift_vit.run import execute, resolve_device
+
+fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
+CALL = Call("python -m gift_vit.train", ["debug=smoke"])
+SMALL = ["backbone.img_size=32", "trainer.epochs=2"]
+SECONDS = 120.0  # far more than any of these takes, far less than the patience of a process that waits for another
+
+Configure = Callable[..., RunConfig]
+Sabotage = Callable[[int], None]
+
+
+def two_processes(folder: Path, action: Callable[[int], int]) -> tuple[list[int], list[str]]:
+    """Run ``action(rank)`` in two processes; their exit codes (−9 for SIGKILL) and what each wrote to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outputs = [folder / f"stderr{rank}" for rank in (0, 1)]
+    children: list[int] = []
+    for rank, output in enumerate(outputs):
+        child = os.fork()
+        if child == 0:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in names.items()})
+            code = 99
+            with output.open("w", buffering=1) as sys.stderr:
+                try:
+                    distributed.quiet_others()
+                    code = action(rank)
+                except SystemExit as end:
+                    code = int(str(end.code))
+                except BaseException:
+                    output.write_text(traceback.format_exc())
+                finally:
+                    os._exit(code)
+        children.append(child)
+    codes = [ended(child) for child in children]
+    return codes, [output.read_text() for output in outputs]
+
+
+def ended(child: int) -> int:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("a process did not end")
+
+
+def run_on_two(cfg: RunConfig, sabotage: Sabotage | None = None) -> tuple[list[int], list[str]]:
+    def action(rank: int) -> int:
+        if sabotage is not None:
+            sabotage(rank)
+        return distributed.run_command(lambda: execute(cfg, CALL) and None, sweep=False)
+
+    cfg.folder.parent.mkdir(parents=True, exist_ok=True)
+    return two_processes(cfg.folder.parent, action)
+
+
+def in_step(step: int, rank: int, act: Callable[[], None]) -> Sabotage:
+    """Lets a process act before its update ``step``, counted from 0 over all epochs; the other one goes on."""
+
+    def sabotage(own: int) -> None:
+        original, calls = fit_module._sum_over_processes, []
+
+        def patched(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+            if len(calls) == step and own == rank:
+                act()
+            calls.append(1)
+            original(loss, optimizer)
+
+        setattr(fit_module, "_sum_over_processes", patched)  # noqa: B010 - in a fork, that ends with it
+
+    return sabotage
+
+
+def signalled(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def history(cfg: RunConfig) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (cfg.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in {"seconds", "images_per_s"}} for record in records]
+
+
+def assert_same_numbers(mine: RunConfig, theirs: RunConfig) -> None:
+    """To rounding, top-1 exactly."""
+    first, second = (read_result(cfg.folder / "result.json").metrics for cfg in (mine, theirs))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        exact = value is None or "top1" in name
+        assert value == (second[name] if exact else pytest.approx(second[name], rel=1e-5)), name
+    for one, other in zip(history(mine), history(theirs), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (mine, theirs))
+    assert tensors.keys() == reference.keys()
+    for name, tensor in reference.items():
+        # Adam divides by the gradient's size: where that is rounding error, the update differs by up to one learning rate
+        assert (tensors[name] - tensor).abs().max() < 2e-4 + 1e-3 * tensor.abs().max(), name
+
+
+METHODS = {
+    "gift": ["phase=final", "trainer.batch_size=111"],  # 9 × 111 + 1: the last batch has no image for the second process
+    "gift_v1": ["trainer.batch_size=267", "trainer.grad_accumulation=2"],
+    "lora": ["trainer.batch_size=267", "trainer.precision=bf16"],
+    "vpt_deep": ["trainer.batch_size=267", "trainer.workers=1"],
+    "bitfit": ["trainer.batch_size=267"],
+    "ssf": ["trainer.batch_size=267"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_give_the_numbers_of_one(configure: Configure, method: str) -> None:
+    words = [*SMALL, f"method={method}", *METHODS[method]]
+    alone, pair = configure(*words, "run_name=alone"), configure(*words, "run_name=pair")
+    execute(alone, CALL)
+    assert run_on_two(pair)[0] == [0, 0]
+    if "bf16" in METHODS[method][-1]:  # rounds coarsely, and products of other shapes otherwise
+        assert history(pair)[-1]["train_loss"] == pytest.approx(history(alone)[-1]["train_loss"], rel=5e-3)
+        return
+    assert_same_numbers(pair, alone)
+    result, reference = (read_result(cfg.folder / "result.json") for cfg in (pair, alone))
+    assert (result.env["processes"], reference.env["processes"]) == (2, 1)
+    assert result.params == reference.params
+    assert {path.name for path in pair.folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_an_interrupted_run_goes_on_with_as_many_or_fewer_processes(configure: Configure, drop_path: float) -> None:
+    words = [*SMALL, "trainer.batch_size=267", f"trainer.drop_path_rate={drop_path}"]
+    whole, cut, fewer, more = (configure(*words, f"run_name={name}") for name in ("whole", "cut", "fewer", "more"))
+    assert run_on_two(whole)[0] == [0, 0]
+    for cfg in (cut, fewer):
+        codes, (stderr, _) = run_on_two(cfg, in_step(4, rank=1, act=signalled(signal.SIGTERM)))
+        assert (codes, "error" in stderr) == ([130, 130], False)
+        assert {path.name for path in cfg.folder.iterdir()} == {"config.yaml", "last.ckpt", "metrics.jsonl", "train.log"}
+    assert run_on_two(cut)[0] == [0, 0]
+    assert history(cut) == history(whole)
+    tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
+    assert all(torch.equal(tensors[name], reference[name]) for name in reference)
+    execute(fewer, CALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "_is_scored", lambda epoch, *_: signalled(signal.SIGINT)() if epoch == 1 else True)
+        with pytest.raises(KeyboardInterrupt):
+            execute(more, CALL)
+    assert run_on_two(more)[0] == [0, 0]
+    if drop_path == 0:
+        assert_same_numbers(fewer, whole)
+        assert_same_numbers(more, whole)
+
+
+def test_processes_draw_different_masks(configure: Configure, tmp_path: Path) -> None:
+    """Each time the same, and one process alone draws what it always has."""
+    cfg = configure(*SMALL, "trainer.batch_size=800", "trainer.epochs=1")
+
+    def note(rank: int) -> None:
+        original = fit_module._sum_over_processes
+
+        def patched(*arguments: object) -> None:
+            write_text(tmp_path / f"draw{rank}", str(torch.initial_seed()))
+            original(*arguments)
+
+        setattr(fit_module, "_sum_over_processes", patched)  # noqa: B010
+
+    assert run_on_two(cfg, note)[0] == [0, 0]
+    seeds = [int((tmp_path / f"draw{rank}").read_text()) for rank in (0, 1)]
+    assert seeds[0] == cfg.seed
+    assert seeds[1] not in {0, cfg.seed}
+
+
+def one_line(codes: list[int], stderrs: list[str], code: int) -> str:
+    """The only error line of two processes, written by the first."""
+    assert codes == [code, code], stderrs
+    lines = [line for line in stderrs[0].splitlines() if line.startswith("error")]
+    assert (len(lines), stderrs[1]) == (1, ""), stderrs
+    return lines[0]
+
+
+def failure(cfg: RunConfig) -> dict[str, str]:
+    return json.loads((cfg.folder / "failed.json").read_text())
+
+
+def test_a_nan_loss_ends_all_with_one_line(configure: Configure) -> None:
+    cfg = configure(*SMALL, "optim.lr=1e30")
+    assert re.search(r"the loss became (nan|inf) in epoch \d, step \d", one_line(*run_on_two(cfg), code=1))
+    assert "the loss became" in failure(cfg)["message"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_process_ends_all_with_its_line(configure: Configure, rank: int) -> None:
+    def fail() -> None:
+        raise ValueError("no such luck")
+
+    cfg = configure(*SMALL)
+    line = one_line(*run_on_two(cfg, in_step(2, rank, fail)), code=1)
+    assert "ValueError: no such luck" in line
+    assert "no such luck" in failure(cfg)["message"]
+    assert "in fail" in failure(cfg)["traceback"], "the record shows where, in whichever process"
+
+
+def test_an_unreadable_image_and_a_mistake_are_one_line(configure: Configure, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "images/train" / label).mkdir(parents=True)
+        for index in range(8):
+            Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"images/train/{label}/{index}.png")
+    words = [
+        *SMALL,
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'images'}",
+        "dataset.val_fraction=0.25",
+        "trainer.batch_size=4",
+    ]
+    cfg = configure(*words, "dataset.cache=off")
+    broken = tmp_path / "images/train/a/3.png"
+    broken.write_bytes(b"broken")
+    assert f"cannot decode image {broken}" in one_line(*run_on_two(cfg), code=2)
+    cached = configure(*words, "dataset.cache=disk", f"paths.cache_root={tmp_path / 'cache'}", "run_name=cached")
+    assert f"cannot decode image {broken}" in one_line(*run_on_two(cached), code=2)
+    assert failure(cached)["error"] == "ConfigError"
+    rank = configure(*SMALL, "method.rank=99", "run_name=rank")
+    assert "method.rank=99 is larger" in one_line(*run_on_two(rank), code=2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_leaves_none_waiting(configure: Configure, rank: int) -> None:
+    cfg = configure(*SMALL)
+    codes, stderrs = run_on_two(cfg, in_step(2, rank, signalled(signal.SIGKILL)))
+    assert (codes[rank], codes[1 - rank]) == (-signal.SIGKILL, 1)
+    if rank == 1:
+        assert "error: another process of this run is gone" in stderrs[0]
+        assert "another process of this run is gone" in failure(cfg)["message"]
+    assert run_on_two(cfg)[0] == [0, 0]
+    assert not (cfg.folder / "failed.json").exists()
+    codes, stderrs = run_on_two(cfg)
+    assert codes == [0, 0], "finished already"
+
+
+def test_a_sweep_or_a_misspelt_key_under_torchrun_is_refused_in_one_line(tmp_path: Path) -> None:
+    def command(*words: str) -> Callable[[int], int]:
+        def action(rank: int) -> int:
+            sys.argv = ["train", "debug=smoke", f"paths.output_root={tmp_path}", *words]
+            train.main()
+            return 0
+
+        return action
+
+    line = one_line(*two_processes(tmp_path, command("-m", "optim.lr=1e-3,1e-2")), code=2)
+    assert "torchrun trains one run on several processes, no sweep" in line
+    assert "optim.lrr" in one_line(*two_processes(tmp_path, command("optim.lrr=1")), code=2)
+
+
+def test_every_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    processes = object.__new__(distributed._Processes)
+    processes.size, processes.local_rank = 3, 1
+    monkeypatch.setattr(distributed, "_processes", processes)
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    assert chosen == [1, 1]
+    with pytest.raises(ConfigError, match=r"trainer.device=cuda:0 is one device for 3 processes; give trainer.device=cuda"):
+        resolve_device("cuda:0")
+    processes.local_rank = 2
+    with pytest.raises(ConfigError, match=r"this machine has 2 CUDA devices; start torchrun with --nproc-per-node=2"):
+        resolve_device("auto")
+
+
+def test_torchrun(configure: Configure, tmp_path: Path) -> None:
+    words = ["debug=smoke", *SMALL, f"paths.output_root={tmp_path / 'outputs'}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "gift_vit.train", *words, "run_name=pair"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("finished:") == 1
+    alone = configure(*SMALL, "run_name=alone")
+    execute(alone, CALL)
+    assert_same_numbers(configure(*SMALL, "run_name=pair"), alone)

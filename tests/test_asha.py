@@ -1,0 +1,169 @@
+"""sweeper=asha with real runs whose training is replaced by given learning curves."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+from gift_vit import train
+from gift_vit.engine import FitResult, OptimConfig, TrainerConfig
+from gift_vit.engine.fit import FitInputs, Observer
+from gift_vit.errors import RunError
+from gift_vit.results.schema import read_result
+from gift_vit.sweeps import read_sweeps, run_state
+
+EPOCHS = 9
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+BEST = 3e-3
+Told = pytest.CaptureFixture[str]
+Command = Callable[..., int]
+
+
+def curve(lr: float) -> list[float]:
+    """Val top-1 after each epoch: the nearer to the best rate, the higher from the start."""
+    height = 90.0 - 10 * abs(RATES.index(lr) - RATES.index(BEST))
+    return [height * (epoch + 1) / (epoch + 2) for epoch in range(EPOCHS)]
+
+
+def follow_curve(
+    model: nn.Module,
+    inputs: FitInputs,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+    checkpoint: Path,
+    observer: Observer,
+    stop_epoch: int | None = None,
+) -> FitResult:
+    """In place of training; resumable as training is."""
+    history = json.loads(checkpoint.read_text()) if checkpoint.is_file() else []
+    if history:
+        observer.resumed(list(history))
+    for epoch in range(len(history), EPOCHS):
+        observer.epoch_started(epoch, EPOCHS, 8)
+        record = {"epoch": epoch, "train_loss": 1.0, "steps": 1, "lr": optim.lr, "seconds": 1.0, "images_per_s": 8.0}
+        history.append(record | {"val_top1": curve(optim.lr)[epoch], "val_loss": 1.0})
+        checkpoint.write_text(json.dumps(history))
+        observer.epoch_done(history[-1])
+    return FitResult(history, float(EPOCHS))
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The training command in this process; its exit code."""
+    monkeypatch.setattr("gift_vit.run.fit", follow_curve)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES)) -> int:
+        GlobalHydra.instance().clear()
+        axes = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
+        argv = ["train", "sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", axes]
+        argv += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", *words]
+        with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
+            try:
+                train.main()
+            except SystemExit as stopped:
+                return int(stopped.code or 0)
+        return 0
+
+    return command
+
+
+def epochs_by_rate(root: Path) -> dict[float, int]:
+    """Epochs that each run has trained, from what its folder says."""
+    done = {read_result(path).run.config["optim"]["lr"]: EPOCHS for path in root.rglob("result.json")}  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+    for path in root.rglob("pruned.json"):
+        history = json.loads((path.parent / "last.ckpt").read_text())
+        assert json.loads(path.read_text())["epochs"] == len(history)
+        done[history[0]["lr"]] = len(history)
+    return done  # pyright: ignore[reportReturnType]
+
+
+def test_it_finds_the_grids_best_point_for_less(command: Command, tmp_path: Path, capsys: Told) -> None:
+    assert command("sweeper=asha") == 0
+    trained = epochs_by_rate(tmp_path)
+    assert set(trained) == set(RATES)
+    assert trained[BEST] == EPOCHS
+    assert {1, 3} & set(trained.values()), "rungs are at 1, 3 and 9 epochs"
+    assert set(trained.values()) <= {1, 3, EPOCHS}
+    finished, total = list(trained.values()).count(EPOCHS), sum(trained.values())
+    assert total < 0.7 * EPOCHS * len(RATES)
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2] == (
+        f"asha: {finished} of 9 runs finished, {9 - finished} stopped early; {total} of 81 epochs trained, "
+        f"{100 - 100 * total / 81:.0f} % saved"
+    )
+    assert told[-1] == "best: optim.lr=0.003 optim.weight_decay=0; there is no recipe to compare with"
+    [sweep] = read_sweeps(tmp_path / "outputs")
+    states = [run_state(Path(str(job.folder))) for job in sweep.jobs]
+    assert [state for state, _ in states].count("pruned") == 9 - finished
+    assert all("is behind other settings'" in reason for state, reason in states if state == "pruned")
+
+
+def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_was_stopped(
+    command: Command, tmp_path: Path, capsys: Told
+) -> None:
+    command("sweeper=asha")
+    before, told = epochs_by_rate(tmp_path), capsys.readouterr().err.splitlines()[-2:]
+    assert command("sweeper=asha") == 0
+    assert epochs_by_rate(tmp_path) == before
+    again = capsys.readouterr().err.splitlines()
+    assert [line for line in again if line.startswith(("asha", "best"))] == told
+    assert "epoch 1/9" not in "".join(again)
+    assert command() == 0
+    assert set(epochs_by_rate(tmp_path).values()) == {EPOCHS}
+    assert not list(tmp_path.rglob("pruned.json"))
+    assert not list(tmp_path.rglob("last.ckpt"))
+    for path in tmp_path.rglob("result.json"):
+        result = read_result(path)
+        assert result.metrics["val_top1"] == curve(result.run.config["optim"]["lr"])[-1]  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+
+
+def test_runs_that_are_finished_already_take_part_with_their_scores(command: Command, tmp_path: Path) -> None:
+    command(lr=f"{BEST:g}")
+    command("sweeper=asha", lr=f"{BEST:g},1e-5,1e-4,1e-2,1e-1")
+    trained = epochs_by_rate(tmp_path)
+    assert trained.pop(BEST) == EPOCHS
+    assert max(trained.values()) < EPOCHS or len(trained) == 4
+
+
+def test_a_run_that_fails_is_tried_again(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **kwargs: object) -> FitResult:
+        raise RunError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gift_vit.run.fit", fails)
+        assert command("sweeper=asha", lr="1e-4,1e-3") == 1
+    assert len(list(tmp_path.rglob("failed.json"))) == 2
+    assert command("sweeper=asha", lr="1e-4,1e-3") == 0
+    assert not list(tmp_path.rglob("failed.json"))
+    assert set(epochs_by_rate(tmp_path)) == {1e-4, 1e-3}
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(BEST, "the same as the recipe's"), (1e-2, "the recipe says optim.lr=0.01")])
+def test_it_says_whether_the_recipe_agrees(command: Command, tmp_path: Path, capsys: Told, rate: float, verdict: str) -> None:
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    (tmp_path / "conf/recipe/digits_gift.yaml").write_text(
+        "# @package _global_\n# Chosen.\n"
+        "recipe: {dataset: digits, method: gift, backbone: test_vit, protocol: clean, changes: {}}\n"
+        f"optim: {{lr: {rate}, weight_decay: 0}}\n"
+    )
+    assert command("sweeper=asha", "--config-dir", str(tmp_path / "conf"), lr="1e-4,3e-3") == 0
+    assert verdict in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("word", ["trainer.eval_every=0", "phase=final"])
+def test_without_a_score_after_every_epoch_it_is_refused(command: Command, tmp_path: Path, capsys: Told, word: str) -> None:
+    assert command("sweeper=asha", word) == 2
+    assert "error: sweeper=asha needs phase=search and trainer.eval_every=1" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_without_optuna_it_says_what_to_install(command: Command, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert command("sweeper=asha", lr="1e-4,1e-3") == 2
+    assert capsys.readouterr().err == "error: sweeper=asha needs Optuna: pip install 'gift-vit[asha]'\n"
