@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab bench-data check fix smoke config tables report mini-tables
+.PHONY: help setup demo test test-all test-vtab test-slurm bench-data check fix smoke config tables report mini-tables
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,11 +25,15 @@ test: check  ## every check: ruff, pyright, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## the same and the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network and not tensorflow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network and not tensorflow and not slurm"
 
 test-vtab: $(READY)  ## install TensorFlow and compare VTAB-1k's preparation and pixels with it, bit for bit
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable ".[vtab,fast]"
 	$(BIN)/python -m pytest -m tensorflow tests/data tests/data_prep
+
+test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root, slurm-wlm and munge
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { echo "error: type: apt-get install slurm-wlm munge"; exit 2; }
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core
 	$(BIN)/python -m experiments.bench_data $(ARGS)

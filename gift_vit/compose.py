@@ -25,12 +25,12 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
-    """The defaults of the job's dataset, method, backbone and so on, without experiment and value overrides.
+    """The defaults of the job's dataset, method, backbone and so on, without recipe, experiment and value overrides.
 
     A run's name is measured against it. Call it inside a Hydra job.
     """
     choices = hydra_cfg.runtime.choices
-    return compose("train", overrides=[f"{group}={choices[group]}" for group in BASE_GROUPS])
+    return compose("train", overrides=[*(f"{group}={choices[group]}" for group in BASE_GROUPS), "recipe=none"])
 
 
 def explain_composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:

@@ -295,7 +295,7 @@ def _check_recipe(recipe: Any, cfg: RunConfig) -> None:
         chosen, here = ({key: values.get(key) for key in differing} for values in (recipe, used))
         raise ConfigError(
             f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); "
-            "leave the recipe out with ~recipe, or choose one with python -m experiments.select"
+            "leave the recipe out with recipe=none, or choose one with python -m experiments.select"
         )
 
 

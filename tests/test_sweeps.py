@@ -153,6 +153,7 @@ def test_finals_use_the_recipe_and_searches_do_not(
     assert code == 0
     assert [(run.optim.lr, run.method.rank, run.seed) for run in runs] == [(0.03, 4, seed) for seed in (0, 1, 2)]
     assert "no recipe" not in capsys.readouterr().err
+    assert runs[0].run_name == "clean_lr0.03_wd0.0001_seed0_rank4_epochs20", "measured against the defaults, not the recipe"
     _, runs = sweep(*words[:2], "sweep=digits", *words[3:])
     assert {run.method.rank for run in runs} == {16}
     assert {run.optim.lr for run in runs} == {2e-3, 1e-2, 5e-2}
@@ -166,8 +167,8 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert (code, runs) == (2, [])
     told = capsys.readouterr().err
     assert "the recipe was chosen with {'backbone': 'vit_mini', 'changes': {'trainer.epochs': 7}} and this run has" in told
-    assert "leave the recipe out with ~recipe" in told
-    code, [run] = sweep(*words, "~recipe")
+    assert "leave the recipe out with recipe=none" in told
+    code, [run] = sweep(*words, "recipe=none")
     assert (code, run.optim.lr) == (0, 1e-3)
     assert "no recipe for gift on digits: optim.lr=0.001 is the default" in capsys.readouterr().err
     assert sweep(*words, "recipe=null")[0] == 2

@@ -269,7 +269,7 @@ def test_a_killed_process_leaves_none_waiting(configure: Configure, rank: int) -
 def test_a_sweep_or_a_misspelt_key_under_torchrun_is_refused_in_one_line(tmp_path: Path) -> None:
     def command(*words: str) -> Callable[[int], int]:
         def action(rank: int) -> int:
-            sys.argv = ["train", "debug=smoke", f"paths.output_root={tmp_path}", *words]
+            sys.argv = ["train", *words, "debug=smoke", f"paths.output_root={tmp_path}"]
             train.main()
             return 0
 
