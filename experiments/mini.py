@@ -24,11 +24,12 @@ seeds; and two ablations of GIFT, over its rank and over what it adapts, with th
                                [ablations=[rank]] [seeds=[0]]
 
     data_root     the folder that holds tiny_imagenet/ and cifar10/ (default: data)
-    output_root   where the run folders go: methods/, rank/ and targets/ in it
+    output_root   where the run folders go: methods/, rank/, targets/ and timing/ in it
     jobs          sweeps at the same time, one thread each
     ablations     rank, targets (default: both; they need gift among the methods; ablations=[]: none)
     seeds         of the finals (default: those of the protocol); all cells get the first one before any gets the second
 
+At the end, one process at a time, short runs of everything in turns: step times to compare. Leave the machine alone meanwhile.
 Finished runs are skipped, interrupted ones resumed: the same command goes on where it stopped.
 Afterwards: make mini-tables
 """
@@ -94,6 +95,7 @@ def run_all(arguments: Arguments) -> None:
         for seeds in (arguments.seeds[:1], arguments.seeds[1:]):
             done &= each(lambda method, seeds=seeds: benchmark.final(method, seeds), arguments.methods)
             done &= each(lambda item, seeds=seeds: benchmark.final("gift", seeds, *item), ablated)
+    done &= benchmark.time_steps(ablated)
     if not done:
         raise RunError("some runs are missing; the same command runs only these")
 
@@ -126,6 +128,17 @@ class Benchmark:
         """Retrain with the chosen learning rates and test; whether every run is finished."""
         lrs = {dataset: (lr,) for dataset, lr in self.chosen[method].items()}
         return self._train(method, "final", lrs, seeds, folder, words)
+
+    def time_steps(self, ablated: Sequence[tuple[str, Sequence[str]]]) -> bool:
+        """Short runs on one dataset, seed by seed, so that a disturbed machine disturbs all alike; whether all finished."""
+        short = ("phase=search", f"dataset={self.arguments.datasets[0]}", "trainer.epochs=1", "optim.warmup_epochs=0")
+        root = Path(self.arguments.output_root, "timing")
+        root.mkdir(parents=True, exist_ok=True)
+        sweeps = [(f"method={','.join(self.arguments.methods)}",), *(("method=gift", *words) for _, words in ablated)]
+        done = True
+        for words in sweeps:
+            done &= self._sweep("seed=0,1,2", "experiment=mini", *short, *words, f"paths.output_root={root}")
+        return done
 
     def _scores(self, method: str, grid: Sequence[float]) -> dict[str, dict[float, float]]:
         """Val top-1 by learning rate, of every dataset whose first grid is complete."""

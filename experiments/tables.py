@@ -11,6 +11,7 @@ backbone   take the runs on this backbone only; needed where the folder holds se
 datasets   the columns of mini, as datasets=[digits,tiny_mammals]; without it every dataset that has a run
 method     the rows are the runs of this method only
 rows       what the rows are, as rows=[method.rank]: keys of the configuration; without it the methods
+timing     of mini: folder of the runs to take step times from, as experiments.mini leaves them; without it the finals tell
 compare    two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
 published  true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv, or
            several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
@@ -47,6 +48,7 @@ class TablesConfig:
     datasets: list[str] | None = None
     method: str | None = None
     rows: list[str] = field(default_factory=list)
+    timing: str | None = None
     compare: list[str] = field(default_factory=list)
     published: Any = False  # true, a source or a list of sources
 
@@ -57,6 +59,8 @@ class TablesConfig:
             value = getattr(self, key)
             if value not in known:
                 raise ConfigError(f"unknown {key} {value!r} (known: {', '.join(known)})")
+        if self.timing and self.benchmark != "mini":
+            raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 
 
 def make_table(cfg: TablesConfig) -> str:
@@ -64,7 +68,8 @@ def make_table(cfg: TablesConfig) -> str:
     published = _published_rows(cfg)
     roots = cfg.root if isinstance(cfg.root, list) else [cfg.root]
     found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
-    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published)
+    own = {"timing": collect_results(cfg.timing)} if cfg.timing else {}
+    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

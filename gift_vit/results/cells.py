@@ -78,15 +78,14 @@ def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
     return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
 
 
-def relative_cost_cells(runs: Sequence[Result], reference: Sequence[Result]) -> tuple[Cell, Cell]:
-    """Step time and peak memory as multiples of the reference's.
+def step_time_cell(runs: Sequence[Result], reference: Sequence[Result]) -> Cell:
+    """Step time as a multiple of the reference's, see :func:`_ratio_cell`."""
+    return _ratio_cell(runs, reference, lambda r: r.cost.step_time_ms)
 
-    Each run is compared with the median of the reference's runs on the same dataset and the same kind of machine; printed is
-    the median over the runs, a dash where there is nothing to compare with. Memory is the device's on CUDA, otherwise the
-    process's.
-    """
-    time, memory = (_ratio_cell(runs, reference, quantity) for quantity in (lambda r: r.cost.step_time_ms, _peak_memory))
-    return time, memory
+
+def peak_memory_cell(runs: Sequence[Result], reference: Sequence[Result]) -> Cell:
+    """Peak memory as a multiple of the reference's, see :func:`_ratio_cell`: the device's on CUDA, otherwise the process's."""
+    return _ratio_cell(runs, reference, lambda r: r.cost.peak_memory_mib or r.cost.peak_rss_mib)
 
 
 def range_cell(values: Sequence[float | int], spec: str, unit: int | None = None) -> Cell:
@@ -97,6 +96,10 @@ def range_cell(values: Sequence[float | int], spec: str, unit: int | None = None
 
 
 def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: Callable[[Result], float | None]) -> Cell:
+    """Each run against the median of the reference's runs on the same dataset and kind of machine; the median over the runs.
+
+    A dash where there is nothing to compare with.
+    """
     known: dict[object, list[float]] = defaultdict(list)
     for run in reference:
         if value := quantity(run):
@@ -109,7 +112,3 @@ def _conditions(result: Result) -> tuple[object, ...]:
     """What a run's step time and memory depend on besides its method."""
     keys = ("device", "cpu", "gpu", "threads", "processes", "fused_attention", "torch")
     return result.run.dataset, *(result.env.get(key) for key in keys)
-
-
-def _peak_memory(result: Result) -> float | None:
-    return result.cost.peak_memory_mib or result.cost.peak_rss_mib

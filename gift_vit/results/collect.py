@@ -104,14 +104,29 @@ def build_grid(
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
         _check_same(column, lambda r: vars(r.data), f"the column {dataset}", "run them again on the same data")
-    values = {id(r): _row_values(r, rows) for r in runs}
-    runs.sort(key=lambda r: ([_order(value) for value in values[id(r)]], r.run.dataset, r.run.seed))
-    named = {id(r): tuple(plain_text(value) for value in values[id(r)]) for r in runs}
-    cells = {key: tuple(cell) for key, cell in groupby(runs, key=lambda r: (named[id(r)], r.run.dataset))}
+    found = by_row(runs, rows)
+    cells = {
+        (row, dataset): tuple(cell)
+        for row, members in found.items()
+        for dataset, cell in groupby(sorted(members, key=lambda r: (r.run.dataset, r.run.seed)), key=lambda r: r.run.dataset)
+    }
     for key, cell in cells.items():
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
-    return Grid(tuple(dict.fromkeys(row for row, _ in cells)), tuple(columns), cells)
+    return Grid(tuple(found), tuple(columns), cells)
+
+
+def by_row(results: Iterable[Result], keys: Sequence[str] = ()) -> dict[Row, list[Result]]:
+    """Runs by what their row is: the method's label, or the values of ``keys``, in the order of these values.
+
+    Raises:
+        ConfigError: If a run has no such key.
+    """
+    valued = sorted(((_row_values(r, keys), r) for r in results), key=lambda item: [_order(value) for value in item[0]])
+    rows: dict[Row, list[Result]] = {}
+    for values, result in valued:
+        rows.setdefault(tuple(plain_text(value) for value in values), []).append(result)
+    return rows
 
 
 def plain_text(value: object) -> str:

@@ -11,11 +11,12 @@ from gift_vit.results.cells import (
     mean_cell,
     mean_top1,
     ordered_rows,
-    relative_cost_cells,
+    peak_memory_cell,
+    step_time_cell,
     top1_cell,
     top1_column,
 )
-from gift_vit.results.collect import Grid, build_grid
+from gift_vit.results.collect import build_grid, by_row
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import caption, grid_notes, provenance
@@ -33,6 +34,7 @@ def mini_table(
     rows: Sequence[str] = (),
     compare: Sequence[str] = (),
     published: Sequence[PublishedRow] = (),
+    timing: Sequence[Result] = (),
 ) -> Table:
     """Methods against the mini datasets: what each adapter costs, test top-1 over seeds, and the mean over datasets.
 
@@ -43,6 +45,7 @@ def mini_table(
         rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
         compare: Two rows to compare below the table.
         published: None: nobody has published numbers of this benchmark.
+        timing: Runs to take the step times from, of any phase and length; without them the table's own runs tell.
 
     Raises:
         ConfigError: As :func:`build_grid` and :func:`comparison_notes` do, and for a dataset that is neither known nor that of
@@ -55,12 +58,16 @@ def mini_table(
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     columns = ordered(grid.datasets, DATASET_NAMES)
     show_n = len({len(cell) for cell in grid.cells.values()}) > 1
-    reference = [r for r in results if (r.run.phase, r.run.benchmark, r.run.method) == ("final", BENCHMARK, REFERENCE)]
+    finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
+    timed = list(timing) or finals
+    timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
+    reference, timed_reference = ([r for r in runs if r.run.method == REFERENCE] for runs in (finals, timed))
     body = tuple(
         (
             *label_cells(row),
             *adapter_cells(grid.of_row(row)),
-            *relative_cost_cells(grid.of_row(row), reference),
+            step_time_cell(timed_rows.get(row, ()), timed_reference),
+            peak_memory_cell(grid.of_row(row), reference),
             *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
             mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
         )
@@ -75,7 +82,7 @@ def mini_table(
         provenance(grid),
         (*label_columns(rows), *_columns(columns)),
         body,
-        (*_cost_notes(grid, reference), *grid_notes(grid), *comparison_notes(grid, compare)),
+        (*_cost_notes(grid.results, reference, timing), *grid_notes(grid), *comparison_notes(grid, compare)),
     )
 
 
@@ -100,13 +107,14 @@ def _check_known(datasets: Sequence[str], results: Sequence[Result]) -> None:
         raise ConfigError(f"unknown dataset {', '.join(unknown)} in datasets= (known: {', '.join(known)})")
 
 
-def _cost_notes(grid: Grid, reference: Sequence[Result]) -> tuple[str, ...]:
+def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], timing: Sequence[Result]) -> tuple[str, ...]:
     name = method_name(REFERENCE).lower()
     if not reference:
         return (f"No final run of {name}: nothing to relate step time and peak memory to.",)
-    memory = {"device memory" if r.cost.peak_memory_mib else "memory of the whole process" for r in grid.results}
-    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in grid.results})
+    memory = {"device memory" if r.cost.peak_memory_mib else "memory of the whole process" for r in runs}
+    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in [*runs, *timing]})
+    apart = f" Step times are from {len(timing)} runs of their own, made in turns." if timing else ""
     return (
         f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
-        f"median over runs; measured on {', '.join(devices)}.",
+        f"median over runs; measured on {', '.join(devices)}.{apart}",
     )

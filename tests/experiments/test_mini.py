@@ -27,6 +27,8 @@ class Sweeps:
         method, phase = given["method"], given["phase"]
         self.words.append(given)
         root = Path(given["paths.output_root"])
+        if root.name == "timing":
+            return True
         for dataset, lr, seed in itertools.product(*(given[key].split(",") for key in ("dataset", "optim.lr", "seed"))):
             self.runs.append((root.name, phase, dataset, method, float(lr), int(seed)))
             if dataset in self.lost:
@@ -96,7 +98,7 @@ def test_every_cell_gets_its_first_seed_before_any_gets_its_second(run: Callable
 def test_the_ablations_cover_what_they_should_with_gifts_rates(run: Callable[..., Sweeps]) -> None:
     sweeps = run(lambda *_: 0.05, datasets=["digits"], methods=["gift"], seeds=[0])
     assert finals(sweeps, "rank") == finals(sweeps, "targets") == {("digits", "gift", 0.05, 0)}
-    rank, targets, shared = (g for g in sweeps.words if not g["paths.output_root"].endswith("methods"))
+    rank, targets, shared = (g for g in sweeps.words if g["paths.output_root"].endswith(("rank", "targets")))
     default = load_config(compose_config(["experiment=mini", "method=gift"])).values["method"]
     assert {*map(int, rank["method.rank"].split(",")), default["rank"]} == {1, 2, 4, 8, 16, 32, 64}
     listed = targets["method.target_modules"]
@@ -115,6 +117,17 @@ def test_the_ablations_cover_what_they_should_with_gifts_rates(run: Callable[...
     for given in (rank, targets, shared):
         words = [f"{key}={value}" for key, value in given.items() if key != "paths.output_root" and "," not in value]
         load_config(compose_config(words))
+
+
+def test_step_times_are_taken_at_the_end_and_in_turns(run: Callable[..., Sweeps]) -> None:
+    sweeps = run(lambda *_: 0.01, datasets=["digits"], methods=["linear", "gift"], seeds=[0])
+    timing = [given for given in sweeps.words if given["paths.output_root"].endswith("timing")]
+    assert sweeps.words[-len(timing) :] == timing
+    assert [given["method"] for given in timing] == ["linear,gift", "gift", "gift", "gift"]
+    for given in timing:
+        assert next(iter(given)) == "seed", "Hydra's outermost loop"
+        words = [f"{key}={value}" for key, value in given.items() if key != "paths.output_root" and "," not in value]
+        assert load_config(compose_config(words)).trainer.epochs == 1
 
 
 def test_a_dataset_that_fails_does_not_stop_the_others(run: Callable[..., Sweeps], tmp_path: Path) -> None:
