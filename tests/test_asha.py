@@ -16,6 +16,7 @@ from gift_vit.engine.fit import FitInputs, Observer
 from gift_vit.errors import RunError
 from gift_vit.results.schema import read_result
 from gift_vit.sweeps import read_sweeps, run_state
+from tests.test_sweeps import UNLOGGED
 
 EPOCHS = 9
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -62,7 +63,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         GlobalHydra.instance().clear()
         axes = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
         argv = ["train", "sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", axes]
-        argv += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", *words]
+        argv += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", *UNLOGGED, *words]
         with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
             try:
                 train.main()

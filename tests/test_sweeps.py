@@ -18,6 +18,8 @@ from gift_vit.record import Call
 from gift_vit.sweeps import Job, Sweep, read_sweeps, run_state, unfinished, write_sweep
 
 Told = pytest.CaptureFixture[str]
+# Hydra's logging closes the handlers that other tests' libraries have left, and with them what pytest captures into
+UNLOGGED = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
 class Runs:
@@ -41,7 +43,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
         runs = Runs(failing)
         monkeypatch.setattr("gift_vit.run.execute", runs)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}"]
+        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}", *UNLOGGED]
         with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
             try:
                 train.main()
@@ -139,7 +141,7 @@ def recipes(tmp_path: Path) -> Path:
 
 
 def test_finals_use_the_recipe_and_searches_do_not(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told
+    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["--config-dir", str(recipes), "dataset=digits", "method=gift", "backbone=vit_mini", "trainer.epochs=12"]
     words[-1:] = ["trainer.epochs=7", "optim.warmup_epochs=10"]
@@ -152,7 +154,7 @@ def test_finals_use_the_recipe_and_searches_do_not(
     code, runs = sweep(*words, "sweep=final")
     assert code == 0
     assert [(run.optim.lr, run.method.rank, run.seed) for run in runs] == [(0.03, 4, seed) for seed in (0, 1, 2)]
-    assert "no recipe" not in capsys.readouterr().err
+    assert "no recipe" not in caplog.text
     assert runs[0].run_name == "clean_lr0.03_wd0.0001_seed0_rank4_epochs20", "measured against the defaults, not the recipe"
     _, runs = sweep(*words[:2], "sweep=digits", *words[3:])
     assert {run.method.rank for run in runs} == {16}
@@ -160,7 +162,7 @@ def test_finals_use_the_recipe_and_searches_do_not(
 
 
 def test_a_recipe_of_other_circumstances_is_refused(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told
+    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["--config-dir", str(recipes), "phase=final", "dataset=digits", "method=gift"]
     code, runs = sweep(*words)
@@ -170,7 +172,7 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert "leave the recipe out with recipe=none" in told
     code, [run] = sweep(*words, "recipe=none")
     assert (code, run.optim.lr) == (0, 1e-3)
-    assert "no recipe for gift on digits: optim.lr=0.001 is the default" in capsys.readouterr().err
+    assert "no recipe for gift on digits: optim.lr=0.001 is the default" in caplog.text
     assert sweep(*words, "recipe=null")[0] == 2
     assert "leave it out with ~<group>" in capsys.readouterr().err
 

@@ -52,7 +52,14 @@ def test_every_choice_composes_and_loads(group: str, choice: str) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_file_says_what_it_is_and_globals_start_with_their_directive(file: Path) -> None:
     lines = file.read_text().splitlines()
-    is_global = file.parent.name in {"protocol", "experiment", "debug", "sweep", "sweeper", "recipe"}
+    is_global = "hydra" not in file.parts and file.parent.name in {
+        "protocol",
+        "experiment",
+        "debug",
+        "sweep",
+        "sweeper",
+        "recipe",
+    }
     assert (lines[0] == "# @package _global_") == is_global
     assert lines[1 if is_global else 0].startswith("# ")
 

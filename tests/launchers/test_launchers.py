@@ -19,6 +19,7 @@ from PIL import Image
 
 from gift_vit import train
 from gift_vit.sweeps import run_state
+from tests.test_sweeps import UNLOGGED
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib_local", "hydra.launcher.n_jobs=2"],
@@ -61,7 +62,7 @@ def images(tmp_path: Path) -> list[str]:
         for index in range(12):
             Image.new("RGB", (70, 50), colour).save(tmp_path / "images/train" / label / f"{index}.jpg")
     words = ["dataset=folder", "dataset.root=images", "dataset.val_fraction=0.25", "trainer.batch_size=6", "trainer.epochs=2"]
-    return [*words, "paths.cache_root=cache"]
+    return [*words, "dataset.cache=disk", "paths.cache_root=cache"]
 
 
 @pytest.mark.timeout(600)
@@ -132,7 +133,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     GlobalHydra.instance().clear()
-    argv = ["train", "-m", "debug=smoke", "seed=0,1", f"hydra/launcher={choice}"]
+    argv = ["train", "-m", "debug=smoke", "seed=0,1", f"hydra/launcher={choice}", *UNLOGGED]
     with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"), pytest.raises(SystemExit) as stopped:
         train.main()
     assert stopped.value.code == 2
