@@ -84,7 +84,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     assert "Traceback" not in output
     if launcher != "submitit":  # its runs print into files
         assert output.count(f"error: {reason}") == 1
-        assert output.index(f"error: {reason}") < output.index("finished: ")
+        assert output.index(f"error: {reason}") < output.index("error: 1 of 3 runs failed")
     logs = "".join(path.read_text() for path in tmp_path.rglob("train.log"))
     assert logs.count("images once into") == 2, "train and val, whichever run came first"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
