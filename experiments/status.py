@@ -146,9 +146,8 @@ def print_status(cfg: StatusConfig) -> None:
 
 def _concerns(sweep: Sweep, cfg: StatusConfig) -> bool:
     """Whether any job is on the asked dataset and of the asked method; where all were refused, nobody can tell."""
-    # <root>/<phase>/<dataset>/<method>/<backbone>/<run name>
-    cells = {Path(job.folder).parts[-4:-2] for job in sweep.jobs if job.folder}
-    return not cells or any(cfg.dataset in (None, dataset) and cfg.method in (None, method) for dataset, method in cells)
+    cells = {job.cell for job in sweep.jobs if job.cell}
+    return not cells or any(cfg.dataset in (None, dataset) and cfg.method in (None, method) for _, dataset, method in cells)
 
 
 def main() -> None:

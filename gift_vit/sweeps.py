@@ -31,6 +31,11 @@ class Job:
     folder: str | None
     problem: str | None = None
 
+    @property
+    def cell(self) -> tuple[str, ...] | None:
+        """Phase, dataset and method: ``<output root>/<phase>/<dataset>/<method>/<backbone>/<run name>``; None if refused."""
+        return Path(self.folder).parts[-5:-2] if self.folder else None
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -84,10 +89,9 @@ def run_state(folder: Path) -> tuple[State, str]:
 
 def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:
     """Search runs that sweeps asked for on one dataset with one method and that are neither done nor pruned."""
-    folders = {Path(job.folder) for sweep in sweeps for job in sweep.jobs if job.folder}
-    # outputs/<phase>/<dataset>/<method>/<backbone>/<run name>
-    cell = {folder for folder in folders if folder.parts[-5:-2] == ("search", dataset, method)}
-    return sum(run_state(folder)[0] not in ("done", "pruned") for folder in cell)
+    jobs = [job for sweep in sweeps for job in sweep.jobs]
+    folders = {Path(job.folder) for job in jobs if job.folder and job.cell == ("search", dataset, method)}
+    return sum(run_state(folder)[0] not in ("done", "pruned") for folder in folders)
 
 
 def _is_locked(folder: Path) -> bool:
