@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from gift_vit import cli
 from gift_vit.errors import ConfigError
 from gift_vit.files import write_text
-from gift_vit.keys import identifying
+from gift_vit.keys import identifying, value_order
 from gift_vit.paths import conf_dir
 from gift_vit.results import Result, collect_results
 from gift_vit.sweeps import Sweep, read_sweeps, unfinished
@@ -98,7 +98,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         values = {key: configs[id(same[0])][key] for key in keys}
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         settings.append(Setting(values, tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)), changes))
-    settings.sort(key=lambda setting: (-setting.score, *(_order(setting.values[key]) for key in keys)))
+    settings.sort(key=lambda setting: (-setting.score, *(value_order(setting.values[key]) for key in keys)))
     warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
@@ -205,10 +205,6 @@ def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
     if len({len(setting.scores) for setting in settings}) > 1:
         warnings.append("the settings have different numbers of seeds")
     return warnings
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    return (0, float(value), "") if _is_number(value) else (1, 0.0, repr(value))
 
 
 def _is_number(value: Any) -> bool:

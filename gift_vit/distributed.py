@@ -139,19 +139,18 @@ def quiet_others() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
 
 
-def run_command(action: Callable[[], None], sweep: bool) -> int:
-    """Run a command's body as :func:`gift_vit.cli.run_command` does, under torchrun on all processes together.
-
-    Raises:
-        SystemExit: For a sweep under torchrun.
-    """
-    if not _launched():
-        return cli.run_command(action)
-    if sweep:
-        refusal = ConfigError(
+def refuse_sweep() -> None:
+    """Torchrun's processes would each run a whole sweep."""
+    if _launched():
+        raise ConfigError(
             "torchrun trains one run on several processes, no sweep; give one value to each key, or drop torchrun"
         )
-        raise SystemExit(cli.report(refusal))
+
+
+def run_command(action: Callable[[], None]) -> int:
+    """Run a command's body as :func:`gift_vit.cli.run_command` does, under torchrun on all processes together."""
+    if not _launched():
+        return cli.run_command(action)
 
     def body() -> None:
         with _joined() as processes:

@@ -33,3 +33,10 @@ def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> di
     """Identifying keys whose values differ between two resolved configs, as ``{key: (first, second)}``."""
     left, right = identifying(first), identifying(second)
     return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
+
+
+def value_order(value: object) -> tuple[int, float, str]:
+    """A sort key for values of the configuration: numbers by size, then lists by length, then everything else by its text."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (1, float(len(value)), str(value)) if isinstance(value, list) else (2, 0.0, str(value))

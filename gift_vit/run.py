@@ -4,7 +4,6 @@ import fcntl
 import logging
 import os
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -35,6 +34,7 @@ from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
 from gift_vit.environment import reset_peak_rss
 from gift_vit.errors import ConfigError
+from gift_vit.failures import write_failure
 from gift_vit.files import remove_leftovers, write_json, write_text, writing
 from gift_vit.keys import config_difference
 from gift_vit.layout import ADAPTER, CHECKPOINT, CONFIG, FAILED, IMPORTED, LOG, METRICS, PRUNED, RESULT
@@ -163,7 +163,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _train_and_score(cfg: RunConfig, call: Call) -> Result:
-    started, started_at = time.perf_counter(), _now()
+    started, started_at = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
     if cfg.phase == "final":
         data.parts("test")  # absent: better said now than after training
@@ -307,9 +307,8 @@ def _logged_to(path: Path) -> Iterator[None]:
 @contextmanager
 def _failure_recorded(folder: Path) -> Iterator[None]:
     """Write ``failed.json`` when the run fails; neither an interruption nor being stopped early is a failure."""
-    failed = folder / FAILED
-    for record in (failed, folder / PRUNED):
-        record.unlink(missing_ok=True)
+    for record in (FAILED, PRUNED):
+        (folder / record).unlink(missing_ok=True)
     try:
         yield
     except PrunedRun as stopped:
@@ -317,16 +316,7 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
         write_json(folder / PRUNED, {"message": str(stopped), "epochs": stopped.epochs, "val_top1": stopped.val_top1})
         raise
     except Exception as error:
-        record = {
-            "error": type(error).__name__,
-            "message": str(error),
-            "failed_at": _now(),
-            "traceback": traceback.format_exc(),
-        }
-        try:
-            write_json(failed, record)
-        except Exception as second:  # the first error is the one to report
-            log.warning("could not write %s: %s", failed, second)
+        write_failure(folder, error)
         raise
     except KeyboardInterrupt:
         log.info("interrupted: %s can be resumed with the same command", folder)
@@ -336,7 +326,3 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
 def _scores(metrics: dict[str, float | int | None]) -> str:
     shown = {"val_top1": "val top-1", "test_top1": "test top-1"}
     return ", ".join(f"{label} {metrics[key]:.2f} %" for key, label in shown.items() if metrics.get(key) is not None)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

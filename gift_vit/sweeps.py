@@ -10,6 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from hydra import compose
+
+from gift_vit.compose import baseline_of
 from gift_vit.errors import ConfigError
 from gift_vit.files import write_json
 from gift_vit.layout import CHECKPOINT, FAILED, PRUNED, RESULT, SWEEPS
@@ -44,6 +47,20 @@ class Sweep:
     command: str
     started_at: str
     jobs: tuple[Job, ...]
+
+
+def plan_job(overrides: Sequence[str]) -> Job:
+    """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
+    from gift_vit.config import load_config  # late: Hydra imports this module at every start, and torch takes seconds
+
+    own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
+    cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    baseline = baseline_of(cfg.hydra)
+    del cfg.hydra
+    try:
+        return Job(own, str(load_config(cfg, baseline).folder))
+    except ConfigError as error:
+        return Job(own, None, str(error))
 
 
 def write_sweep(output_root: Path, sweep: Sweep) -> Path:

@@ -47,7 +47,7 @@ def job(cfg: DictConfig) -> int:
         with suppress(PrunedRun):  # the run's folder says so
             execute(run, call)
 
-    code = distributed.run_command(action, sweep=hydra_cfg.mode == RunMode.MULTIRUN)
+    code = distributed.run_command(action)
     if hydra_cfg.mode != RunMode.MULTIRUN:
         sys.exit(code)  # Hydra keeps what a single job returns to itself
     if code == cli.INTERRUPTED:

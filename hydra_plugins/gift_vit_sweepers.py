@@ -17,10 +17,10 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from gift_vit.compose import baseline_of
+from gift_vit import distributed
 from gift_vit.errors import ConfigError, SweepError
 from gift_vit.pruning import Halving
-from gift_vit.sweeps import Job, Sweep, write_sweep
+from gift_vit.sweeps import Sweep, plan_job, write_sweep
 
 
 class GridSweeper(BasicSweeper):
@@ -38,13 +38,14 @@ class GridSweeper(BasicSweeper):
         """
         assert self.hydra_context is not None
         assert self.config is not None
+        distributed.refuse_sweep()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         jobs: list[list[str]] = self.split_arguments(parsed, max_batch_size=None)[0]
         root = Path(self.config.paths.output_root).expanduser().absolute()
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
-        sweep = Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(_job, jobs)))
+        sweep = Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(plan_job, jobs)))
         codes = self._run(jobs, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
@@ -129,19 +130,6 @@ class AshaSweeper(GridSweeper):
             raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
         cut: int | None = protocol.search_epochs[self.config.dataset.benchmark]
         return min(trainer.epochs, cut or trainer.epochs)
-
-
-def _job(overrides: list[str]) -> Job:
-    from gift_vit.config import load_config
-
-    own = [word for word in overrides if not word.startswith(("sweep=", "hydra"))]
-    cfg = compose("train", overrides=overrides, return_hydra_config=True)
-    baseline = baseline_of(cfg.hydra)
-    del cfg.hydra
-    try:
-        return Job(tuple(own), str(load_config(cfg, baseline).folder))
-    except ConfigError as error:
-        return Job(tuple(own), None, str(error))
 
 
 def _against_recipe(best: list[str], keys: Sequence[str]) -> str:

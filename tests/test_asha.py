@@ -63,7 +63,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         GlobalHydra.instance().clear()
         axes = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
         argv = ["train", "sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", axes]
-        argv += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", *UNLOGGED, *words]
+        argv += [
+            f"trainer.epochs={EPOCHS}",
+            f"paths.output_root={tmp_path / 'outputs'}",
+            "hydra/launcher=basic",
+            *UNLOGGED,
+            *words,
+        ]
         with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
             try:
                 train.main()

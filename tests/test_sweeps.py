@@ -43,7 +43,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
         runs = Runs(failing)
         monkeypatch.setattr("gift_vit.run.execute", runs)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}", *UNLOGGED]
+        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic", *UNLOGGED]
         with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
             try:
                 train.main()

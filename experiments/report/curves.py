@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from experiments.report.charts import COLOURS, DASHES, MAX_POINTS, Plot, curve_plot
 from experiments.report.runs import METRICS, Point, Run, display_order, flat_value, read_curve, varying_keys
 from experiments.report.tables import HtmlCell, number
+from gift_vit.keys import value_order
 
 MAX_RUNS = 1000  # with curves; the page grows by about 2 KB for each
 
@@ -62,7 +63,7 @@ def build_curves(runs: Iterable[Run], href: Href) -> tuple[list[CurvePanel], lis
 def _panel(key: tuple[str, str, str], group: Sequence[tuple[Run, list[Point]]], href: Href) -> CurvePanel:
     keys = varying_keys([run for run, _ in group]) or ["optim.lr", "seed"]
     labels = [", ".join(f"{_short(k)} {flat_value(run.config, k)}" for k in keys) for run, _ in group]
-    order = sorted(range(len(group)), key=lambda i: [_sortable(group[i][0].setting(k)) for k in keys])
+    order = sorted(range(len(group)), key=lambda i: [value_order(group[i][0].setting(k)) for k in keys])
     runs = [group[i] for i in order]
     plots = [
         curve_plot("Training loss", [_series(points, "train_loss") for _, points in runs]),
@@ -106,10 +107,6 @@ def _last(points: Sequence[Point], key: str) -> float | None:
 
 def _short(key: str) -> str:
     return {"optim.lr": "lr", "optim.weight_decay": "wd"}.get(key, key.removeprefix("method.").removeprefix("trainer."))
-
-
-def _sortable(value: object) -> tuple[float, str]:
-    return (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value))
 
 
 def _notes(known: int, curves: Sequence[Sequence[Point]], broken: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.errors import ConfigError
-from gift_vit.keys import identifying
+from gift_vit.keys import identifying, value_order
 from gift_vit.results.schema import FILE_NAME, Result, RunRecord, read_result
 
 Row = tuple[str, ...]
@@ -122,7 +122,7 @@ def by_row(results: Iterable[Result], keys: Sequence[str] = ()) -> dict[Row, lis
     Raises:
         ConfigError: If a run has no such key.
     """
-    valued = sorted(((_row_values(r, keys), r) for r in results), key=lambda item: [_order(value) for value in item[0]])
+    valued = sorted(((_row_values(r, keys), r) for r in results), key=lambda item: [value_order(value) for value in item[0]])
     rows: dict[Row, list[Result]] = {}
     for values, result in valued:
         rows.setdefault(tuple(plain_text(value) for value in values), []).append(result)
@@ -148,13 +148,6 @@ def _row_values(result: Result, keys: Sequence[str]) -> list[object]:
             value = value[part]
         values.append(value)
     return values
-
-
-def _order(value: object) -> tuple[int, float, str]:
-    """Sorts numbers by size, before lists by length, before everything else by its text."""
-    if isinstance(value, int | float):
-        return 0, float(value), ""
-    return (1, float(len(value)), plain_text(value)) if isinstance(value, list) else (2, 0.0, plain_text(value))
 
 
 def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:

@@ -22,6 +22,7 @@ from gift_vit.sweeps import run_state
 from tests.test_sweeps import UNLOGGED
 
 LAUNCHERS = {
+    "processes": ["hydra.launcher.n_jobs=2"],
     "joblib": ["hydra/launcher=joblib_local", "hydra.launcher.n_jobs=2"],
     "ray": ["hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2"],
     "submitit": ["hydra/launcher=submitit_local"],
@@ -29,7 +30,7 @@ LAUNCHERS = {
 
 
 def words_of(launcher: str, *words: str) -> list[str]:
-    if find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
+    if launcher != "processes" and find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
         pytest.skip(f"hydra-{launcher}-launcher is not installed")
     return [sys.executable, "-m", "gift_vit.train", "-m", "debug=smoke", "run_name=null", *LAUNCHERS[launcher], *words]
 
@@ -66,7 +67,9 @@ def images(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray", "submitit"))])
+@pytest.mark.parametrize(
+    "launcher", ["processes", "joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray", "submitit"))]
+)
 def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     tmp_path: Path, images: list[str], launcher: str
 ) -> None:
@@ -95,7 +98,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", ["processes", "joblib", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launcher: str, number: signal.Signals) -> None:
     with start(tmp_path, words_of(launcher, "trainer.epochs=500", "seed=0,1,2")) as process:
@@ -112,6 +115,28 @@ def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launc
     for folder in folders:
         until(lambda folder=folder: run_state(folder)[0] != "running")
         assert run_state(folder) == ("interrupted", "")
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "gift_vit.train", "-m", "debug=smoke", "run_name=null", "trainer.epochs=500,2"]
+    with start(tmp_path, words) as process:
+        try:
+            until(lambda: bool(list(tmp_path.rglob("last.ckpt"))), process)
+            [run] = [path.parent for path in tmp_path.rglob("last.ckpt")]
+            [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(child), signal.SIGKILL)
+            output, _ = process.communicate(timeout=200)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGKILL, output
+    killed = f"killed by SIGKILL (out of memory?): {run}"
+    assert output.index(f"error: {killed}") < output.index("finished: ") < output.index("error: 1 of 2 runs failed")
+    assert json.loads((run / "failed.json").read_text())["message"] == killed
+    assert run_state(run) == ("failed", killed)
+    assert (run / "last.ckpt").is_file()
+    [result] = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["run"]["config"]["trainer"]["epochs"] == 2
 
 
 MISSING = {

@@ -82,7 +82,7 @@ def run_on_two(cfg: RunConfig, sabotage: Sabotage | None = None) -> tuple[list[i
     def action(rank: int) -> int:
         if sabotage is not None:
             sabotage(rank)
-        return distributed.run_command(lambda: execute(cfg, CALL) and None, sweep=False)
+        return distributed.run_command(lambda: execute(cfg, CALL) and None)
 
     cfg.folder.parent.mkdir(parents=True, exist_ok=True)
     return two_processes(cfg.folder.parent, action)
