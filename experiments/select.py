@@ -33,6 +33,7 @@ from gift_vit.paths import conf_dir
 from gift_vit.results import Result, collect_results
 from gift_vit.sweeps import Sweep, read_sweeps, unfinished
 
+CIRCUMSTANCES = ("experiment=", "backbone=", "protocol=")
 ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not
 
 
@@ -67,6 +68,7 @@ class Choice:
     """The chosen setting of one dataset and method.
 
     Attributes:
+        circumstances: Words of the search's command line that the final runs need too, as ``experiment=mini``.
         settings: All that were tried, the best first.
         warnings: What a person should know before relying on the choice.
     """
@@ -75,6 +77,7 @@ class Choice:
     method: str
     backbone: str
     protocol: str
+    circumstances: tuple[str, ...]
     settings: tuple[Setting, ...]
     warnings: tuple[str, ...]
 
@@ -102,7 +105,10 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    return Choice(first.dataset, first.method, first.backbone, first.protocol, tuple(settings), tuple(warnings))
+    circumstances = tuple(word for word in first.overrides if word.startswith(CIRCUMSTANCES))
+    return Choice(
+        *(first.dataset, first.method, first.backbone, first.protocol, circumstances), tuple(settings), tuple(warnings)
+    )
 
 
 def recipe_text(choice: Choice) -> str:
@@ -122,7 +128,9 @@ def recipe_text(choice: Choice) -> str:
         f"# Chosen by python -m experiments.select for {choice.method} on {choice.dataset}: the first of",
         *table,
         *(f"# Note: {warning}" for warning in choice.warnings),
-        f"# python -m gift_vit.train sweep=final dataset={choice.dataset} method={choice.method}",
+        " ".join(
+            [f"# python -m gift_vit.train sweep=final dataset={choice.dataset} method={choice.method}", *choice.circumstances]
+        ),
     ]
     return "\n".join(lines) + "\n" + OmegaConf.to_yaml(node)
 

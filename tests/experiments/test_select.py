@@ -105,6 +105,13 @@ def test_every_swept_key_is_chosen_and_what_was_given_is_kept() -> None:
     assert best(choose(runs)) == expected
 
 
+def test_the_recipe_names_the_command_that_uses_it() -> None:
+    words = ["experiment=mini", "backbone=vit_mini", "optim.lr=0.001", "seed=0"]
+    runs = grid(SCORES, run={"overrides": words})
+    line = "# python -m gift_vit.train sweep=final dataset=digits method=gift experiment=mini backbone=vit_mini"
+    assert line in module.recipe_text(choose(runs)).splitlines()
+
+
 def test_what_differs_in_more_than_its_settings_is_refused() -> None:
     for change, message in (
         ({"run": {"protocol": "gift_paper"}}, "have different protocols; choose one with protocol=<name>"),
