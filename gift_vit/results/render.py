@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 DASH = "–"
-_WIDE = 12  # columns: more of them stand in LaTeX under turned titles, fitted to the width of the page
+_FITTED, _WIDE = (
+    6,
+    12,
+)  # columns: more of them are fitted to the text's width in LaTeX; stand under turned titles, on both columns
 
 _MARKS = (r"\textbf", r"\underline")
 _LATEX = str.maketrans(
@@ -91,9 +94,9 @@ def render_markdown(table: Table) -> str:
 def render_latex(table: Table) -> str:
     """A ``table`` environment for booktabs; best bold, second underlined, deviations small.
 
-    More than twelve columns are fitted to the page, for which graphicx is needed too.
+    More than six columns are fitted to the width of the text, for which graphicx is needed too.
     """
-    wide = len(table.columns) > _WIDE
+    fitted, wide = (len(table.columns) > limit for limit in (_FITTED, _WIDE))
     ranks = _ranks(table)
     body = [
         _latex_row(
@@ -110,11 +113,15 @@ def render_latex(table: Table) -> str:
         titles = [titles[0], *(rf"\rotatebox{{90}}{{{title}}}" for title in titles[1:])]
     tabular = [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule", *_latex_groups(table.columns)]
     tabular += [_latex_row(titles), r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    if wide:
+    if fitted:
         tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
     name = "table*" if wide else "table"
     lines = [f"% {table.provenance}", rf"\begin{{{name}}}", r"\centering", rf"\caption{{{table.caption.translate(_LATEX)}}}"]
-    lines += [*tabular, *(rf"\par\smallskip {{\footnotesize {note.translate(_LATEX)}\par}}" for note in table.notes)]
+    lines += [
+        r"\smallskip",
+        *tabular,
+        *(rf"\par\smallskip {{\footnotesize {note.translate(_LATEX)}\par}}" for note in table.notes),
+    ]
     return "\n".join([*lines, rf"\end{{{name}}}"]) + "\n"
 
 

@@ -204,6 +204,13 @@ def test_a_wide_latex_table_is_fitted_to_the_page(make: Make) -> None:
     assert r"\multicolumn{5}{c}{Specialized}" in latex
 
 
+def test_a_table_of_one_columns_width_keeps_its_titles_upright(make: Make) -> None:
+    latex = render_latex(fgvc_table([paper_run(make, "fgvc", "gift", d, top1=80.0) for d in FGVC]))
+    assert r"\begin{table}" in latex
+    assert r"\resizebox{\linewidth}{!}{%" in latex
+    assert r"\rotatebox" not in latex
+
+
 def test_methods_and_rows_work_as_for_mini(make: Make) -> None:
     runs = [
         paper_run(make, "fgvc", "gift", d, top1=80.0 + rank, config={"method.rank": rank}, run={"name": f"{d}{rank}"})
