@@ -61,5 +61,5 @@ report: $(READY)  ## one HTML page of the runs under outputs/
 
 mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished runs of python -m experiments.mini
 	$(BIN)/python -m experiments.tables root=outputs/mini/methods timing=outputs/mini/timing out=experiments/mini/table.md
-	$(BIN)/python -m experiments.tables root=[outputs/mini/methods,outputs/mini/rank] timing=outputs/mini/timing method=gift rows=[method.rank] out=experiments/mini/rank.md
-	$(BIN)/python -m experiments.tables root=[outputs/mini/methods,outputs/mini/targets] timing=outputs/mini/timing method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
+	$(BIN)/python -m experiments.tables root=outputs/mini/rank timing=outputs/mini/timing method=gift rows=[method.rank] out=experiments/mini/rank.md
+	$(BIN)/python -m experiments.tables root=outputs/mini/targets timing=outputs/mini/timing method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
