@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench-data check fix smoke config tables report mini-tables
+.PHONY: help setup demo test test-all test-vtab test-slurm bench-data check fix smoke config tables report mini-tables mini-chain
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,3 +63,12 @@ mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished ru
 	$(BIN)/python -m experiments.tables root=outputs/mini/methods timing=outputs/mini/timing out=experiments/mini/table.md
 	$(BIN)/python -m experiments.tables root=outputs/mini/rank timing=outputs/mini/timing method=gift rows=[method.rank] out=experiments/mini/rank.md
 	$(BIN)/python -m experiments.tables root=outputs/mini/targets timing=outputs/mini/timing method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
+
+CHAIN := experiment=mini paths.data_root=$(DATA) paths.output_root=outputs/chain hydra.launcher.n_jobs=2 dataset=digits,tiny_mammals,tiny_insects,tiny_vehicles,cifar10_1k
+
+mini-chain: $(READY)  ## search, choose, retrain, test once, tables and page: five methods on the mini benchmark; DATA=<folder> make mini-chain
+	for method in linear bitfit vpt_deep lora gift; do $(BIN)/python -m gift_vit.train sweep=digits method=$$method $(CHAIN) || exit; done
+	$(BIN)/python -m experiments.select root=outputs/chain out=experiments/mini/chain/recipe
+	$(BIN)/python -m gift_vit.train --config-dir experiments/mini/chain sweep=final method=linear,bitfit,vpt_deep,lora,gift $(CHAIN)
+	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/chain compare=[gift,lora] format=$${format%:*} out=experiments/mini/chain/table.$${format#*:} || exit; done
+	$(BIN)/python -m experiments.report root=outputs/chain out=experiments/mini/chain/report.html

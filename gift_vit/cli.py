@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,12 +50,13 @@ def run_command(action: Callable[[], None]) -> int:
 def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> T:
     """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints ``usage`` and exits.
 
-    The first word without '=' is the value of the field ``positional``, if one is named.
+    ``--key value``, ``--key=value`` and, for what is true or false, ``--key`` mean the same. The first word without '=' is the
+    value of the field ``positional``, if one is named.
 
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
-    words = sys.argv[1:]
+    words = _without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
     if positional is not None:
         named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
         if named is not None:
@@ -77,6 +78,21 @@ def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> 
     if missing:
         raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
     return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+
+
+def _without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
+    """``--key value`` and ``--key=value`` as ``key=value``, ``--flag`` as ``flag=true``."""
+    plain, rest = [], iter(words)
+    for word in rest:
+        key = word.removeprefix("--")
+        if word in (key, "--help"):
+            plain.append(word)
+        elif "=" in key:
+            plain.append(key)
+        else:
+            value = "true" if key in flags else next(rest, None)
+            plain.append(word if value is None else f"{key}={value}")
+    return plain
 
 
 def interrupt_on_sigterm() -> None:

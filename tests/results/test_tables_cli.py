@@ -109,6 +109,14 @@ def test_notes_of_csv_go_to_stderr_with_the_comparison(root: Path, capsys: pytes
     assert "GIFT against LoRA" in captured.err
 
 
+@pytest.mark.parametrize("words", [["--benchmark", "fgvc", "--format=csv"], ["benchmark=fgvc", "--format", "csv"]])
+def test_arguments_may_be_written_with_dashes(root: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main([f"root={root}", "benchmark=fgvc", "format=csv"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["--root", str(root), *words]) == 0
+    assert capsys.readouterr().out == plain
+
+
 MISTAKES = [
     (["format=pdf"], "unknown format 'pdf' (known: markdown, latex, csv)"),
     (["benchmark=fgv"], "unknown benchmark 'fgv' (known: fgvc, vtab1k, mini)"),
@@ -123,13 +131,15 @@ MISTAKES = [
     (["published=true"], "no published numbers of gift on benchmark mini (it has no published numbers at all)"),
     (["formt=csv"], "error: unexpected argument 'formt=csv': expected root=…, benchmark=…"),
     (["latex"], "error: unexpected argument 'latex'"),
+    (["--format"], "error: unexpected argument '--format'"),
+    (["--formt", "csv"], "error: unexpected argument 'formt=csv'"),
     (["root=no/where"], "no folder no/where; pass root=<folder with the runs>"),
     (["backbone=vit_b16"], "no finished final run of benchmark mini among 0 results"),
 ]
 
 
 def test_number_of_mistakes() -> None:
-    assert len(MISTAKES) == 12
+    assert len(MISTAKES) == 14
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
