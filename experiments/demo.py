@@ -14,8 +14,10 @@ from gift_vit.compose import compose_config
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import build_dataset, build_eval_transform
 from gift_vit.errors import ConfigError
-from gift_vit.explain.cluster_maps import cluster_maps
-from gift_vit.explain.figure import plot_cluster_maps
+from gift_vit.explain.layers import MapChoice
+from gift_vit.explain.maps import explain
+from gift_vit.explain.select import telling_clusters
+from gift_vit.explain.sheets import Pictures, Style, draw_layer_sheet
 from gift_vit.record import Call
 from gift_vit.results import Result
 from gift_vit.run import execute, load_finished_model
@@ -93,19 +95,18 @@ def draw_cluster_maps(cfg: RunConfig, path: Path, count: int) -> None:
     test = data.split("test")
     picks = [next(i for i, label in enumerate(test.labels) if label == digit) for digit in range(count)]
     images = torch.stack([transform(test[i][0]) for i in picks])
-    with torch.inference_mode():
-        predictions = model(images).argmax(1).tolist()
-    maps = cluster_maps(model, images)
+    maps = explain(model, images, MapChoice(blocks=[-1]))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stats.mean, stats.std))
     rgb = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     names = data.class_names or [str(index) for index in range(data.num_classes)]
-    plot_cluster_maps(
-        rgb,
-        [names[test.labels[i]] for i in picks],
-        [names[index] for index in predictions],
-        maps,
-        path,
-        title="What GIFT looks at: digits, vit_mini, attn.proj of the last block",
+    answers = [names[index] for index in maps.logits.argmax(1).tolist()]
+    clusters = telling_clusters(maps.post[:, 0])
+    draw_layer_sheet(
+        Pictures(rgb, [names[test.labels[i]] for i in picks], answers),
+        maps.thresholded()[:, 0, clusters],
+        clusters,
+        Style(title="What GIFT looks at: digits, vit_mini, attn.proj of the last block"),
+        [path],
     )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gift_vit.engine import OptimConfig, build_optimizer
 from gift_vit.errors import ConfigError
-from gift_vit.explain.cluster_maps import cluster_responses
+from gift_vit.explain.layers import MapChoice
+from gift_vit.explain.maps import explain
 from gift_vit.methods import (
     GiftConfig,
     adapter_state_dict,
@@ -190,7 +191,7 @@ def test_cluster_maps_explain_every_schema_by_its_clusters(tiny_vit: nn.Module, 
     layer = "attn.qkv" if target == "attn.k" else target
     outputs: list[Tensor] = []
     handle = model.get_submodule(f"blocks.3.{layer}").register_forward_hook(lambda *arguments: outputs.append(arguments[2]))
-    maps = cluster_responses(model, torch.randn(2, 3, 160, 160), target, block=3)
+    maps = explain(model, torch.randn(2, 3, 160, 160), MapChoice([target], [3])).post[:, 0]
     handle.remove()
     rows = slice(64, 128) if target == "attn.k" else slice(64)
     pair = model.get_submodule("gift.shared" if share else f"gift.{target}")

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from gift_vit.errors import ConfigError
-from gift_vit.explain.cluster_maps import Response, cluster_maps, cluster_responses, normalise_maps
+from gift_vit.explain.layers import LayerName, MapChoice
+from gift_vit.explain.maps import Response, explain, join_maps, normalise_maps, threshold_maps
 from gift_vit.methods import GiftConfig, LinearConfig, apply_method
 
 ALL_TARGETS = ["attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"]
@@ -31,6 +33,18 @@ def with_gift(model: nn.Module, *targets: str, seed: int = 0, **options: Any) ->
 
 def some_images(count: int = 2, size: int = 160) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def cluster_responses(
+    model: nn.Module, images: Tensor, target: str = "attn.proj", block: int = -1, response: Response = "post"
+) -> Tensor:
+    """The raw maps of one layer, (B, r, h, w)."""
+    return explain(model, images, MapChoice([target], [block])).raw(response)[:, 0]
+
+
+def cluster_maps(model: nn.Module, images: Tensor, block: int = -1) -> Tensor:
+    """The thresholded maps of one layer, (B, r, H, W)."""
+    return explain(model, images, MapChoice(blocks=[block])).thresholded()[:, 0]
 
 
 class ByHand:
@@ -176,7 +190,7 @@ def test_maps_are_the_normalised_responses(tiny_vit: nn.Module) -> None:
     images = some_images()
     maps = cluster_maps(model, images, block=2)
     assert maps.shape == (2, 5, 160, 160)
-    assert torch.equal(maps, normalise_maps(cluster_responses(model, images, block=2), 160))
+    assert torch.equal(maps, threshold_maps(normalise_maps(cluster_responses(model, images, block=2), 160)))
     assert ((maps == 0) | ((maps > 0.5) & (maps <= 1))).all()
     assert (maps.amax((-2, -1)) == 1).all()
     assert (maps == 0).any()
@@ -221,12 +235,13 @@ def test_normalisation_by_hand() -> None:
     for one in expected.reshape(-1, 20, 20):
         one[:] = (one - one.min()) / (one.max() - one.min())
     expected[expected <= 0.5] = 0
-    assert_close(normalise_maps(torch.from_numpy(raw), 20), torch.from_numpy(expected), atol=1e-12, rtol=1e-12)
+    assert_close(threshold_maps(normalise_maps(torch.from_numpy(raw), 20)), torch.from_numpy(expected), atol=1e-12, rtol=1e-12)
 
 
 def test_exactly_one_half_becomes_zero_and_values_above_are_kept() -> None:
     raw = torch.tensor([[[[0.0, 1.0], [1.25, 2.0]]]])
-    assert normalise_maps(raw, 2).tolist() == [[[[0, 0], [0.625, 1]]]]
+    assert normalise_maps(raw, 2).tolist() == [[[[0, 0.5], [0.625, 1]]]]
+    assert threshold_maps(normalise_maps(raw, 2)).tolist() == [[[[0, 0], [0.625, 1]]]]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3e5, 3e-30])
@@ -302,7 +317,154 @@ def test_what_is_not_there_is_an_error(tiny_vit: nn.Module, arguments: dict[str,
         cluster_responses(model, some_images(1), **arguments)
 
 
-@pytest.mark.parametrize("shape", [(3, 160, 160), (1, 1, 160, 160), (1, 3, 224, 224), (1, 3, 160, 80)])
-def test_images_of_another_size_are_an_error(tiny_vit: nn.Module, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"images have shape \(.*\), the model expects \(B, 3, 160, 160\)"):
-        cluster_responses(with_gift(tiny_vit), torch.zeros(shape, dtype=torch.float64))
+@pytest.mark.parametrize("shape", [(3, 160, 160), (1, 1, 160, 160), (1, 3, 168, 160), (1, 3, 160, 90)])
+def test_images_that_the_model_does_not_take_are_an_error(tiny_vit: nn.Module, shape: tuple[int, ...]) -> None:
+    expected = r"the model expects \(B, 3, a multiple of 16, a multiple of 16\)"
+    with pytest.raises(ConfigError, match=r"images have shape \(.*\), " + expected):
+        explain(with_gift(tiny_vit), torch.zeros(shape, dtype=torch.float64))
+
+
+def test_images_of_another_size_than_a_fixed_one_are_an_error() -> None:
+    model = apply_method(timm.create_model("test_vit", num_classes=3, dynamic_img_size=False), GiftConfig(rank=4))
+    assert explain(model, torch.zeros(1, 3, 160, 160)).post.shape == (1, 6, 4, 10, 10)
+    with pytest.raises(ConfigError, match=r"\(1, 3, 160, 144\), the model expects \(B, 3, 160, 160\)"):
+        explain(model, torch.zeros(1, 3, 160, 144))
+
+
+def test_one_forward_pass_gives_the_maps_of_all_layers_and_clusters(tiny_vit: nn.Module) -> None:
+    model = with_gift(tiny_vit, "attn.q", "mlp.fc1")
+    images = some_images()
+    passes: list[int] = []
+    handle = model.get_submodule("blocks.2").register_forward_hook(lambda *_: passes.append(1))
+    maps = explain(model, images)
+    handle.remove()
+    assert passes == [1]
+    assert maps.layers == tuple(LayerName(target, block) for target in ("attn.q", "mlp.fc1") for block in range(6))
+    assert maps.post.shape == maps.pre.shape == (2, 12, 5, 10, 10)
+    assert maps.clusters == (0, 1, 2, 3, 4)
+    assert torch.equal(maps.logits, model(images))
+    some = explain(model, images, MapChoice(["mlp.fc1"], [-2, 0], [3, 1]))
+    assert some.layers == (LayerName("mlp.fc1", 4), LayerName("mlp.fc1", 0))
+    for response in ("post", "pre"):
+        assert_close(some.raw(response), maps.raw(response)[:, [10, 6]][:, :, [3, 1]], atol=1e-12, rtol=1e-12)
+    halves = join_maps([explain(model, image.unsqueeze(0)) for image in images])
+    assert_close(halves.post, maps.post, atol=1e-12, rtol=1e-12)
+    assert len(halves) == 2
+    assert_close(maps.images([1]).layer(7).post, maps.post[1:, 7:8])
+
+
+def test_explaining_costs_little_more_than_the_forward_pass() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", depth=2, num_classes=10)
+        images = torch.zeros(32, 3, 224, 224)
+    apply_method(model, GiftConfig(rank=16, target_modules=ALL_TARGETS))
+    operations = []
+    for run in (model, lambda images: explain(model, images)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run(images)
+        operations.append(counter.get_total_flops())
+    assert 1 < operations[1] / operations[0] < 1.05
+
+
+def test_a_grid_that_is_not_square() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
+    wide = timm.create_model("vit_tiny_patch16_224", img_size=(32, 80), **options)
+    dynamic = timm.create_model("vit_tiny_patch16_224", img_size=(32, 80), dynamic_img_size=True, **options)
+    for model in (wide, dynamic):
+        apply_method(model, GiftConfig(rank=4))
+    dynamic.load_state_dict(wide.state_dict())
+    images = torch.randn(2, 3, 32, 80)
+    maps = explain(wide, images)
+    assert maps.post.shape == (2, 2, 4, 2, 5)
+    assert maps.normalised().shape == (2, 2, 4, 32, 80)
+    assert_close(explain(dynamic, images).post, maps.post)
+    assert explain(dynamic, torch.randn(1, 3, 48, 32)).post.shape == (1, 2, 4, 3, 2)
+
+
+def test_the_canonical_basis_is_the_same_for_every_equal_model(tiny_vit: nn.Module) -> None:
+    model = with_gift(tiny_vit)
+    images, choice = some_images(1), MapChoice(basis="canonical")
+    canonical, trained = explain(model, images, choice), explain(model, images)
+    mix = torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        phi, psi = model.get_parameter("gift.attn.proj.phi"), model.get_parameter("gift.attn.proj.psi")
+        left = np.linalg.svd((phi @ psi).numpy())[0][:, :5]
+        phi.copy_(phi @ mix)
+        psi.copy_(torch.linalg.solve(mix, psi))
+    again = explain(model, images, choice)
+    assert_close(again.logits, canonical.logits, atol=1e-9, rtol=1e-9)
+    assert_close(again.post, canonical.post, atol=1e-8, rtol=1e-8)
+    assert not torch.allclose(explain(model, images).post, trained.post, rtol=0.1)
+    left = left * np.sign(left[np.abs(left).argmax(0), range(5)])
+    weight = model.state_dict()["blocks.5.attn.proj.weight"].numpy()
+    tokens: list[Tensor] = []
+    handle = model.get_submodule("blocks.5.attn.proj").register_forward_hook(lambda *seen: tokens.append(seen[2]))
+    model(images)
+    handle.remove()
+    by_hand = np.einsum("or,no->rn", weight @ left, tokens[0][0, 1:].detach().numpy()).reshape(5, 10, 10)
+    assert_close(canonical.post[0, -1], torch.from_numpy(by_hand), atol=1e-8, rtol=1e-8)
+
+
+def test_a_random_basis_is_that_of_its_seed(tiny_vit: nn.Module) -> None:
+    model, images = with_gift(tiny_vit), some_images(1)
+    first, second, third = (explain(model, images, MapChoice(basis="random", seed=seed)).post for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert first.shape == (1, 6, 5, 10, 10)
+    assert not torch.allclose(first, third, rtol=0.1)
+    assert not torch.allclose(first, explain(model, images).post, rtol=0.1)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "hsigmoid"])
+def test_assignment_maps_by_hand(tiny_vit: nn.Module, activation: str) -> None:
+    options: dict[str, Any] = {
+        "schema": "paca_transformer",
+        "num_clusters": 7,
+        "num_blocks": 2,
+        "cluster_activation": activation,
+    }
+    model, images = with_gift(tiny_vit, "attn.v", "attn.proj", **options), some_images(1)
+    maps = explain(model, images, MapChoice(["attn.v"], [3], basis="assignment", schema_block=1))
+    assert maps.post.shape == (1, 1, 7, 10, 10)
+    weight = model.get_parameter("blocks.3.attn.qkv.weight")[128:]
+    pair = model.get_submodule("gift.attn.v")
+    first, second = pair.get_submodule("schema.blocks").children()
+    tokens = first((weight @ pair.get_parameter("phi")).unsqueeze(0))[0]
+    tokens = tokens / tokens.norm(dim=-1, keepdim=True)
+    scores = tokens @ second.get_parameter("attn.assign.weight").T + second.get_parameter("attn.assign.bias")
+    assigned = {
+        "sigmoid": lambda: 1 / (1 + (-scores).exp()) / 64,
+        "hsigmoid": lambda: (scores / 6 + 0.5).clamp(0, 1) / 64,
+        "softmax": lambda: scores.exp() / scores.exp().sum(0),
+    }[activation]()
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer = model.get_submodule("blocks.3.attn.qkv")
+    handle = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    model(images)
+    handle.remove()
+    x, y = seen[0]
+    expected = (y[0, 1:, 128:] @ assigned).T.unflatten(-1, (10, 10))
+    assert_close(maps.post[0, 0], expected.detach(), atol=1e-9, rtol=1e-9)
+    before = x[0, 1:] @ weight.T + model.get_parameter("blocks.3.attn.qkv.bias")[128:]
+    assert_close(maps.pre[0, 0], (before @ assigned).T.unflatten(-1, (10, 10)).detach(), atol=1e-9, rtol=1e-9)
+
+
+CHOICE_ERRORS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"basis": "svd"}, r"unknown basis 'svd' \(known: trained, canonical, assignment, random\)"),
+    ({}, {"clusters": [1, 5]}, r"clusters=\[1, 5\]: give indices from 0 to 4"),
+    ({}, {"clusters": []}, r"clusters=\[\]: give distinct values, at least one"),
+    ({}, {"blocks": [1, 1]}, r"blocks=\[1, 1\]: give distinct values"),
+    ({}, {"basis": "assignment"}, "basis=assignment needs schema=paca_transformer or paca_attn"),
+    ({"schema": "transformer"}, {"basis": "assignment"}, "basis=assignment needs"),
+    ({"schema": "paca_attn"}, {"basis": "assignment", "schema_block": 1}, "schema_block=1: the schema has blocks 0 to 0"),
+    ({"schema": "gelu"}, {"basis": "canonical"}, "basis=canonical is of φ ψ and needs schema=linear"),
+]
+
+
+@pytest.mark.parametrize(("options", "choice", "message"), CHOICE_ERRORS)
+def test_a_choice_that_does_not_fit_is_an_error(
+    tiny_vit: nn.Module, options: dict[str, Any], choice: dict[str, Any], message: str
+) -> None:
+    assert len(CHOICE_ERRORS) == 8
+    with pytest.raises(ConfigError, match=message):
+        explain(with_gift(tiny_vit, **options), some_images(1), MapChoice(**choice))
