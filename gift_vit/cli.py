@@ -51,7 +51,8 @@ def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> 
     """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints ``usage`` and exits.
 
     ``--key value``, ``--key=value`` and, for what is true or false, ``--key`` mean the same. The first word without '=' is the
-    value of the field ``positional``, if one is named.
+    value of the field ``positional``, if one is named. A field that ends in an underscore is typed without it: ``class_`` is
+    ``class=…``, which Python could not name.
 
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
@@ -65,13 +66,15 @@ def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> 
         print(usage.strip())
         raise SystemExit(SUCCESS)
     schema = OmegaConf.structured(cls)
-    known = list(schema)
+    known = {str(name).rstrip("_"): str(name) for name in schema}
+    typed = []
     try:
         for word in words:
             key, equals, _ = word.partition("=")
             if not equals or key not in known:
                 raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
-        arguments = OmegaConf.merge(schema, OmegaConf.from_dotlist(words))
+            typed.append(known[key] + word[len(key) :])
+        arguments = OmegaConf.merge(schema, OmegaConf.from_dotlist(typed))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     missing = sorted(OmegaConf.missing_keys(arguments))

@@ -47,9 +47,7 @@ class ClusterMaps:
 
     def raw(self, response: Response = "post") -> Tensor:
         """M = Cᵀ Tᵀ as it is, (B, L, K, h, w)."""
-        if response not in get_args(Response):
-            raise ConfigError(f"unknown response {response!r} (known: {', '.join(get_args(Response))})")
-        return getattr(self, response)
+        return getattr(self, check_response(response))
 
     def normalised(self, response: Response = "post") -> Tensor:
         """The maps at every pixel, each scaled to 0..1 over its own pixels, (B, L, K, H, W)."""
@@ -137,19 +135,22 @@ def threshold_maps(normalised: Tensor, threshold: float = THRESHOLD) -> Tensor:
     return torch.where(normalised > threshold, normalised, 0)
 
 
+def check_response(response: str) -> Response:
+    """The same, if it is ``post`` or ``pre``."""
+    if response not in get_args(Response):
+        raise ConfigError(f"unknown response {response!r} (known: {', '.join(get_args(Response))})")
+    return cast("Response", response)
+
+
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """Rows and columns of the patches that the model makes of images (B, 3, H, W); images it does not take are an error."""
     patches = cast(PatchEmbed, model.get_submodule("patch_embed"))
     fixed = patches.strict_img_size
-    sides = patches.img_size if fixed else patches.patch_size
+    sides = cast("tuple[int, int]", patches.img_size if fixed else patches.patch_size)
     given = tuple(images.shape[2:])
-    fits = (
-        given == sides
-        if fixed
-        else patches.dynamic_img_pad or all(g % s == 0 for g, s in zip(given, sides or (), strict=False))
-    )
-    if images.ndim != 4 or images.shape[1] != 3 or not fits:
-        expected = ", ".join(f"{side}" if fixed else f"a multiple of {side}" for side in sides or ())
+    whole = patches.dynamic_img_pad or all(side % patch == 0 for side, patch in zip(given, sides, strict=False))
+    if images.ndim != 4 or images.shape[1] != 3 or not (given == sides if fixed else whole):
+        expected = ", ".join(f"{side}" if fixed else f"a multiple of {side}" for side in sides)
         raise ConfigError(
             f"images have shape {tuple(images.shape)}, the model expects (B, 3, {expected}); "
             "prepare them with the model's own evaluation transform"

@@ -140,6 +140,8 @@ def _draw(rows: Sequence[_Row], clusters: Sequence[int | str], style: Style, pat
             if number == 0:
                 axes[number, 1 + column].set_title(f"cluster {cluster}", fontsize=9)
     _draw_colour_bar(figure, axes, style.colours)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not again for every file
     for path in paths:
         with atomic_path(path) as partial:
             metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # equal maps give equal files

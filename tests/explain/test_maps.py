@@ -439,7 +439,7 @@ def test_assignment_maps_by_hand(tiny_vit: nn.Module, activation: str) -> None:
     }[activation]()
     seen: list[tuple[Tensor, Tensor]] = []
     layer = model.get_submodule("blocks.3.attn.qkv")
-    handle = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    handle = layer.register_forward_hook(lambda *arguments: seen.append((arguments[1][0], arguments[2])))
     model(images)
     handle.remove()
     x, y = seen[0]

@@ -1,0 +1,180 @@
+"""The gallery in headless Chromium: what it paints equals the overlays, and pointer and keys turn through the maps."""
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from gift_vit.explain.gallery import GalleryText, write_gallery
+from gift_vit.explain.layers import LayerName
+from gift_vit.explain.maps import ClusterMaps, threshold_maps
+from gift_vit.explain.overlay import overlay
+from gift_vit.explain.sheets import Pictures
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; apt-get install chromium")
+GRID, SIZE, CLUSTERS = (3, 5), (24, 40), (4, 7, 9)
+
+
+def some_pictures() -> Pictures:
+    images = np.random.default_rng(0).random((2, *SIZE, 3))
+    return Pictures(images, ["<b>cat</b>", "</script>"], ["<b>cat</b>", "elk"])
+
+
+def some_maps() -> ClusterMaps:
+    generator = torch.Generator().manual_seed(0)
+    post, pre = (torch.randn(2, 2, 3, *GRID, generator=generator) for _ in range(2))
+    pre[0, 1, 1] = 0.1  # a constant map
+    return ClusterMaps((LayerName("attn.q", 3), LayerName("mlp.fc1", 5)), CLUSTERS, post, pre, torch.zeros(2, 2), SIZE)
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gallery") / "index.html"
+    write_gallery(path, some_pictures(), some_maps(), (1, 2), GalleryText("Maps of <i>it</i>", {"Run": "a & b"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:
+    """The page, opened; afterwards it has logged nothing and requested nothing but itself."""
+    context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    requests: list[str] = []
+    problems: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    assert {url for url in requests if not url.startswith("data:")} == {page_file.as_uri()}
+    assert problems == []
+    context.close()
+
+
+def painted(canvas: Locator) -> NDArray[np.floating]:
+    """A canvas's pixels, (H, W, 3) in 0..1."""
+    _, content = canvas.evaluate("canvas => canvas.toDataURL()").split(",")
+    values = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+    assert values.shape == (*SIZE, 4)
+    assert (values[..., 3] == 255).all()
+    return values[..., :3] / 255
+
+
+def expected(image: int, layer: int, cluster: int, response: Any = "post", colours: str = "viridis") -> NDArray[np.floating]:
+    heat = threshold_maps(some_maps().normalised(response))[image, layer, cluster].numpy()
+    return overlay(np.round(some_pictures().images[image] * 255) / 255, heat, colours)
+
+
+def assert_paints(page: Page, layer: int, cluster: int, response: str = "post", colours: str = "viridis") -> None:
+    for image in range(2):
+        got = painted(page.locator("main canvas").nth(image))
+        difference = np.abs(got - expected(image, layer, cluster, response, colours)).max(-1)
+        # 8 bits per map: a pixel at the threshold may fall on its other side, the others' colours move little
+        assert (difference > 0.03).mean() < 0.02
+        assert np.median(difference) < 0.01
+
+
+def test_it_starts_where_it_was_told_and_names_what_it_shows(page: Page) -> None:
+    assert page.title() == "Maps of <i>it</i>"
+    assert page.locator("h1").inner_text() == "Maps of <i>it</i>"
+    assert page.locator("dd").inner_text() == "a & b"
+    assert page.locator("#status").inner_text() == "mlp.fc1 of block 5, cluster 9, after the update"
+    assert page.locator("figcaption").all_inner_texts() == ["<b>cat</b>\n→ <b>cat</b> ✓", "</script> → elk ✗"]
+    assert page.locator("#clusters button").all_inner_texts() == ["4", "7", "9"]
+    assert page.locator("#low").inner_text() == "0.5"
+    assert_paints(page, 1, 2)
+
+
+def test_keys_turn_through_clusters_layers_and_responses(page: Page) -> None:
+    page.keyboard.press("ArrowRight")
+    assert_paints(page, 1, 0)
+    page.keyboard.press("ArrowUp")
+    assert_paints(page, 0, 0)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert_paints(page, 0, 1)
+    page.keyboard.press("p")
+    assert_paints(page, 0, 1, "pre")
+    assert page.locator("#status").inner_text() == "attn.q of block 3, cluster 7, before the update"
+    page.keyboard.press("ArrowDown")
+    assert_paints(page, 1, 1, "pre")  # of the first image a constant map: nothing is tinted
+
+
+def test_pointing_shows_and_clicking_stays(page: Page) -> None:
+    clusters = page.locator("#clusters button")
+    clusters.nth(0).hover()
+    assert_paints(page, 1, 0)
+    assert clusters.nth(2).get_attribute("aria-checked") == "true"
+    page.locator("h1").hover()
+    assert_paints(page, 1, 2)
+    page.locator("#layers button").nth(0).click()
+    page.locator("h1").hover()
+    assert_paints(page, 0, 2)
+    picture = page.locator("main button").nth(1)
+    picture.hover()
+    np.testing.assert_allclose(painted(picture.locator("canvas")), some_pictures().images[1], atol=0.01)
+    picture.click()
+    second = painted(clusters.nth(1).locator("canvas"))
+    assert np.median(np.abs(second - expected(1, 0, 1))) < 0.01
+
+
+def test_jet_and_no_threshold(page: Page) -> None:
+    page.get_by_label("Colours").select_option("jet")
+    assert_paints(page, 1, 2, colours="jet")
+    assert page.locator("#low").inner_text() == "0"
+    page.get_by_label("Colours").select_option("magma")
+    assert_paints(page, 1, 2, colours="magma")
+    page.get_by_label("upper half only").uncheck()
+    grey = np.repeat((some_pictures().images[0] @ [0.299, 0.587, 0.114])[..., None], 3, -1)
+    tinted = np.abs(painted(page.locator("main canvas").first) - grey).max(-1) > 0.01
+    assert tinted.mean() > 0.9
+    assert page.locator("#low").inner_text() == "0"
+
+
+def test_dark_and_light(page: Page) -> None:
+    def background() -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert background() == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert background() == "rgb(20, 23, 26)"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1300])
+def test_nothing_sticks_out(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_chosen_cluster_is_in_sight(browser: Browser, tmp_path: Path) -> None:
+    pictures, raw = some_pictures(), torch.randn(2, 1, 40, *GRID)
+    maps = ClusterMaps((LayerName("attn.q", 0),), tuple(range(40)), raw, raw, torch.zeros(2, 2), SIZE)
+    write_gallery(tmp_path / "many.html", pictures, maps, (0, 30), GalleryText("Many", {}))
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((tmp_path / "many.html").as_uri())
+    page.wait_for_selector("body[data-ready]")
+    for cluster in (30, 31):
+        box = page.locator("#clusters button").nth(cluster).bounding_box()
+        assert box is not None
+        assert 0 < box["x"] < box["x"] + box["width"] < 400
+        page.keyboard.press("ArrowRight")
+    page.close()
