@@ -23,6 +23,8 @@ from gift_vit.errors import ConfigError
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 """Values 0..255, (3, h, w)."""
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class ImageTransform:
         self.size = stats.input_size
         self.random_crop = training and cfg.random_crop
         self.flip_probability = cfg.hflip if training else 0.0
-        side = [self.size, self.size] if cfg.crop_ratio is None else [round(self.size / cfg.crop_ratio)]
+        self._shorter_side = None if cfg.crop_ratio is None else round(self.size / cfg.crop_ratio)
+        side = [self.size, self.size] if self._shorter_side is None else [self._shorter_side]
         resize = cfg.resize or stats.interpolation
         self._resize = None if resize == "tf1_bilinear" else v2.Resize(side, v2.InterpolationMode(resize))
         # names what prepare makes of an image, for the key of a cache
@@ -84,6 +87,20 @@ class ImageTransform:
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
         """All three steps for one RGB image: float32 (3, S, S)."""
         return self.normalise(self.finish(self.prepare(image), generator))
+
+    def place_box(self, box: Box, width: int, height: int) -> Box:
+        """Where a box (x, y, width, height) of an image of ``width`` × ``height`` pixels lies in evaluation's S × S, in pixels.
+
+        It may reach beyond them, or lie outside.
+        """
+        if self._shorter_side is None:
+            new_width = new_height = self.size
+        else:  # torchvision rounds the longer side down
+            new_width = int(self._shorter_side * max(width / height, 1))
+            new_height = int(self._shorter_side * max(height / width, 1))
+        x, y = box[0] * new_width / width, box[1] * new_height / height
+        left, top = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
+        return x - left, y - top, box[2] * new_width / width, box[3] * new_height / height
 
     def _offset(self, slack: int, generator: torch.Generator | None) -> int:
         if self.random_crop:
