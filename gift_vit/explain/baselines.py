@@ -35,7 +35,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
                 module = getattr(attention, name, None)
                 if not isinstance(module, nn.Module):
                     raise ConfigError(f"attention maps need queries and keys, which {type(attention).__name__} does not show")
-                stack.callback(module.register_forward_hook(lambda _, __, output: seen.append(output)).remove)
+                stack.callback(module.register_forward_hook(lambda *arguments: seen.append(arguments[2])).remove)
         stack.enter_context(eval_mode(model))
         model(images)
     weights = [_attention(q, k) for q, k in zip(seen[::2], seen[1::2], strict=True)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from gift_vit.errors import ConfigError
 from gift_vit.explain.baselines import attention_maps, centre_map, gradient_map
 from gift_vit.explain.boxes import Scene
+from gift_vit.explain.faithfulness import perturbation_curves
 from gift_vit.explain.inputs import Explainer
 from gift_vit.explain.layers import LayerName
 from gift_vit.explain.maps import Response, explain, normalise_maps
@@ -37,6 +38,37 @@ def score_scenes(explainer: Explainer, scenes: Iterable[Scene], response: Respon
     if not parts:
         raise ConfigError("there is no image to score")
     return {name: join_scores(scores) for name, scores in parts.items()}
+
+
+def score_faithfulness(
+    explainer: Explainer, scenes: Iterable[Scene], candidate: int, response: Response = "post"
+) -> dict[str, dict[str, Tensor]]:
+    """Areas under the insertion and deletion curves, each (N,), of one candidate of ``clusters`` and of other orders.
+
+    The others are ``cls_attention``, where the model has a class token, and ``random order``, the same each time.
+
+    Args:
+        explainer: As for :func:`score_scenes`.
+        scenes: Images; their masks are not used.
+        candidate: Its position among :func:`candidate_names`.
+        response: As for :func:`score_scenes`.
+    """
+    areas: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    generator, model = torch.Generator().manual_seed(0), explainer.model
+    device = next(model.parameters()).device
+    for batch in _batches(scenes, explainer.batch_size):
+        images = explainer.transform.normalise(torch.stack([scene.pixels for scene in batch]).to(device))
+        raw = explain(model, images, explainer.choice).raw(response)
+        maps = {CLUSTERS: torch.stack([raw, -raw], 2).flatten(1, 3)[:, candidate]}
+        if getattr(model, "has_class_token", False):
+            maps["cls_attention"] = attention_maps(model, images)["cls_attention"]
+        maps["random order"] = torch.rand(maps[CLUSTERS].shape, generator=generator).to(device)
+        for name, own in maps.items():
+            areas.setdefault(name, []).append(perturbation_curves(model, images, own).areas())
+    return {
+        name: {curve: torch.cat([part[which] for part in parts]) for which, curve in enumerate(("insertion", "deletion"))}
+        for name, parts in areas.items()
+    }
 
 
 def candidate_names(layers: Iterable[LayerName], clusters: Iterable[int]) -> list[str]:

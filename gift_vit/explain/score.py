@@ -1,6 +1,9 @@
 """Score a finished run's cluster maps against bounding boxes."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ from gift_vit import cli
 if TYPE_CHECKING:
     from gift_vit.config import RunConfig
     from gift_vit.data import VisionDataset
+    from gift_vit.explain.boxes import Scene
     from gift_vit.explain.inputs import Explainer
     from gift_vit.explain.scores import MapScores
 
@@ -25,6 +29,8 @@ Score a finished run's GIFT maps, and baselines, against bounding boxes: pointin
     targets        such as [attn.proj] (default: all that are adapted)
     basis          trained, canonical or assignment (default: trained)
     response       post or pre: after or before the update (default: post)
+    faithfulness   true: also insertion and deletion curves, of the cluster with the best overlap on val (default: false; takes
+                   some hundred forward passes for a batch)
     count          how many images of each split, the first ones (default: all)
     out            the folder to write (default: explain/ in the run's folder)
     dataset_root   the dataset.root of now, if the data is not where it was during training
@@ -46,6 +52,7 @@ class Arguments:
     targets: list[str] | None = None
     basis: str = "trained"
     response: str = "post"
+    faithfulness: bool = False
     count: int | None = None
     out: str | None = None
     dataset_root: str | None = None
@@ -57,20 +64,34 @@ def score_run(arguments: Arguments) -> None:
     """Rebuild the run's data and model, score both splits, write and print the report."""
     from gift_vit.data import build_dataset
     from gift_vit.errors import ConfigError
+    from gift_vit.explain.localisation import CLUSTERS, score_faithfulness, score_scenes
     from gift_vit.explain.maps import check_response
+    from gift_vit.explain.scores import estimate_mean
     from gift_vit.run import load_run
 
-    check_response(arguments.response)
+    response = check_response(arguments.response)
     folder = Path(arguments.run)
     cfg = load_run(folder, arguments.dataset_root)
     if cfg.phase == "search":
         raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
     explainer = _build_explainer(arguments, cfg, folder)
     data = build_dataset(cfg.dataset)
-    scores = _score_splits(arguments, cfg, data, explainer)
-    names = _names(explainer, scores["val"])
+    scenes = _scenes(arguments, cfg, data, explainer)
+    scores = {split: score_scenes(explainer, own(), response) for split, own in scenes.items()}
+    facts: dict[str, object] = {
+        "run": cfg.run_name,
+        "dataset": data.name,
+        "basis": arguments.basis,
+        "response": response,
+    }
+    if arguments.faithfulness:
+        best = int(scores["val"][CLUSTERS].iou.mean(0).amax(-1).argmax())
+        areas = score_faithfulness(explainer, scenes["test"](), best, response)
+        facts["faithfulness"] = {
+            maker: {curve: asdict(estimate_mean(values)) for curve, values in own.items()} for maker, own in areas.items()
+        }
     out = Path(arguments.out) if arguments.out else folder / "explain"
-    _write(out, scores, names, {"run": cfg.run_name, "dataset": data.name, **_facts(arguments)})
+    _write(out, scores, _names(explainer, scores["val"]), facts)
 
 
 def _build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "Explainer":
@@ -80,28 +101,22 @@ def _build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "E
     return show.build_explainer(show.Arguments(**{name: getattr(arguments, name) for name in same}), cfg, folder)
 
 
-def _score_splits(
+def _scenes(
     arguments: Arguments, cfg: "RunConfig", data: "VisionDataset", explainer: "Explainer"
-) -> "dict[str, dict[str, MapScores]]":
-    from itertools import islice
-
+) -> "dict[str, Callable[[], Iterator[Scene]]]":
+    """What reads the scenes of val and of test anew each time."""
     from gift_vit.errors import ConfigError
     from gift_vit.explain.boxes import read_boxes, read_scenes
-    from gift_vit.explain.localisation import score_scenes
-    from gift_vit.explain.maps import check_response
 
     root = getattr(cfg.dataset, "root", None)
     if arguments.boxes is None and root is None:
         raise ConfigError(f"there are no boxes for dataset {data.name}: its images are no files with a path")
     boxes = read_boxes(Path(arguments.boxes or Path(str(root), "boxes.parquet")).expanduser())
-    return {
-        split: score_scenes(
-            explainer,
-            islice(read_scenes(data, split, boxes, explainer.transform), arguments.count),
-            check_response(arguments.response),
-        )
-        for split in ("val", "test")
-    }
+
+    def read(split: str) -> "Iterator[Scene]":
+        return islice(read_scenes(data, split, boxes, explainer.transform), arguments.count)
+
+    return {split: partial(read, split) for split in ("val", "test")}
 
 
 def _names(explainer: "Explainer", scores: "dict[str, MapScores]") -> dict[str, list[str]]:
@@ -148,10 +163,6 @@ def _means(scores: "dict[str, dict[str, MapScores]]", maker: str) -> list[list[f
     for own in (split[maker] for split in scores.values()):
         columns += [own.pointing.mean(0), own.energy.mean(0), own.iou.mean(0).amax(-1)]
     return [[round(value, 6) for value in column.tolist()] for column in columns]
-
-
-def _facts(arguments: Arguments) -> dict[str, object]:
-    return {"basis": arguments.basis, "response": arguments.response}
 
 
 def main() -> None:

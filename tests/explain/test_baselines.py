@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -112,7 +113,7 @@ class OnePatch(nn.Module):
 
     def __init__(self, row: int, column: int) -> None:
         super().__init__()
-        self.patch_embed = timm.layers.PatchEmbed(img_size=(8, 12), patch_size=4, embed_dim=2)
+        self.patch_embed = PatchEmbed(img_size=(8, 12), patch_size=4, embed_dim=2)
         self.row, self.column = row, column
 
     def forward(self, images: Tensor) -> Tensor:

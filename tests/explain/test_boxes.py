@@ -9,17 +9,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from gift_vit.backbones import input_statistics
 from gift_vit.compose import compose_config
 from gift_vit.config import load_config
-from gift_vit.data import InputStatistics, TransformConfig, build_eval_transform
+from gift_vit.data import InputStatistics, TransformConfig, build_dataset, build_eval_transform
 from gift_vit.errors import ConfigError
 from gift_vit.explain import score as command
 from gift_vit.explain.boxes import object_mask, read_boxes
+from gift_vit.explain.faithfulness import perturbation_curves
+from gift_vit.explain.layers import MapChoice
+from gift_vit.explain.maps import explain
 from gift_vit.record import Call
-from gift_vit.run import execute
+from gift_vit.run import execute, load_finished_model, load_run
 
 STATS = InputStatistics(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
@@ -122,6 +127,26 @@ def test_the_centre_box_of_a_run_by_hand(run: Path, tmp_path: Path, monkeypatch:
         hits.append(sum(inside[:2]) * sum(inside[2:]) / 4)  # of the four pixels around the middle
     assert sum(hits) > 0
     assert row["mean"] == pytest.approx(sum(hits) / 3)
+
+
+def test_faithfulness_is_of_the_cluster_that_val_chose(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"run={run}", f"out={tmp_path}", "layers=[1,4]", "count=4", "batch_size=3", "faithfulness=true"]
+    assert call(monkeypatch, *words) == 0
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert list(report["faithfulness"]) == ["clusters", "cls_attention", "random order"]
+    best = next(row for row in report["scores"] if row["maps"] == "clusters" and row["score"] == "iou")["candidate"]
+    layer, cluster = best.split(", ")
+    cfg = load_run(run)
+    model = load_finished_model(cfg, run)
+    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+    source = build_dataset(cfg.dataset).split("test")
+    images = torch.stack([transform(source[index][0]) for index in range(4)])
+    maps = explain(model, images, MapChoice(blocks=[int(layer[-1])], clusters=[int(cluster.removeprefix("−"))])).post[:, 0, 0]
+    insertion, deletion = perturbation_curves(model, images, -maps if cluster.startswith("−") else maps).areas()
+    for curve, values in [("insertion", insertion), ("deletion", deletion)]:
+        row = report["faithfulness"]["clusters"][curve]
+        assert row["mean"] == pytest.approx(float(values.mean()), abs=1e-5)
+        assert row["low"] <= row["mean"] <= row["high"]
 
 
 MISTAKES = [

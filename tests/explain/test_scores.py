@@ -75,7 +75,8 @@ def test_what_does_not_fit_is_an_error() -> None:
 def fixed_scores(pointing: list[float], iou: list[list[float]], images: int) -> MapScores:
     curves = torch.zeros(len(pointing), 19)
     curves[:, [4, 9]] = torch.tensor(iou)
-    return MapScores(*(torch.tensor(pointing).expand(images, -1) for _ in range(2)), curves.expand(images, -1, -1))
+    pointed = torch.tensor(pointing).expand(images, -1)
+    return MapScores(pointed, pointed, curves.expand(images, -1, -1))
 
 
 def test_candidate_and_threshold_are_chosen_on_val_and_reported_on_test() -> None:
@@ -99,3 +100,11 @@ def test_the_interval_is_that_of_the_mean() -> None:
     assert estimate_mean(values) == estimate
     assert estimate_mean(torch.ones(9)).low == 1
     assert np.isnan(estimate_mean(torch.ones(1)).low)
+
+
+def test_a_value_at_the_threshold_is_not_above_it() -> None:
+    heat = torch.zeros(1, 1, 2, 2)
+    heat[..., 0, :] = torch.tensor([0.5, 1.0])
+    mask = torch.tensor([[[True, True], [False, False]]])
+    curve = score_maps(heat, mask).iou[0, 0]
+    assert [curve[THRESHOLDS.index(threshold)].item() for threshold in (0.45, 0.5, 0.95)] == [1, 0.5, 0.5]
