@@ -179,7 +179,14 @@ def test_an_unreadable_image_is_named(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("gift_vit.train", "gift_vit.evaluate", "gift_vit.merge", "gift_vit.import_gift"),
+        *(
+            "gift_vit.train",
+            "gift_vit.evaluate",
+            "gift_vit.merge",
+            "gift_vit.import_gift",
+            "gift_vit.explain",
+            "gift_vit.explain.score",
+        ),
         *("data_prep.fgvc", "data_prep.vtab", "data_prep.status"),
         *("experiments.demo", "experiments.tables", "experiments.bench_data", "experiments.mini", "experiments.select"),
         *("experiments.status", "experiments.report", "experiments.dashboard"),
