@@ -56,11 +56,6 @@ class GiftPair(nn.Module):
         """Create the schema's network for layers of ``num_rows`` rows."""
         self.schema = build_schema(cfg, num_rows, self.phi.device)
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether nothing stands between φ and ψ."""
-        return isinstance(self.schema, nn.Identity)
-
     def clusters(self, weight: Tensor) -> Tensor:
         """C = ω φ (+ bias), shape (d_out, r), for a frozen weight (d_out, d_in); also the token-clustering head."""
         clusters = weight.to(self.phi.dtype) @ self.phi
@@ -80,13 +75,6 @@ class GiftPair(nn.Module):
         with _without_autocast(self.phi.device):
             delta = self.generate([weight])[0] @ self.psi
             return delta if self.psi_bias is None else delta + self.psi_bias
-
-    def shift_input(self, x: Tensor) -> Tensor:
-        """X + (x ψᵀ) φᵀ for tokens (..., d_in): feeding this to the frozen layer equals updating its weight.
-
-        Only for the linear schema without biases.
-        """
-        return x + (x @ self.psi.to(x.dtype).T) @ self.phi.to(x.dtype).T
 
     def delta_output(self, x: Tensor, generated: Tensor) -> Tensor:
         """X Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
@@ -125,19 +113,28 @@ class GiftLinear(nn.Module):
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (..., d_in) to (..., d_out)."""
-        pair, rows = self.parts[0]
-        whole = rows == slice(0, self.out_features)
-        if whole and pair.is_linear and pair.phi_bias is None and pair.psi_bias is None:
-            return F.linear(pair.shift_input(x), self.weight, self.bias)
+        """Tokens (..., d_in) to (..., d_out).
+
+        One frozen product and two through r channels. Of the tokens only x and x ψᵀ are kept for the backward pass, no
+        (d_out, d_in) matrix is, and where x needs no gradient no product of that size is made.
+        """
         y = F.linear(x, self.weight, self.bias)
-        if whole:
-            return y + self._delta_output(x, 0)
+        deltas = [self._delta_output(x, index) for index in range(len(self.parts))]
+        return y + (deltas[0] if self._is_whole else self._spread(deltas))
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.parts[0][1] == slice(0, self.out_features)
+
+    def _spread(self, deltas: Sequence[Tensor]) -> Tensor:
+        """Deltas of the parts at their rows and zeros between them: the gradient of the frozen product then passes uncut."""
+        first = deltas[0]
         pieces, end = [], 0
-        for index, (_, rows) in enumerate(self.parts):
-            pieces += [y[..., end : rows.start], y[..., rows] + self._delta_output(x, index)]
+        for delta, (_, rows) in zip(deltas, self.parts, strict=True):
+            pieces += [first.new_zeros(()).expand(*first.shape[:-1], rows.start - end), delta]
             end = rows.stop
-        return torch.cat([*pieces, y[..., end:]], dim=-1)
+        pieces.append(first.new_zeros(()).expand(*first.shape[:-1], self.out_features - end))
+        return torch.cat(pieces, dim=-1)
 
     def _delta_output(self, x: Tensor, index: int) -> Tensor:
         pair, rows = self.parts[index]
