@@ -20,6 +20,8 @@ from gift_vit.engine.precision import PRECISIONS, Precision
 from gift_vit.errors import ConfigError, RunError
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
+CLS_LAST_BLOCK = ("auto", "on", "off")
+MEMORY = ("fast", "lean", "minimal")
 _LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
 
 
@@ -38,6 +40,8 @@ class TrainerConfig:
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` ….
         workers: Processes that decode images, for each process that trains.
         eval_batch_size: Images per batch and process in evaluation; without influence on results but for rounding.
+        cls_last_block: Let the last block compute the class token alone, ``on`` or ``off``; ``auto``: where that is exact.
+        memory: ``fast``, ``lean`` (the insides of MLPs are computed twice) or ``minimal`` (all blocks are); same gradients.
     """
 
     epochs: int
@@ -50,6 +54,8 @@ class TrainerConfig:
     device: str
     workers: int
     eval_batch_size: int
+    cls_last_block: str = "auto"  # these two have values for the configs of runs that are older than they
+    memory: str = "fast"
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "grad_accumulation", "eval_batch_size"):
@@ -64,8 +70,9 @@ class TrainerConfig:
             )
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"trainer.drop_path_rate={self.drop_path_rate}: expected a number in [0, 1)")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"unknown trainer.precision {self.precision!r} (known: {', '.join(PRECISIONS)})")
+        for key, known in (("precision", PRECISIONS), ("cls_last_block", CLS_LAST_BLOCK), ("memory", MEMORY)):
+            if getattr(self, key) not in known:
+                raise ConfigError(f"unknown trainer.{key} {getattr(self, key)!r} (known: {', '.join(known)})")
 
 
 class TrainBatches(Protocol):

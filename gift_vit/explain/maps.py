@@ -15,6 +15,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit.acceleration import all_tokens
 from gift_vit.errors import ConfigError
 from gift_vit.explain.layers import AdaptedLayer, LayerName, MapChoice, cluster_columns, find_layers
 
@@ -160,11 +161,12 @@ def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the time being; every module gets its own flag back."""
+    """Eval mode and all tokens computed for the time being; every module gets its own flag back."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with all_tokens(model):
+            yield
     finally:
         for module, training in flags:
             module.training = training

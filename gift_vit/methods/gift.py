@@ -155,7 +155,7 @@ class GiftAdapter(nn.Module):
     With a schema other than the linear one, H(C) of all layers of a pair comes from one call at the start of each forward pass
     of the model; the layers hold it during the pass and no longer, for its graph belongs to one backward pass. Where no pass of
     the whole model runs (``model.forward_features`` called directly, say), each layer computes its own; so it does under timm's
-    gradient checkpointing, where a block that is run again must find what it found the first time.
+    gradient checkpointing and where the MLPs are recomputed: what is run again must find what it found the first time.
 
     Args:
         pairs: The pairs by target.
@@ -197,7 +197,8 @@ def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward pass of the model's class, with all H(C) at hand."""
     adapter = cast("GiftAdapter", model.gift)
     try:
-        if not (getattr(model, "grad_checkpointing", False) and torch.is_grad_enabled()):
+        recomputes = getattr(model, "grad_checkpointing", False) or getattr(model, "recomputes_mlp", False)
+        if not (recomputes and torch.is_grad_enabled()):
             adapter.generate()
         return type(model).forward(model, *args, **kwargs)
     finally:

@@ -70,8 +70,10 @@ class Vpt(nn.Module):
         return torch.cat([prefix, prompts.to(tokens.dtype), image], dim=1), *rest
 
     def remove(self, block: nn.Module, args: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-        """After the last block: tokens (B, prefix + p + n, d) to (B, prefix + n, d)."""
+        """After the last block: tokens (B, prefix + p + n, d) to (B, prefix + n, d); prefix tokens alone stay as they are."""
         del block, args
+        if tokens.shape[1] <= self.num_prefix_tokens:  # the last block computed what the head reads and no more
+            return tokens
         prefix, _, image = self._split(tokens, self.prompts.shape[1])
         return torch.cat([prefix, image], dim=1)
 

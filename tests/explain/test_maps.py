@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from gift_vit.acceleration import accelerate
+from gift_vit.engine import TrainerConfig
 from gift_vit.errors import ConfigError
 from gift_vit.explain.layers import LayerName, MapChoice
 from gift_vit.explain.maps import Response, explain, join_maps, normalise_maps, threshold_maps
@@ -468,3 +470,16 @@ def test_a_choice_that_does_not_fit_is_an_error(
     assert len(CHOICE_ERRORS) == 8
     with pytest.raises(ConfigError, match=message):
         explain(with_gift(tiny_vit, **options), some_images(1), MapChoice(**choice))
+
+
+@pytest.mark.parametrize("target", ["attn.q", "attn.proj", "mlp.fc2"])
+def test_an_accelerated_model_has_the_same_maps(tiny_vit: nn.Module, target: str) -> None:
+    model = with_gift(tiny_vit, target).eval()
+    expected = cluster_responses(model, some_images(), target)
+    logits = model(some_images())
+    values = {"epochs": 1, "batch_size": 2, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1, "precision": "fp32"}
+    trainer = TrainerConfig(compile=False, device="cpu", workers=0, eval_batch_size=2, cls_last_block="on", **values)
+    accelerate(model, trainer)
+    assert_close(cluster_responses(model, some_images(), target), expected)
+    assert_close(model(some_images()), logits)
+    assert model.get_submodule("blocks")(torch.zeros(2, 5, 64, dtype=torch.float64)).shape == (2, 1, 64), "it is on again"

@@ -1,0 +1,320 @@
+"""Accelerated models against the same models as timm computes them: every method, and every kind of block."""
+
+from copy import deepcopy
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from timm.layers.drop import DropPath
+from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gift_vit.acceleration import accelerate, all_tokens
+from gift_vit.engine import TrainerConfig
+from gift_vit.errors import ConfigError
+from gift_vit.methods import GiftConfig, LoraConfig, VptConfig, apply_method, merge_method
+from tests.methods.method_examples import all_examples
+from tests.tolerance import TOLERANCE
+
+EXAMPLES = all_examples()
+# dropout draws other numbers for other tokens, and lily weighs its experts by the mean over all tokens
+NO_CLASS_TOKEN = {"adaptformer", "lora_mixed", "lily"}
+# these draw random numbers before drop path does; adaptformer draws after it
+NO_KEPT_SAMPLES = {"lora_mixed", "lily", "loha", "lokr"}
+OTHERS = "the numbers would be others"
+MEMORY = ("fast", "lean", "minimal")
+
+
+def trainer(**values: Any) -> TrainerConfig:
+    rest = {"epochs": 1, "batch_size": 8, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1, "precision": "fp32"}
+    return TrainerConfig(**({"compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 8} | rest | values))
+
+
+def tiny(**options: Any) -> VisionTransformer:
+    """A random ViT of two blocks on 32×32 pixels; the last block drops three of ten samples."""
+    torch.manual_seed(0)
+    values = {"img_size": 32, "depth": 2, "num_classes": 10, "drop_path_rate": 0.3} | options
+    return cast("VisionTransformer", timm.create_model("test_vit", **values))
+
+
+def with_method(config: Any, dtype: torch.dtype = torch.float64, **options: Any) -> VisionTransformer:
+    """A model whose trainable parameters are away from their start."""
+    return trained(apply_method(tiny(**options), config).to(dtype))
+
+
+def trained(model: VisionTransformer) -> VisionTransformer:
+    """The model with its trainable parameters moved from their start, by the same numbers every time."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Loss and gradients of one training step from a fixed seed, and the logits in eval mode."""
+    torch.manual_seed(7)
+    model.train().zero_grad()
+    loss = F.cross_entropy(model(images), torch.arange(len(images)))
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        return {"loss": loss.detach(), "logits": model.eval()(images), **gradients}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
+    torch.testing.assert_close(one, other, **TOLERANCE[dtype])
+
+
+def widths(model: nn.Module, name: str) -> list[tuple[int, int]]:
+    """Samples and tokens that a module is given in each forward pass from now on."""
+    seen: list[tuple[int, int]] = []
+    model.get_submodule(name).register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[:2])))
+    return seen
+
+
+@pytest.mark.parametrize("label", EXAMPLES)
+def test_every_method_keeps_its_losses_gradients_and_logits(label: str, images: Tensor) -> None:
+    start = apply_method(tiny(), EXAMPLES[label].config).double()
+    expected, names = step(trained(deepcopy(start)), images), list(start.state_dict())
+    tolerance = torch.float32 if EXAMPLES[label].merged_in else torch.float64  # it computes in fp32 then
+    for memory in MEMORY:
+        model = deepcopy(start)
+        assert accelerate(model, trainer(memory=memory)) == {
+            "cls_last_block": label not in NO_CLASS_TOKEN,
+            "drop_path_on_kept": label not in NO_KEPT_SAMPLES,
+            "memory": memory,
+        }
+        assert_same(step(trained(model), images), expected, tolerance)
+        assert list(model.state_dict()) == names
+
+
+def test_the_methods_are_all_there() -> None:
+    assert len(EXAMPLES) > 45
+    assert set(EXAMPLES) > NO_CLASS_TOKEN | NO_KEPT_SAMPLES
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_values": 1e-5},
+        {"init_values": 0.5, "qk_norm": True},
+        {"reg_tokens": 2},
+        {"class_token": True, "no_embed_class": True, "pre_norm": True},
+        {"qkv_bias": False},
+        {"patch_drop_rate": 0.5},
+        {"drop_rate": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "config", [GiftConfig(rank=4), VptConfig(), GiftConfig(rank=4, target_modules=["attn.qkv", "mlp.fc2"])]
+)
+def test_every_kind_of_block_that_timm_s_own_is(options: dict[str, Any], config: Any, images: Tensor) -> None:
+    model = with_method(config, **options)
+    expected = step(model, images)
+    assert accelerate(model, trainer(cls_last_block="on"))["cls_last_block"]
+    seen = widths(model, "blocks.1.mlp")
+    assert_same(step(model, images), expected)
+    assert [tokens for _, tokens in seen] == [1, 1]
+    assert seen[0][0] < 8, "drop path dropped none, and nothing was tested"
+    assert seen[1][0] == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"global_pool": "avg"}, "the head pools 'avg' and not the class token"),
+        ({"global_pool": "map"}, "the head pools 'map' and not the class token"),
+        ({"proj_drop_rate": 0.1}, OTHERS),
+        ({"attn_drop_rate": 0.1}, OTHERS),
+        ({"attn_layer": "diff"}, OTHERS),
+        ({"scale_attn_norm": True}, OTHERS),
+        ({"block_fn": ResPostBlock}, OTHERS),
+        ({"block_fn": ParallelThingsBlock}, OTHERS),
+    ],
+    ids=str,
+)
+def test_where_it_is_not_exact_it_is_off_and_says_so(
+    options: dict[str, Any], reason: str, images: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny(**options).double()
+    expected = step(model, images)
+    with caplog.at_level("INFO", "gift_vit.acceleration"):
+        assert not accelerate(model, trainer())["cls_last_block"]
+    assert [record.message.startswith("the last block computes all tokens") for record in caplog.records].count(True) == 1
+    assert reason in caplog.text
+    assert_same(step(model, images), expected)
+    with pytest.raises(ConfigError, match=rf"cls_last_block=on is not possible with this model: .*{reason}.*; set it to auto"):
+        accelerate(model, trainer(cls_last_block="on"))
+
+
+def test_models_of_other_classes_are_left_to_timm(images: Tensor) -> None:
+    torch.manual_seed(0)
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=2, num_classes=10).double()
+    expected = step(distilled, images)
+    assert not accelerate(distilled, trainer())["cls_last_block"]
+    assert_same(step(distilled, images), expected)
+    with pytest.raises(ConfigError, match=r"VisionTransformerDistilled has a \w+ of its own"):
+        accelerate(distilled, trainer(cls_last_block="on"))
+    with pytest.raises(ConfigError, match="the model is no VisionTransformer of timm's but a Linear"):
+        accelerate(nn.Linear(2, 2), trainer(cls_last_block="on"))
+
+
+@pytest.mark.parametrize("drop_path_rate", [0.3, 0.97])
+def test_drop_path_computes_the_kept_samples_alone(drop_path_rate: float, images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4), drop_path_rate=drop_path_rate)
+    reference = deepcopy(model)
+    accelerate(model, trainer(cls_last_block="off"))
+    seen, kept = widths(model, "blocks.1.attn"), []
+    for seed in range(12):
+        outcomes = []
+        for one in (reference, model):
+            torch.manual_seed(seed)
+            one.train().zero_grad()
+            one(images).square().sum().backward()
+            outcomes.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+        assert_same(outcomes[1], outcomes[0])
+        kept.append(seen[-1][0])
+    assert set(kept) >= ({5, 6} if drop_path_rate == 0.3 else {1}), kept
+    assert max(kept) <= 8
+    with torch.no_grad():
+        model.eval()(images)
+    assert seen[-1][0] == 8
+
+
+def test_drop_path_without_scaling(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4))
+    for name in ("drop_path1", "drop_path2"):
+        cast("DropPath", model.get_submodule(f"blocks.1.{name}")).scale_by_keep = False
+    expected = step(model, images)
+    assert accelerate(model, trainer())["drop_path_on_kept"]
+    assert_same(step(model, images), expected)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_dropout_everywhere(memory: str, images: Tensor) -> None:
+    model = with_method(LoraConfig(dropout=0.2), proj_drop_rate=0.2, attn_drop_rate=0.2)
+    expected = step(model, images)
+    assert accelerate(model, trainer(memory=memory)) == {
+        "cls_last_block": False,
+        "drop_path_on_kept": False,
+        "memory": memory,
+    }
+    assert_same(step(model, images), expected)
+
+
+def test_accelerating_leaves_weights_modes_and_generator_alone() -> None:
+    model = with_method(GiftConfig(rank=4)).train()
+    model.get_submodule("blocks.1.attn").eval()
+    flags = [module.training for module in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    accelerate(model, trainer())
+    assert torch.equal(torch.rand(3), expected)
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_is_on_can_be_changed(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4))
+    for memory in MEMORY:
+        accelerate(model, trainer(memory=memory))
+        assert model.grad_checkpointing == (memory == "minimal")
+    accelerate(model, trainer(cls_last_block="off"))
+    seen = widths(model, "blocks.1.mlp")
+    model.eval()(images)
+    assert seen == [(8, 5)]
+    assert not model.grad_checkpointing
+
+
+@pytest.mark.parametrize("config", [GiftConfig(rank=4), VptConfig(), VptConfig(deep=False)])
+def test_all_tokens_can_be_had(config: Any, images: Tensor) -> None:
+    model = with_method(config).eval()
+    expected = model.forward_features(images)
+    accelerate(model, trainer())
+    with all_tokens(model):
+        assert_same({"tokens": model.forward_features(images)}, {"tokens": expected})
+    assert_same({"tokens": model.forward_features(images)}, {"tokens": expected[:, :1]})
+    with all_tokens(nn.Linear(2, 2)):
+        pass
+
+
+def test_masks_are_timm_s_business(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4)).eval()
+    mask = torch.zeros(5, 5, dtype=torch.float64).index_fill_(1, torch.tensor([2]), -torch.inf)
+    expected = model(images, attn_mask=mask)
+    assert not torch.allclose(expected, model(images), atol=1e-3)
+    accelerate(model, trainer())
+    assert_same({"logits": model(images, attn_mask=mask)}, {"logits": expected})
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("config", [GiftConfig(rank=4, target_modules=["attn.v", "mlp.fc1"]), VptConfig(), LoraConfig()])
+def test_training_a_compiled_model(config: Any, memory: str, images: Tensor) -> None:
+    model = with_method(config, drop_path_rate=0.0)
+    expected = step(model, images)
+    accelerate(model, trainer(memory=memory))
+    torch.compiler.reset()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
+    actual = step(compiled, images)
+    assert_same({name.removeprefix("_orig_mod."): tensor for name, tensor in actual.items()}, expected)
+
+
+def test_drop_path_compiles_without_graph_breaks(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4))
+    expected = step(model, images)["loss"]
+    assert accelerate(model, trainer())["drop_path_on_kept"]
+    torch.compiler.reset()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="eager")
+    assert_same({"loss": step(compiled, images)["loss"]}, {"loss": expected})
+
+
+def test_bf16_autocast(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4, target_modules=["attn.proj", "mlp.fc1"]), torch.float32)
+    images = images.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = step(model, images)
+        for memory in MEMORY:
+            accelerate(model, trainer(memory=memory))
+            assert_same(step(model, images), expected, torch.bfloat16)
+
+
+def test_copies_and_merged_models_stay_accelerated(images: Tensor) -> None:
+    model = with_method(GiftConfig(rank=4)).eval()
+    expected = model(images)
+    accelerate(model, trainer())
+    copy = merge_method(deepcopy(model))
+    with torch.no_grad():
+        model.get_parameter("blocks.1.mlp.fc2.weight").zero_()
+    seen = widths(copy, "blocks.1.mlp")
+    assert_same({"logits": copy(images)}, {"logits": expected})
+    assert seen == [(8, 1)]
+    plain = tiny().double().eval()
+    plain.load_state_dict(copy.state_dict())
+    assert_same({"logits": plain(images)}, {"logits": expected})
+
+
+def test_lean_and_minimal_need_blocks_they_know() -> None:
+    with pytest.raises(ConfigError, match=r"memory=lean is not possible with VisionTransformer, whose blocks .*; use minimal"):
+        accelerate(tiny(block_fn=ResPostBlock), trainer(memory="lean"))
+    with pytest.raises(ConfigError, match="memory=minimal is not possible: Linear cannot checkpoint its blocks"):
+        accelerate(nn.Linear(2, 2), trainer(memory="minimal"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "known"), [("cls_last_block", "yes", "auto, on, off"), ("memory", "low", "fast, lean")]
+)
+def test_unknown_values(key: str, value: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown trainer.{key} '{value}' \(known: {known}"):
+        trainer(**{key: value})

@@ -1,0 +1,79 @@
+"""What the accelerations leave out, exactly: floating-point operations and saved bytes, which no machine changes."""
+
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gift_vit.acceleration import accelerate
+from gift_vit.engine import TrainerConfig
+from gift_vit.methods import GiftConfig, apply_method
+from tests.training_cost import Cost, training_cost
+
+D, DEPTH, B, N, FLOAT = 192, 3, 4, 17, 4
+
+
+def trainer(**values: Any) -> TrainerConfig:
+    rest = {"epochs": 1, "batch_size": 8, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1, "precision": "fp32"}
+    return TrainerConfig(**({"compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 8} | rest | values))
+
+
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=DEPTH, num_classes=10)
+    return cast("VisionTransformer", model)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(B, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def forward_flops(model: VisionTransformer, images: Tensor) -> int:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.eval()(images)
+    return counter.get_total_flops()
+
+
+def step_cost(images: Tensor, **values: Any) -> Cost:
+    model = apply_method(vit(), GiftConfig(rank=4))
+    accelerate(model, trainer(**values))
+    return training_cost(model, images)
+
+
+def test_inference_computes_the_class_token_alone_in_the_last_block(images: Tensor) -> None:
+    model = vit()
+    plain = forward_flops(model, images)
+    accelerate(model, trainer())
+    products = D + D + 2 * 4 * D  # query, projection and the MLP's two layers, for a token
+    attention = 2 * N  # scores and their sums, for a token's channel
+    assert plain - forward_flops(model, images) == 2 * B * (N - 1) * D * (products + attention)
+
+
+def test_a_step_computes_and_saves_less(images: Tensor) -> None:
+    off, on = (step_cost(images, cls_last_block=value) for value in ("off", "on"))
+    # hidden activation; query, attention output, the inputs of both norms, the output of the last norm, which the head views
+    wide = 4 * D + 5 * D
+    narrow = 4 + 2 * 2 + 3  # x psi^T, both norms' statistics, attention's normaliser for each of three heads
+    assert off.saved_bytes - on.saved_bytes == FLOAT * B * (N - 1) * (wide + narrow)
+    last_block = 2 * B * N * D * 12 * D  # forward
+    assert 1.3 * last_block < off.flops - on.flops < 2 * last_block
+
+
+def test_lean_keeps_no_hidden_activation_and_computes_the_first_layer_twice(images: Tensor) -> None:
+    fast, lean = (step_cost(images, memory=memory) for memory in ("fast", "lean"))
+    tokens = (DEPTH - 1) * B * N + B  # of them one per image in the last block
+    assert lean.flops - fast.flops == 2 * tokens * D * 4 * D
+    assert lean.forward_flops == fast.forward_flops
+    hidden, norm2_statistics = 4 * D, 2
+    assert fast.saved_bytes - lean.saved_bytes == FLOAT * tokens * (hidden + norm2_statistics)
+
+
+def test_minimal_keeps_the_input_of_every_block(images: Tensor) -> None:
+    fast, minimal = (step_cost(images, memory=memory) for memory in ("fast", "minimal"))
+    assert FLOAT * DEPTH * B * N * D <= minimal.saved_bytes < 0.25 * fast.saved_bytes
+    assert fast.flops < minimal.flops < 4 / 3 * fast.flops + fast.forward_flops / DEPTH
