@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Keys that place or watch a run without moving its numbers. Two configs that differ in nothing else are the same run; what lies
-# under dataset.root is compared by the data's fingerprint.
+# Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
+# are the same run; what lies under dataset.root is compared by the data's fingerprint.
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
+    *("trainer.cls_last_block", "trainer.memory"),
     *("dataset.root", "dataset.prepare", "dataset.cache"),
 )
 

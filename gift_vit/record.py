@@ -1,8 +1,9 @@
 """From a finished training to the record that ``result.json`` holds."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,11 +30,12 @@ class Call:
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a run is built from: the data, and the model with its method applied, on its device."""
+    """What a run is built from: the data, and the model with its method applied, on its device; how that is accelerated."""
 
     data: VisionDataset
     model: nn.Module
     device: torch.device
+    acceleration: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, parts.device, time.perf_counter() - start.clock, adapter),
-        env=describe_environment(parts.device),
+        env={**describe_environment(parts.device), "acceleration": parts.acceleration},
     )
 
 

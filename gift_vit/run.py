@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gift_vit import distributed
+from gift_vit.acceleration import accelerate
 from gift_vit.backbones import build_backbone, input_statistics
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import (
@@ -169,7 +170,8 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
         data.parts("test")  # absent: better said now than after training
     with distributed.main_first():  # it downloads the weights
         model = build_model(cfg, data.num_classes)
-    parts, main = RunParts(data, model.to(device), device), distributed.is_main()
+    acceleration = accelerate(model, cfg.trainer)
+    parts, main = RunParts(data, model.to(device), device, acceleration), distributed.is_main()
     reset_peak_rss()
     if main and not (cfg.folder / CHECKPOINT).is_file():
         write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean, median, stdev
+from typing import Any
 
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import METHOD_NAMES, method_name, ordered
@@ -111,4 +112,6 @@ def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: C
 def _conditions(result: Result) -> tuple[object, ...]:
     """What a run's step time and memory depend on besides its method."""
     keys = ("device", "cpu", "gpu", "threads", "processes", "fused_attention", "torch")
-    return result.run.dataset, *(result.env.get(key) for key in keys)
+    trainer: Any = result.run.config.get("trainer", {})
+    settings = (trainer.get(key) for key in ("memory", "cls_last_block"))  # None: the run is older than they
+    return result.run.dataset, *(result.env.get(key) for key in keys), *settings

@@ -136,6 +136,10 @@ def test_every_kind_of_block_that_timm_s_own_is(options: dict[str, Any], config:
         ({"global_pool": "map"}, "the head pools 'map' and not the class token"),
         ({"proj_drop_rate": 0.1}, OTHERS),
         ({"attn_drop_rate": 0.1}, OTHERS),
+        (
+            {"proj_drop_rate": 1e-9, "drop_path_rate": 0.0},
+            OTHERS,
+        ),  # it drops nothing, and whoever draws next sees other numbers
         ({"attn_layer": "diff"}, OTHERS),
         ({"scale_attn_norm": True}, OTHERS),
         ({"block_fn": ResPostBlock}, OTHERS),

@@ -294,3 +294,14 @@ def test_a_really_full_device_is_recognised(tmp_path: Path) -> None:
         assert list(mount.iterdir()) == []
     finally:
         os.system(f"umount {mount}")
+
+
+def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configure: Configure) -> None:
+    plain = execute(configure("trainer.cls_last_block=off", "trainer.drop_path_rate=0.2"), CALL)
+    assert plain.env["acceleration"] == {"cls_last_block": False, "drop_path_on_kept": True, "memory": "fast"}
+    lean = configure("trainer.memory=lean", "trainer.drop_path_rate=0.2")
+    assert execute(lean, CALL) == plain, "finished already"
+    shutil.rmtree(lean.folder)
+    result = execute(lean, CALL)
+    assert result.env["acceleration"] == {"cls_last_block": True, "drop_path_on_kept": True, "memory": "lean"}
+    assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
