@@ -9,10 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.bench.cost import Cost, training_cost
 from gift_vit.acceleration import accelerate
 from gift_vit.engine import TrainerConfig
 from gift_vit.methods import GiftConfig, apply_method
-from tests.training_cost import Cost, training_cost
 
 D, DEPTH, B, N, FLOAT = 192, 3, 4, 17, 4
 

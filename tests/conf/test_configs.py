@@ -36,7 +36,7 @@ REQUIRED = {"parquet": ["dataset.root=/somewhere/My Flowers"], "folder": ["datas
 def test_every_file_is_among_the_choices_tested() -> None:
     apart = [file for file in FILES if file.name == "train.yaml" or {"hydra", "recipe"} & set(file.parts)]
     assert len(CHOICES) == len(FILES) - len(apart)
-    assert len(apart) == 1 + 7 + len(list((conf_dir() / "recipe").glob("*.yaml")))
+    assert len(apart) == 1 + 8 + len(list((conf_dir() / "recipe").glob("*.yaml")))
     assert len(CHOICES) >= 25
 
 

@@ -8,9 +8,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from experiments.bench.cost import Cost, training_cost
 from gift_vit.methods import GiftConfig, apply_method
 from gift_vit.methods.gift import GiftLinear
-from tests.training_cost import Cost, training_cost
 
 D, DEPTH, TOKENS, RANK, FLOAT = 192, 3, 4 * 17, 4, 4
 

@@ -32,6 +32,13 @@ def training_cost(model: nn.Module, images: Tensor) -> Cost:
         logits = model(images)
         forward_flops = counter.get_total_flops()
         saved_bytes = sum(storage.nbytes() for storage in saved.values())
-        F.cross_entropy(logits, torch.arange(len(images)) % logits.shape[1]).backward()
+        F.cross_entropy(logits, torch.arange(len(images), device=images.device) % logits.shape[1]).backward()
     model.zero_grad()
     return Cost(forward_flops, counter.get_total_flops(), saved_bytes)
+
+
+def inference_flops(model: nn.Module, images: Tensor) -> int:
+    """Operations of a forward pass without gradients."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return counter.get_total_flops()

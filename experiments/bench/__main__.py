@@ -1,0 +1,70 @@
+"""Time and memory of a training step and of inference, measured in turns in one run.
+
+    python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[8,32,64]] [variants=[gift,reference]]
+                                [rounds=7] [device=auto] [out=outputs/bench]
+
+--quick      a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
+model        a timm ViT; its weights are random, for they make no difference here
+batch_sizes  images in a step
+variants     only these (an unknown name lists all); without it all that make sense on the device
+rounds       how often each variant has its turn
+device       auto, cpu, cuda or cuda:1
+out          the files to write, without their suffixes: .jsonl, .md and .png
+
+Prints the table. Leave the machine alone meanwhile. Compare numbers of one run only.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gift_vit import cli
+
+FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
+
+
+@dataclass
+class Arguments:
+    """Words of the command line; a None is filled in by ``quick``."""
+
+    quick: bool = False
+    model: str | None = None
+    batch_sizes: list[int] | None = None
+    variants: list[str] | None = None
+    rounds: int | None = None
+    device: str = "auto"
+    out: str = field(default="outputs/bench")
+
+
+def bench(arguments: Arguments) -> None:
+    """Measure, print the table, write the files."""
+    from experiments.bench.measure import matmul_rate, measure
+    from experiments.bench.report import records, table, write
+    from experiments.bench.variants import QUICK, choose_variants
+    from gift_vit.environment import describe_environment, git_state
+    from gift_vit.run import resolve_device
+
+    device, quick = resolve_device(arguments.device), arguments.quick
+    architecture = arguments.model or (SMALL if quick else FULL)
+    sizes, rounds = arguments.batch_sizes or ([8] if quick else [8, 32, 64]), arguments.rounds or (3 if quick else 7)
+    variants = choose_variants(arguments.variants or (list(QUICK) if quick else None))
+    if device.type == "cpu":  # which has no TF32
+        variants = [variant for variant in variants if variant.precision != "tf32"]
+    found = [figures for size in sizes for figures in measure(variants, architecture, size, rounds, device)]
+    precisions = {variant.precision for variant in variants}
+    rates = {(p, size): matmul_rate(p, architecture, size, device) for p in precisions for size in sizes}
+    environment, (sha, dirty) = describe_environment(device), git_state()
+    name = environment.get("gpu", environment["cpu"])
+    lines = records(found, rates, {"model": architecture, "git_sha": sha, "git_dirty": dirty, **environment})
+    title = f"{architecture} on {name}, {environment['threads']} threads, torch {environment['torch']}; {rounds} rounds"
+    rated = ", ".join(f"{p} at batch {size}: {rate / 1e9:,.0f}" for (p, size), rate in sorted(rates.items()))
+    markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", f"commit: {(sha or 'unknown')[:12]}")
+    print(markdown, end="")
+    write(lines, markdown, Path(arguments.out), title)
+
+
+def main() -> None:
+    raise SystemExit(cli.run_command(lambda: bench(cli.parse_arguments(Arguments, str(__doc__)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Measuring variants in turns: what a step costs, how long it takes, what the device could do."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.benchmark import Measurement, Timer
+
+from experiments.bench.cost import inference_flops, training_cost
+from experiments.bench.variants import NUM_CLASSES, Variant, build
+from gift_vit.engine import Precision
+
+WARM_UP = 2  # steps of every variant before any is timed; the first of a compiled one compiles
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one variant at one batch size.
+
+    Attributes:
+        flops: Floating-point operations of a step: forward and backward, or forward alone in inference.
+        saved_bytes: Kept for the backward pass, each storage once, parameters left out; None in inference and when compiled.
+        peak_bytes: Peak of the device's memory in a step, the model's own parameters included; None on a CPU.
+        step_seconds: Median over the rounds.
+        spread_seconds: Interquartile range over the rounds.
+        seconds: Of every round.
+    """
+
+    variant: Variant
+    batch_size: int
+    flops: int
+    saved_bytes: int | None
+    peak_bytes: int | None
+    step_seconds: float
+    spread_seconds: float
+    seconds: tuple[float, ...]
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that go through a step in a second."""
+        return self.batch_size / self.step_seconds
+
+
+@dataclass
+class _Runner:
+    variant: Variant
+    step: Callable[[], None]
+    flops: int
+    saved_bytes: int | None
+    peak_bytes: int | None
+    times: list[Measurement]
+
+
+def measure(
+    variants: Sequence[Variant], architecture: str, batch_size: int, rounds: int, device: torch.device
+) -> list[Figures]:
+    """Time the variants in turns, A B C A B C …, after a warm-up; the frozen weights are shared by all."""
+    images = torch.randn(batch_size, 3, *_input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
+    frozen = dict(build(Variant("", "plain"), architecture, device).named_parameters())
+    runners = [_prepare(variant, architecture, images, frozen) for variant in variants]
+    for _ in range(rounds):
+        for runner in runners:
+            Precision(runner.variant.precision, device)  # the process's float32 precision, which the variant before has set too
+            timer = Timer("step()", globals={"step": runner.step}, num_threads=torch.get_num_threads())
+            runner.times.append(timer.timeit(1))
+    return [_figures(runner, batch_size) for runner in runners]
+
+
+def matmul_rate(precision: str, architecture: str, batch_size: int, device: torch.device) -> float:
+    """Operations per second of the device in the ViT's largest product, (B N, d) × (d, 4 d), in a precision's number format."""
+    model = build(Variant("", "plain"), architecture, device)
+    width, tokens = model.get_parameter("pos_embed").shape[-1], model.get_parameter("pos_embed").shape[-2]
+    own = Precision(precision, device)
+    dtype = own.autocast_dtype or torch.float32
+    a = torch.randn(batch_size * tokens, width, device=device, dtype=dtype)
+    b = torch.randn(width, 4 * width, device=device, dtype=dtype)
+    timed = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads()).blocked_autorange(min_run_time=0.5)
+    return 2 * a.shape[0] * width * 4 * width / timed.median
+
+
+def _input_size(architecture: str) -> tuple[int, int]:
+    import timm
+
+    cfg = timm.get_pretrained_cfg(architecture)
+    assert cfg is not None
+    return cfg.input_size[1], cfg.input_size[2]
+
+
+def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[str, nn.Parameter]) -> _Runner:
+    """Build a variant, take what does not depend on time, and warm it up."""
+    device = images.device
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    model = build(variant, architecture, device, frozen)
+    flops, saved_bytes = _cost(variant, model, images)
+    if variant.compiled:
+        model.compile(fullgraph=True)
+    step = training_step(variant, model, images) if variant.training else inference_step(variant, model, images)
+    for _ in range(WARM_UP):
+        step()
+    peak_bytes = None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        shared = sum(
+            p.nbytes for name, p in model.named_parameters() if name in frozen and p.data_ptr() == frozen[name].data_ptr()
+        )
+        peak_bytes = torch.cuda.max_memory_allocated(device) - before + shared
+    return _Runner(variant, step, flops, saved_bytes, peak_bytes, [])
+
+
+def _cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int | None]:
+    precision = Precision(variant.precision, images.device)
+    with precision.autocast():
+        if not variant.training:
+            return inference_flops(model, images), None
+        cost = training_cost(model, images)
+    return cost.flops, None if variant.compiled else cost.saved_bytes
+
+
+def training_step(variant: Variant, model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """One update of the trainable parameters by AdamW, its result waited for."""
+    precision = Precision(variant.precision, images.device)
+    labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
+    optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, fused=True)
+
+    def step() -> None:
+        with precision.autocast():
+            loss = F.cross_entropy(model(images), labels)
+        precision.scaler.scale(loss).backward()
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
+
+
+def inference_step(variant: Variant, model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """One forward pass, its result waited for."""
+    precision = Precision(variant.precision, images.device)
+
+    @torch.inference_mode()
+    def step() -> None:
+        with precision.autocast():
+            model(images).argmax(1).sum().item()
+
+    return step
+
+
+def _trainable(model: nn.Module) -> Iterable[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _figures(runner: _Runner, batch_size: int) -> Figures:
+    [merged] = Measurement.merge(runner.times)
+    return Figures(
+        runner.variant,
+        batch_size,
+        runner.flops,
+        runner.saved_bytes,
+        runner.peak_bytes,
+        merged.median,
+        merged.iqr,
+        tuple(merged.times),
+    )
