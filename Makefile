@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench-data check fix smoke config tables report mini-tables mini-chain
+.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-tables mini-chain
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test-vtab: $(READY)  ## install TensorFlow and compare VTAB-1k's preparation and
 test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root, slurm-wlm and munge
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { echo "error: type: apt-get install slurm-wlm munge"; exit 2; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes a minute
+	$(BIN)/python -m experiments.bench $(ARGS)
 
 bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core
 	$(BIN)/python -m experiments.bench_data $(ARGS)

@@ -56,6 +56,11 @@ class GiftPair(nn.Module):
         """Create the schema's network for layers of ``num_rows`` rows."""
         self.schema = build_schema(cfg, num_rows, self.phi.device)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether nothing stands between φ and ψ."""
+        return isinstance(self.schema, nn.Identity)
+
     def clusters(self, weight: Tensor) -> Tensor:
         """C = ω φ (+ bias), shape (d_out, r), for a frozen weight (d_out, d_in); also the token-clustering head."""
         clusters = weight.to(self.phi.dtype) @ self.phi
