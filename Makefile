@@ -63,9 +63,9 @@ report: $(READY)  ## one HTML page of the runs under outputs/
 	$(BIN)/python -m experiments.report $(ARGS)
 
 mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished runs of python -m experiments.mini
-	$(BIN)/python -m experiments.tables root=outputs/mini/methods timing=outputs/mini/timing out=experiments/mini/table.md
-	$(BIN)/python -m experiments.tables root=outputs/mini/rank timing=outputs/mini/timing method=gift rows=[method.rank] out=experiments/mini/rank.md
-	$(BIN)/python -m experiments.tables root=outputs/mini/targets timing=outputs/mini/timing method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
+	$(BIN)/python -m experiments.tables root=outputs/mini/methods timing=outputs/mini/timing/methods out=experiments/mini/table.md
+	$(BIN)/python -m experiments.tables root=outputs/mini/rank timing=[outputs/mini/timing/methods,outputs/mini/timing/rank] method=gift rows=[method.rank] out=experiments/mini/rank.md
+	$(BIN)/python -m experiments.tables root=outputs/mini/targets timing=[outputs/mini/timing/methods,outputs/mini/timing/targets] method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
 
 CHAIN := experiment=mini paths.data_root=$(DATA) paths.output_root=outputs/chain hydra.launcher.n_jobs=2 dataset=digits,tiny_mammals,tiny_insects,tiny_vehicles,cifar10_1k
 

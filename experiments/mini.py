@@ -24,12 +24,13 @@ seeds; and two ablations of GIFT, over its rank and over what it adapts, with on
                                [ablations=[rank]] [seeds=[0]]
 
     data_root     the folder that holds tiny_imagenet/ and cifar10/ (default: data)
-    output_root   where the run folders go: methods/, rank/, targets/ and timing/ in it
+    output_root   where the run folders go: methods/, rank/, targets/, and the same three in timing/
     jobs          sweeps at the same time, one thread each
     ablations     rank, targets (default: both; ablations=[]: none)
     seeds         of the finals (default: those of the protocol); all cells get the first one before any gets the second
 
-At the end, one process at a time, short runs of everything in turns: step times to compare. Leave the machine alone meanwhile.
+At the end, one process at a time, short runs of everything in turns: step times and memory to compare. Leave the machine
+alone meanwhile.
 Finished runs are skipped, interrupted ones resumed: the same command goes on where it stopped.
 Afterwards: make mini-tables
 """
@@ -133,11 +134,11 @@ class Benchmark:
     def time_steps(self, ablated: Sequence[tuple[str, Sequence[str]]]) -> bool:
         """Short runs on one dataset, seed by seed, so that a disturbed machine disturbs all alike; whether all finished."""
         short = ("phase=search", f"dataset={self.arguments.datasets[0]}", "trainer.epochs=1", "optim.warmup_epochs=0")
-        root = Path(self.arguments.output_root, "timing")
-        root.mkdir(parents=True, exist_ok=True)
-        sweeps = [(f"method={','.join(self.arguments.methods)}",), *(("method=gift", *words) for _, words in ablated)]
+        methods = ("methods", (f"method={','.join(self.arguments.methods)}",))
         done = True
-        for words in sweeps:
+        for folder, words in (methods, *((name, ("method=gift", *words)) for name, words in ablated)):
+            root = Path(self.arguments.output_root, "timing", folder)
+            root.mkdir(parents=True, exist_ok=True)
             done &= self._sweep("seed=0,1,2", "experiment=mini", *short, *words, f"paths.output_root={root}")
         return done
 

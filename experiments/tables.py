@@ -11,7 +11,7 @@ backbone   take the runs on this backbone only; needed where the folder holds se
 datasets   the columns of mini, as datasets=[digits,tiny_mammals]; without it every dataset that has a run
 method     the rows are the runs of this method only
 rows       what the rows are, as rows=[method.rank]: keys of the configuration; without it the methods
-timing     of mini: folder of the runs to take step times from, as experiments.mini leaves them; without it the finals tell
+timing     of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
 compare    two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
 published  true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv, or
            several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
@@ -48,7 +48,7 @@ class TablesConfig:
     datasets: list[str] | None = None
     method: str | None = None
     rows: list[str] = field(default_factory=list)
-    timing: str | None = None
+    timing: Any = None  # a folder or a list of folders
     compare: list[str] = field(default_factory=list)
     published: Any = False  # true, a source or a list of sources
 
@@ -66,9 +66,8 @@ class TablesConfig:
 def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
     published = _published_rows(cfg)
-    roots = cfg.root if isinstance(cfg.root, list) else [cfg.root]
-    found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
-    own = {"timing": collect_results(cfg.timing)} if cfg.timing else {}
+    found = collect_results(*_listed(cfg.root), protocol=cfg.protocol, backbone=cfg.backbone)
+    own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
@@ -87,8 +86,11 @@ def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:
     if cfg.published in (False, None):
         return []
     sources = DEFAULT_SOURCE if cfg.published is True else cfg.published
-    listed = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
-    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, listed)
+    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, [str(source) for source in _listed(sources)])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: C
 
 def _conditions(result: Result) -> tuple[object, ...]:
     """What a run's step time and memory depend on besides its method."""
-    keys = ("device", "cpu", "gpu", "threads", "processes", "fused_attention", "torch")
+    keys = ("device", "cpu", "gpu", "threads", "fused_attention", "torch")
+    processes = result.env.get("processes", 1)  # not recorded before a run could have several
     trainer: Any = result.run.config.get("trainer", {})
     settings = (trainer.get(key) for key in ("memory", "cls_last_block"))  # None: the run is older than they
-    return result.run.dataset, *(result.env.get(key) for key in keys), *settings
+    return result.run.dataset, processes, *(result.env.get(key) for key in keys), *settings

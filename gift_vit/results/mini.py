@@ -45,7 +45,7 @@ def mini_table(
         rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
         compare: Two rows to compare below the table.
         published: None: nobody has published numbers of this benchmark.
-        timing: Runs to take the step times from, of any phase and length; without them the table's own runs tell.
+        timing: Runs to take step times and peak memory from, of any phase and length; without them the table's own runs tell.
 
     Raises:
         ConfigError: As :func:`build_grid` and :func:`comparison_notes` do, and for a dataset that is neither known nor that of
@@ -61,13 +61,13 @@ def mini_table(
     finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
     timed = list(timing) or finals
     timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
-    reference, timed_reference = ([r for r in runs if r.run.method == REFERENCE] for runs in (finals, timed))
+    reference = [r for r in timed if r.run.method == REFERENCE]
     body = tuple(
         (
             *label_cells(row),
             *adapter_cells(grid.of_row(row)),
-            step_time_cell(timed_rows.get(row, ()), timed_reference),
-            peak_memory_cell(grid.of_row(row), reference),
+            step_time_cell(timed_rows.get(row, ()), reference),
+            peak_memory_cell(timed_rows.get(row, ()), reference),
             *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
             mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
         )
@@ -82,7 +82,7 @@ def mini_table(
         provenance(grid),
         (*label_columns(rows), *_columns(columns)),
         body,
-        (*_cost_notes(grid.results, reference, timing), *grid_notes(grid), *comparison_notes(grid, compare)),
+        (*_cost_notes(timed, reference, apart=bool(timing)), *grid_notes(grid), *comparison_notes(grid, compare)),
     )
 
 
@@ -107,14 +107,14 @@ def _check_known(datasets: Sequence[str], results: Sequence[Result]) -> None:
         raise ConfigError(f"unknown dataset {', '.join(unknown)} in datasets= (known: {', '.join(known)})")
 
 
-def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], timing: Sequence[Result]) -> tuple[str, ...]:
+def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], apart: bool) -> tuple[str, ...]:
     name = method_name(REFERENCE).lower()
     if not reference:
-        return (f"No final run of {name}: nothing to relate step time and peak memory to.",)
+        return (f"No run of {name}: nothing to relate step time and peak memory to.",)
     memory = {"device memory" if r.cost.peak_memory_mib else "memory of the whole process" for r in runs}
-    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in [*runs, *timing]})
-    apart = f" Step times are from {len(timing)} runs of their own, made in turns." if timing else ""
+    devices = sorted({f"{r.env.get('device')} ({r.env.get('threads')} threads)" for r in runs})
+    source = f" These are {len(runs)} short runs apart from those of the scores, made in turns." if apart else ""
     return (
         f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
-        f"median over runs; measured on {', '.join(devices)}.{apart}",
+        f"median over runs; measured on {', '.join(devices)}.{source}",
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ class Sweeps:
         method, phase = given["method"], given["phase"]
         self.words.append(given)
         root = Path(given["paths.output_root"])
-        if root.name == "timing":
+        if root.parent.name == "timing":
             return True
         for dataset, lr, seed in itertools.product(*(given[key].split(",") for key in ("dataset", "optim.lr", "seed"))):
             self.runs.append((root.name, phase, dataset, method, float(lr), int(seed)))
@@ -98,7 +99,7 @@ def test_every_cell_gets_its_first_seed_before_any_gets_its_second(run: Callable
 def test_the_ablations_cover_what_they_should_with_one_rate(run: Callable[..., Sweeps]) -> None:
     sweeps = run(lambda *_: 0.05, datasets=["digits"], methods=["lora"], seeds=[0])
     assert finals(sweeps, "rank") == finals(sweeps, "targets") == {("digits", "gift", 0.01, 0)}
-    rank, targets, shared = (g for g in sweeps.words if g["paths.output_root"].endswith(("rank", "targets")))
+    rank, targets, shared = (g for g in sweeps.words if re.search("mini/(rank|targets)$", g["paths.output_root"]))
     assert {*map(int, rank["method.rank"].split(","))} == {1, 2, 4, 8, 16, 32, 64}
     listed = targets["method.target_modules"]
     for name in (
@@ -120,9 +121,11 @@ def test_the_ablations_cover_what_they_should_with_one_rate(run: Callable[..., S
 
 def test_step_times_are_taken_at_the_end_and_in_turns(run: Callable[..., Sweeps]) -> None:
     sweeps = run(lambda *_: 0.01, datasets=["digits"], methods=["linear", "gift"], seeds=[0])
-    timing = [given for given in sweeps.words if given["paths.output_root"].endswith("timing")]
+    timing = [given for given in sweeps.words if "/timing/" in given["paths.output_root"]]
     assert sweeps.words[-len(timing) :] == timing
     assert [given["method"] for given in timing] == ["linear,gift", "gift", "gift", "gift"]
+    folders = [Path(given["paths.output_root"]).name for given in timing]
+    assert folders == ["methods", "rank", "targets", "targets"], "GIFT's ablations are not in the methods' table"
     for given in timing:
         assert next(iter(given)) == "seed", "Hydra's outermost loop"
         words = [f"{key}={value}" for key, value in given.items() if key != "paths.output_root" and "," not in value]
