@@ -14,7 +14,7 @@ out          the files to write, without their suffixes: .jsonl, .md and .png
 Prints the table. Leave the machine alone meanwhile. Compare numbers of one run only.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from gift_vit import cli
@@ -32,7 +32,7 @@ class Arguments:
     variants: list[str] | None = None
     rounds: int | None = None
     device: str = "auto"
-    out: str = field(default="outputs/bench")
+    out: str = "outputs/bench"
 
 
 def bench(arguments: Arguments) -> None:

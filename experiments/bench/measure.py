@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,8 +82,6 @@ def matmul_rate(precision: str, architecture: str, batch_size: int, device: torc
 
 
 def _input_size(architecture: str) -> tuple[int, int]:
-    import timm
-
     cfg = timm.get_pretrained_cfg(architecture)
     assert cfg is not None
     return cfg.input_size[1], cfg.input_size[2]

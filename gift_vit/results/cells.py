@@ -79,14 +79,10 @@ def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
     return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
 
 
-def step_time_cell(runs: Sequence[Result], reference: Sequence[Result]) -> Cell:
-    """Step time as a multiple of the reference's, see :func:`_ratio_cell`."""
-    return _ratio_cell(runs, reference, lambda r: r.cost.step_time_ms)
-
-
-def peak_memory_cell(runs: Sequence[Result], reference: Sequence[Result]) -> Cell:
-    """Peak memory as a multiple of the reference's, see :func:`_ratio_cell`: the device's on CUDA, otherwise the process's."""
-    return _ratio_cell(runs, reference, lambda r: r.cost.peak_memory_mib or r.cost.peak_rss_mib)
+def relative_cost_cells(runs: Sequence[Result], reference: Sequence[Result]) -> tuple[Cell, Cell]:
+    """Step time and peak memory (the device's on CUDA, otherwise the process's) as multiples, see :func:`_ratio_cell`."""
+    time = _ratio_cell(runs, reference, lambda r: r.cost.step_time_ms)
+    return time, _ratio_cell(runs, reference, lambda r: r.cost.peak_memory_mib or r.cost.peak_rss_mib)
 
 
 def range_cell(values: Sequence[float | int], spec: str, unit: int | None = None) -> Cell:

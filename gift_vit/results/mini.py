@@ -11,8 +11,7 @@ from gift_vit.results.cells import (
     mean_cell,
     mean_top1,
     ordered_rows,
-    peak_memory_cell,
-    step_time_cell,
+    relative_cost_cells,
     top1_cell,
     top1_column,
 )
@@ -66,8 +65,7 @@ def mini_table(
         (
             *label_cells(row),
             *adapter_cells(grid.of_row(row)),
-            step_time_cell(timed_rows.get(row, ()), reference),
-            peak_memory_cell(timed_rows.get(row, ()), reference),
+            *relative_cost_cells(timed_rows.get(row, ()), reference),
             *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
             mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
         )

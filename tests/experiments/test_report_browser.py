@@ -2,20 +2,19 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from experiments.report.page import build_page, render_page
 from experiments.report.runs import collect_runs
 from gift_vit.results.schema import write_result
+from tests.browser import browser, needs_chromium, opened  # noqa: F401 - a fixture
 from tests.results.conftest import make_result
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; apt-get install chromium")
+pytestmark = needs_chromium
 
 TOP1 = {"linear": 80.0, "lora": 9.5, "gift": 90.0, "bitfit": 100.0}  # as texts they would sort otherwise
 
@@ -50,29 +49,10 @@ def write_curve(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, page_file: Path) -> Iterator[Page]:
-    """The page, opened; afterwards it has logged nothing and requested nothing but itself."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
-    page = context.new_page()
-    requests: list[str] = []
-    problems: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(page_file.as_uri())
-    yield page
-    assert {url for url in requests if not url.startswith("data:")} == {page_file.as_uri()}
-    assert problems == []
-    context.close()
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:  # noqa: F811
+    with opened(browser, page_file, width=1400) as page:
+        yield page
 
 
 def column(page: Page, index: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from gift_vit.explain.gallery import GalleryText, write_gallery
 from gift_vit.explain.layers import LayerName
 from gift_vit.explain.maps import ClusterMaps, threshold_maps
 from gift_vit.explain.overlay import overlay
 from gift_vit.explain.sheets import Pictures
+from tests.browser import browser, needs_chromium, opened  # noqa: F401 - a fixture
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; apt-get install chromium")
+pytestmark = needs_chromium
 GRID, SIZE, CLUSTERS = (3, 5), (24, 40), (4, 7, 9)
 
 
@@ -44,30 +43,11 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, page_file: Path) -> Iterator[Page]:
-    """The page, opened; afterwards it has logged nothing and requested nothing but itself."""
-    context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme="light")
-    page = context.new_page()
-    requests: list[str] = []
-    problems: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(page_file.as_uri())
-    page.wait_for_selector("body[data-ready]")
-    yield page
-    assert {url for url in requests if not url.startswith("data:")} == {page_file.as_uri()}
-    assert problems == []
-    context.close()
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:  # noqa: F811
+    with opened(browser, page_file, width=1300) as page:
+        page.wait_for_selector("body[data-ready]")
+        yield page
 
 
 def painted(canvas: Locator) -> NDArray[np.floating]:
@@ -165,7 +145,7 @@ def test_nothing_sticks_out(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_the_chosen_cluster_is_in_sight(browser: Browser, tmp_path: Path) -> None:
+def test_the_chosen_cluster_is_in_sight(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     pictures, raw = some_pictures(), torch.randn(2, 1, 40, *GRID)
     maps = ClusterMaps((LayerName("attn.q", 0),), tuple(range(40)), raw, raw, torch.zeros(2, 2), SIZE)
     write_gallery(tmp_path / "many.html", pictures, maps, (0, 30), GalleryText("Many", {}))
