@@ -17,7 +17,7 @@ from gift_vit.backbones import BackboneConfig
 from gift_vit.data import CacheSettings, DatasetConfig, get_dataset
 from gift_vit.engine import OptimConfig, TrainerConfig
 from gift_vit.errors import ConfigError, did_you_mean
-from gift_vit.keys import config_difference, flatten
+from gift_vit.keys import SETTLED_BY_SPEED, SPEED, config_difference, flatten
 from gift_vit.methods import get_method
 from gift_vit.paths import conf_dir
 from gift_vit.pruning import PruningConfig
@@ -200,9 +200,11 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     file = conf_dir() / "protocol" / f"{cfg.protocol.name}.yaml"
     if not file.is_file():
         return {}
-    rules: Any = OmegaConf.to_container(OmegaConf.load(file))
-    used = dict(flatten(cfg.values))
-    changes = {key: (value, used[key]) for key, value in flatten(rules) if key != "seed" and used[key] != value}
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    rules, used = dict(flatten(content)), dict(flatten(cfg.values))
+    if cfg.trainer.speed == "auto" and rules.keys() & set(SETTLED_BY_SPEED):  # known on the machine alone
+        rules = {key: value for key, value in rules.items() if key not in SETTLED_BY_SPEED} | {SPEED: "exact"}
+    changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
     return changes if resize == ruled else {**changes, "dataset.transform.resize": (ruled, resize)}
 

@@ -67,9 +67,18 @@ def _git(*arguments: str) -> str | None:
 
 def cpu_name() -> str:
     """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words (``avx512_bf16``, …); empty on another system."""
+    return set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())  # x86's and ARM's word
+
+
+def _cpuinfo(key: str) -> str | None:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None

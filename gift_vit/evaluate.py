@@ -56,13 +56,13 @@ def evaluate_run(arguments: Arguments) -> None:
     if cfg.phase == "search" and split == "test":
         raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
     device = resolve_device(arguments.device)
-    model = load_finished_model(cfg, folder)
+    model = load_finished_model(cfg, folder).to(device)
     accelerate(model, cfg.trainer)
     data = build_dataset(cfg.dataset)
     imported = json.loads((folder / IMPORTED).read_text()) if is_imported(folder) else None
     if imported is None:
         check_fingerprint(folder, data, read_result(folder / RESULT))
-    result = score(cfg, RunParts(data, model.to(device), device), split)
+    result = score(cfg, RunParts(data, model, device), split)
     print(f"{data.name} {split}: top-1 {result.top1:.2f} %, loss {result.loss:.4f}, {result.images} images")
     if imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**imported))

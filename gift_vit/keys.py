@@ -10,6 +10,9 @@ PLACEMENT_KEYS = (
     *("trainer.cls_last_block", "trainer.memory"),
     *("dataset.root", "dataset.prepare", "dataset.cache"),
 )
+# With trainer.speed=auto the machine chooses these.
+SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
+SPEED = "trainer.speed"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -22,17 +25,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config without :data:`PLACEMENT_KEYS`."""
+    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given."""
+    flat = dict(flatten(values))
+    left_out = SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
     return {
         key: value
-        for key, value in flatten(values)
-        if not any(key == placed or key.startswith(f"{placed}.") for placed in PLACEMENT_KEYS)
+        for key, value in flat.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in (*PLACEMENT_KEYS, *left_out))
     }
 
 
 def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Identifying keys whose values differ between two resolved configs, as ``{key: (first, second)}``."""
     left, right = identifying(first), identifying(second)
+    if SPEED in left | right:
+        left, right = ({SPEED: "exact"} | side for side in (left, right))
+        left, right = ({key: value for key, value in side.items() if key not in SETTLED_BY_SPEED} for side in (left, right))
     return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gift_vit import distributed
-from gift_vit.acceleration import accelerate
+from gift_vit.acceleration import accelerate, settle_speed
 from gift_vit.backbones import build_backbone, input_statistics
 from gift_vit.config import RunConfig, load_config
 from gift_vit.data import (
@@ -166,12 +166,13 @@ def resolve_device(name: str) -> torch.device:
 def _train_and_score(cfg: RunConfig, call: Call) -> Result:
     started, started_at = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
+    cfg = _with_speed_settled(cfg, device)
     if cfg.phase == "final":
         data.parts("test")  # absent: better said now than after training
     with distributed.main_first():  # it downloads the weights
         model = build_model(cfg, data.num_classes)
-    acceleration = accelerate(model, cfg.trainer)
-    parts, main = RunParts(data, model.to(device), device, acceleration), distributed.is_main()
+    acceleration = accelerate(model.to(device), cfg.trainer)
+    parts, main = RunParts(data, model, device, acceleration), distributed.is_main()
     reset_peak_rss()
     if main and not (cfg.folder / CHECKPOINT).is_file():
         write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
@@ -193,6 +194,18 @@ def _train_and_score(cfg: RunConfig, call: Call) -> Result:
         result = build_result(cfg, parts, fitted, test, adapter, Start(call, started_at, started))
         tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
     return result
+
+
+def _with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
+    """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
+    if cfg.trainer.speed == "exact":
+        return cfg
+    begun = (cfg.folder / CHECKPOINT).is_file()
+    trainer = load_run(cfg.folder).trainer if begun else settle_speed(cfg.trainer, device)
+    settled = {"precision": trainer.precision, "compile": trainer.compile}
+    log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
+    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled}}
+    return replace(cfg, trainer=replace(cfg.trainer, **settled), values=values)
 
 
 def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:

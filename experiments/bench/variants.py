@@ -121,7 +121,7 @@ def build(variant: Variant, architecture: str, device: torch.device, frozen: Map
     if variant.merged:
         merge_method(model)
     if variant.accelerated:
-        accelerate(model, replace(cfg.trainer, memory=variant.memory))
+        accelerate(model.to(device), replace(cfg.trainer, memory=variant.memory, precision=variant.precision))
     model.train(variant.training)
     for name, parameter in model.named_parameters():
         if frozen is not None and name in frozen and (not parameter.requires_grad or not variant.training):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from timm.layers.config import use_fused_attn
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
 
     - ``trainer.cls_last_block``: where the head reads the class token alone, the last block computes no other.
     - Branches are computed for the samples that drop path keeps, on CPUs.
+    - Attention in bf16 on a CPU is computed by plain products: timm's fused kernel takes two to six times as long there.
     - ``trainer.memory``: ``lean`` computes the inside of the MLPs twice, ``minimal`` all blocks, instead of keeping them.
 
     Each of the first two is used where a trial of the block gives what timm gives. Parameters and state-dict keys stay, merging
@@ -36,8 +38,8 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     :func:`all_tokens` all of them.
 
     Args:
-        model: A timm ViT, with or without a method applied.
-        trainer: Its keys ``cls_last_block`` and ``memory``.
+        model: A timm ViT on its device, with or without a method applied.
+        trainer: Its keys ``cls_last_block``, ``memory``, ``precision`` and ``compile``.
 
     Returns:
         What is on, as plain values for a run's record.
@@ -54,7 +56,18 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
     _set_memory(model, trainer.memory)
-    return {"cls_last_block": on_class_token, "drop_path_on_kept": bool(skipping) and all(skipping), "memory": trainer.memory}
+    on_cpu = _device(model).type == "cpu"
+    # lean keeps little for the backward pass, plain products the attention weights
+    plain = on_cpu and trainer.precision == "bf16" and trainer.memory != "lean"
+    _set_fused_attention(model, not plain and bool(use_fused_attn()))
+    return {
+        "cls_last_block": on_class_token,
+        "drop_path_on_kept": bool(skipping) and all(skipping) and on_cpu and not trainer.compile,
+        "plain_attention": plain,
+        "memory": trainer.memory,
+        "precision": trainer.precision,
+        "compile": trainer.compile,
+    }
 
 
 @contextmanager
@@ -98,6 +111,16 @@ def _class_token_obstacle(model: nn.Module) -> str | None:
     if model.attn_pool is not None or model.global_pool != "token":
         return f"the head pools {model.global_pool!r} and not the class token"
     return None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _set_fused_attention(model: nn.Module, fused: bool) -> None:
+    for module in (module for block in _blocks(model) for module in block.modules()):
+        if hasattr(module, "fused_attn"):
+            vars(module)["fused_attn"] = fused  # as timm's own switch does, before modules are built
 
 
 def _set_memory(model: nn.Module, memory: str) -> None:

@@ -22,6 +22,7 @@ from gift_vit.errors import ConfigError, RunError
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
 CLS_LAST_BLOCK = ("auto", "on", "off")
 MEMORY = ("fast", "lean", "minimal")
+SPEED = ("exact", "auto")
 _LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
 
 
@@ -42,6 +43,7 @@ class TrainerConfig:
         eval_batch_size: Images per batch and process in evaluation; without influence on results but for rounding.
         cls_last_block: Let the last block compute the class token alone, ``on`` or ``off``; ``auto``: where that is exact.
         memory: ``fast``, ``lean`` (the insides of MLPs are computed twice) or ``minimal`` (all blocks are); same gradients.
+        speed: ``exact``: ``precision`` and ``compile`` as given; ``auto``: the fastest that is safe on the machine.
     """
 
     epochs: int
@@ -54,8 +56,9 @@ class TrainerConfig:
     device: str
     workers: int
     eval_batch_size: int
-    cls_last_block: str = "auto"  # these two have values for the configs of runs that are older than they
+    cls_last_block: str = "auto"  # these have values for the configs of runs that are older than they
     memory: str = "fast"
+    speed: str = "exact"
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "grad_accumulation", "eval_batch_size"):
@@ -70,7 +73,8 @@ class TrainerConfig:
             )
         if not 0 <= self.drop_path_rate < 1:
             raise ConfigError(f"trainer.drop_path_rate={self.drop_path_rate}: expected a number in [0, 1)")
-        for key, known in (("precision", PRECISIONS), ("cls_last_block", CLS_LAST_BLOCK), ("memory", MEMORY)):
+        choices = {"precision": PRECISIONS, "cls_last_block": CLS_LAST_BLOCK, "memory": MEMORY, "speed": SPEED}
+        for key, known in choices.items():
             if getattr(self, key) not in known:
                 raise ConfigError(f"unknown trainer.{key} {getattr(self, key)!r} (known: {', '.join(known)})")
 

@@ -65,7 +65,9 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in trainable if p.ndim <= 1 or p in exempt], "weight_decay": 0.0},
     ]
     beta1, beta2 = cfg.betas
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps, fused=True
+    )
 
 
 class Schedule:

@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from timm.layers.config import set_fused_attn
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ NO_CLASS_TOKEN = {"adaptformer", "lora_mixed", "lily"}
 NO_KEPT_SAMPLES = {"lora_mixed", "lily", "loha", "lokr"}
 OTHERS = "the numbers would be others"
 MEMORY = ("fast", "lean", "minimal")
+RECORD = {"precision": "fp32", "compile": False, "plain_attention": False}
 
 
 def trainer(**values: Any) -> TrainerConfig:
@@ -88,7 +90,7 @@ def test_every_method_keeps_its_losses_gradients_and_logits(label: str, images: 
     tolerance = torch.float32 if EXAMPLES[label].merged_in else torch.float64  # it computes in fp32 then
     for memory in MEMORY:
         model = deepcopy(start)
-        assert accelerate(model, trainer(memory=memory)) == {
+        assert accelerate(model, trainer(memory=memory)) == RECORD | {
             "cls_last_block": label not in NO_CLASS_TOKEN,
             "drop_path_on_kept": label not in NO_KEPT_SAMPLES,
             "memory": memory,
@@ -208,7 +210,7 @@ def test_drop_path_without_scaling(images: Tensor) -> None:
 def test_dropout_everywhere(memory: str, images: Tensor) -> None:
     model = with_method(LoraConfig(dropout=0.2), proj_drop_rate=0.2, attn_drop_rate=0.2)
     expected = step(model, images)
-    assert accelerate(model, trainer(memory=memory)) == {
+    assert accelerate(model, trainer(memory=memory)) == RECORD | {
         "cls_last_block": False,
         "drop_path_on_kept": False,
         "memory": memory,
@@ -290,8 +292,31 @@ def test_bf16_autocast(images: Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         expected = step(model, images)
         for memory in MEMORY:
-            accelerate(model, trainer(memory=memory))
+            plain = accelerate(model, trainer(memory=memory, precision="bf16"))["plain_attention"]
+            assert plain == (memory != "lean")
+            assert fused(model) == [not plain] * 2
             assert_same(step(model, images), expected, torch.bfloat16)
+
+
+def fused(model: nn.Module) -> list[bool]:
+    return [bool(module.fused_attn) for module in model.modules() if hasattr(module, "fused_attn")]
+
+
+def test_fp32_keeps_the_fused_kernel_and_whoever_switched_it_off_is_heard() -> None:
+    model = tiny()
+    assert not accelerate(model, trainer())["plain_attention"]
+    assert fused(model) == [True, True]
+    set_fused_attn(False)
+    try:
+        accelerate(model, trainer())
+        assert fused(model) == [False, False]
+    finally:
+        set_fused_attn(True)
+
+
+def test_a_compiled_model_computes_what_drop_path_drops() -> None:
+    record = accelerate(with_method(GiftConfig(rank=4)), trainer(compile=True))
+    assert (record["drop_path_on_kept"], record["compile"]) == (False, True)
 
 
 def test_copies_and_merged_models_stay_accelerated(images: Tensor) -> None:
@@ -317,7 +342,8 @@ def test_lean_and_minimal_need_blocks_they_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "known"), [("cls_last_block", "yes", "auto, on, off"), ("memory", "low", "fast, lean")]
+    ("key", "value", "known"),
+    [("cls_last_block", "yes", "auto, on, off"), ("memory", "low", "fast, lean"), ("speed", "max", "exact, auto")],
 )
 def test_unknown_values(key: str, value: str, known: str) -> None:
     with pytest.raises(ConfigError, match=rf"unknown trainer.{key} '{value}' \(known: {known}"):

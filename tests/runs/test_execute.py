@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import gift_vit.acceleration.speed as speed_module
 import gift_vit.run as run_module
 from gift_vit.config import RunConfig
 from gift_vit.data import build_dataset
 from gift_vit.errors import ConfigError, RunError
 from gift_vit.files import atomic_path
+from gift_vit.keys import flatten
 from gift_vit.methods import merge_method
 from gift_vit.record import Call, RunParts
 from gift_vit.results.schema import read_result
@@ -226,11 +229,12 @@ def test_killed_between_the_result_and_the_end_is_finished(configure: Configure)
     assert {path.name for path in cfg.folder.iterdir()} == FILES
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configure()
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         original = fit_module.save_checkpoint
@@ -298,10 +302,30 @@ def test_a_really_full_device_is_recognised(tmp_path: Path) -> None:
 
 def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configure: Configure) -> None:
     plain = execute(configure("trainer.cls_last_block=off", "trainer.drop_path_rate=0.2"), CALL)
-    assert plain.env["acceleration"] == {"cls_last_block": False, "drop_path_on_kept": True, "memory": "fast"}
+    fixed = {"drop_path_on_kept": True, "plain_attention": False, "precision": "fp32", "compile": False}
+    assert plain.env["acceleration"] == {"cls_last_block": False, "memory": "fast"} | fixed
     lean = configure("trainer.memory=lean", "trainer.drop_path_rate=0.2")
     assert execute(lean, CALL) == plain, "finished already"
     shutil.rmtree(lean.folder)
     result = execute(lean, CALL)
-    assert result.env["acceleration"] == {"cls_last_block": True, "drop_path_on_kept": True, "memory": "lean"}
+    assert result.env["acceleration"] == {"cls_last_block": True, "memory": "lean"} | fixed
     assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
+
+
+def test_the_machine_settles_the_speed_and_a_resumed_run_keeps_it(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure("trainer.speed=auto")
+    monkeypatch.setattr(speed_module, "cpu_flags", lambda: {"avx512_bf16"})
+    with monkeypatch.context() as patch:
+        original = fit_module.save_checkpoint
+        patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            execute(cfg, CALL)
+    monkeypatch.setattr(speed_module, "cpu_flags", set)  # another machine
+    result = execute(cfg, CALL)
+    assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]
+    assert dict(flatten(result.run.config))["trainer.precision"] == load_run(cfg.folder).trainer.precision == "bf16"
+    assert execute(cfg, CALL) == result, "finished already"
+    with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
+        execute(replace(configure(), folder=cfg.folder), CALL)
