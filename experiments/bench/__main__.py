@@ -47,8 +47,8 @@ def bench(arguments: Arguments) -> None:
     architecture = arguments.model or (SMALL if quick else FULL)
     sizes, rounds = arguments.batch_sizes or ([8] if quick else [8, 32, 64]), arguments.rounds or (3 if quick else 7)
     variants = choose_variants(arguments.variants or (list(QUICK) if quick else None))
-    if device.type == "cpu":  # which has no TF32
-        variants = [variant for variant in variants if variant.precision != "tf32"]
+    if device.type == "cpu":
+        variants = [variant for variant in variants if variant.precision != "tf32" and not variant.cuda_graphs]
     found = [figures for size in sizes for figures in measure(variants, architecture, size, rounds, device)]
     precisions = {variant.precision for variant in variants}
     rates = {(p, size): matmul_rate(p, architecture, size, device) for p in precisions for size in sizes}

@@ -94,7 +94,7 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
     model = build(variant, architecture, device, frozen)
     flops, saved_bytes = _cost(variant, model, images)
     if variant.compiled:
-        model.compile(fullgraph=True)
+        model.compile(fullgraph=True, mode="reduce-overhead" if variant.cuda_graphs else None)
     step = training_step(variant, model, images) if variant.training else inference_step(variant, model, images)
     for _ in range(WARM_UP):
         step()

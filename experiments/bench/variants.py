@@ -31,6 +31,7 @@ class Variant:
         memory: As ``trainer.memory``.
         accelerated: With what :func:`gift_vit.acceleration.accelerate` does; otherwise as timm computes.
         compiled: By ``torch.compile``, as one graph.
+        cuda_graphs: Compiled, and its kernels launched as CUDA graphs (mode ``reduce-overhead``).
         drop_path: Drop path rate.
         training: A training step; otherwise a forward pass in eval mode.
         merged: With the adapter merged.
@@ -42,6 +43,7 @@ class Variant:
     memory: str = "fast"
     accelerated: bool = True
     compiled: bool = False
+    cuda_graphs: bool = False
     drop_path: float = 0.0
     training: bool = True
     merged: bool = False
@@ -79,6 +81,7 @@ VARIANTS = (
     _timm("lora bf16", "lora", precision="bf16"),
     _timm("floor bf16 compiled", FLOOR, precision="bf16", compiled=True),
     Variant("gift bf16 compiled", "gift", precision="bf16", compiled=True),
+    Variant("gift bf16 CUDA graphs", "gift", precision="bf16", compiled=True, cuda_graphs=True),
     _timm("reference tf32", REFERENCE, precision="tf32"),
     _inference("plain, inference", PLAIN, accelerated=False),
     _inference("gift merged, inference", "gift", merged=True),
