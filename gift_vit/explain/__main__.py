@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -10,6 +10,7 @@ from gift_vit import cli
 
 if TYPE_CHECKING:
     from gift_vit.config import RunConfig
+    from gift_vit.data import VisionDataset
     from gift_vit.explain.inputs import Explained, Explainer
 
 USAGE = """
@@ -96,6 +97,35 @@ def explain_run(arguments: Arguments) -> None:
     print(f"wrote the maps of {len(explained.names)} images to {out}; open {out / 'index.html'}")
 
 
+def load_final_run(folder: Path, dataset_root: str | None) -> "RunConfig":
+    """The config of a run whose test split may be looked at."""
+    from gift_vit.errors import ConfigError
+    from gift_vit.run import load_run
+
+    cfg = load_run(folder, dataset_root)
+    if cfg.phase == "search":
+        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
+    return cfg
+
+
+def load_data(cfg: "RunConfig", folder: Path) -> "VisionDataset":
+    """The run's dataset; one that is not as it was during training is an error."""
+    from gift_vit.data import build_dataset
+    from gift_vit.results import read_result
+    from gift_vit.run import RESULT, check_fingerprint, is_imported
+
+    data = build_dataset(cfg.dataset)
+    if not is_imported(folder):
+        check_fingerprint(folder, data, read_result(folder / RESULT))
+    return data
+
+
+def model_words(arguments: Any) -> Arguments:
+    """Those of another command's arguments that :func:`build_explainer` reads."""
+    same = ("run", "layers", "targets", "clusters", "basis", "device", "batch_size")
+    return Arguments(**{name: getattr(arguments, name) for name in same if hasattr(arguments, name)})
+
+
 def build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "Explainer":
     """The run's model on the chosen device, and what it needs to explain images."""
     from gift_vit.backbones import input_statistics
@@ -124,11 +154,8 @@ def build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "Ex
 
 def explain_images(arguments: Arguments, cfg: "RunConfig", folder: Path, explainer: "Explainer") -> "Explained":
     """The maps of the images that the arguments name."""
-    from gift_vit.data import build_dataset
     from gift_vit.errors import ConfigError
     from gift_vit.explain.inputs import find_class, image_files, read_samples, split_samples
-    from gift_vit.results import read_result
-    from gift_vit.run import RESULT, check_fingerprint, is_imported
 
     if arguments.images is not None:
         if arguments.split is not None or arguments.class_ is not None or arguments.correct_only:
@@ -138,9 +165,7 @@ def explain_images(arguments: Arguments, cfg: "RunConfig", folder: Path, explain
     if cfg.phase == "search" and split == "test":
         raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
     label = None if arguments.class_ is None else find_class(arguments.class_, explainer.class_names)
-    data = build_dataset(cfg.dataset)
-    if not is_imported(folder):
-        check_fingerprint(folder, data, read_result(folder / RESULT))
+    data = load_data(cfg, folder)
     count = 4 if arguments.count is None else arguments.count
     return explainer.explain(split_samples(data, split, label), count, arguments.correct_only)
 

@@ -5,7 +5,8 @@ validation images and reported on others: :func:`report_best`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,11 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from gift_vit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Scores = TypeVar("Scores", bound="DataclassInstance")
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 _RESAMPLES = 2000
@@ -41,11 +47,14 @@ class MapScores:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images and its bootstrap interval of 95 %."""
+    """A mean over images and its bootstrap interval of 95 %, which a single image does not have."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -89,15 +98,30 @@ def score_maps(normalised: Tensor, masks: Tensor) -> MapScores:
     maps = normalised.flatten(2)
     total = maps.sum(-1)
     energy = torch.where(total > 0, (maps * inside).sum(-1) / total, 0)
-    largest = maps == maps.amax(-1, keepdim=True)
-    pointing = torch.where(total > 0, (largest & inside).sum(-1) / largest.sum(-1), 0)
     iou = torch.stack([_iou(maps > threshold, inside) for threshold in THRESHOLDS], -1)
-    return MapScores(pointing, energy, iou)
+    return MapScores(pointing_game(normalised, masks.unsqueeze(1))[..., 0], energy, iou)
 
 
-def join_scores(parts: Sequence[MapScores]) -> MapScores:
-    """The scores of several batches as those of one."""
-    return MapScores(*(torch.cat([getattr(part, name) for part in parts]) for name in ("pointing", "energy", "iou")))
+def pointing_game(normalised: Tensor, regions: Tensor) -> Tensor:
+    """1 where a map's largest value lies in a region; of several equal ones the part that does; 0 for a constant map.
+
+    Args:
+        normalised: (N, C, H, W), as for :func:`score_maps`.
+        regions: (N, R, H, W), boolean.
+
+    Returns:
+        (N, C, R).
+    """
+    maps = normalised.flatten(2)
+    highest = maps.amax(-1, keepdim=True)
+    largest = ((maps == highest) & (highest > 0)).to(maps.dtype)
+    return largest @ regions.flatten(2).to(maps.dtype).mT / largest.sum(-1, keepdim=True).clamp(min=1)
+
+
+def join_scores(parts: Sequence[Scores], dim: int = 0) -> Scores:
+    """Scores of several batches as those of one; with ``dim=1`` those of several candidates for the same images."""
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(torch.cat([getattr(part, name) for part in parts], dim) for name in names))
 
 
 def report_best(val: MapScores, test: MapScores, names: Sequence[str]) -> list[BestCandidate]:
@@ -123,7 +147,7 @@ def estimate_mean(values: Tensor) -> Estimate:
     """The mean of one value per image, and the percentile bootstrap interval over images; equal inputs give equal intervals."""
     numbers = values.double().cpu().numpy()
     if len(numbers) < 2:
-        return Estimate(float(numbers.mean()), float("nan"), float("nan"))
+        return Estimate(float(numbers.mean()), None, None)
     interval = bootstrap(
         (numbers,),
         np.mean,

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from gift_vit.errors import ConfigError
 from gift_vit.explain.baselines import attention_maps, centre_map, gradient_map
-from gift_vit.explain.faithfulness import perturbation_curves
+from gift_vit.explain.perturbation import perturbation_curves
 from gift_vit.methods import GiftConfig, apply_method
 
 

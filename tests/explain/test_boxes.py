@@ -1,4 +1,4 @@
-"""Boxes from file to mask, and scores of a run on scenes whose objects are drawn."""
+"""Boxes from file to mask, and scores of a run against boxes, masks and parts that are drawn."""
 
 import csv
 import json
@@ -9,22 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gift_vit.backbones import input_statistics
 from gift_vit.compose import compose_config
 from gift_vit.config import load_config
-from gift_vit.data import InputStatistics, TransformConfig, build_dataset, build_eval_transform
+from gift_vit.data import InputStatistics, TransformConfig, build_eval_transform
 from gift_vit.errors import ConfigError
 from gift_vit.explain import score as command
 from gift_vit.explain.boxes import object_mask, read_boxes
-from gift_vit.explain.faithfulness import perturbation_curves
-from gift_vit.explain.layers import MapChoice
-from gift_vit.explain.maps import explain
 from gift_vit.record import Call
-from gift_vit.run import execute, load_finished_model, load_run
+from gift_vit.run import execute
 
 STATS = InputStatistics(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
@@ -49,7 +44,7 @@ def test_several_boxes_are_one_mask_and_what_is_outside_is_not_in_it() -> None:
 
 
 def test_files_that_hold_no_boxes_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there are no boxes: .*boxes.parquet is not there; give boxes="):
+    with pytest.raises(ConfigError, match=r"there are no boxes: .*boxes.parquet is not there; give annotations="):
         read_boxes(tmp_path / "boxes.parquet")
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(ConfigError, match=r"text.parquet is no table of boxes: "):
@@ -129,29 +124,74 @@ def test_the_centre_box_of_a_run_by_hand(run: Path, tmp_path: Path, monkeypatch:
     assert row["mean"] == pytest.approx(sum(hits) / 3)
 
 
-def test_faithfulness_is_of_the_cluster_that_val_chose(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"run={run}", f"out={tmp_path}", "layers=[1,4]", "count=4", "batch_size=3", "faithfulness=true"]
-    assert call(monkeypatch, *words) == 0
-    report = json.loads((tmp_path / "scores.json").read_text())
-    assert list(report["faithfulness"]) == ["clusters", "cls_attention", "random order"]
-    best = next(row for row in report["scores"] if row["maps"] == "clusters" and row["score"] == "iou")["candidate"]
-    layer, cluster = best.split(", ")
-    cfg = load_run(run)
-    model = load_finished_model(cfg, run)
-    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
-    source = build_dataset(cfg.dataset).split("test")
-    images = torch.stack([transform(source[index][0]) for index in range(4)])
-    maps = explain(model, images, MapChoice(blocks=[int(layer[-1])], clusters=[int(cluster.removeprefix("−"))])).post[:, 0, 0]
-    insertion, deletion = perturbation_curves(model, images, -maps if cluster.startswith("−") else maps).areas()
-    for curve, values in [("insertion", insertion), ("deletion", deletion)]:
-        row = report["faithfulness"]["clusters"][curve]
-        assert row["mean"] == pytest.approx(float(values.mean()), abs=1e-5)
-        assert row["low"] <= row["mean"] <= row["high"]
+def test_scores_against_segmentations(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks that are the boxes give the scores of the boxes; other masks do not."""
+    boxes, masks, other = (tmp_path / name for name in ("boxes", "masks", "other"))
+    root = Path(OmegaConf.load(run / "config.yaml").dataset.root)
+    for row in pq.read_table(root / "boxes.parquet").to_pylist():
+        votes = np.zeros((64, 64), np.uint8)
+        votes[int(row["y"]) : int(row["y"] + row["height"]), int(row["x"]) : int(row["x"] + row["width"])] = 153
+        for where, picture in ((masks, votes), (other, 153 - votes)):
+            file = (where / "segmentations" / row["path"]).with_suffix(".png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(file)
+    same = [f"run={run}", "layers=[2]", "count=4"]
+    assert call(monkeypatch, *same, f"out={boxes}") == 0
+    for where in (masks, other):
+        words = ["truth=segmentations", f"annotations={where}", f"out={where}", "mask_threshold=0.55"]
+        assert call(monkeypatch, *same, *words) == 0
+    reports = [json.loads((tmp_path / name).read_text()) for name in ("boxes/scores.json", "masks/scores_segmentations.json")]
+    for first, second in zip(*(report["scores"] for report in reports), strict=True):
+        assert (first["maps"], first["score"]) == (second["maps"], second["score"])
+        assert first["mean"] == pytest.approx(second["mean"], abs=0.02)
+    assert reports[1]["truth"] == "segmentations"
+    assert reports[1]["mask_threshold"] == 0.55
+    energies = []
+    for file in (boxes / "candidates.csv", *(where / "candidates_segmentations.csv" for where in (masks, other))):
+        with file.open() as text:
+            energies.append(np.array([float(row["test_energy"]) for row in csv.DictReader(text) if row["maps"] == "clusters"]))
+    np.testing.assert_allclose(energies[1], energies[0], atol=0.02)
+    np.testing.assert_allclose(energies[1] + energies[2], 1, atol=0.01)  # a mask and the rest of the picture
+
+
+def test_scores_against_parts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The middle of the picture is hit by the centre map in every image, a corner in none."""
+    root = Path(OmegaConf.load(run / "config.yaml").dataset.root)
+    paths = pq.read_table(root / "boxes.parquet").column("path").to_pylist()
+    rows = [(path, name, *xy, True) for path in paths for name, xy in (("middle", (32.0, 32.0)), ("corner", (6.0, 6.0)))]
+    columns = zip(("path", "part", "x", "y", "visible"), zip(*rows, strict=True), strict=True)
+    pq.write_table(pa.table({name: list(values) for name, values in columns}), tmp_path / "parts.parquet")
+    box = {"path": paths, "x": [0.0] * 40, "y": [0.0] * 40, "width": [40.0] * 40, "height": [20.0] * 40}
+    pq.write_table(pa.table(box), tmp_path / "boxes.parquet")
+    words = ["truth=parts", f"annotations={tmp_path}", f"out={tmp_path / 'out'}", "layers=[0,3]"]
+    assert call(monkeypatch, f"run={run}", *words) == 0
+    report = json.loads((tmp_path / "out" / "scores_parts.json").read_text())
+    assert report["images"] == {"val": 12, "test": 12}
+    assert report["alpha"] == 0.1
+    found = {(row["maps"], row["part"]): row for row in report["scores"]}
+    assert len(found) == 2 * 6
+    whole = {"mean": 1, "low": 1, "high": 1}
+    middle, corner = found["centre", "middle"], found["centre", "corner"]
+    assert (middle["hit"], middle["exclusivity"], middle["images"]) == (whole, whole, 12)
+    assert (corner["hit"]["mean"], corner["exclusivity"]["mean"]) == (0, 0)
+    with (tmp_path / "out" / "candidates_parts.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["maps"] == "clusters"]
+    best = max(rows, key=lambda row: float(row["val_corner hit"]))
+    assert found["clusters", "corner"]["candidate"] == best["candidate"]
+    assert found["clusters", "corner"]["hit"]["mean"] == pytest.approx(float(best["test_corner hit"]), abs=1e-6)
+    printed = capsys.readouterr().out
+    assert f"corner  hit {float(best['test_corner hit']):.3f} [" in printed
+    assert "centre  hit 0.500, mean over 2 parts, each with its best candidate" in printed
 
 
 MISTAKES = [
-    (["boxes={tmp}/none"], "error: there are no boxes: {tmp}/none is not there; give boxes="),
-    (["boxes={tmp}/other.parquet"], "error: none of the boxes is of an image in the val split of dataset folder_data"),
+    (["annotations={tmp}/none"], "error: there are no boxes: {tmp}/none/boxes.parquet is not there; give annotations="),
+    (["truth=parts"], "error: there are no parts: "),
+    (["truth=segmentations"], "error: there are no segmentations: "),
+    (["truth=masks"], "error: unknown truth 'masks' (known: boxes, segmentations, parts)"),
+    (["annotations={tmp}"], "error: none of the boxes is of an image in the val split of dataset folder_data"),
     (["response=both"], "error: unknown response 'both'"),
 ]
 
@@ -165,9 +205,9 @@ def test_every_mistake_is_one_line(
     words: list[str],
     message: str,
 ) -> None:
-    assert len(MISTAKES) == 3
+    assert len(MISTAKES) == 6
     box = {name: [1.0] for name in ("x", "y", "width", "height")}
-    pq.write_table(pa.table({"path": ["elsewhere.png"], **box}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"path": ["elsewhere.png"], **box}), tmp_path / "boxes.parquet")
     assert call(monkeypatch, f"run={run}", f"out={tmp_path / 'out'}", *(word.format(tmp=tmp_path) for word in words)) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(message.format(tmp=tmp_path))
     assert not (tmp_path / "out").exists()

@@ -94,12 +94,15 @@ def test_candidate_and_threshold_are_chosen_on_val_and_reported_on_test() -> Non
 def test_the_interval_is_that_of_the_mean() -> None:
     values = torch.from_numpy(np.random.default_rng(1).normal(0.4, 0.2, 400))
     estimate = estimate_mean(values)
+    assert estimate.low is not None
+    assert estimate.high is not None
     half = 1.96 * float(values.std()) / 20
     assert estimate.mean == pytest.approx(float(values.mean()))
     assert (estimate.mean - estimate.low, estimate.high - estimate.mean) == pytest.approx((half, half), rel=0.1)
     assert estimate_mean(values) == estimate
     assert estimate_mean(torch.ones(9)).low == 1
-    assert np.isnan(estimate_mean(torch.ones(1)).low)
+    assert str(estimate_mean(torch.ones(9))) == "1.000 [1.000, 1.000]"
+    assert (estimate_mean(torch.ones(1)).low, str(estimate_mean(torch.ones(1)))) == (None, "1.000")
 
 
 def test_a_value_at_the_threshold_is_not_above_it() -> None:
