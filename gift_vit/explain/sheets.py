@@ -4,12 +4,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +22,8 @@ DPI = 150
 FORMATS = ("png", "pdf")
 _CELL = 1.7  # inches per image
 _LINE = 0.17  # inches per line of text
+_GAP = 0.03  # inches around an image
+_BAR = 0.43  # inches for the colour bar and its ticks
 _NAME = 22  # characters of a class name that fit beside the mark
 _WRONG = "#c00000"
 
@@ -131,62 +134,77 @@ def _draw(rows: Sequence[_Row], clusters: Sequence[int | str], style: Style, pat
     if wrong:
         raise ConfigError(f"cannot draw {wrong[0]}: expected a name that ends in .{' or .'.join(FORMATS)}")
     height, width = rows[0].heat.shape[-2:]
-    figure = _sized_figure(height / width, 1 + len(clusters), [row.label for row in rows], style.title)
-    axes = figure.subplots(len(rows), 1 + len(clusters), squeeze=False)
+    sheet = _Sheet(1 + len(clusters), _CELL * height / width, [row.label for row in rows], style.title)
     for number, row in enumerate(rows):
-        _draw_label(axes[number, 0], row)
+        sheet.label(number, row)
         for column, cluster in enumerate(clusters):
-            _show(axes[number, 1 + column], overlay(row.image, row.heat[column], style.colours))
+            sheet.show(number, 1 + column, overlay(row.image, row.heat[column], style.colours))
             if number == 0:
-                axes[number, 1 + column].set_title(f"cluster {cluster}", fontsize=9)
-    _draw_colour_bar(figure, axes, style.colours)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not again for every file
+                sheet.above(0, 1 + column, f"cluster {cluster}", fontsize=9)
+    sheet.colour_bar(style.colours)
     for path in paths:
         with atomic_path(path) as partial:
             metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # equal maps give equal files
-            figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
+            sheet.figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
 
 
-def _draw_label(ax: Axes, row: _Row) -> None:
-    if row.shows_image:
-        _show(ax, row.image)
-        ax.set_title(row.label, fontsize=8, color=_WRONG if row.wrong else "black", parse_math=False)
-    else:
-        ax.set_axis_off()
-        ax.text(0.95, 0.5, row.label, fontsize=8, ha="right", va="center", transform=ax.transAxes, parse_math=False)
+class _Sheet:
+    """A figure with room for the cells, their labels, the title and the colour bar; places are in inches from the top left.
 
+    All cells lie in one axes: one for each, and a layout engine to place them, take several times as long as the drawing.
+    """
 
-def _sized_figure(aspect: float, columns: int, labels: Sequence[str], title: str) -> Figure:
-    """An empty figure with room for the cells (``aspect``: height over width), their labels, the title and the colour bar."""
-    width = max(_CELL * columns, 3.6)
-    heading = textwrap.fill(title, int(width * 11))
-    lines = sum(1.5 + label.count("\n") for label in labels) + 1.5 * len(heading.splitlines())
-    figure = Figure(figsize=(width, len(labels) * _CELL * aspect + lines * _LINE + 0.6), dpi=DPI, layout="constrained")
-    if heading:
-        figure.suptitle(heading, fontsize=10, parse_math=False)
-    return figure
+    def __init__(self, columns: int, cell_height: float, labels: Sequence[str], title: str) -> None:
+        width = max(_CELL * columns, 3.6)
+        heading = textwrap.fill(title, int(width * 11))
+        top = _LINE * 1.5 * len(heading.splitlines())
+        self._tops: list[float] = []
+        for label in labels:
+            top += _LINE * (1.5 + label.count("\n"))
+            self._tops.append(top)
+            top += cell_height
+        self._left, self._bottom, self._cell_height = (width - _CELL * columns) / 2, top, cell_height
+        self._scale = textwrap.fill("cluster response, scaled to 0–1 per map; the lower half is not shown", int(width * 12))
+        height = top + _BAR + _LINE * (1 + self._scale.count("\n"))
+        self.figure = Figure(figsize=(width, height), dpi=DPI)
+        self.figure.suppressComposite = True  # a PDF keeps an image for every cell
+        self._ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        self._ax.set_axis_off()
+        if heading:
+            self._ax.text(width / 2, 0.05, heading, fontsize=10, ha="center", va="top", parse_math=False)
 
+    def label(self, number: int, row: _Row) -> None:
+        """A row's image with its caption above, or its name in the image's place."""
+        if row.shows_image:
+            self.show(number, 0, row.image)
+            self.above(number, 0, row.label, fontsize=8, color=_WRONG if row.wrong else "black")
+        else:
+            x, y = self._left + 0.95 * _CELL, self._tops[number] + self._cell_height / 2
+            self._ax.text(x, y, row.label, fontsize=8, ha="right", va="center", parse_math=False)
 
-def _draw_colour_bar(figure: Figure, axes: NDArray[np.object_], colours: str) -> None:
-    table, low = scale_colours(colours)
-    bar = figure.colorbar(
-        ScalarMappable(norm=Normalize(low, 1), cmap=table),
-        ax=axes.ravel().tolist(),
-        orientation="horizontal",
-        shrink=0.7,
-        aspect=50,
-        pad=0.02,
-    )
-    bar.set_ticks([tick for tick in (0, 0.5, 0.75, 1) if tick >= low])
-    bar.ax.tick_params(labelsize=8)
-    label = "cluster response, scaled to 0–1 per map; the lower half is not shown"
-    bar.set_label(textwrap.fill(label, int(figure.get_figwidth() * 12)), fontsize=8)
+    def above(self, row: int, column: int, text: str, **style: Any) -> None:
+        """Text above a cell, in the middle."""
+        x, y = self._left + _CELL * (column + 0.5), self._tops[row] - 0.05
+        self._ax.text(x, y, text, ha="center", va="bottom", parse_math=False, **style)
 
+    def show(self, row: int, column: int, image: NDArray[np.floating]) -> None:
+        """An image in a cell."""
+        left, top = self._left + _CELL * column + _GAP, self._tops[row]
+        part = 1 - 2 * _GAP / _CELL  # of the cell, along both sides
+        extent = (left, left + part * _CELL, top + part * self._cell_height, top)
+        placed = AxesImage(self._ax, extent=extent, origin="upper", interpolation="nearest")
+        placed.set_data(image)
+        self._ax.add_image(placed)
 
-def _show(ax: Axes, image: NDArray[np.floating]) -> None:
-    ax.imshow(image, vmin=0, vmax=1, interpolation="nearest")
-    ax.set_axis_off()
+    def colour_bar(self, colours: str) -> None:
+        """The scale of the overlays, below all cells."""
+        table, low = scale_colours(colours)
+        height = self.figure.get_figheight()
+        ax = self.figure.add_axes((0.15, 1 - (self._bottom + 0.2) / height, 0.7, 0.07 / height))
+        bar = self.figure.colorbar(ScalarMappable(norm=Normalize(low, 1), cmap=table), cax=ax, orientation="horizontal")
+        bar.set_ticks([tick for tick in (0, 0.5, 0.75, 1) if tick >= low])
+        bar.ax.tick_params(labelsize=8)
+        bar.set_label(self._scale, fontsize=8)
 
 
 def _checked(maps: Tensor, expected: tuple[int, int], pictures: Pictures) -> NDArray[np.floating]:
