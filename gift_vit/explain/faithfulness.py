@@ -85,14 +85,15 @@ def measure_run(arguments: Arguments) -> None:
     out = Path(arguments.out) if arguments.out else folder / "explain"
     facts = {"run": cfg.run_name, "dataset": data.name, "basis": arguments.basis, "response": response}
     facts |= {"candidate": candidate, "images": images, "fractions": curves[CLUSTERS].fractions.tolist()}
-    write_json(out / "faithfulness.json", {**facts, "orders": _orders(curves)})
+    estimates = _estimates(curves)
+    write_json(out / "faithfulness.json", {**facts, "orders": _orders(curves, estimates)})
     print(f"clusters: {candidate}, chosen on {images['val']} images of val; on {images['test']} of test")
-    for name, own in _estimates(curves).items():
+    for name, own in estimates.items():
         print(f"{name:>14}  " + "  ".join(f"{score} {estimate}" for score, estimate in own.items()))
     print(f"wrote {out / 'faithfulness.json'}")
 
 
-def _orders(curves: "dict[str, Curves]") -> dict[str, dict[str, object]]:
+def _orders(curves: "dict[str, Curves]", estimates: "dict[str, dict[str, Estimate]]") -> dict[str, dict[str, object]]:
     """What faithfulness.json says of each order."""
     return {
         name: {
@@ -100,7 +101,7 @@ def _orders(curves: "dict[str, Curves]") -> dict[str, dict[str, object]]:
             "insertion_curve": curves[name].insertion.mean(0).tolist(),
             "deletion_curve": curves[name].deletion.mean(0).tolist(),
         }
-        for name, own in _estimates(curves).items()
+        for name, own in estimates.items()
     }
 
 

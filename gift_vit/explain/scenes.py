@@ -50,7 +50,7 @@ def read_scenes(data: VisionDataset, split: str, truth: Truth, transform: ImageT
     for source in data.parts(split):
         paths = _paths(source)
         if paths is None:
-            raise no_files(data, truth.kind)
+            raise ConfigError(f"there are no {truth.kind} for dataset {data.name}: its images are no files with a path")
         for index, path in enumerate(paths):
             if not truth.covers(path):
                 continue
@@ -63,11 +63,6 @@ def read_scenes(data: VisionDataset, split: str, truth: Truth, transform: ImageT
         raise ConfigError(
             f"none of the {truth.kind} is of an image in the {split} split of dataset {data.name}; do the paths agree?"
         )
-
-
-def no_files(data: VisionDataset, kind: str) -> ConfigError:
-    """The error of a dataset whose images cannot be annotated by path."""
-    return ConfigError(f"there are no {kind} for dataset {data.name}: its images are no files with a path")
 
 
 def read_table(file: Path, columns: tuple[str, ...], kind: str) -> Iterator[tuple]:
