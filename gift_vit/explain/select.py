@@ -20,7 +20,7 @@ def telling_clusters(raw: Tensor, count: int = 6) -> list[int]:
         raw: (B, K, h, w), the maps of B images before any normalisation.
         count: How many; all of them if there are fewer.
     """
-    maps = _standardised(raw.double())
+    maps = standardise_maps(raw.double())
     content = maps - maps.mean(0) if len(maps) > 1 else maps
     variance = content.square().mean((0, 2, 3))
     telling = variance * _coherence(content).clamp(min=0)
@@ -35,7 +35,7 @@ def telling_clusters(raw: Tensor, count: int = 6) -> list[int]:
     return chosen
 
 
-def _standardised(raw: Tensor) -> Tensor:
+def standardise_maps(raw: Tensor) -> Tensor:
     """Mean 0 and variance 1 over the positions of each map; a constant map is 0."""
     centred = raw - raw.mean((2, 3), keepdim=True)
     spread = centred.square().mean((2, 3), keepdim=True).sqrt()
