@@ -4,7 +4,7 @@
                                 [rounds=7] [device=auto] [out=outputs/bench]
 
 --quick      a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
-model        a timm ViT; its weights are random, for they make no difference here
+model        a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
 batch_sizes  images in a step
 variants     only these (an unknown name lists all); without it all that make sense on the device
 rounds       how often each variant has its turn

@@ -1,5 +1,6 @@
 """What a training step costs whatever it runs on: floating-point operations, and what is kept for the backward pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ def training_cost(model: nn.Module, images: Tensor) -> Cost:
     return Cost(forward_flops, counter.get_total_flops(), saved_bytes)
 
 
-def inference_flops(model: nn.Module, images: Tensor) -> int:
+def inference_flops(model: Callable[[Tensor], object], images: Tensor) -> int:
     """Operations of a forward pass without gradients."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
@@ -12,6 +13,7 @@ from torch.utils.benchmark import Measurement, Timer
 from experiments.bench.cost import inference_flops, training_cost
 from experiments.bench.variants import NUM_CLASSES, Variant, build
 from gift_vit.engine import Precision
+from gift_vit.explain.maps import explain
 
 WARM_UP = 2  # steps of every variant before any is timed; the first of a compiled one compiles
 
@@ -114,7 +116,7 @@ def _cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int 
     precision = Precision(variant.precision, images.device)
     with precision.autocast():
         if not variant.training:
-            return inference_flops(model, images), None
+            return inference_flops(partial(inference_logits, variant, model), images), None
         cost = training_cost(model, images)
     return cost.flops, None if variant.compiled else cost.saved_bytes
 
@@ -144,9 +146,14 @@ def inference_step(variant: Variant, model: nn.Module, images: Tensor) -> Callab
     @torch.inference_mode()
     def step() -> None:
         with precision.autocast():
-            model(images).argmax(1).sum().item()
+            inference_logits(variant, model, images).argmax(1).sum().item()
 
     return step
+
+
+def inference_logits(variant: Variant, model: nn.Module, images: Tensor) -> Tensor:
+    """The logits of a forward pass, together with the maps where the variant makes them."""
+    return explain(model, images).logits if variant.explained else model(images)
 
 
 def _trainable(model: nn.Module) -> Iterable[nn.Parameter]:

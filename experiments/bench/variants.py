@@ -35,6 +35,7 @@ class Variant:
         drop_path: Drop path rate.
         training: A training step; otherwise a forward pass in eval mode.
         merged: With the adapter merged.
+        explained: A forward pass that also makes GIFT's maps, of all adapted layers and clusters before and after the update.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Variant:
     drop_path: float = 0.0
     training: bool = True
     merged: bool = False
+    explained: bool = False
 
 
 def _timm(name: str, method: str, **kwargs: Any) -> Variant:
@@ -86,6 +88,7 @@ VARIANTS = (
     _inference("plain, inference", PLAIN, accelerated=False),
     _inference("gift merged, inference", "gift", merged=True),
     _inference("gift, inference", "gift"),
+    _inference("gift explained, inference", "gift", explained=True),
     _inference("lora, inference", "lora", accelerated=False),
     _inference("vpt_deep, inference", "vpt_deep", accelerated=False),
     _inference("reference, inference", REFERENCE, accelerated=False),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,7 +11,7 @@ import torch
 
 from experiments.bench import __main__ as command
 from experiments.bench.cost import Cost, inference_flops, training_cost
-from experiments.bench.measure import Figures
+from experiments.bench.measure import Figures, inference_logits
 from experiments.bench.report import plot, ratio, records, table
 from experiments.bench.variants import REFERENCE, VARIANTS, Variant, build, choose_variants
 from gift_vit import cli
@@ -49,6 +50,17 @@ def test_merged_inference_computes_less_than_timms(costs: dict[str, Cost]) -> No
     plain, merged = (inference_flops(build(variant(f"{n}, inference"), TINY, CPU), IMAGES) for n in ("plain", "gift merged"))
     assert merged < 0.95 * plain
     assert plain == pytest.approx(costs["floor"].forward_flops)
+
+
+def test_explaining_computes_the_maps_and_little_more_than_the_forward_pass() -> None:
+    own = {name: build(variant(f"{name}, inference"), TINY, CPU) for name in ("plain", "gift", "gift explained")}
+    plain, gift = (inference_flops(own[name], IMAGES) for name in ("plain", "gift"))
+    explained = inference_flops(partial(inference_logits, variant("gift explained, inference"), own["gift explained"]), IMAGES)
+    product, width, patches = 2 * 16 * 192, 192, 2 * 196  # of a row of d = 192 with r = 16 columns
+    maps = 12 * product * (2 * width + 1 + 2 * patches)  # per block ω φ, ωᵀ C, b C, and of each patch a post and a pre map
+    last_block = plain - inference_flops(build(variant("gift merged, inference"), TINY, CPU), IMAGES) + 2 * product * patches
+    assert explained == gift + maps + last_block, "which the class token alone does not need"
+    assert explained < 1.1 * plain
 
 
 def test_the_reference_form_computes_gift() -> None:
