@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-tables mini-chain
+.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-tables mini-chain explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,3 +75,11 @@ mini-chain: $(READY)  ## search, choose, retrain, test once, tables and page: fi
 	$(BIN)/python -m gift_vit.train --config-dir experiments/mini/chain sweep=final method=linear,bitfit,vpt_deep,lora,gift $(CHAIN)
 	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/chain compare=[gift,lora] format=$${format%:*} out=experiments/mini/chain/table.$${format#*:} || exit; done
 	$(BIN)/python -m experiments.report root=outputs/chain out=experiments/mini/chain/report.html
+
+MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
+FINALS = outputs/chain/final/$$task/gift/vit_mini
+
+explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, and how stable the maps are across seeds
+	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done
+	for basis in trained canonical random; do cp outputs/explain/digits/$$basis/images_attn.proj_block5.png experiments/explain/digits/$$basis.png || exit; done
+	for task in $(MINI); do $(BIN)/python -m gift_vit.explain.stability runs=[$$(ls -d $(FINALS)/* | paste -sd, -)] out=experiments/explain/stability_$$task || exit; done

@@ -109,6 +109,8 @@ def test_pairs_and_layers_are_told_apart() -> None:
     assert found.mean(1)[[0, 2, 3, 5]].max() < 0.9
     matched = pairwise_stability([run[:4] for run in runs], [run[4:] for run in runs], "match")
     assert_close(matched[[1, 4]], torch.ones(2, 2, 3, dtype=torch.float64))
+    one, other = runs[0][:, 1], runs[1][:, 1]
+    assert_close(found[0, :, 1], stability(one[4:], other[4:], ALIGNMENTS["index"](one[:4], other[:4])))
 
 
 def test_overlap_is_that_of_the_projections() -> None:
