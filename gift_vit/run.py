@@ -1,11 +1,8 @@
-"""One run from config to ``result.json``: building its parts, resuming, skipping, and keeping a record of what happened."""
+"""One run from config to ``result.json``: building its parts, resuming, skipping."""
 
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,16 +32,16 @@ from gift_vit.engine import Evaluation, FitResult, Precision, evaluate, fit
 from gift_vit.engine.fit import FitInputs
 from gift_vit.environment import reset_peak_rss
 from gift_vit.errors import ConfigError
-from gift_vit.failures import write_failure
-from gift_vit.files import remove_leftovers, write_json, write_text, writing
+from gift_vit.files import write_text
 from gift_vit.keys import config_difference
-from gift_vit.layout import ADAPTER, CHECKPOINT, CONFIG, FAILED, IMPORTED, LOG, METRICS, PRUNED, RESULT
+from gift_vit.layout import ADAPTER, CHECKPOINT, CONFIG, IMPORTED, METRICS, RESULT
 from gift_vit.methods import apply_method, count_parameters, load_adapter, save_adapter
 from gift_vit.methods.adapter import applied_method
-from gift_vit.pruning import PrunedRun, Pruner
+from gift_vit.pruning import Pruner
 from gift_vit.record import Call, RunParts, Start, build_result
 from gift_vit.results.schema import Result, read_result, write_result
-from gift_vit.tracking import NullTracker, Observers, RunDescription, build_tracker
+from gift_vit.run_folder import locked_folder, recorded
+from gift_vit.tracking import NullTracker, Observers, RunDescription, Tracker, build_tracker
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.metrics_file import MetricsFile
 from gift_vit.tracking.progress import Progress
@@ -61,35 +58,46 @@ def execute(cfg: RunConfig, call: Call) -> Result:
         ConfigError: If the folder holds a run of another configuration, or the configuration does not fit data or model.
         PrunedRun: If ``sweeper=asha`` stops it early; ``pruned.json`` says so, and the run can be gone on with.
     """
-    folder = cfg.folder
     if not distributed.is_main():
         return _execute_alone(cfg, call)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked_folder(cfg.folder):
         return _execute_alone(cfg, call)
 
 
 def _execute_alone(cfg: RunConfig, call: Call) -> Result:
-    folder = cfg.folder
     with distributed.main_first():  # it has the folder locked
-        _check_same_config(cfg)
-        finished = (folder / RESULT).is_file()
-    if finished:
-        result = read_result(folder / RESULT)
-        _check_same_data(cfg, result)
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
-        log.info("finished already: %s (%s); nothing to do", folder, _scores(result.metrics))
-        return result
+        finished = finished_result(cfg)
+    if finished is not None:
+        return finished
     if not distributed.is_main():
         return _train_and_score(cfg, call)
-    remove_leftovers(folder)
-    with _logged_to(folder / LOG), _failure_recorded(folder):
+    with recorded(cfg.folder):
         result = _train_and_score(cfg, call)
-        write_result(folder / RESULT, result)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        log.info("finished: %s (%s)", folder, _scores(result.metrics))
+        mark_finished(cfg, result)
     return result
+
+
+def finished_result(cfg: RunConfig) -> Result | None:
+    """The result of a run that is finished already; None: it is not.
+
+    Raises:
+        ConfigError: If the folder holds a run of another configuration, or of other data.
+    """
+    _check_same_config(cfg)
+    if not (cfg.folder / RESULT).is_file():
+        return None
+    result = read_result(cfg.folder / RESULT)
+    _check_same_data(cfg, result)
+    (cfg.folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
+    log.info("finished already: %s (%s); nothing to do", cfg.folder, _scores(result.metrics))
+    return result
+
+
+def mark_finished(cfg: RunConfig, result: Result) -> None:
+    """Write ``result.json``, the last act of a run."""
+    write_result(cfg.folder / RESULT, result)
+    (cfg.folder / CHECKPOINT).unlink(missing_ok=True)
+    log.info("finished: %s (%s)", cfg.folder, _scores(result.metrics))
 
 
 def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
@@ -144,7 +152,7 @@ def check_fingerprint(folder: Path, data: VisionDataset, result: Result) -> None
 
 def score(cfg: RunConfig, parts: RunParts, split: str) -> Evaluation:
     """Top-1 and loss of a model on one split."""
-    loader = _eval_loader(cfg, parts, split, reread=False)
+    loader = eval_loader(cfg, parts, split, reread=False)
     return evaluate(parts.model, loader, parts.device, Precision(cfg.trainer.precision, parts.device))
 
 
@@ -164,39 +172,67 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _train_and_score(cfg: RunConfig, call: Call) -> Result:
-    started, started_at = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    data, device = build_dataset(cfg.dataset), resolve_device(cfg.trainer.device)
-    cfg = _with_speed_settled(cfg, device)
-    if cfg.phase == "final":
-        data.parts("test")  # absent: better said now than after training
+    start = start_now(call)
+    data, device = open_data(cfg), resolve_device(cfg.trainer.device)
+    cfg = with_speed_settled(cfg, device)
     with distributed.main_first():  # it downloads the weights
         model = build_model(cfg, data.num_classes)
     acceleration = accelerate(model.to(device), cfg.trainer)
     parts, main = RunParts(data, model, device, acceleration), distributed.is_main()
+    reset_peaks(device)
+    announce(cfg, parts)
+    with build_tracker(cfg.tracker, describe(cfg)) if main else NullTracker() as tracker:
+        fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker] if main else []))
+        test = score(cfg, parts, "test") if cfg.phase == "final" else None
+        return conclude(cfg, parts, fitted, test, start, tracker)
+
+
+def start_now(call: Call) -> Start:
+    """The start of a run."""
+    return Start(call, datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter())
+
+
+def open_data(cfg: RunConfig) -> VisionDataset:
+    """The run's dataset, with all splits it needs."""
+    data = build_dataset(cfg.dataset)
+    if cfg.phase == "final":
+        data.parts("test")  # absent: better said now than after training
+    return data
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Let the peaks of memory count from now."""
     reset_peak_rss()
-    if main and not (cfg.folder / CHECKPOINT).is_file():
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def announce(cfg: RunConfig, parts: RunParts) -> None:
+    """Write ``config.yaml`` where the run is not resumed, and log what is about to be trained."""
+    if distributed.is_main() and not (cfg.folder / CHECKPOINT).is_file():
         write_text(cfg.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
     counts = count_parameters(parts.model)
     log.info(
         "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
-        *(cfg.method_name, data.name, cfg.backbone.model),
-        *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
+        *(cfg.method_name, parts.data.name, cfg.backbone.model),
+        *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", parts.device),
     )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with build_tracker(cfg.tracker, _describe(cfg)) if main else NullTracker() as tracker:
-        fitted = _fit(cfg, parts, Observers([MetricsFile(cfg.folder / METRICS), tracker] if main else []))
-        test = score(cfg, parts, "test") if cfg.phase == "final" else None
-        adapter = cfg.folder / ADAPTER
-        with distributed.main_first():
-            if main:
-                save_adapter(parts.model, adapter, dataset=data.name, class_names=data.class_names)
-        result = build_result(cfg, parts, fitted, test, adapter, Start(call, started_at, started))
-        tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
+
+
+def conclude(
+    cfg: RunConfig, parts: RunParts, fitted: FitResult, test: Evaluation | None, start: Start, tracker: Tracker
+) -> Result:
+    """Save the adapter of a trained run, and tell the tracker what goes into its result. All processes take part."""
+    adapter = cfg.folder / ADAPTER
+    with distributed.main_first():
+        if distributed.is_main():
+            save_adapter(parts.model, adapter, dataset=parts.data.name, class_names=parts.data.class_names)
+    result = build_result(cfg, parts, fitted, test, adapter, start)
+    tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
     return result
 
 
-def _with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
+def with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
     """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
     if cfg.trainer.speed == "exact":
         return cfg
@@ -209,32 +245,34 @@ def _with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
 
 
 def _fit(cfg: RunConfig, parts: RunParts, observers: Observers) -> FitResult:
-    trainer, reread = cfg.trainer, cfg.trainer.epochs > 1
-    transform = build_train_transform(cfg.dataset.transform, input_statistics(parts.model))
-    train = TrainLoader(
-        _open_pixels(cfg, parts, cfg.train_split, transform, reread),
-        transform,
-        trainer.batch_size,
-        trainer.workers,
-        cfg.seed,
-        parts.device,
-    )
-    val = _eval_loader(cfg, parts, "val", reread) if cfg.train_split == "train" else None
+    [inputs] = open_inputs(cfg, parts, [cfg.seed])
     # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
     torch.manual_seed(cfg.seed if distributed.is_main() else mix_seed(cfg.seed, 0, 0, distributed.rank()))
     with Progress() if distributed.is_main() else NullTracker() as progress:
         return fit(
             parts.model,
-            FitInputs(train, val, identity=f"{parts.data.fingerprint} {parts.data.decoder}"),
+            inputs,
             cfg.optim,
-            trainer,
+            cfg.trainer,
             cfg.folder / CHECKPOINT,
             Observers([observers, progress, *([Pruner(cfg.pruning)] if cfg.pruning else [])]),
             cfg.stop_epoch,
         )
 
 
-def _eval_loader(cfg: RunConfig, parts: RunParts, split: str, reread: bool) -> EvalLoader:
+def open_inputs(cfg: RunConfig, parts: RunParts, seeds: Sequence[int]) -> list[FitInputs]:
+    """What the run trains on with each of several seeds; the pixels and the validation batches are the same ones."""
+    trainer, reread = cfg.trainer, cfg.trainer.epochs > 1
+    transform = build_train_transform(cfg.dataset.transform, input_statistics(parts.model))
+    pixels = _open_pixels(cfg, parts, cfg.train_split, transform, reread)
+    val = eval_loader(cfg, parts, "val", reread) if cfg.train_split == "train" else None
+    identity = f"{parts.data.fingerprint} {parts.data.decoder}"
+    loaders = (TrainLoader(pixels, transform, trainer.batch_size, trainer.workers, seed, parts.device) for seed in seeds)
+    return [FitInputs(train, val, identity) for train in loaders]
+
+
+def eval_loader(cfg: RunConfig, parts: RunParts, split: str, reread: bool) -> EvalLoader:
+    """A split's images in order."""
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(parts.model))
     pixels = _open_pixels(cfg, parts, split, transform, reread)
     return EvalLoader(pixels, transform, cfg.trainer.eval_batch_size, cfg.trainer.workers, parts.device)
@@ -245,7 +283,8 @@ def _open_pixels(cfg: RunConfig, parts: RunParts, split: str, transform: ImageTr
         return open_pixels(parts.data, split, transform, cfg.cache, reread)
 
 
-def _describe(cfg: RunConfig) -> RunDescription:
+def describe(cfg: RunConfig) -> RunDescription:
+    """What the run's tracker records of it."""
     return RunDescription(
         name=cfg.run_name,
         folder=cfg.folder,
@@ -280,62 +319,6 @@ def _check_same_data(cfg: RunConfig, result: Result) -> None:
     trained_on: Any = result.run.config["dataset"]
     if trained_on.get("root") != cfg.values["dataset"].get("root"):
         check_fingerprint(cfg.folder, build_dataset(cfg.dataset), result)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a run's folder; the lock ends with the process, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is training in {folder}; wait for it or give run_name=<another name>"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-class _QuietFileHandler(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk must not fill the terminal with the log's own troubles."""
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    handler = _QuietFileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, ours = logging.getLogger(), logging.getLogger("gift_vit")
-    level = ours.level
-    root.addHandler(handler)
-    ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
-    try:
-        yield
-    finally:
-        ours.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _failure_recorded(folder: Path) -> Iterator[None]:
-    """Write ``failed.json`` when the run fails; neither an interruption nor being stopped early is a failure."""
-    for record in (FAILED, PRUNED):
-        (folder / record).unlink(missing_ok=True)
-    try:
-        yield
-    except PrunedRun as stopped:
-        log.info("%s: %s", stopped, folder)
-        write_json(folder / PRUNED, {"message": str(stopped), "epochs": stopped.epochs, "val_top1": stopped.val_top1})
-        raise
-    except Exception as error:
-        write_failure(folder, error)
-        raise
-    except KeyboardInterrupt:
-        log.info("interrupted: %s can be resumed with the same command", folder)
-        raise
 
 
 def _scores(metrics: dict[str, float | int | None]) -> str:

@@ -21,6 +21,32 @@ class Evaluation:
     images: int
 
 
+class Tally:
+    """Scores added up batch by batch on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._images = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of logits (B, classes) and labels (B,)."""
+        logits = logits.float()
+        self._correct += (logits.argmax(1) == labels).sum()
+        self._loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        self._images += len(labels)
+
+    def evaluation(self) -> Evaluation:
+        """The scores over all batches, of all processes; no image is an error."""
+        images = torch.tensor(self._images, dtype=torch.float64, device=self._loss.device)
+        totals = torch.stack([self._correct.double(), self._loss, images])
+        distributed.sum_over_processes(totals)
+        correct, loss, images = totals.tolist()
+        if images == 0:
+            raise ConfigError("nothing to evaluate: the split has no images")
+        return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: Precision
@@ -31,20 +57,11 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    images = 0
+    tally = Tally(device)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():
-            logits = model(inputs).float()
-        correct += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits, labels, reduction="sum").double()
-        images += len(labels)
+            logits = model(inputs)
+        tally.add(logits, labels)
     model.train(was_training)
-    totals = torch.stack([correct.double(), loss, torch.tensor(images, dtype=torch.float64, device=device)])
-    distributed.sum_over_processes(totals)
-    correct, loss, images = totals.tolist()
-    if images == 0:
-        raise ConfigError("nothing to evaluate: the split has no images")
-    return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))
+    return tally.evaluation()

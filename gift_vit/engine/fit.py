@@ -140,6 +140,44 @@ class FitInputs:
     identity: str
 
 
+class EpochLosses:
+    """The losses of an epoch's updates; one that is not finite ends the run."""
+
+    def __init__(self, epoch: int, device: torch.device) -> None:
+        self._epoch = epoch
+        self._check_every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
+        self._losses: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._checked = 0
+
+    def __len__(self) -> int:
+        """Number of updates."""
+        return len(self._losses)
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Note the loss of an update, a detached scalar, which is the mean over ``images`` images.
+
+        Raises:
+            RunError: If this or an earlier loss is not finite; a GPU is asked now and then only.
+        """
+        self._losses.append(loss)
+        self._sizes.append(images)
+        if len(self._losses) % self._check_every == 0:
+            self._check()
+
+    def mean(self) -> float:
+        """The mean loss over the images; raises as :meth:`add` does."""
+        self._check()
+        weights = torch.tensor(self._sizes, dtype=torch.float64)
+        return float((torch.stack(self._losses).double().cpu() * weights).sum() / weights.sum())
+
+    def _check(self) -> None:
+        for step, loss in enumerate(self._losses[self._checked :], self._checked):
+            if not math.isfinite(loss):
+                raise RunError(f"the loss became {float(loss)} in epoch {self._epoch}, step {step}; {_CALMER}")
+        self._checked = len(self._losses)
+
+
 def fit(
     model: nn.Module,
     inputs: FitInputs,
@@ -180,10 +218,10 @@ def fit(
         record = {"epoch": epoch} | _train_epoch(forward, inputs.train, epoch, schedule, precision, trainer, observer)
         seconds = time.perf_counter() - started
         record |= {"seconds": seconds, "images_per_s": inputs.train.num_images / seconds}
-        if inputs.val is not None and _is_scored(epoch, last_epoch, trainer.eval_every):
+        if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
             scores = evaluate(forward, inputs.val, device, precision)
             record |= {"val_top1": scores.top1, "val_loss": scores.loss}
-        _check_finite_weights(optimizer, epoch)
+        check_finite_weights(optimizer, epoch)
         progress.history.append(record)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
@@ -192,7 +230,8 @@ def fit(
     return FitResult(progress.history, progress.seconds)
 
 
-def _is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
+def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
+    """Whether the validation split is scored after an epoch."""
     return epoch == last_epoch or (eval_every > 0 and (epoch + 1) % eval_every == 0)
 
 
@@ -208,10 +247,8 @@ def _train_epoch(
     """One pass over the training images: the mean loss over images, the last learning rate, the number of updates."""
     optimizer = schedule.optimizer
     device = optimizer.param_groups[0]["params"][0].device
-    losses: list[Tensor] = []
-    sizes: list[int] = []
+    losses = EpochLosses(epoch, device)
     lr = 0.0
-    check_every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
     for step, (images, labels) in enumerate(batches.epoch(epoch)):
         lr = schedule.set_lr(epoch, step)
         size = min(trainer.batch_size, batches.num_images - step * trainer.batch_size)  # of the batch, over all processes
@@ -228,15 +265,9 @@ def _train_epoch(
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
-        losses.append(loss)
-        sizes.append(size)
-        if len(losses) % check_every == 0:
-            _check_finite(losses, epoch, first_step=len(losses) - check_every)
+        losses.add(loss, size)
         observer.step_done(loss, lr, size)
-    _check_finite(losses, epoch, first_step=len(losses) - len(losses) % check_every)
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    train_loss = float((torch.stack(losses).double().cpu() * weights).sum() / weights.sum())
-    return {"train_loss": train_loss, "lr": lr, "steps": len(losses)}
+    return {"train_loss": losses.mean(), "lr": lr, "steps": len(losses)}
 
 
 def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -254,14 +285,8 @@ def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     vector_to_parameters(flat, [loss, *gradients])
 
 
-def _check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
+def check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
     """The last update of an epoch shows in no loss of that epoch; it must not get into the checkpoint either."""
     for group in optimizer.param_groups:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in group["params"]):
             raise RunError(f"a weight became NaN or infinite in the last update of epoch {epoch}; {_CALMER}")
-
-
-def _check_finite(losses: list[Tensor], epoch: int, first_step: int) -> None:
-    for step, loss in enumerate(losses[first_step:], first_step):
-        if not math.isfinite(loss):
-            raise RunError(f"the loss became {float(loss)} in epoch {epoch}, step {step}; {_CALMER}")

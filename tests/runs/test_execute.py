@@ -24,6 +24,7 @@ from gift_vit.methods import merge_method
 from gift_vit.record import Call, RunParts
 from gift_vit.results.schema import read_result
 from gift_vit.run import execute, load_finished_model, load_run, score
+from gift_vit.run_folder import locked_folder
 from tests.tolerance import TOLERANCE
 
 fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
@@ -260,8 +261,7 @@ def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(
 
 def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
     cfg = configure()
-    cfg.folder.mkdir(parents=True)
-    with run_module._locked(cfg.folder), pytest.raises(ConfigError, match="another process is training in"):
+    with locked_folder(cfg.folder), pytest.raises(ConfigError, match="another process is training in"):
         execute(cfg, CALL)
     assert execute(cfg, CALL).metrics["epochs"] == 3
 
