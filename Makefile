@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-tables mini-chain explain-mini
+.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-runs bench-data check fix smoke config tables report mini-tables mini-chain explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root
 
 bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes a minute
 	$(BIN)/python -m experiments.bench $(ARGS)
+
+bench-runs: $(READY)  ## K runs of a sweep trained together against the same one by one, as ratios
+	$(BIN)/python -m experiments.bench.parallel_runs $(ARGS)
 
 bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core
 	$(BIN)/python -m experiments.bench_data $(ARGS)

@@ -119,6 +119,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "paths": PathsConfig,
 }
 _SCALARS = ("seed", "phase", "run_name")
+_OF_SWEEPS = (("method", "grid"), ("trainer", "parallel_runs"))  # keys that belong to sweeps, not to a run
 
 
 def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfig:
@@ -133,6 +134,7 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
     """
     values = _resolve(cfg)
     recipe, pruning = values.pop("recipe", None), values.pop("pruning", None)
+    parallel_runs(cfg)
     missing = [key for key, value in flatten(values) if value == "???"]
     if missing:
         raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
@@ -180,6 +182,18 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
     return run
 
 
+def parallel_runs(cfg: DictConfig) -> int:
+    """How many runs of a sweep are trained together; what a single run is given is checked and has no effect.
+
+    Raises:
+        ConfigError: If that is no whole number of 1 or more.
+    """
+    number: Any = OmegaConf.select(cfg, "trainer.parallel_runs", default=1)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ConfigError(f"trainer.parallel_runs={number!r}: expected a whole number of 1 or more")
+    return number
+
+
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     """Protocol, learning rate, weight decay, seed, and every other value that differs from the composed defaults.
 
@@ -214,8 +228,9 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    if isinstance(values.get("method"), dict):
-        values["method"].pop("grid", None)  # belongs to sweeps, not to a run
+    for section, key in _OF_SWEEPS:
+        if isinstance(values.get(section), dict):
+            values[section].pop(key, None)
     return values
 
 

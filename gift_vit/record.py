@@ -68,7 +68,11 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, parts.device, time.perf_counter() - start.clock, adapter),
-        env={**describe_environment(parts.device), "acceleration": parts.acceleration},
+        env={
+            **describe_environment(parts.device),
+            "acceleration": parts.acceleration,
+            "parallel_runs": max(int(record.get("parallel_runs", 1)) for record in fitted.history),
+        },
     )
 
 

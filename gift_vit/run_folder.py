@@ -66,15 +66,15 @@ def _logged_to(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda _: _logging_run.get() in (None, path.parent))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
-    level = ours.level
     root.addHandler(handler)
     ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
     try:
         yield
     finally:
-        ours.setLevel(level)
         root.removeHandler(handler)
         handler.close()
+        if not any(isinstance(other, _QuietFileHandler) for other in root.handlers):  # no other run is being recorded
+            ours.setLevel(logging.NOTSET)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from hydra import compose
+from hydra.conf import HydraConf
+from omegaconf import DictConfig
 
 from gift_vit.compose import baseline_of
 from gift_vit.errors import ConfigError
@@ -49,16 +51,22 @@ class Sweep:
     jobs: tuple[Job, ...]
 
 
+def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
+    """The configuration of the job of these words, and Hydra's own, while Hydra is set up."""
+    cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    hydra_cfg = cfg.hydra
+    del cfg.hydra
+    return cfg, hydra_cfg
+
+
 def plan_job(overrides: Sequence[str]) -> Job:
     """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
     from gift_vit.config import load_config  # late: Hydra imports this module at every start, and torch takes seconds
 
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
-    cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-    baseline = baseline_of(cfg.hydra)
-    del cfg.hydra
+    cfg, hydra_cfg = compose_job(overrides)
     try:
-        return Job(own, str(load_config(cfg, baseline).folder))
+        return Job(own, str(load_config(cfg, baseline_of(hydra_cfg)).folder))
     except ConfigError as error:
         return Job(own, None, str(error))
 

@@ -6,8 +6,10 @@ import re
 import shlex
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,6 +21,10 @@ from gift_vit.compose import baseline_of, explain_composition_error
 from gift_vit.errors import ConfigError
 from gift_vit.paths import conf_dir
 from gift_vit.pruning import PrunedRun
+
+if TYPE_CHECKING:
+    from gift_vit.config import RunConfig
+    from gift_vit.record import Call
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +39,9 @@ def job(cfg: DictConfig) -> int:
     hydra_cfg = HydraConfig.get()
 
     def action() -> None:
-        from gift_vit.config import load_config  # imported late: torch takes seconds, and composition errors need none of it
-        from gift_vit.record import Call
-        from gift_vit.run import execute
+        from gift_vit.run import execute  # imported late: torch takes seconds, and composition errors need none of it
 
-        call = Call(COMMAND, list(hydra_cfg.overrides.task))
-        run = load_config(cfg, baseline_of(hydra_cfg))
-        if run.phase == "final" and cfg.recipe is None and not any(word.startswith("optim.lr=") for word in call.overrides):
-            log.warning(
-                "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
-                *(run.method_name, run.dataset.name, run.optim.lr),
-            )
+        run, call = load_job(cfg, hydra_cfg)
         with suppress(PrunedRun):  # the run's folder says so
             execute(run, call)
 
@@ -53,6 +51,21 @@ def job(cfg: DictConfig) -> int:
     if code == cli.INTERRUPTED:
         raise KeyboardInterrupt
     return code
+
+
+def load_job(cfg: DictConfig, hydra_cfg: HydraConf) -> "tuple[RunConfig, Call]":
+    """The run that a job is, and how it was started; a final run without a recipe is warned of."""
+    from gift_vit.config import load_config
+    from gift_vit.record import Call
+
+    call = Call(COMMAND, list(hydra_cfg.overrides.task))
+    run = load_config(cfg, baseline_of(hydra_cfg))
+    if run.phase == "final" and cfg.recipe is None and not any(word.startswith("optim.lr=") for word in call.overrides):
+        log.warning(
+            "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
+            *(run.method_name, run.dataset.name, run.optim.lr),
+        )
+    return run, call
 
 
 def main() -> None:

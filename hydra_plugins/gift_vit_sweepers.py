@@ -21,6 +21,7 @@ from gift_vit import distributed
 from gift_vit.errors import ConfigError, SweepError
 from gift_vit.pruning import Halving
 from gift_vit.sweeps import Sweep, plan_job, write_sweep
+from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
 class GridSweeper(BasicSweeper):
@@ -39,6 +40,7 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         distributed.refuse_sweep()
+        self._check_parallel_runs()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -59,6 +61,17 @@ class GridSweeper(BasicSweeper):
     def _launch(self, jobs: Sequence[list[str]], first: int) -> list[int]:
         assert self.launcher is not None
         return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
+
+    def _check_parallel_runs(self) -> None:
+        if self._parallel_runs > 1 and not isinstance(self.launcher, ProcessLauncher):
+            raise ConfigError("trainer.parallel_runs needs the launcher that puts runs together: use hydra/launcher=processes")
+
+    @property
+    def _parallel_runs(self) -> int:
+        from gift_vit.config import parallel_runs
+
+        assert self.config is not None
+        return parallel_runs(self.config)
 
     def _check(self, overrides: Sequence[Override]) -> None:
         for key, axis in cast(Mapping[str, Any], self.params).items():
@@ -121,6 +134,10 @@ class AshaSweeper(GridSweeper):
         if (best := halving.best()) is not None:
             print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
         return codes
+
+    def _check_parallel_runs(self) -> None:
+        if self._parallel_runs > 1:
+            raise ConfigError("trainer.parallel_runs and sweeper=asha exclude each other: asha stops runs one by one; drop one")
 
     def _epochs(self) -> int:
         """Epochs of a whole run."""

@@ -8,13 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gift_vit"
 # room → rooms of gift_vit it must not import
 FORBIDDEN = {
-    "engine": {"acceleration", "methods", "data", "tracking", "results", "backbones", "config", "run"},
+    "engine": {"acceleration", "parallel", "methods", "data", "tracking", "results", "backbones", "config", "run"},
     "methods": {"acceleration", "engine", "data", "tracking", "results", "backbones", "config", "run"},
     "data": {"engine", "methods", "tracking", "results", "backbones", "config", "run"},
     "tracking": {"engine", "methods", "data", "results", "backbones", "config", "run"},
     "backbones": {"engine", "methods", "tracking", "results", "config", "run"},
     "results": {"engine", "methods", "data", "tracking", "backbones", "config", "run"},
-    "acceleration": {"data", "tracking", "results", "backbones", "explain", "config", "run"},
+    "acceleration": {"data", "tracking", "results", "backbones", "explain", "parallel", "config", "run"},
+    "parallel": {"explain", "results"},
     "explain": {"engine", "tracking", "results", "backbones", "config", "run"},
 }
 

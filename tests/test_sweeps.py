@@ -100,6 +100,14 @@ MISTAKES = {
         ["-m", "hydra.sweeper.params={optim.lr:[1e-3,5e-3]}"],
         "the axis optim.lr of the sweep is a list, one value; write it as text: optim.lr: 0.001,0.005",
     ),
+    "a launcher that cannot put runs together": (
+        ["-m", "seed=0,1", "trainer.parallel_runs=2"],
+        "trainer.parallel_runs needs the launcher that puts runs together: use hydra/launcher=processes",
+    ),
+    "runs together that are stopped one by one": (
+        ["sweep=cub", "sweeper=asha", "trainer.parallel_runs=2"],
+        "trainer.parallel_runs and sweeper=asha exclude each other",
+    ),
     "unknown dataset": (["sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
 }
 

@@ -60,7 +60,7 @@ def measure(
     variants: Sequence[Variant], architecture: str, batch_size: int, rounds: int, device: torch.device
 ) -> list[Figures]:
     """Time the variants in turns, A B C A B C …, after a warm-up; the frozen weights are shared by all."""
-    images = torch.randn(batch_size, 3, *_input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.randn(batch_size, 3, *input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
     frozen = dict(build(Variant("", "plain"), architecture, device).named_parameters())
     runners = [_prepare(variant, architecture, images, frozen) for variant in variants]
     for _ in range(rounds):
@@ -83,7 +83,8 @@ def matmul_rate(precision: str, architecture: str, batch_size: int, device: torc
     return 2 * a.shape[0] * width * 4 * width / timed.median
 
 
-def _input_size(architecture: str) -> tuple[int, int]:
+def input_size(architecture: str) -> tuple[int, int]:
+    """Height and width in pixels of what a timm ViT was made for."""
     cfg = timm.get_pretrained_cfg(architecture)
     assert cfg is not None
     return cfg.input_size[1], cfg.input_size[2]

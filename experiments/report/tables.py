@@ -121,6 +121,8 @@ def resource_table(runs: Iterable[Run]) -> HtmlTable:
     titles = ["Dataset", "Method", "Backbone", "Machine", *_RESOURCES, "Runs"]
     titled = [("", 4), ("Parameters", 3), ("", 1), ("Speed", 2), ("Peak memory (MiB)", 2), ("", 1)]
     caption = "Medians over the finished runs of both phases; the adapter's file holds the head too."
+    if not all(result.trained_alone for results in groups.values() for result in results):
+        caption += " Runs that were trained together with others have no speed and memory of their own and count for neither."
     return HtmlTable(caption, titles, rows, [False] * 4 + [True] * (len(titles) - 4), titled)
 
 
@@ -191,10 +193,10 @@ _RESOURCES: dict[str, tuple[Callable[[Result], float | None], str]] = {
     "% of backbone": (lambda r: r.params.percent, ".3g"),
     "Head": (lambda r: r.params.head, ",.0f"),
     "File (KiB)": (lambda r: r.cost.adapter_bytes / 1024, ",.1f"),
-    "Step (ms)": (lambda r: r.cost.step_time_ms, ".1f"),
-    "Images/s": (lambda r: r.cost.images_per_s, ",.0f"),
-    "Device": (lambda r: r.cost.peak_memory_mib, ",.0f"),
-    "Process": (lambda r: r.cost.peak_rss_mib, ",.0f"),
+    "Step (ms)": (lambda r: r.cost.step_time_ms if r.trained_alone else None, ".1f"),
+    "Images/s": (lambda r: r.cost.images_per_s if r.trained_alone else None, ",.0f"),
+    "Device": (lambda r: r.cost.peak_memory_mib if r.trained_alone else None, ",.0f"),
+    "Process": (lambda r: r.cost.peak_rss_mib if r.trained_alone else None, ",.0f"),
 }
 
 

@@ -74,8 +74,8 @@ def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
 
 
 def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
-    """Peak device memory in GiB, kept in MiB for CSV; a range over the runs, a dash where none ran on CUDA."""
-    known = [r.cost.peak_memory_mib for r in runs if r.cost.peak_memory_mib is not None]
+    """Peak device memory in GiB, kept in MiB for CSV; a range over the runs, a dash where none ran alone on CUDA."""
+    known = [r.cost.peak_memory_mib for r in runs if r.cost.peak_memory_mib is not None and r.trained_alone]
     return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
 
 

@@ -58,7 +58,8 @@ def mini_table(
     columns = ordered(grid.datasets, DATASET_NAMES)
     show_n = len({len(cell) for cell in grid.cells.values()}) > 1
     finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
-    timed = list(timing) or finals
+    all_timed = list(timing) or finals
+    timed = [r for r in all_timed if r.trained_alone]
     timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
     reference = [r for r in timed if r.run.method == REFERENCE]
     body = tuple(
@@ -80,7 +81,12 @@ def mini_table(
         provenance(grid),
         (*label_columns(rows), *_columns(columns)),
         body,
-        (*_cost_notes(timed, reference, apart=bool(timing)), *grid_notes(grid), *comparison_notes(grid, compare)),
+        (
+            *_cost_notes(timed, reference, apart=bool(timing)),
+            *_together_notes(len(all_timed) - len(timed)),
+            *grid_notes(grid),
+            *comparison_notes(grid, compare),
+        ),
     )
 
 
@@ -116,3 +122,9 @@ def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], apart: bool
         f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
         f"median over runs; measured on {', '.join(devices)}.{source}",
     )
+
+
+def _together_notes(left_out: int) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    return (f"Without {left_out} runs that were trained together with others: they have no step time and memory of their own.",)

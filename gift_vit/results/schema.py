@@ -83,7 +83,11 @@ class ParamRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRecord:
-    """What the run cost; ``peak_memory_mib`` is device memory on CUDA, ``adapter_bytes`` the file with adapter and head."""
+    """What the run cost; ``peak_memory_mib`` is device memory on CUDA, ``adapter_bytes`` the file with adapter and head.
+
+    Of a run that was trained together with others (``env.parallel_runs`` says with how many, itself included) times and memory
+    are those of all of them.
+    """
 
     train_seconds: float
     total_seconds: float
@@ -114,6 +118,11 @@ class Result:
     cost: CostRecord
     env: dict[str, object]
     path: Path | None = field(default=None, compare=False)
+
+    @property
+    def trained_alone(self) -> bool:
+        """Whether its times and memory are its own, and not also those of runs that were trained together with it."""
+        return self.env.get("parallel_runs", 1) == 1  # not recorded before runs could be
 
     @property
     def source(self) -> str:

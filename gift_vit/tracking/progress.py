@@ -31,11 +31,14 @@ class Progress:
     within long epochs one a minute. The loss is read only when it is shown, since reading it waits for the device.
     """
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """``console`` is stderr unless given; ``clock`` tells seconds."""
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic, name: str | None = None
+    ) -> None:
+        """``console`` is stderr unless given; ``clock`` tells seconds; ``name``, if given, tells the run from others."""
         # rich takes FORCE_COLOR for a terminal, which would write control characters into the log of a CI job
         self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
+        self._prefix = f"{name}: " if name else ""
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._interval = LIVE_INTERVAL_S if self._live else PLAIN_INTERVAL_S
         self._bar = Bar(
@@ -64,7 +67,7 @@ class Progress:
 
     def resumed(self, history: list[dict[str, float]]) -> None:
         """Say how many epochs are done already."""
-        self._say(f"resumed after {len(history)} epochs")
+        self._say(f"{self._prefix}resumed after {len(history)} epochs")
 
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
         """Begin a new bar."""
@@ -98,7 +101,7 @@ class Progress:
         self._say("  ".join([self._title(), *values]))
 
     def _title(self) -> str:
-        return f"epoch {self._epoch + 1}/{self._epochs}"
+        return f"{self._prefix}epoch {self._epoch + 1}/{self._epochs}"
 
     def _time_left(self, now: float) -> timedelta:
         """Time left of the run, evaluations included, at its mean speed since this process began to train."""

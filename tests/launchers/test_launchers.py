@@ -139,6 +139,55 @@ def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) ->
     assert json.loads(result.read_text())["run"]["config"]["trainer"]["epochs"] == 2
 
 
+@pytest.mark.timeout(600)
+def test_runs_of_a_sweep_share_processes_and_a_second_start_does_nothing(tmp_path: Path) -> None:
+    common = ["debug=smoke", "run_name=null", "method=linear", "backbone.img_size=32", "trainer.parallel_runs=3"]
+    common += ["trainer.epochs=3", "optim.weight_decay=1"]
+    words = [sys.executable, "-m", "gift_vit.train", "-m", *common, "seed=0,1", "optim.lr=1e-3,1e-2,99999"]  # the last diverges
+    code, output = finish(tmp_path, words)
+    results = {path: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
+    assert {(r["run"]["seed"], r["run"]["config"]["optim"]["lr"]) for r in results.values()} == {
+        (seed, lr) for seed in (0, 1) for lr in (1e-3, 1e-2)
+    }, output
+    assert {r["env"]["parallel_runs"] for r in results.values()} == {3}
+    assert {r["run"]["command"] for r in results.values()} == {" ".join(["python", *words[1:]])}
+    assert all("trainer.parallel_runs=3" in r["run"]["overrides"] for r in results.values())
+    assert len(list(tmp_path.rglob("failed.json"))) == 2
+    assert code == 1
+    assert output.rstrip().splitlines()[-1].startswith("error: 2 of 6 runs failed")
+    assert "Traceback" not in output
+    before = {path: path.stat().st_mtime_ns for path in results}
+    assert finish(tmp_path, words)[0] == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
+
+
+@pytest.mark.timeout(600)
+def test_runs_that_share_a_process_end_resumably_or_are_told_to_be_killed(tmp_path: Path) -> None:
+    common = ["debug=smoke", "run_name=null", "method=linear", "trainer.epochs=500", "trainer.parallel_runs=2"]
+    words = [sys.executable, "-m", "gift_vit.train", "-m", *common, "seed=0,1"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with start(tmp_path, words) as process:
+            try:
+                until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
+                folders = [path.parent for path in tmp_path.rglob("last.ckpt")]
+                [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                if number == signal.SIGTERM:
+                    process.send_signal(number)
+                else:
+                    os.kill(int(child), number)
+                output, _ = process.communicate(timeout=200)
+            finally:
+                process.kill()
+        if number == signal.SIGTERM:
+            assert process.returncode == 130, output
+            assert {run_state(folder) for folder in folders} == {("interrupted", "")}
+        else:
+            assert process.returncode == 128 + number, output
+            assert output.count("error: killed by SIGKILL (out of memory?): ") == 1
+            assert {run_state(folder)[0] for folder in folders} == {"failed"}
+        assert "Traceback" not in output
+
+
 MISSING = {
     "joblib": ("joblib", "joblib"),
     "joblib_local": ("joblib", "joblib"),

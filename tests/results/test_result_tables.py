@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gift_vit.errors import ConfigError
+from gift_vit.results.cells import gpu_memory_cell
 from gift_vit.results.collect import collect_results
 from gift_vit.results.published import Conditions, PublishedRow
 from gift_vit.results.schema import Result
@@ -198,6 +199,25 @@ def test_step_times_from_runs_of_their_own(make: Make) -> None:
     ablation = mini_table(finals, method="gift", rows=["method.rank"], timing=timing)
     assert ablation.rows[0][4].values == (1.8,)
     assert mini_table([*finals, make("lora")], timing=timing).rows[1][4].text == "–"
+
+
+def test_times_of_runs_that_were_trained_together_are_nobodys(make: Make) -> None:
+    env = {"device": "cuda", "parallel_runs": 3}
+    slow = {"step_time_ms": 900.0, "peak_memory_mib": 9000.0}
+    own = {"device": "cuda"}
+    runs = [
+        make("linear", env=own),
+        make("gift", env=own),
+        make("gift", seed=1, env=env, cost=slow),
+        make("lora", env=env, cost=slow),
+    ]
+    table = mini_table(runs)
+    assert [cell.text for cell in rows_of(table)["gift"][4:6]] == ["1.00", "1.00"]
+    assert [cell.text for cell in rows_of(table)["lora"][4:6]] == ["–", "–"]
+    assert table.notes[1].startswith("Without 2 runs that were trained together with others")
+    assert gpu_memory_cell(runs[2:]).text == "–"
+    assert runs[0].trained_alone
+    assert not runs[2].trained_alone
 
 
 def test_an_ablation_has_the_values_of_its_keys_as_rows(make: Make) -> None:
