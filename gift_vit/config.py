@@ -163,8 +163,9 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
             f"optim.warmup_epochs={sections['optim'].warmup_epochs} leaves nothing of "
             f"trainer.epochs={sections['trainer'].epochs}; lower it"
         )
-    run_name = values["run_name"] or default_run_name(values, _resolve(baseline) if baseline is not None else values)
-    values["run_name"] = _checked_run_name(str(run_name))
+    if values["run_name"] is None:
+        values["run_name"] = default_run_name(values, _resolve(baseline) if baseline is not None else values)
+    values["run_name"] = run_name = _checked_run_name(str(values["run_name"]))
     folder = Path(sections["paths"].output_root, phase, dataset.name, method_name, sections["backbone"].name, run_name)
     run = RunConfig(
         dataset=dataset,

@@ -95,7 +95,7 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
     device = images.device
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     model = build(variant, architecture, device, frozen)
-    flops, saved_bytes = _cost(variant, model, images)
+    flops, saved_bytes = step_cost(variant, model, images)
     if variant.compiled:
         model.compile(fullgraph=True, mode="reduce-overhead" if variant.cuda_graphs else None)
     step = training_step(variant, model, images) if variant.training else inference_step(variant, model, images)
@@ -113,7 +113,8 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
     return _Runner(variant, step, flops, saved_bytes, peak_bytes, [])
 
 
-def _cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int | None]:
+def step_cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int | None]:
+    """Floating-point operations of a variant's step, and the bytes it keeps as :class:`Figures` has them."""
     precision = Precision(variant.precision, images.device)
     with precision.autocast():
         if not variant.training:

@@ -129,8 +129,10 @@ def build(variant: Variant, architecture: str, device: torch.device, frozen: Map
     if variant.accelerated:
         accelerate(model.to(device), replace(cfg.trainer, memory=variant.memory, precision=variant.precision))
     model.train(variant.training)
+    if not variant.training:
+        model.requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if frozen is not None and name in frozen and (not parameter.requires_grad or not variant.training):
+        if frozen is not None and name in frozen and not parameter.requires_grad:
             parameter.data = frozen[name].data
     return model.to(device)
 

@@ -60,9 +60,10 @@ class Arguments:
 def measure_run(arguments: Arguments) -> None:
     """Rebuild the run's data and model, choose a candidate on val, write and print its curves on test."""
     from gift_vit.errors import ConfigError
+    from gift_vit.explain.inputs import spread_samples
     from gift_vit.explain.localisation import CLUSTERS, candidate_names
     from gift_vit.explain.maps import check_response
-    from gift_vit.explain.orders import candidate_gains, order_curves, spread_batches
+    from gift_vit.explain.orders import candidate_gains, model_inputs, order_curves
     from gift_vit.files import write_json
 
     response, folder, steps = check_response(arguments.response), Path(arguments.run), arguments.steps
@@ -74,7 +75,7 @@ def measure_run(arguments: Arguments) -> None:
     explainer = show.build_explainer(show.model_words(arguments), cfg, folder)
     data = show.load_data(cfg, folder)
     val, test = (
-        spread_batches(explainer, data.split(split), count)
+        model_inputs(explainer, spread_samples(data, split, count))
         for split, count in zip(("val", "test"), counts.values(), strict=True)
     )
     gains = candidate_gains(explainer, val, response, steps)

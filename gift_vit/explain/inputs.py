@@ -81,6 +81,13 @@ def split_samples(data: VisionDataset, split: str, label: int | None) -> Iterato
         yield Sample(f"{split}{index:05}", image, own)
 
 
+def spread_samples(data: VisionDataset, split: str, count: int) -> Iterator[Sample]:
+    """``count`` images of a split, or all if there are fewer, at equal distances: many a split is sorted by class."""
+    source = data.split(split)
+    for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist():
+        yield Sample(f"{split}{index:05}", *source[index])
+
+
 def find_class(wanted: str, class_names: list[str]) -> int:
     """The index (from 0) of a class given by index or name; one that does not exist is an error that says which do."""
     if wanted in class_names:

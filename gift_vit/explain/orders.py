@@ -1,15 +1,13 @@
 """How faithful the orders are that maps put patches in: GIFT's clusters beside attention, gradients and chance."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from gift_vit.data.base import LabelledSource
 from gift_vit.explain.baselines import attention_maps, gradient_map
-from gift_vit.explain.inputs import Explainer
+from gift_vit.explain.inputs import Explainer, Sample
 from gift_vit.explain.localisation import CLUSTERS
 from gift_vit.explain.maps import Response, explain
 from gift_vit.explain.perturbation import Curves, join_curves, perturbation_curves
@@ -17,17 +15,11 @@ from gift_vit.explain.perturbation import Curves, join_curves, perturbation_curv
 RANDOM_ORDER = "random order"
 
 
-def spread_batches(explainer: Explainer, source: LabelledSource[Image.Image], count: int) -> Iterator[Tensor]:
-    """Batches of ``count`` images as model inputs, or of all if there are fewer.
-
-    They are taken at equal distances: many a source is sorted by class.
-    """
-    chosen = min(count, len(source))
-    indices = np.arange(chosen) * len(source) // chosen
-    device = next(explainer.model.parameters()).device
-    for start in range(0, chosen, explainer.batch_size):
-        images = (source[index][0] for index in indices[start : start + explainer.batch_size].tolist())
-        yield torch.stack([explainer.transform(image) for image in images]).to(device)
+def model_inputs(explainer: Explainer, samples: Iterable[Sample]) -> Iterator[Tensor]:
+    """The samples' images as the explainer's model is given them, in batches."""
+    device, remaining = next(explainer.model.parameters()).device, iter(samples)
+    while batch := list(islice(remaining, explainer.batch_size)):
+        yield torch.stack([explainer.transform(sample.image) for sample in batch]).to(device)
 
 
 def candidate_gains(explainer: Explainer, batches: Iterable[Tensor], response: Response, steps: int) -> Tensor:
@@ -55,7 +47,7 @@ def order_curves(
 
     Args:
         explainer: Model and choice of maps.
-        batches: As :func:`spread_batches` gives them.
+        batches: As :func:`model_inputs` gives them.
         candidate: Its position among the columns of :func:`candidate_gains`.
         response: ``post`` or ``pre``.
         steps: Points of a curve after the first.

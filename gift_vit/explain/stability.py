@@ -1,6 +1,6 @@
 """Measure how stable the cluster maps are across trainings that differ in their seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, permutations
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gift_vit.config import RunConfig
     from gift_vit.data import VisionDataset
-    from gift_vit.explain.inputs import Explainer, Sample
+    from gift_vit.explain.inputs import Explainer
     from gift_vit.explain.layers import MapChoice
 
 USAGE = """
@@ -120,8 +120,7 @@ def _load_runs(arguments: Arguments) -> "dict[Path, RunConfig]":
 def _build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "Explainer":
     from gift_vit.explain import __main__ as show
 
-    same = ("layers", "targets", "device", "batch_size")
-    return show.build_explainer(show.Arguments(str(folder), **{name: getattr(arguments, name) for name in same}), cfg, folder)
+    return show.build_explainer(show.model_words(arguments), cfg, folder)
 
 
 def _load_data(configs: "Mapping[Path, RunConfig]") -> "VisionDataset":
@@ -155,21 +154,11 @@ def _pairs(explainer: "Explainer") -> "dict[str, Any]":
 
 
 def _maps(explainer: "Explainer", data: "VisionDataset", split: str, arguments: Arguments) -> "Tensor":
-    """The chosen response of images that lie evenly over a split, (N, L, K, h, w)."""
+    """The chosen response of images at equal distances in a split, (N, L, K, h, w)."""
+    from gift_vit.explain.inputs import spread_samples
     from gift_vit.explain.maps import check_response
 
-    return explainer.explain(_spread_samples(data, split, arguments.count)).maps.raw(check_response(arguments.response))
-
-
-def _spread_samples(data: "VisionDataset", split: str, count: int) -> "Iterator[Sample]":
-    """At most ``count`` images: a split may be sorted by class, so that its first ones would be of few."""
-    import numpy as np
-
-    from gift_vit.explain.inputs import Sample
-
-    source = data.split(split)
-    for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist():
-        yield Sample(f"{split}{index:05}", *source[index])
+    return explainer.explain(spread_samples(data, split, arguments.count)).maps.raw(check_response(arguments.response))
 
 
 def _map_rows(

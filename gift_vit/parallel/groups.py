@@ -43,6 +43,8 @@ def _check(run: RunConfig) -> None:
         reason = "trainer.precision=fp16 scales the losses of a run by what its own gradients were; use bf16"
     elif trainer.memory != "fast":
         reason = f"trainer.memory={trainer.memory} computes activations a second time; use fast and fewer runs at a time"
+    elif trainer.speed == "auto":
+        reason = "trainer.speed=auto may compile the model of one run; use exact, and trainer.precision=bf16"
     elif trainer.compile:
         reason = "trainer.compile=true compiles the model of one run; use false"
     if reason:

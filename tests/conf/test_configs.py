@@ -178,6 +178,7 @@ def test_run_name_lists_what_differs_from_the_defaults() -> None:
     assert name("dataset=digits", "backbone=vit_mini", "experiment=demo") == (
         "clean_lr0.001_wd0.0001_seed0_warmup-epochs1_drop-path-rate0_epochs10"
     )
+    assert name("run_name=7") == "7", "a number is a name too"
     long = name(
         f"method.blocks={list(range(12))}",
         f"method.target_modules={[f'blocks.{i}.attn.proj' for i in range(12)]}".replace(" ", ""),

@@ -11,7 +11,7 @@ import torch
 
 from experiments.bench import __main__ as command
 from experiments.bench.cost import Cost, inference_flops, training_cost
-from experiments.bench.measure import Figures, inference_logits
+from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.report import plot, ratio, records, table
 from experiments.bench.variants import REFERENCE, VARIANTS, Variant, build, choose_variants
 from gift_vit import cli
@@ -73,6 +73,15 @@ def test_the_reference_form_computes_gift() -> None:
     assert {n for n, p in reference.named_parameters() if p.requires_grad} == {
         n for n, p in gift.named_parameters() if p.requires_grad
     }
+
+
+@pytest.mark.parametrize("name", [v.name for v in VARIANTS])
+def test_every_variant_can_be_built_and_counted(name: str) -> None:
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    own = variant(name)
+    flops, saved_bytes = step_cost(own, build(own, "test_vit", CPU), images)
+    assert flops > 0
+    assert (saved_bytes is None) == (own.compiled or not own.training)
 
 
 def test_what_is_compiled_is_one_graph() -> None:

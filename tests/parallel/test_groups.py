@@ -42,6 +42,7 @@ def test_groups_differ_in_rate_decay_and_seed_alone_and_seeds_come_together(conf
         (["method=full"], "method=full has no frozen weights that runs could share"),
         (["trainer.precision=fp16"], "trainer.precision=fp16 scales the losses"),
         (["trainer.memory=lean"], "trainer.memory=lean computes activations a second time"),
+        (["trainer.speed=auto"], "trainer.speed=auto may compile the model of one run"),
         (["trainer.compile=true"], "trainer.compile=true compiles the model of one run"),
     ],
 )
