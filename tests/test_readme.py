@@ -37,9 +37,10 @@ def test_the_readme_has_the_blocks_it_should_have() -> None:
     assert len(COMMANDS) == 20
 
 
-def test_the_results_table_is_the_one_made_from_result_files() -> None:
-    table = [line for line in (ROOT / "experiments/mini/chain/table.md").read_text().splitlines() if line.startswith("|")]
-    assert len(table) == 7
+@pytest.mark.parametrize(("file", "lines"), [("mini/chain/table.md", 7), ("bench/cpu_close.md", 12)])
+def test_tables_are_those_made_from_result_files_and_measurements(file: str, lines: int) -> None:
+    table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
+    assert len(table) == lines
     assert "\n".join(table) in README
 
 

@@ -53,6 +53,7 @@ def bench(arguments: Arguments) -> None:
     precisions = {variant.precision for variant in variants}
     rates = {(p, size): matmul_rate(p, architecture, size, device) for p in precisions for size in sizes}
     environment, (sha, dirty) = describe_environment(device), git_state()
+    del environment["platform"]  # the kernel's build says nothing of speed
     name = environment.get("gpu", environment["cpu"])
     lines = records(found, rates, {"model": architecture, "git_sha": sha, "git_dirty": dirty, **environment})
     title = f"{architecture} on {name}, {environment['threads']} threads, torch {environment['torch']}; {rounds} rounds"
