@@ -14,7 +14,6 @@ import pytest
 
 from experiments.report import __main__ as command
 from experiments.report import curves, runs, tables
-from gift_vit import run as training
 from gift_vit.results.schema import write_result
 from tests.results.conftest import make_result
 
@@ -417,16 +416,6 @@ def test_resources_are_medians_by_machine(store: Store, report: Callable[..., Pa
         "1",
     ]
     assert second[3:] == ["cpu, 2 threads", "6,144", "0.228", "1,930", "10.0", "11.0", "1,000", "–", "900", "3"]
-
-
-def test_names_of_files_are_those_that_runs_write() -> None:
-    assert (runs.CONFIG, runs.FAILED, runs.METRICS, runs.LOG, runs.IMPORTED) == (
-        training.CONFIG,
-        training.FAILED,
-        training.METRICS,
-        training.LOG,
-        training.IMPORTED,
-    )
 
 
 MISTAKES = [
