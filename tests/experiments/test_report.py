@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from experiments.report import __main__ as command
-from experiments.report import curves, runs, tables
+from experiments.report import curves, tables
 from gift_vit.results.schema import write_result
 from tests.results.conftest import make_result
 
