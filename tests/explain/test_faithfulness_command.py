@@ -41,7 +41,8 @@ def expected_gains(run: Path, split: str, count: int, clusters: list[int]) -> to
     model = load_finished_model(cfg, run)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     source = build_dataset(cfg.dataset).split(split)
-    images = torch.stack([transform(source[index * len(source) // count][0]) for index in range(count)])
+    places = [round(index * (len(source) - 1) / (count - 1)) for index in range(count)]
+    images = torch.stack([transform(source[place][0]) for place in places])
     maps = explain(model, images, MapChoice(blocks=[5], clusters=clusters)).post[:, 0]
     both = torch.cat([maps, -maps], 1).unbind(1)
     areas = [perturbation_curves(model, images, own, steps=4).areas() for own in both]

@@ -46,6 +46,10 @@ def finish(folder: Path, words: list[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
     """Wait for a condition, while a process runs if one is given."""
     deadline = time.monotonic() + 200
@@ -124,8 +128,8 @@ def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) ->
         try:
             until(lambda: bool(list(tmp_path.rglob("last.ckpt"))), process)
             [run] = [path.parent for path in tmp_path.rglob("last.ckpt")]
-            [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(child), signal.SIGKILL)
+            [child] = children(process)
+            os.kill(child, signal.SIGKILL)
             output, _ = process.communicate(timeout=200)
         finally:
             process.kill()
@@ -168,13 +172,13 @@ def test_runs_that_share_a_process_end_resumably_or_are_told_to_be_killed(tmp_pa
     for number in (signal.SIGTERM, signal.SIGKILL):
         with start(tmp_path, words) as process:
             try:
-                until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
+                until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2 and children(process) != [], process)
                 folders = [path.parent for path in tmp_path.rglob("last.ckpt")]
-                [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                [child] = children(process)
                 if number == signal.SIGTERM:
                     process.send_signal(number)
                 else:
-                    os.kill(int(child), number)
+                    os.kill(child, number)
                 output, _ = process.communicate(timeout=200)
             finally:
                 process.kill()

@@ -124,7 +124,14 @@ def test_the_record_says_how_many_shared_the_time_and_each_log_is_of_one_run(con
         result, log = read_result(cfg.folder / "result.json"), (cfg.folder / "train.log").read_text()
         assert result.env["parallel_runs"] == 3
         assert not result.trained_alone
-        assert result.env["acceleration"] == {"cls_last_block": True, "drop_path_on_kept": False, "memory": "fast"}
+        assert result.env["acceleration"] == {
+            "cls_last_block": True,
+            "drop_path_on_kept": False,
+            "plain_attention": False,
+            "memory": "fast",
+            "precision": "fp32",
+            "compile": False,
+        }
         assert log.count(f"finished: {cfg.folder}") == 1
         assert log.count(f"{cfg.run_name}: epoch ") == log.count(": epoch ") == 2
 

@@ -171,7 +171,7 @@ def test_an_interrupted_run_goes_on_with_as_many_or_fewer_processes(configure: C
     assert all(torch.equal(tensors[name], reference[name]) for name in reference)
     execute(fewer, CALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "_is_scored", lambda epoch, *_: signalled(signal.SIGINT)() if epoch == 1 else True)
+        patch.setattr(fit_module, "is_scored", lambda epoch, *_: signalled(signal.SIGINT)() if epoch == 1 else True)
         with pytest.raises(KeyboardInterrupt):
             execute(more, CALL)
     assert run_on_two(more)[0] == [0, 0]
