@@ -19,7 +19,7 @@ the same images, and where each has its own. Leave the machine alone meanwhile. 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -98,7 +98,7 @@ def common_step(arguments: Arguments, models: Sequence[nn.Module], images: Seque
     """One update of every model; those that are given one and the same tensor of images share the drop path masks too."""
     device = images[0].device
     precision = Precision(arguments.precision, device)
-    stack = ModelStack(models, load_config(compose_config()).trainer)
+    stack = ModelStack(models, replace(load_config(compose_config()).trainer, precision=arguments.precision))
     labels = torch.arange(arguments.batch_size, device=device) % NUM_CLASSES
     optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-3, fused=True) for m in models]
     random = torch.Generator(device)

@@ -56,7 +56,7 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
     _set_memory(model, trainer.memory)
-    on_cpu = _device(model).type == "cpu"
+    on_cpu = next(model.parameters()).device.type == "cpu"
     # lean keeps little for the backward pass, plain products the attention weights
     plain = on_cpu and trainer.precision == "bf16" and trainer.memory != "lean"
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
@@ -111,10 +111,6 @@ def _class_token_obstacle(model: nn.Module) -> str | None:
     if model.attn_pool is not None or model.global_pool != "token":
         return f"the head pools {model.global_pool!r} and not the class token"
     return None
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _set_fused_attention(model: nn.Module, fused: bool) -> None:

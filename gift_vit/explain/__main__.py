@@ -108,15 +108,16 @@ def load_final_run(folder: Path, dataset_root: str | None) -> "RunConfig":
     return cfg
 
 
-def load_data(cfg: "RunConfig", folder: Path) -> "VisionDataset":
-    """The run's dataset; one that is not as it was during training is an error."""
+def load_data(cfg: "RunConfig", *folders: Path) -> "VisionDataset":
+    """The dataset of runs' folders, of which ``cfg`` is one's; one that is not as it was during training is an error."""
     from gift_vit.data import build_dataset
     from gift_vit.results import read_result
     from gift_vit.run import RESULT, check_fingerprint, is_imported
 
     data = build_dataset(cfg.dataset)
-    if not is_imported(folder):
-        check_fingerprint(folder, data, read_result(folder / RESULT))
+    for folder in folders:
+        if not is_imported(folder):
+            check_fingerprint(folder, data, read_result(folder / RESULT))
     return data
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from gift_vit import cli
+from gift_vit.explain import __main__ as show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,15 +70,15 @@ def compare_runs(arguments: Arguments) -> None:
 
     check_response(arguments.response)
     configs = _load_runs(arguments)
-    explainers = [_build_explainer(arguments, cfg, folder) for folder, cfg in configs.items()]
-    data = _load_data(configs)
+    words, first = show.model_words(arguments), next(iter(configs.values()))
+    explainers = [show.build_explainer(words, cfg, folder) for folder, cfg in configs.items()]
+    data = show.load_data(first, *configs)
     layers = [str(layer.name) for layer in find_layers(explainers[0].model, explainers[0].choice)]
     rows = []
     for basis, choices in _bases(explainers).items():
         own = [replace(explainer, choice=choice) for explainer, choice in zip(explainers, choices, strict=True)]
         fitted, judged = ([_maps(explainer, data, split, arguments) for explainer in own] for split in ("val", "test"))
         rows += _map_rows(basis, layers, fitted, judged)
-    first = next(iter(configs.values()))
     found = {
         "dataset": data.name,
         "backbone": first.backbone.name,
@@ -99,41 +100,19 @@ def compare_runs(arguments: Arguments) -> None:
 def _load_runs(arguments: Arguments) -> "dict[Path, RunConfig]":
     """The runs' configs by folder; runs that cannot be compared are an error."""
     from gift_vit.errors import ConfigError
-    from gift_vit.run import load_run
 
     if arguments.count < 1:
         raise ConfigError(f"count={arguments.count}: give a positive number of images")
-    configs = {Path(folder): load_run(Path(folder), arguments.dataset_root) for folder in arguments.runs}
-    if len(configs) < 2 or len(configs) < len(arguments.runs):
+    folders = [Path(folder) for folder in arguments.runs]
+    if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ConfigError(f"runs=[{','.join(arguments.runs)}]: give at least two folders, each once")
+    configs = {folder: show.load_final_run(folder, arguments.dataset_root) for folder in folders}
     first, *others = configs.items()
-    for folder, cfg in configs.items():
-        if cfg.phase == "search":
-            raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
     for folder, cfg in others:
         for name in ("dataset", "backbone", "method", "protocol"):
             if getattr(cfg, name) != getattr(first[1], name):
                 raise ConfigError(f"{folder} has another {name} than {first[0]}; give runs that differ in their seed, say")
     return configs
-
-
-def _build_explainer(arguments: Arguments, cfg: "RunConfig", folder: Path) -> "Explainer":
-    from gift_vit.explain import __main__ as show
-
-    return show.build_explainer(show.model_words(arguments), cfg, folder)
-
-
-def _load_data(configs: "Mapping[Path, RunConfig]") -> "VisionDataset":
-    """The data of the runs, if it still is what they were trained on."""
-    from gift_vit.data import build_dataset
-    from gift_vit.results import read_result
-    from gift_vit.run import RESULT, check_fingerprint, is_imported
-
-    data = build_dataset(next(iter(configs.values())).dataset)
-    for folder in configs:
-        if not is_imported(folder):
-            check_fingerprint(folder, data, read_result(folder / RESULT))
-    return data
 
 
 def _bases(explainers: "Sequence[Explainer]") -> "dict[str, list[MapChoice]]":

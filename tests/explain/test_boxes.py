@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from gift_vit.explain import score as command
 from gift_vit.explain.boxes import object_mask, read_boxes
 from gift_vit.record import Call
 from gift_vit.run import execute
+from tests.explain.calling import call_command
 
 STATS = InputStatistics(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
@@ -77,18 +77,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cfg.folder
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["score", *words, "device=cpu"])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_scores_of_a_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, f"run={run}", f"out={tmp_path}", "layers=[0,5]", "batch_size=5") == 0
+    assert call_command(command, monkeypatch, f"run={run}", f"out={tmp_path}", "layers=[0,5]", "batch_size=5") == 0
     report = json.loads((tmp_path / "scores.json").read_text())
     assert report["images"] == {"val": 12, "test": 12}
     makers = ["clusters", "random φ", "cls_attention", "rollout", "gradient", "centre"]
@@ -111,7 +103,7 @@ def test_scores_of_a_run(
 
 
 def test_the_centre_box_of_a_run_by_hand(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, f"run={run}", f"out={tmp_path}", "layers=[0]", "count=3") == 0
+    assert call_command(command, monkeypatch, f"run={run}", f"out={tmp_path}", "layers=[0]", "count=3") == 0
     report = json.loads((tmp_path / "scores.json").read_text())
     assert report["images"] == {"val": 3, "test": 3}
     row = next(row for row in report["scores"] if row["maps"] == "centre" and row["score"] == "pointing")
@@ -136,10 +128,10 @@ def test_scores_against_segmentations(run: Path, tmp_path: Path, monkeypatch: py
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(file)
     same = [f"run={run}", "layers=[2]", "count=4"]
-    assert call(monkeypatch, *same, f"out={boxes}") == 0
+    assert call_command(command, monkeypatch, *same, f"out={boxes}") == 0
     for where in (masks, other):
         words = ["truth=segmentations", f"annotations={where}", f"out={where}", "mask_threshold=0.55"]
-        assert call(monkeypatch, *same, *words) == 0
+        assert call_command(command, monkeypatch, *same, *words) == 0
     reports = [json.loads((tmp_path / name).read_text()) for name in ("boxes/scores.json", "masks/scores_segmentations.json")]
     for first, second in zip(*(report["scores"] for report in reports), strict=True):
         assert (first["maps"], first["score"]) == (second["maps"], second["score"])
@@ -166,7 +158,7 @@ def test_scores_against_parts(
     box = {"path": paths, "x": [0.0] * 40, "y": [0.0] * 40, "width": [40.0] * 40, "height": [20.0] * 40}
     pq.write_table(pa.table(box), tmp_path / "boxes.parquet")
     words = ["truth=parts", f"annotations={tmp_path}", f"out={tmp_path / 'out'}", "layers=[0,3]"]
-    assert call(monkeypatch, f"run={run}", *words) == 0
+    assert call_command(command, monkeypatch, f"run={run}", *words) == 0
     report = json.loads((tmp_path / "out" / "scores_parts.json").read_text())
     assert report["images"] == {"val": 12, "test": 12}
     assert report["alpha"] == 0.1
@@ -208,6 +200,11 @@ def test_every_mistake_is_one_line(
     assert len(MISTAKES) == 6
     box = {name: [1.0] for name in ("x", "y", "width", "height")}
     pq.write_table(pa.table({"path": ["elsewhere.png"], **box}), tmp_path / "boxes.parquet")
-    assert call(monkeypatch, f"run={run}", f"out={tmp_path / 'out'}", *(word.format(tmp=tmp_path) for word in words)) == 2
+    assert (
+        call_command(
+            command, monkeypatch, f"run={run}", f"out={tmp_path / 'out'}", *(word.format(tmp=tmp_path) for word in words)
+        )
+        == 2
+    )
     assert capsys.readouterr().err.splitlines()[-1].startswith(message.format(tmp=tmp_path))
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 """``python -m gift_vit.explain`` on finished runs: what it writes, and one line for every mistake."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from gift_vit.explain.maps import explain, normalise_maps, threshold_maps
 from gift_vit.explain.overlay import overlay
 from gift_vit.record import Call
 from gift_vit.run import execute, load_finished_model, load_run
+from tests.explain.calling import call_command
 
 
 def train(root: Path, method: str, phase: str = "final") -> Path:
@@ -32,20 +32,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"gift": train(root, "gift"), "linear": train(root, "linear"), "search": train(root, "gift", "search")}
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["explain", *words, "device=cpu"])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_a_class_of_the_test_split(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "maps"
     words = ["class=7", "count=3", "layers=[1,-1]", "clusters=[4,0]", "overlays=true", "batch_size=2"]
-    assert call(monkeypatch, f"run={runs['gift']}", f"out={out}", *words) == 0
+    assert call_command(command, monkeypatch, f"run={runs['gift']}", f"out={out}", *words) == 0
     assert capsys.readouterr().out.splitlines() == [
         "attn.proj of block 1: clusters 4, 0",
         "attn.proj of block 5: clusters 4, 0",
@@ -81,7 +73,7 @@ def test_files_of_a_folder(runs: dict[str, Path], tmp_path: Path, monkeypatch: p
     (folder / "notes.txt").write_text("no image")
     out = tmp_path / "out"
     words = [f"images={folder}", f"out={out}", "layers=[0]", "formats=[png]", "basis=canonical", "show=2"]
-    assert call(monkeypatch, f"run={runs['gift']}", *words) == 0
+    assert call_command(command, monkeypatch, f"run={runs['gift']}", *words) == 0
     with np.load(out / "maps.npz") as raw:
         assert raw["images"].tolist() == ["a_0", "a_1", "b"]
         assert raw["true"].tolist() == ["", "", ""]
@@ -90,7 +82,7 @@ def test_files_of_a_folder(runs: dict[str, Path], tmp_path: Path, monkeypatch: p
 
 def test_only_correct_images(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["correct_only=true", "count=5", "layers=[0]", "clusters=[0]", "formats=[png]", f"out={tmp_path}"]
-    assert call(monkeypatch, f"run={runs['gift']}", *words) == 0
+    assert call_command(command, monkeypatch, f"run={runs['gift']}", *words) == 0
     with np.load(tmp_path / "maps.npz") as raw:
         assert raw["true"].tolist() == raw["predicted"].tolist()
         assert len(raw["true"]) == 5
@@ -100,7 +92,7 @@ def test_only_correct_images(runs: dict[str, Path], tmp_path: Path, monkeypatch:
 def test_maps_are_those_of_the_run_s_model(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "grey.png")
     words = [f"images={tmp_path / 'grey.png'}", f"out={tmp_path}", "formats=[png]", "layers=[2]"]
-    assert call(monkeypatch, f"run={runs['gift']}", *words) == 0
+    assert call_command(command, monkeypatch, f"run={runs['gift']}", *words) == 0
     model = load_finished_model(load_run(runs["gift"]), runs["gift"])
     std = model.pretrained_cfg["std"]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
     mean = model.pretrained_cfg["mean"]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
@@ -148,7 +140,7 @@ def test_every_mistake_is_one_line(
     (tmp_path / "bad.txt").write_text("no image")
     places = {"run": runs[run], "tmp": tmp_path}
     given = [word.format(**places) for word in words]
-    assert call(monkeypatch, f"run={runs[run]}", f"out={tmp_path / 'out'}", *given) == 2
+    assert call_command(command, monkeypatch, f"run={runs[run]}", f"out={tmp_path / 'out'}", *given) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(message.format(**places))
     assert not (tmp_path / "out").exists()

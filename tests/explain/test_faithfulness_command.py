@@ -1,7 +1,6 @@
 """``python -m gift_vit.explain.faithfulness`` on a finished run without annotations."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from gift_vit.explain.maps import explain
 from gift_vit.explain.perturbation import perturbation_curves
 from gift_vit.record import Call
 from gift_vit.run import execute, load_finished_model, load_run
+from tests.explain.calling import call_command
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = load_config(compose_config(words))
     execute(cfg, Call("python -m gift_vit.train", []))
     return cfg.folder
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["faithfulness", *words, "device=cpu"])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def expected_gains(run: Path, split: str, count: int, clusters: list[int]) -> torch.Tensor:
@@ -53,7 +45,7 @@ def test_the_candidate_that_val_chooses_is_reported_on_test(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"run={run}", f"out={tmp_path}", "clusters=[3,8,1]", "val_count=3", "count=4", "steps=4", "batch_size=3"]
-    assert call(monkeypatch, *words) == 0
+    assert call_command(command, monkeypatch, *words) == 0
     report = json.loads((tmp_path / "faithfulness.json").read_text())
     assert report["images"] == {"val": 3, "test": 4}
     assert report["fractions"] == [0, 0.25, 0.5, 0.75, 1]
@@ -96,7 +88,7 @@ def test_every_mistake_is_one_line(
     message: str,
 ) -> None:
     assert len(MISTAKES) == 7
-    assert call(monkeypatch, f"run={run}", f"out={tmp_path / 'out'}", *words) == 2
+    assert call_command(command, monkeypatch, f"run={run}", f"out={tmp_path / 'out'}", *words) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(message)
     assert not (tmp_path / "out").exists()
 
@@ -107,5 +99,5 @@ def test_a_search_run_is_refused(
     text = (run / "config.yaml").read_text()
     assert "phase: final" in text
     (tmp_path / "config.yaml").write_text(text.replace("phase: final", "phase: search"))
-    assert call(monkeypatch, f"run={tmp_path}") == 2
+    assert call_command(command, monkeypatch, f"run={tmp_path}") == 2
     assert "is a search run, and test is for the final phase" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from gift_vit.explain.layers import MapChoice
 from gift_vit.explain.maps import explain
 from gift_vit.record import Call
 from gift_vit.run import execute, load_finished_model, load_run
+from tests.explain.calling import call_command
 
 TRAINED = {"zero": ["method=gift", "seed=0"], "one": ["method=gift", "seed=1"], "gelu": ["method=gift_gelu"]}
 UNTRAINED = {"rank": ["method=gift", "method.rank=3"], "linear": ["method=linear"], "search": ["method=gift", "phase=search"]}
@@ -45,14 +45,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["stability", *words, "device=cpu"])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def listed(runs: dict[str, Path], *names: str) -> str:
     return f"runs=[{','.join(str(runs[name]) for name in names)}]"
 
@@ -66,7 +58,7 @@ def test_two_seeds_and_a_copy(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["layers=[1,-1]", "count=10", "batch_size=7", f"out={tmp_path / 'found'}"]
-    assert call(monkeypatch, listed(runs, "zero", "one", "zero again"), *words) == 0
+    assert call_command(command, monkeypatch, listed(runs, "zero", "one", "zero again"), *words) == 0
     assert (tmp_path / "found.md").read_text() == capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["images"] == {"val": 10, "test": 10}
@@ -113,7 +105,10 @@ def correlation_by_hand(runs: dict[str, Path], basis: str, seeds: tuple[int, int
 
 
 def test_overlap_of_the_spans(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, listed(runs, "zero", "one"), "layers=[0]", "count=3", f"out={tmp_path / 'found'}") == 0
+    assert (
+        call_command(command, monkeypatch, listed(runs, "zero", "one"), "layers=[0]", "count=3", f"out={tmp_path / 'found'}")
+        == 0
+    )
     rows = {row["span"]: row for row in json.loads((tmp_path / "found.json").read_text())["subspaces"]}
     states = [load_finished_model(load_run(runs[name]), runs[name]).state_dict() for name in ("zero", "one")]
     for span, key in (("φ", "gift.attn.proj.phi"), ("ψ", "gift.attn.proj.psi")):
@@ -125,7 +120,12 @@ def test_overlap_of_the_spans(runs: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 def test_other_schemas_have_no_canonical_basis(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, listed(runs, "gelu", "gelu again"), "layers=[0]", "count=3", f"out={tmp_path / 'found'}") == 0
+    assert (
+        call_command(
+            command, monkeypatch, listed(runs, "gelu", "gelu again"), "layers=[0]", "count=3", f"out={tmp_path / 'found'}"
+        )
+        == 0
+    )
     rows = json.loads((tmp_path / "found.json").read_text())["maps"]
     assert [row["basis"] for row in rows[::8]] == ["trained", "random φ for each run", "random φ for all runs"]
 
@@ -155,7 +155,7 @@ def test_every_mistake_is_one_line(
     message: str,
 ) -> None:
     folders = {**runs, "none": tmp_path / "none"}
-    assert call(monkeypatch, listed(folders, *names), *words, f"out={tmp_path / 'found'}") == 2
+    assert call_command(command, monkeypatch, listed(folders, *names), *words, f"out={tmp_path / 'found'}") == 2
     expected = message
     for name, folder in folders.items():
         expected = expected.replace(f"{{{name}}}", str(folder))
