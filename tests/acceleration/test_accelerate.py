@@ -99,6 +99,13 @@ def test_every_method_keeps_its_losses_gradients_and_logits(label: str, images: 
         assert list(model.state_dict()) == names
 
 
+@pytest.mark.parametrize("label", sorted(NO_CLASS_TOKEN | NO_KEPT_SAMPLES))
+def test_what_mixes_tokens_is_seen_in_fp32_too(label: str) -> None:
+    record = accelerate(apply_method(tiny(), EXAMPLES[label].config), trainer())
+    assert record["cls_last_block"] == (label not in NO_CLASS_TOKEN)
+    assert record["drop_path_on_kept"] == (label not in NO_KEPT_SAMPLES)
+
+
 def test_the_methods_are_all_there() -> None:
     assert len(EXAMPLES) > 45
     assert set(EXAMPLES) > NO_CLASS_TOKEN | NO_KEPT_SAMPLES
