@@ -70,6 +70,11 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
+def cpu_vendor() -> str:
+    """Who made the processor, in x86's words (``AuthenticAMD``, ``GenuineIntel``); empty where the system does not tell."""
+    return _cpuinfo("vendor_id") or ""
+
+
 def cpu_flags() -> set[str]:
     """What the processor can do, in Linux's words (``avx512_bf16``, …); empty on another system."""
     return set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())  # x86's and ARM's word

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from gift_vit.acceleration.block import BLOCKS, BlockPlan, drop_plan, plan_of, set_plan
+from gift_vit.acceleration.products import onednn_is_faster
 from gift_vit.engine import TrainerConfig
 from gift_vit.errors import ConfigError
 
@@ -31,6 +32,7 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     - ``trainer.cls_last_block``: where the head reads the class token alone, the last block computes no other.
     - Branches are computed for the samples that drop path keeps, on CPUs.
     - Attention in bf16 on a CPU is computed by plain products: timm's fused kernel takes two to six times as long there.
+    - Products with frozen weights in fp32 go through oneDNN on processors of AMD's, where it is faster than MKL.
     - ``trainer.memory``: ``lean`` computes the inside of the MLPs twice, ``minimal`` all blocks, instead of keeping them.
 
     Each of the first two is used where a trial of the block gives what timm gives. Parameters and state-dict keys stay, merging
@@ -56,7 +58,10 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
     _set_memory(model, trainer.memory)
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    some = next(model.parameters())
+    on_cpu = some.device.type == "cpu"
+    slow_products = on_cpu and some.dtype == torch.float32 and trainer.precision == "fp32" and onednn_is_faster()
+    onednn = slow_products and not trainer.compile and all(_adopt(block, onednn_products=True) for block in blocks)
     # lean keeps little for the backward pass, plain products the attention weights
     plain = on_cpu and trainer.precision == "bf16" and trainer.memory != "lean"
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
@@ -64,6 +69,7 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
         "cls_last_block": on_class_token,
         "drop_path_on_kept": bool(skipping) and all(skipping) and on_cpu and not trainer.compile,
         "plain_attention": plain,
+        "onednn_products": onednn,
         "memory": trainer.memory,
         "precision": trainer.precision,
         "compile": trainer.compile,

@@ -9,6 +9,7 @@ and :mod:`gift_vit.acceleration.accelerate` uses it only where it was seen to gi
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gift_vit.acceleration.products import OnednnProducts
 from gift_vit.methods.adaptformer import AdaptFormerBlock
 
 BLOCKS = (Block, AdaptFormerBlock)
@@ -27,17 +29,19 @@ BLOCKS = (Block, AdaptFormerBlock)
 
 @dataclass
 class BlockPlan:
-    """What a block leaves out.
+    """What a block leaves out or computes in another way.
 
     Attributes:
         class_token_only: Give out the class token alone; the others serve as keys and values.
         kept_samples_only: While training on a CPU, compute a branch for the samples that drop path keeps.
         recompute_mlp: Compute what is inside the MLP's branch a second time in the backward pass, and do not keep it.
+        onednn_products: Compute products with frozen weights as :class:`OnednnProducts` does.
     """
 
     class_token_only: bool = False
     kept_samples_only: bool = False
     recompute_mlp: bool = False
+    onednn_products: bool = False
 
 
 def plan_of(block: nn.Module) -> BlockPlan | None:
@@ -62,7 +66,15 @@ def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
     plan: BlockPlan = block.plan
     if masks or named_masks:
         return type(block).forward(block, x, *masks, **named_masks)
+    with _products(plan):
+        return _forward_without_masks(block, x, plan)
 
+
+def _products(plan: BlockPlan) -> AbstractContextManager[Any]:
+    return OnednnProducts() if plan.onednn_products else nullcontext()
+
+
+def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
     def attention(inputs: Tensor) -> Tensor:
         attend = partial(_class_token_attention, block.attn) if plan.class_token_only else block.attn
         return block.ls1(attend(block.norm1(inputs)))
@@ -79,7 +91,8 @@ def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
 
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
-    return block.ls2(block.mlp(block.norm2(x)))
+    with _products(block.plan):  # once more, for the second time is in the backward pass
+        return block.ls2(block.mlp(block.norm2(x)))
 
 
 def _class_token_attention(attn: Any, x: Tensor) -> Tensor:

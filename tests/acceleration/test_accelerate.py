@@ -26,7 +26,7 @@ NO_CLASS_TOKEN = {"adaptformer", "lora_mixed", "lily"}
 NO_KEPT_SAMPLES = {"lora_mixed", "lily", "loha", "lokr"}
 OTHERS = "the numbers would be others"
 MEMORY = ("fast", "lean", "minimal")
-RECORD = {"precision": "fp32", "compile": False, "plain_attention": False}
+RECORD = {"precision": "fp32", "compile": False, "plain_attention": False, "onednn_products": False}
 
 
 def trainer(**values: Any) -> TrainerConfig:

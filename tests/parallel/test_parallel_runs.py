@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gift_vit.parallel.fit as parallel_fit
+from gift_vit.acceleration.products import onednn_is_faster
 from gift_vit.config import RunConfig
 from gift_vit.parallel.execute import execute_together
 from gift_vit.record import Call
@@ -128,6 +129,7 @@ def test_the_record_says_how_many_shared_the_time_and_each_log_is_of_one_run(con
             "cls_last_block": True,
             "drop_path_on_kept": False,
             "plain_attention": False,
+            "onednn_products": onednn_is_faster(),
             "memory": "fast",
             "precision": "fp32",
             "compile": False,

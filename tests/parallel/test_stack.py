@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from gift_vit.acceleration import accelerate
+from gift_vit.acceleration import accelerate, products
 from gift_vit.compose import compose_config
 from gift_vit.config import RunConfig, load_config
 from gift_vit.methods import apply_method
@@ -47,12 +47,17 @@ def alone(model: nn.Module, images: Tensor, seed: int, precision: torch.dtype | 
     return logits.detach(), gradients
 
 
-@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "vendor"),
+    [(None, "GenuineIntel"), (None, "AuthenticAMD"), (torch.bfloat16, "AuthenticAMD")],
+    ids=["fp32", "fp32 by oneDNN", "bf16"],
+)
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)], ids=["one seed", "two seeds"])
 @pytest.mark.parametrize("method", ["gift", "bitfit", "vpt_deep", "ln_tuning", "lora_qv"])
 def test_logits_and_gradients_are_those_of_each_model_alone(
-    method: str, seeds: tuple[int, int], precision: torch.dtype | None
+    method: str, seeds: tuple[int, int], precision: torch.dtype | None, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(products, "cpu_vendor", lambda: vendor)
     cfg = config(method)
     models = draw_models(cfg)
     expected = [alone(model, IMAGES[seed - 3], seed, precision) for model, seed in zip(models, seeds, strict=True)]
