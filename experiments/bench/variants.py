@@ -67,6 +67,7 @@ VARIANTS = (
     Variant("gift minimal", "gift", memory="minimal"),
     _timm("gift, timm's forward", "gift"),
     _timm("lora", "lora"),
+    Variant("lora, accelerated", "lora"),
     _timm("dora", "dora"),
     _timm("oft", "oft"),
     _timm("vpt_deep", "vpt_deep"),
@@ -127,7 +128,8 @@ def build(variant: Variant, architecture: str, device: torch.device, frozen: Map
     if variant.merged:
         merge_method(model)
     if variant.accelerated:
-        accelerate(model.to(device), replace(cfg.trainer, memory=variant.memory, precision=variant.precision))
+        choices = {"memory": variant.memory, "precision": variant.precision, "compile": variant.compiled}
+        accelerate(model.to(device), replace(cfg.trainer, **choices))
     model.train(variant.training)
     if not variant.training:
         model.requires_grad_(False)

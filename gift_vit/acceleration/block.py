@@ -71,7 +71,7 @@ def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
 
 
 def _products(plan: BlockPlan) -> AbstractContextManager[Any]:
-    return OnednnProducts() if plan.onednn_products else nullcontext()
+    return OnednnProducts() if plan.onednn_products and not torch.compiler.is_compiling() else nullcontext()
 
 
 def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:

@@ -142,6 +142,17 @@ def test_other_precisions_and_compiled_models_go_without(values: dict[str, Any])
     assert not accelerate(tiny().double(), trainer())["onednn_products"]
 
 
+@pytest.mark.usefixtures("on_amd")
+def test_whoever_compiles_an_accelerated_model_gets_one_graph(images: Tensor) -> None:
+    model = trained(apply_method(tiny(img_size=112, drop_path_rate=0.0), GiftConfig(rank=4)))
+    assert accelerate(model, trainer())["onednn_products"]
+    expected = step(model, images)
+    torch.compiler.reset()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
+    actual = {name.removeprefix("_orig_mod."): tensor for name, tensor in step(compiled, images).items()}
+    assert distance(actual, expected) < 1e-5
+
+
 def test_only_where_mkl_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     for vendor, expected in (("AuthenticAMD", True), ("GenuineIntel", False), ("", False)):
         monkeypatch.setattr(products, "cpu_vendor", lambda vendor=vendor: vendor)
