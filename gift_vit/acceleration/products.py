@@ -80,11 +80,15 @@ class _FrozenConvolution(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        """One convolution for all runs where they share the weight, their images being its batch."""
+        """One convolution where all share the weight, their images being its batch; otherwise a product for each."""
         if in_dims[1] is not None:
-            return torch.vmap(F.conv2d, in_dims)(*args), 0
+            return torch.vmap(_product, in_dims)(*args), 0
         image, weight, bias = (arg if dim is None else arg.movedim(dim, 0) for arg, dim in zip(args, in_dims, strict=True))
         images = image.expand(info.batch_size, *image.shape[-4:]).flatten(0, 1)
         own_bias = in_dims[2] is not None
         y = _FrozenConvolution.apply(images, weight, None if own_bias else bias).unflatten(0, (info.batch_size, -1))
         return (y + bias[:, None, :, None, None] if own_bias else y), 0
+
+
+def _product(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(image.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
