@@ -36,13 +36,13 @@ def evaluate_run(arguments: Arguments) -> None:
     """Rebuild the run's data and model, load its adapter and print its scores."""
     from gift_vit.acceleration import accelerate
     from gift_vit.data import build_dataset
-    from gift_vit.errors import ConfigError
     from gift_vit.record import RunParts
     from gift_vit.results import read_result
     from gift_vit.run import (
         IMPORTED,
         RESULT,
         check_fingerprint,
+        choose_split,
         is_imported,
         load_finished_model,
         load_run,
@@ -52,9 +52,7 @@ def evaluate_run(arguments: Arguments) -> None:
 
     folder = Path(arguments.run)
     cfg = load_run(folder, arguments.dataset_root)
-    split = arguments.split or ("test" if cfg.phase == "final" else "val")
-    if cfg.phase == "search" and split == "test":
-        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
+    split = choose_split(cfg, folder, arguments.split)
     device = resolve_device(arguments.device)
     model = load_finished_model(cfg, folder).to(device)
     accelerate(model, cfg.trainer)

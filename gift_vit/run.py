@@ -119,6 +119,13 @@ def load_run(folder: Path, dataset_root: str | None = None) -> RunConfig:
     return load_config(cfg)
 
 
+def choose_split(cfg: RunConfig, folder: Path, wanted: str | None = None) -> str:
+    """The split of a run to look at: ``wanted``, or for None test, and val in the search phase, which does not see test."""
+    if cfg.phase == "search" and wanted == "test":
+        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
+    return wanted or ("test" if cfg.phase == "final" else "val")
+
+
 def load_finished_model(cfg: RunConfig, folder: Path) -> nn.Module:
     """The fine-tuned model of a run's folder, on the CPU; the data need not be there.
 

@@ -99,12 +99,10 @@ def explain_run(arguments: Arguments) -> None:
 
 def load_final_run(folder: Path, dataset_root: str | None) -> "RunConfig":
     """The config of a run whose test split may be looked at."""
-    from gift_vit.errors import ConfigError
-    from gift_vit.run import load_run
+    from gift_vit.run import choose_split, load_run
 
     cfg = load_run(folder, dataset_root)
-    if cfg.phase == "search":
-        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
+    choose_split(cfg, folder, "test")
     return cfg
 
 
@@ -157,14 +155,13 @@ def explain_images(arguments: Arguments, cfg: "RunConfig", folder: Path, explain
     """The maps of the images that the arguments name."""
     from gift_vit.errors import ConfigError
     from gift_vit.explain.inputs import find_class, image_files, read_samples, split_samples
+    from gift_vit.run import choose_split
 
     if arguments.images is not None:
         if arguments.split is not None or arguments.class_ is not None or arguments.correct_only:
             raise ConfigError("images=… names files, which have no split or label; drop split, class and correct_only")
         return explainer.explain(read_samples(image_files(arguments.images)), arguments.count)
-    split = arguments.split or ("test" if cfg.phase == "final" else "val")
-    if cfg.phase == "search" and split == "test":
-        raise ConfigError(f"{folder} is a search run, and test is for the final phase; train it with phase=final")
+    split = choose_split(cfg, folder, arguments.split)
     label = None if arguments.class_ is None else find_class(arguments.class_, explainer.class_names)
     data = load_data(cfg, folder)
     count = 4 if arguments.count is None else arguments.count
