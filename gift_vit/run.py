@@ -235,7 +235,9 @@ def conclude(
         if distributed.is_main():
             save_adapter(parts.model, adapter, dataset=parts.data.name, class_names=parts.data.class_names)
     result = build_result(cfg, parts, fitted, test, adapter, start)
-    tracker.finish({**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}, adapter)
+    # times and memory that are those of several runs would be taken for this one's
+    cost = asdict(result.cost) if result.trained_alone else {"adapter_bytes": result.cost.adapter_bytes}
+    tracker.finish({**result.metrics, "params": asdict(result.params), "cost": cost}, adapter)
     return result
 
 

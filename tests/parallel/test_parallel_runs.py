@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,6 +20,7 @@ from gift_vit.record import Call
 from gift_vit.results.schema import read_result
 from gift_vit.run import execute
 from gift_vit.run_folder import locked_folder
+from gift_vit.tracking import NullTracker
 from tests.tolerance import TOLERANCE
 
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
@@ -118,9 +120,14 @@ def test_what_each_seed_draws_for_itself_alone_is_its_own(configure: Configure) 
         assert_same_run(own, other)
 
 
-def test_the_record_says_how_many_shared_the_time_and_each_log_is_of_one_run(configure: Configure) -> None:
+def test_the_record_says_how_many_shared_the_time_and_each_log_is_of_one_run(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked: list[dict[str, Any]] = []
+    monkeypatch.setattr(NullTracker, "finish", lambda *given: tracked.append(given[1]))
     configs = configure("method=linear", root="runs")
     train_together(configs)
+    assert [set(summary["cost"]) for summary in tracked] == [{"adapter_bytes"}] * 3
     for cfg in configs:
         result, log = read_result(cfg.folder / "result.json"), (cfg.folder / "train.log").read_text()
         assert result.env["parallel_runs"] == 3
