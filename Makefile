@@ -82,7 +82,8 @@ mini-chain: $(READY)  ## search, choose, retrain, test once, tables and page: fi
 MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
 FINALS = outputs/chain/final/$$task/gift/vit_mini
 
-explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, and how stable the maps are across seeds
+explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
 	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done
 	for basis in trained canonical random; do cp outputs/explain/digits/$$basis/images_attn.proj_block5.png experiments/explain/digits/$$basis.png || exit; done
 	for task in $(MINI); do $(BIN)/python -m gift_vit.explain.stability runs=[$$(ls -d $(FINALS)/* | paste -sd, -)] out=experiments/explain/stability_$$task || exit; done
+	for task in $(MINI); do $(BIN)/python -m gift_vit.explain.faithfulness run=$$(ls -d $(FINALS)/*_seed0_*) out=outputs/explain/$$task && cp outputs/explain/$$task/faithfulness.json experiments/explain/faithfulness_$$task.json || exit; done
