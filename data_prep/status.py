@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 
-from data_prep.commands import is_default_root, training_words
+from data_prep.commands import DEFAULT_ROOT, data_root, is_default_root, training_words
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
 from data_prep.fgvc.record import list_digests, read_record
 from data_prep.vtab.original.files import FILES
@@ -37,7 +37,7 @@ READY, PARTIAL, MISSING = "ready", "partial", "missing"
 class Arguments:
     """The command line; see USAGE."""
 
-    root: str = "${oc.env:GIFT_VIT_DATA,data}"
+    root: str = DEFAULT_ROOT
     archives: str | None = None
 
 
@@ -155,7 +155,7 @@ def render(statuses: list[Status]) -> Table:
 
 def show_status(arguments: Arguments) -> None:
     """Print the table."""
-    root = Path(arguments.root).expanduser()
+    root = data_root(arguments.root)
     archives = Path(arguments.archives).expanduser() if arguments.archives else root / "downloads"
     table = render(all_statuses(root, archives))
     # never cut or wrapped, however narrow the terminal: a command that is not whole cannot be typed

@@ -65,18 +65,16 @@ def parse_arguments(cls: type[T], usage: str, positional: str | None = None) -> 
     if {"-h", "--help"} & set(words):
         print(usage.strip())
         raise SystemExit(SUCCESS)
-    schema = OmegaConf.structured(cls)
-    known = {str(name).rstrip("_"): str(name) for name in schema}
-    typed = []
-    try:
-        for word in words:
-            key, equals, _ = word.partition("=")
-            if not equals or key not in known:
-                raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
-            typed.append(known[key] + word[len(key) :])
-        arguments = OmegaConf.merge(schema, OmegaConf.from_dotlist(typed))
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    arguments = OmegaConf.structured(cls)
+    known = {str(name).rstrip("_"): str(name) for name in arguments}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or key not in known:
+            raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
+        try:
+            arguments = OmegaConf.merge(arguments, OmegaConf.from_dotlist([known[key] + word[len(key) :]]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
         raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")

@@ -146,6 +146,8 @@ def load_config(cfg: DictConfig, baseline: DictConfig | None = None) -> RunConfi
         ("dataset", "root"),
         ("backbone", "weights"),
     ):
+        if values[section].get(key) == "":
+            raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
         if isinstance(values[section].get(key), str):
             values[section][key] = str(Path(values[section][key]).expanduser().absolute())
     sections = {name: _build(cls, values[name], name) for name, cls in _SECTIONS.items()}

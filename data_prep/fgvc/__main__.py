@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.fgvc.facts import FACTS
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.record import describe
@@ -38,7 +39,7 @@ class Arguments:
     """The command line; see USAGE."""
 
     dataset: str = MISSING
-    root: str = "${oc.env:GIFT_VIT_DATA,data}"
+    root: str = DEFAULT_ROOT
     archives: str | None = None
     splits: str = "paper"
     splits_from: str | None = None
@@ -60,7 +61,7 @@ def _main() -> None:
     if given.dataset not in known:
         raise ConfigError(f"unknown dataset {given.dataset!r}{did_you_mean(given.dataset, known)} (known: {', '.join(known)})")
     request = Request(
-        root=Path(given.root),
+        root=data_root(given.root),
         archives=Path(given.archives) if given.archives else None,
         splits=given.splits,
         splits_from=Path(given.splits_from) if given.splits_from else None,

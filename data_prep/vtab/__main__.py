@@ -8,7 +8,8 @@ Usage:
                 tfds      TensorFlow Datasets: a folder that it prepared, or else it prepares one
                 folder    the community's image folders in folder=…: lossy, results are not comparable
                 auto      original where that is possible, else tfds; the default
-  root=         where data is kept; default: $GIFT_VIT_DATA, or data. Tasks are written to <root>/vtab1k/<task>
+  root=         where data is kept: tasks are written to <root>/vtab1k/<task>; default: the environment variable GIFT_VIT_DATA,
+                else data
   folder=       source=original: holds archives that you have, or what they unpack to; archives=… means the same
                 source=folder: holds the folders of the tasks, each with train800.txt, val200.txt and test.txt
   tfds_dir=     TFDS's data_dir; default: $TFDS_DATA_DIR, or ~/tensorflow_datasets
@@ -27,6 +28,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from gift_vit import cli
@@ -44,7 +46,7 @@ class Arguments:
 
     task: str = MISSING
     source: str = "auto"
-    root: str | None = None
+    root: str = DEFAULT_ROOT
     folder: str | None = None
     archives: str | None = None
     tfds_dir: str | None = None
@@ -86,7 +88,7 @@ class Preparation:
 
     def __init__(self, arguments: Arguments) -> None:
         self._source = arguments.source
-        self._root = Path(arguments.root or os.environ.get("GIFT_VIT_DATA") or "data").expanduser()
+        self._root = data_root(arguments.root)
         self._folder = Path(arguments.folder).expanduser() if arguments.folder else None
         tfds_dir = arguments.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self._tfds_dir = Path(tfds_dir).expanduser()

@@ -114,6 +114,10 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["method.rank=0"], "method.rank=0: expected a whole number from 1"),
         (["method.target_modules=attn.proj"], "method.target_modules"),
         (["dataset=parquet"], "dataset.root is required; give dataset.root=<value>"),
+        (
+            ["paths.data_root="],
+            "paths.data_root is empty: give a path, or unset the environment variable that it is taken from",
+        ),
         (["phase=train"], "unknown phase 'train' (known: search, final)"),
         (["seed=-1"], "seed=-1: expected a whole number of 0 or more"),
         (["seed=one"], "seed='one': expected a whole number"),

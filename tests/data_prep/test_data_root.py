@@ -1,0 +1,55 @@
+"""Every command of the preparation takes the data root from the same place."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from omegaconf import OmegaConf
+
+import data_prep.fgvc.__main__ as fgvc
+import data_prep.status as status
+import data_prep.vtab.__main__ as vtab
+from data_prep.commands import DEFAULT_ROOT, data_root
+from gift_vit.paths import conf_dir
+
+WORDS = {fgvc: ["cub"], status: [], vtab: ["dtd"]}
+
+
+@pytest.mark.parametrize("module", WORDS, ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("variable", "words", "message"),
+    [
+        ("", [], "the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA"),
+        ("data", ["root="], "root=: Incompatible value 'None' for field of type 'str'"),
+    ],
+    ids=["variable", "argument"],
+)
+def test_an_empty_root_is_one_line_and_nothing_is_written(
+    module: ModuleType,
+    variable: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIFT_VIT_DATA", variable)
+    monkeypatch.setattr(sys, "argv", ["command", *WORDS[module], *words])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_is_that_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = OmegaConf.load(conf_dir() / "paths" / "default.yaml")
+    assert OmegaConf.to_container(paths, resolve=False)["data_root"] == DEFAULT_ROOT
+    assert {module.Arguments.__dataclass_fields__["root"].default for module in WORDS} == {DEFAULT_ROOT}
+
+
+def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert data_root("~/data") == Path("/home/someone/data")
