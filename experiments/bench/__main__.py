@@ -38,9 +38,8 @@ class Arguments:
 def bench(arguments: Arguments) -> None:
     """Measure, print the table, write the files."""
     from experiments.bench.measure import matmul_rate, measure
-    from experiments.bench.report import records, table, write
+    from experiments.bench.report import commit_line, machine, records, table, write
     from experiments.bench.variants import QUICK, choose_variants
-    from gift_vit.environment import describe_environment, git_state
     from gift_vit.run import resolve_device
 
     device, quick = resolve_device(arguments.device), arguments.quick
@@ -52,13 +51,11 @@ def bench(arguments: Arguments) -> None:
     found = [figures for size in sizes for figures in measure(variants, architecture, size, rounds, device)]
     precisions = {variant.precision for variant in variants}
     rates = {(p, size): matmul_rate(p, architecture, size, device) for p in precisions for size in sizes}
-    environment, (sha, dirty) = describe_environment(device), git_state()
-    del environment["platform"]  # the kernel's build says nothing of speed
-    name = environment.get("gpu", environment["cpu"])
-    lines = records(found, rates, {"model": architecture, "git_sha": sha, "git_dirty": dirty, **environment})
-    title = f"{architecture} on {name}, {environment['threads']} threads, torch {environment['torch']}; {rounds} rounds"
+    facts, described = machine(device)
+    lines = records(found, rates, {"model": architecture, **facts})
+    title = f"{architecture} on {described}; {rounds} rounds"
     rated = ", ".join(f"{p} at batch {size}: {rate / 1e9:,.0f}" for (p, size), rate in sorted(rates.items()))
-    markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", f"commit: {(sha or 'unknown')[:12]}")
+    markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", commit_line(facts))
     print(markdown, end="")
     write(lines, markdown, Path(arguments.out), title)
 

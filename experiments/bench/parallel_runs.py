@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
 from experiments.bench.measure import WARM_UP, input_size, training_step
+from experiments.bench.report import commit_line, machine
 from experiments.bench.variants import NUM_CLASSES, Variant, build
 from gift_vit import cli
 from gift_vit.compose import compose_config
 from gift_vit.config import load_config
 from gift_vit.engine import Precision
-from gift_vit.environment import describe_environment, git_state
 from gift_vit.files import write_text
 from gift_vit.parallel.stack import ModelStack, StepInputs
 from gift_vit.results.render import Cell, Column, Table, render_markdown
@@ -132,14 +132,14 @@ def bench(arguments: Arguments) -> None:
     """Measure, print the table, write the file."""
     device = resolve_device(arguments.device)
     found = [compare(arguments, method, seeds, device) for method in arguments.methods for seeds in ("one", "each its own")]
-    environment, (sha, dirty) = describe_environment(device), git_state()
-    machine = f"{environment.get('gpu', environment['cpu'])}, {environment['threads']} threads, torch {environment['torch']}"
+    facts, described = machine(device)
     setting = f"{arguments.model}, batch {arguments.batch_size}, {arguments.precision}, drop path {arguments.drop_path}"
-    caption = f"A step of {arguments.runs} runs together against their steps one by one; {setting}; on {machine}."
-    print(table(found, caption, f"commit: {(sha or 'unknown')[:12]}"), end="")
+    caption = f"A step of {arguments.runs} runs together against their steps one by one; {setting}; on {described}."
+    print(table(found, caption, commit_line(facts)), end="")
     if arguments.out:
-        facts = {**asdict(arguments), "git_sha": sha, "git_dirty": dirty, **environment}
-        lines = [json.dumps({**facts, **asdict(c), "ratio": median(c.ratios)}) + "\n" for c in found]
+        asked = asdict(arguments)
+        del asked["methods"], asked["out"]
+        lines = [json.dumps({**asked, **facts, **asdict(c), "ratio": median(c.ratios)}) + "\n" for c in found]
         write_text(Path(arguments.out), "".join(lines))
 
 

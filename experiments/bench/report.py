@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from experiments.bench.measure import Figures
 from experiments.bench.variants import FLOOR, PLAIN, REFERENCE
+from gift_vit.environment import describe_environment, git_state
 from gift_vit.files import atomic_path, write_text
 from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 
@@ -18,6 +20,19 @@ COLUMNS = (
     *("Variant", "Batch", "Step (ms)", "± (ms)", "× reference", "Images/s", "GFLOP", "GFLOP/s", "% of product", "Saved (MiB)"),
     "Device (MiB)",
 )
+
+
+def machine(device: torch.device) -> tuple[dict[str, Any], str]:
+    """What the figures were taken on, as plain values and in words: hardware, libraries, and the project's commit."""
+    sha, dirty = git_state()
+    facts = {"git_sha": sha, "git_dirty": dirty, **describe_environment(device)}
+    del facts["platform"]  # the kernel's build says nothing of speed
+    return facts, f"{facts.get('gpu', facts['cpu'])}, {facts['threads']} threads, torch {facts['torch']}"
+
+
+def commit_line(facts: Mapping[str, Any]) -> str:
+    """The commit, for the head of a table."""
+    return f"commit: {(facts['git_sha'] or 'unknown')[:12]}"
 
 
 def yardsticks(figures: Sequence[Figures]) -> dict[tuple[int, bool], Figures]:

@@ -4,12 +4,14 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import pytest
 import torch
 
 from experiments.bench import __main__ as command
+from experiments.bench import parallel_runs
 from experiments.bench.cost import Cost, inference_flops, training_cost
 from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.report import plot, ratio, records, table
@@ -128,9 +130,9 @@ def test_records_table_and_picture(tmp_path: Path) -> None:
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def run(*words: str) -> int:
+def run(*words: str, program: ModuleType = command) -> int:
     with patch.object(sys, "argv", ["bench", *words]), pytest.raises(SystemExit) as stopped:
-        command.main()
+        program.main()
     return int(stopped.value.code or 0)
 
 
@@ -144,6 +146,20 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     ]
     assert lines[0]["ratio"] is None, "no reference in this run"
     assert lines[2]["ratio"] == 1.0
+
+
+def test_runs_together_and_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["model=vit_mini_patch8_64", "runs=2", "methods=[linear]", "batch_size=2", "rounds=1", "device=cpu"]
+    assert run(*words, f"out={tmp_path / 'runs.jsonl'}", program=parallel_runs) == cli.SUCCESS
+    assert [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("| linear")] == [
+        ["| linear", "one"],
+        ["| linear", "each its own"],
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert (line["model"], line["runs"], line["method"]) == ("vit_mini_patch8_64", 2, "linear")
+        assert line["ratio"] == line["together"][0] / line["alone"][0]
+        assert not {"platform", "out"} & line.keys(), "what says nothing of speed, and a person's folders"
 
 
 def test_an_unknown_variant_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
