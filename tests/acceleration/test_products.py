@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import profile
 
@@ -140,6 +140,7 @@ def test_a_merged_model_s_weights_are_frozen_in_inference(images: Tensor) -> Non
 def test_other_precisions_and_compiled_models_go_without(values: dict[str, Any]) -> None:
     assert not accelerate(tiny(), trainer(**values))["onednn_products"]
     assert not accelerate(tiny().double(), trainer())["onednn_products"]
+    assert not accelerate(nn.Linear(2, 2), trainer())["onednn_products"], "it has no blocks"
 
 
 @pytest.mark.usefixtures("on_amd")
