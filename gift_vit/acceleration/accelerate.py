@@ -61,7 +61,9 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     some = next(model.parameters())
     on_cpu = some.device.type == "cpu"
     slow_products = on_cpu and some.dtype == torch.float32 and trainer.precision == "fp32" and onednn_is_faster()
-    by_onednn = [_adopt(block, onednn_products=True) for block in blocks if slow_products and not trainer.compile]
+    by_onednn = blocks if slow_products and not trainer.compile and all(type(block) in BLOCKS for block in blocks) else []
+    for block in by_onednn:  # the products are the same to rounding whatever the block is: there is nothing to try
+        set_plan(block, replace(plan_of(block) or BlockPlan(), onednn_products=True))
     # lean keeps little for the backward pass, plain products the attention weights
     plain = on_cpu and trainer.precision == "bf16" and trainer.memory != "lean"
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
@@ -69,7 +71,7 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
         "cls_last_block": on_class_token,
         "drop_path_on_kept": bool(skipping) and all(skipping) and on_cpu and not trainer.compile,
         "plain_attention": plain,
-        "onednn_products": bool(by_onednn) and all(by_onednn),
+        "onednn_products": bool(by_onednn),
         "memory": trainer.memory,
         "precision": trainer.precision,
         "compile": trainer.compile,

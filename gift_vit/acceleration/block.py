@@ -64,9 +64,10 @@ def drop_plan(block: Any) -> None:
 def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
     """Tokens (B, N, d) to (B, N, d), or (B, 1, d) where only the class token is wanted; with a mask, as timm does."""
     plan: BlockPlan = block.plan
-    if masks or named_masks:
-        return type(block).forward(block, x, *masks, **named_masks)
+    leaves_out = plan.class_token_only or plan.kept_samples_only or plan.recompute_mlp
     with _products(plan):
+        if masks or named_masks or not leaves_out:
+            return type(block).forward(block, x, *masks, **named_masks)
         return _forward_without_masks(block, x, plan)
 
 
