@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-runs bench-data check fix smoke config tables report mini-tables mini-chain explain-mini
+.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-chain explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,10 +23,10 @@ demo: $(READY)  ## fine-tune vit_mini on digits with linear probing and GIFT; ta
 	$(BIN)/python -m experiments.demo $(ARGS)
 
 test: check  ## every check: ruff, pyright, and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 
-test-all: check  ## the same and the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not network and not tensorflow and not slurm"
+test-all: check  ## the same and the slow tests: browser, launchers, W&B's service, benchmarks, every label of every property
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 -m "not gpu and not network and not tensorflow and not slurm"
 
 test-vtab: $(READY)  ## install TensorFlow and compare VTAB-1k's preparation and pixels with it, bit for bit
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable ".[vtab,fast]"
@@ -37,9 +38,6 @@ test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root
 
 bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes a minute
 	$(BIN)/python -m experiments.bench $(ARGS)
-
-bench-runs: $(READY)  ## K runs of a sweep trained together against the same one by one, as ratios
-	$(BIN)/python -m experiments.bench.parallel_runs $(ARGS)
 
 bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core
 	$(BIN)/python -m experiments.bench_data $(ARGS)
@@ -64,11 +62,6 @@ tables: $(READY)  ## tables from the finished runs under outputs/
 
 report: $(READY)  ## one HTML page of the runs under outputs/
 	$(BIN)/python -m experiments.report $(ARGS)
-
-mini-tables: $(READY)  ## the tables of the mini benchmark, from the finished runs of python -m experiments.mini
-	$(BIN)/python -m experiments.tables root=outputs/mini/methods timing=outputs/mini/timing/methods out=experiments/mini/table.md
-	$(BIN)/python -m experiments.tables root=outputs/mini/rank timing=[outputs/mini/timing/methods,outputs/mini/timing/rank] method=gift rows=[method.rank] out=experiments/mini/rank.md
-	$(BIN)/python -m experiments.tables root=outputs/mini/targets timing=[outputs/mini/timing/methods,outputs/mini/timing/targets] method=gift rows=[method.target_modules,method.share] out=experiments/mini/targets.md
 
 CHAIN := experiment=mini paths.data_root=$(DATA) paths.output_root=outputs/chain hydra.launcher.n_jobs=2 dataset=digits,tiny_mammals,tiny_insects,tiny_vehicles,cifar10_1k
 

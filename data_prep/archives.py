@@ -16,9 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from data_prep.progress import transfer
-from gift_vit.errors import ConfigError
-from gift_vit.files import atomic_path, writing
-from gift_vit.locks import locked
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import atomic_path, locked, writing
 
 Wanted = Callable[[str], bool]
 
@@ -27,16 +26,12 @@ _TAR_BLOCK = 512
 _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
 
 
-def unpack(archive: Path, target: Path, *, members: Wanted | None = None) -> None:
+def unpack(archive: Path, target: Path, *, members: Wanted = lambda _: True) -> None:
     """Unpack a ``.tar`` (plain or compressed) or ``.zip`` into the folder ``target``, which must not be there yet.
 
-    The kind is told by the content, not by the name. A single top-level folder is kept. Where another process unpacks to
-    the same place, this one waits and leaves it at that.
-
-    Args:
-        archive: The archive.
-        target: The folder to make.
-        members: Says of a file's path in the archive whether it is wanted; all files are, unless given.
+    The kind is told by the content, not by the name. A single top-level folder is kept. Files are left out unless ``members``
+    says of their path in the archive that they are wanted. Where another process unpacks to the same place, this one waits
+    and leaves it at that.
 
     Raises:
         ConfigError: If the archive is missing, damaged or cut short, a member would leave the target or is a device, no
@@ -45,39 +40,34 @@ def unpack(archive: Path, target: Path, *, members: Wanted | None = None) -> Non
     """
     with _making(target) as absent:
         if absent:
-            _unpack(archive, target, members or (lambda _: True))
+            _unpack(archive, target, members)
 
 
 def gunzip(archive: Path, target: Path) -> None:
-    """Decompress a single ``.gz`` file to ``target``, which must not be there yet.
-
-    Raises:
-        ConfigError: If the archive is missing, damaged or cut short, or the target is there already or cannot be written.
-        RunError: If the disk is full.
-    """
+    """Decompress a single ``.gz`` file to ``target``, which must not be there yet; raises what :func:`unpack` does."""
     with _making(target) as absent:
         if absent:
-            with _opened(archive) as (file, show), atomic_path(target) as partial, reading(archive):
-                _gunzip(file, partial, show)
+            with (
+                _opened(archive) as (file, show),
+                atomic_path(target) as partial,
+                reading(archive),
+                gzip.open(file) as source,
+                partial.open("wb") as out,
+            ):
+                while chunk := source.read(_CHUNK):
+                    out.write(chunk)
+                    show(file.tell())
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
-    """Open a zip for reading its members; read them within :func:`reading`, which tells of damage inside.
-
-    Raises:
-        ConfigError: If it is missing, unreadable, not a zip or cut short.
-    """
+    """Open a zip, or raise a ConfigError; read its members within :func:`reading`, which tells of damage inside."""
     with _readable(archive), reading(archive):
         return zipfile.ZipFile(archive)
 
 
 @contextmanager
 def reading(archive: Path) -> Iterator[None]:
-    """Turn the many ways in which libraries report a damaged archive into one line.
-
-    Raises:
-        ConfigError: If what was read inside is not what an undamaged archive has.
-    """
+    """Turn the many ways in which libraries report a damaged archive into one ConfigError."""
     try:
         yield
     except (*_DAMAGES, OSError) as error:
@@ -128,9 +118,8 @@ def _unpack(archive: Path, target: Path, wanted: Wanted) -> None:
             partial.mkdir()
             is_zip = file.read(2) == b"PK"
             file.seek(0)
-            names = (_unpack_zip if is_zip else _unpack_tar)(file, partial, wanted)
             empty = True
-            for _ in names:
+            for _ in (_unpack_zip if is_zip else _unpack_tar)(file, partial, wanted):
                 empty = False
                 show(file.tell())
         if empty:
@@ -140,21 +129,19 @@ def _unpack(archive: Path, target: Path, wanted: Wanted) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unpack_tar(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[str]:
-    """Unpack, yielding the name of each file once it is written."""
+def _unpack_tar(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[None]:
+    """Unpack, yielding once each file is written."""
     if not hasattr(tarfile, "data_filter"):
         raise ConfigError(f"Python {sys.version.split()[0]} cannot unpack safely; use 3.10.12, 3.11.4, 3.12 or newer")
     with tarfile.open(fileobj=file, mode="r:*") as tar:
         for member in tar:
             if not member.isdir() and wanted(member.name.removeprefix("./")):
-                why = _misplaced(folder, member.name) or _misleading(folder, member)
-                if why is not None:
-                    raise _refused(file.name, member.name, why)
+                _refuse(file.name, member.name, _misplaced(folder, member.name) or _misleading(folder, member))
                 try:
                     tar.extract(member, folder, filter="data")
                 except tarfile.FilterError as error:
-                    raise _refused(file.name, member.name, str(error)) from error
-                yield member.name
+                    _refuse(file.name, member.name, str(error))
+                yield
         _check_end(tar)
 
 
@@ -177,27 +164,18 @@ def _check_end(tar: tarfile.TarFile) -> None:
             raise
 
 
-def _unpack_zip(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[str]:
-    """Unpack, yielding the name of each file once it is written."""
+def _unpack_zip(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[None]:
+    """Unpack, yielding once each file is written."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if not member.is_dir() and wanted(member.filename):
-                why = _misplaced(folder, member.filename)
-                if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG}:
-                    why = "it is a link or a device"
-                if why is not None:
-                    raise _refused(file.name, member.filename, why)
+                is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
+                why = _misplaced(folder, member.filename) if is_file else "it is a link or a device"
+                _refuse(file.name, member.filename, why)
                 if member.flag_bits & 1:
                     raise ConfigError(f"{file.name} is encrypted ({member.filename}); get it without a password")
                 archive.extract(member, folder)
-                yield member.filename
-
-
-def _gunzip(file: IO[bytes], target: Path, show: Callable[[int], None]) -> None:
-    with gzip.open(file) as source, target.open("wb") as out:
-        while chunk := source.read(_CHUNK):
-            out.write(chunk)
-            show(file.tell())
+                yield
 
 
 def _misplaced(folder: Path, name: str) -> str | None:
@@ -212,12 +190,13 @@ def _misplaced(folder: Path, name: str) -> str | None:
 
 def _misleading(folder: Path, member: tarfile.TarInfo) -> str | None:
     """Why a hard link is wrong: it must be to a file that is unpacked. Where symbolic links lead, tarfile checks."""
-    if not member.islnk():
-        return None
-    if _misplaced(folder, member.linkname) is not None or not (folder / member.linkname).is_file():
+    if member.islnk() and (_misplaced(folder, member.linkname) or not (folder / member.linkname).is_file()):
         return f"it is a hard link to {member.linkname!r}, which is not a file unpacked before it"
     return None
 
 
-def _refused(archive: str, name: str, why: str) -> ConfigError:
-    return ConfigError(f"{archive} is refused because of its member {name!r}: {why}; get the archive from its official source")
+def _refuse(archive: str, name: str, why: str | None) -> None:
+    """Raise a ConfigError about a member if there is a reason."""
+    if why is not None:
+        what = f"its member {name!r}: {why}; get the archive from its official source"
+        raise ConfigError(f"{archive} is refused because of {what}")

@@ -4,17 +4,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
 DEFAULT_ROOT = "${oc.env:GIFT_VIT_DATA,data}"  # as conf/paths/default.yaml has it
 
 
 def data_root(given: str) -> Path:
-    """The folder that ``root=`` names.
-
-    Raises:
-        ConfigError: If it names none.
-    """
+    """The folder that ``root=`` names; a ConfigError if it names none."""
     if not given:
         raise ConfigError("the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA")
     return Path(given).expanduser()

@@ -1,5 +1,9 @@
-"""Downloading archives: resumable, retried, verified, and complete under their name or not there at all."""
+"""Downloading archives: resumable, retried, verified, and complete under their name or not there at all.
 
+A file's SHA-256 is computed once and then remembered.
+"""
+
+import hashlib
 import json
 import logging
 import os
@@ -9,16 +13,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 import urllib3
 from rich.filesize import decimal
 
-from data_prep.checksums import is_known, mismatch, remember
 from data_prep.progress import transfer
-from gift_vit.errors import ConfigError, RunError
-from gift_vit.files import write_json, writing
-from gift_vit.locks import locked
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import locked, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ CONNECT_TIMEOUT_S = 20.0
 STALL_TIMEOUT_S = 60.0
 CHUNK = 128 * 1024
 _TRY_AGAIN = {408, 425, 429}
+_HASHED_AT_ONCE = 1 << 20
+_LARGE = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,52 @@ def verify(path: Path, file: RemoteFile) -> None:
         remember(path, file.sha256)
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hexadecimal."""
+    found, size = hashlib.sha256(), path.stat().st_size
+    if size > _LARGE:
+        logger.info("computing the SHA-256 of %s (%s)", path, decimal(size))
+    with path.open("rb") as file, transfer(f"checking {path.name}", size) as show:
+        while chunk := file.read(_HASHED_AT_ONCE):
+            found.update(chunk)
+            show(file.tell())
+    return found.hexdigest()
+
+
+def mismatch(path: Path, size: int | None, digest: str | None) -> str | None:
+    """What is wrong with a file: what it has and what was expected; None if nothing is. What is None is not checked."""
+    found_size = path.stat().st_size
+    if size is not None and found_size != size:
+        return f"it has {found_size} bytes, expected {size}"
+    if digest is None or (found := sha256(path)) == digest:
+        return None
+    return f"it has {found_size} bytes and the SHA-256 {found}, expected {found_size if size else 'any number of'} and {digest}"
+
+
+def remember(path: Path, digest: str) -> None:
+    """Note in ``<name>.verified`` that the file has this SHA-256; nothing is noted where the folder is read-only."""
+    try:
+        write_json(_note(path), _identity(path, digest))
+    except (ConfigError, RunError, OSError) as error:
+        logger.info("%s will be hashed again next time: %s", path, error)
+
+
+def is_known(path: Path, digest: str) -> bool:
+    """Whether that SHA-256 was noted for the file, and its size and time of modification are still the same."""
+    with suppress(OSError, ValueError):
+        return json.loads(_note(path).read_bytes()) == _identity(path, digest)
+    return False
+
+
+def _identity(path: Path, digest: str) -> dict[str, Any]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified")
+
+
 class _Part:
     """What has arrived of a file, with a note of where it came from and the version (ETag or date) the server named."""
 
@@ -118,7 +169,6 @@ class _Part:
         write_json(self._note, {"url": url, "version": version})
 
     def discard(self) -> None:
-        """Remove it."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
@@ -168,9 +218,8 @@ def _receive_patiently(file: RemoteFile, part: _Part, target: Path) -> bool:
 def _receive(file: RemoteFile, part: _Part, target: Path) -> bool:
     """Bring the part to its full length by one request.
 
-    Returns:
-        Whether a wrong checksum may be mended by starting over: the bytes come from two transfers, or nobody said how many
-        there would be.
+    Returns whether a wrong checksum may be mended by starting over: the bytes come from two transfers, or nobody said how many
+    there would be.
     """
     offset, version = part.usable(file), part.version(file.url)
     if offset and offset == file.size:
@@ -190,7 +239,10 @@ def _receive(file: RemoteFile, part: _Part, target: Path) -> bool:
         if not start:
             part.begin(file.url, _version(response))
         total = total if total is not None else file.size
-        _check_room(file, target.parent, (total or 0) - start)
+        needed, free = (total or 0) - start, shutil.disk_usage(target.parent).free
+        if needed > free:  # better told before an hour's download than after it
+            lacking = f"{file.name} needs {decimal(needed)} more in {target.parent}, {decimal(free)} are free"
+            raise RunError(f"no space left on the device: {lacking}; free some and start the same command again")
         _write(response, part, total)
     if total is not None and part.size < total:
         raise _TransientError(f"the connection was closed after {part.size} of {total} bytes")
@@ -200,12 +252,10 @@ def _receive(file: RemoteFile, part: _Part, target: Path) -> bool:
 def _write(response: requests.Response, part: _Part, total: int | None) -> None:
     """Append the body to the part as it comes, and see that it is on the disk."""
     response.raw.enforce_content_length = False  # a short body is counted, and said more plainly, by the caller
-    done = part.size
     with part.path.open("ab") as out, transfer(part.path.stem, total) as show:
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             out.write(chunk)
-            done += len(chunk)
-            show(done)
+            show(out.tell())
         out.flush()
         os.fsync(out.fileno())
 
@@ -233,22 +283,13 @@ def _version(response: requests.Response) -> str | None:
 
 def _check_answer(file: RemoteFile, target: Path, response: requests.Response, total: int | None) -> None:
     code = response.status_code
-    if code in {200, 206}:
-        if total not in {None, file.size} and file.size is not None:
-            raise RunError(_failed(file, target, f"the server offers {total} bytes, expected {file.size}"))
-        return
     what = f"the server answered {code} {response.reason}"
     if code in _TRY_AGAIN or code >= 500:
         raise _TransientError(what)
-    raise RunError(_failed(file, target, what))
-
-
-def _check_room(file: RemoteFile, folder: Path, needed: int) -> None:
-    """Fail before an hour's download rather than after it."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        lacking = f"{file.name} needs {decimal(needed)} more in {folder}, {decimal(free)} are free"
-        raise RunError(f"no space left on the device: {lacking}; free some and start the same command again")
+    if code not in {200, 206}:
+        raise RunError(_failed(file, target, what))
+    if file.size is not None and total not in {None, file.size}:
+        raise RunError(_failed(file, target, f"the server offers {total} bytes, expected {file.size}"))
 
 
 def _failed(file: RemoteFile, target: Path, what: str) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,28 +14,27 @@ from rich.table import Table
 
 from data_prep.commands import DEFAULT_ROOT, data_root, is_default_root, training_words
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
-from data_prep.fgvc.record import list_digests, read_record
+from data_prep.fgvc.workspace import list_digests, read_record
 from data_prep.vtab.original.files import FILES
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS, Task
-from gift_vit.cli import log_to_stderr, parse_arguments, run_command
-
-USAGE = """
-python -m data_prep.status [root=…]
-
-Shows of each dataset of FGVC and VTAB-1k whether it is ready (prepared and verified), partial (something of it is there) or
-missing, and the next command to type. Reads what preparation recorded; opens no image.
-
-root      data root (default: the environment variable GIFT_VIT_DATA, else data)
-archives  folder of archives that were put there by hand (default: <root>/downloads)
-"""
+from gift_vit.common import cli
 
 READY, PARTIAL, MISSING = "ready", "partial", "missing"
 
 
 @dataclass
 class Arguments:
-    """The command line; see USAGE."""
+    """Show of each dataset of FGVC and VTAB-1k whether it is ready, partial or missing, and the next command to type.
+
+        python -m data_prep.status [root=…]
+
+    Attributes:
+        root: data root (default: the environment variable GIFT_VIT_DATA, else data)
+        archives: folder of archives that were put there by hand (default: <root>/downloads)
+
+    Ready: prepared and verified; partial: something of it is there. Reads what preparation recorded; opens no image.
+    """
 
     root: str = DEFAULT_ROOT
     archives: str | None = None
@@ -94,7 +93,8 @@ def vtab_status(task: Task, root: Path, archives: Path) -> Status:
         source = meta["source"] + (" (lossy)" if meta["source"] == "folder" else "")
         return Status(name, READY, task.num_classes, folder, shlex.join(training_words(name, root)), counts, source, size)
     names = [file.name for file in FILES.get(task.builder.name, [])]
-    there = [*_existing([folder, folder.with_name(f".{task.name}.partial")]), *_downloaded(names, archives)]
+    begun = [path for path in (folder, folder.with_name(f".{task.name}.partial")) if path.exists()]
+    there = [*begun, *_downloaded(names, archives)]
     return _unprepared(name, task.num_classes, folder, shlex.join(prepare), there)
 
 
@@ -108,21 +108,14 @@ def _unprepared(name: str, classes: int, folder: Path, command: str, there: list
     if not there:
         return Status(name, MISSING, classes, folder, command)
     found = ", ".join(path.name for path in there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
-    return Status(name, PARTIAL, classes, folder, command, source=found, bytes=sum(_size(path) for path in there))
+    files = (file for path in there for file in (path, *path.rglob("*")) if file.is_file())
+    return Status(name, PARTIAL, classes, folder, command, source=found, bytes=sum(file.stat().st_size for file in files))
 
 
 def _downloaded(names: Iterable[str], archives: Path) -> list[Path]:
     """Archives, broken downloads and what archives were unpacked to."""
-    return _existing(archives / f"{name}{ending}" for name in names for ending in ("", ".part", ".unpacked"))
-
-
-def _existing(paths: Iterable[Path]) -> list[Path]:
+    paths = (archives / f"{name}{ending}" for name in names for ending in ("", ".part", ".unpacked"))
     return [path for path in paths if path.exists()]
-
-
-def _size(path: Path) -> int:
-    files: Iterator[Path] = path.rglob("*") if path.is_dir() else iter([path])
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _given(root: Path, archives: Path) -> list[str]:
@@ -166,8 +159,7 @@ def show_status(arguments: Arguments) -> None:
 
 def main() -> None:
     """The command."""
-    log_to_stderr()
-    sys.exit(run_command(lambda: show_status(parse_arguments(Arguments, USAGE))))
+    cli.main(Arguments, show_status)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,4 @@
-"""Make the Weights & Biases report that compares GIFT with LoRA, VPT and others from the runs of a project.
-
-    python -m experiments.dashboard [entity=<user or team>] [project=gift-vit]     a new report in that project
-    python -m experiments.dashboard out=dashboard.json                             its definition in a file; needs no account
-    python -m experiments.dashboard definition=dashboard.json entity=<user or team>
-
-Accuracy per method and against parameters, validation accuracy over the learning rate, cost, and curves. It draws the
-runs made with tracker=wandb; offline ones once they are uploaded with `wandb sync`.
-
-entity      user or team; without it the account's own
-project     W&B project, as in tracker.project
-protocol    the protocol of the runs that are drawn (clean)
-dataset     draw the runs on this dataset only
-backbone    draw the runs on this backbone only
-methods     the methods with a chart of their own over the learning rate, as methods=[gift,lora]
-out         write the definition to this file instead
-definition  take this file for the report instead of making a new definition
-"""
+"""The Weights & Biases report that compares methods: ``python -m experiments.dashboard``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gift_vit import cli
-from gift_vit.errors import ConfigError, RunError, did_you_mean
-from gift_vit.files import write_text
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError, RunError, did_you_mean
+from gift_vit.common.files import write_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report
@@ -35,7 +18,25 @@ TIMEOUT_S = 30
 
 @dataclass
 class DashboardConfig:
-    """The arguments; the module's docstring explains them."""
+    """Make the Weights & Biases report that compares GIFT with LoRA, VPT and others from the runs of a project.
+
+        python -m experiments.dashboard [entity=<user or team>] [project=gift-vit]    a new report in that project
+        python -m experiments.dashboard out=dashboard.json                            its definition in a file; needs no account
+        python -m experiments.dashboard definition=dashboard.json entity=<user or team>
+
+    Accuracy per method and against parameters, validation accuracy over the learning rate, cost, and curves. It draws the
+    runs made with tracker=wandb; offline ones once they are uploaded with `wandb sync`.
+
+    Attributes:
+        entity: user or team (default: the account's own)
+        project: W&B project, as in tracker.project
+        protocol: the protocol of the runs that are drawn
+        dataset: draw the runs on this dataset only
+        backbone: draw the runs on this backbone only
+        methods: the methods with a chart of their own over the learning rate, as methods=[gift,lora]
+        out: write the definition to this file instead
+        definition: take this file for the report instead of making a new definition
+    """
 
     entity: str | None = None
     project: str = "gift-vit"
@@ -61,7 +62,7 @@ def make_dashboard(cfg: DashboardConfig) -> str:
     if cfg.definition is not None:
         report = read_definition(Path(cfg.definition))
     else:
-        from experiments.dashboard_panels import build_report
+        from experiments.dashboard_panels import build_report  # W&B's libraries take seconds to import, here and below
 
         chosen = {"protocol": cfg.protocol, "dataset": cfg.dataset, "backbone": cfg.backbone}
         report = build_report({name: value for name, value in chosen.items() if value is not None}, cfg.methods)
@@ -82,18 +83,20 @@ def read_definition(path: Path) -> "Report":
     Raises:
         ConfigError: If the file cannot be read or holds no report.
     """
+    expected = "expected a file that `python -m experiments.dashboard out=…` wrote"
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read definition={path} ({type(error).__name__}: {error}); {expected}") from error
     from pydantic import ValidationError
     from wandb_workspaces.reports.v2 import internal
     from wandb_workspaces.reports.v2.interface import Report
 
-    expected = "expected a file that `python -m experiments.dashboard out=…` wrote"
     try:
-        model = internal.ReportViewspec.model_validate_json(path.read_text())
+        model = internal.ReportViewspec.model_validate_json(text)
         if not any(isinstance(block, internal.PanelGrid) for block in model.spec.blocks):
             raise ConfigError(f"definition={path} holds no charts; {expected}")
         report = Report._from_model(model)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read definition={path} ({type(error).__name__}: {error}); {expected}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"definition={path} is no report ({first['msg']}); {expected}") from error
@@ -141,7 +144,7 @@ def _asking() -> Iterator[None]:
 
 
 def main() -> None:
-    raise SystemExit(cli.run_command(lambda: print(make_dashboard(cli.parse_arguments(DashboardConfig, str(__doc__))))))
+    cli.main(DashboardConfig, lambda cfg: print(make_dashboard(cfg)))
 
 
 if __name__ == "__main__":

@@ -1,64 +1,64 @@
-"""Make a benchmark's table from the finished runs of the final phase.
-
-    python -m experiments.tables [root=outputs] [benchmark=mini] [format=markdown] [out=<file>]
-
-root       folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
-benchmark  fgvc, vtab or mini; the first two always show all their datasets, with dashes where runs are missing
-format     markdown, latex (booktabs) or csv
-out        also write the table to this file
-protocol   take the runs of this protocol only; needed where the folder holds several
-backbone   take the runs on this backbone only; needed where the folder holds several
-datasets   the columns of mini, as datasets=[digits,tiny_mammals]; without it every dataset that has a run
-method     the rows are the runs of this method only
-rows       what the rows are, as rows=[method.rank]: keys of the configuration; without it the methods
-timing     of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
-compare    two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
-published  true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv, or
-           several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
-
-Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
-"""
+"""The tables of benchmarks: ``python -m experiments.tables``."""
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from gift_vit import cli
-from gift_vit.errors import ConfigError
-from gift_vit.files import write_text
+from gift_vit.common import cli
+from gift_vit.common.checks import Options, one_of
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
 from gift_vit.results.collect import collect_results
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
-from gift_vit.results.tables import RENDERERS, TABLES
+from gift_vit.results.render import RENDERERS
+from gift_vit.results.tables import TABLES
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
 SHORT_NAMES = {"vtab": "vtab1k"}
 
 
 @dataclass
-class TablesConfig:
-    """The arguments; the module's docstring explains them."""
+class TablesConfig(Options):
+    """Make a benchmark's table from the finished runs of the final phase.
 
-    root: Any = "outputs"  # a folder or a list of folders
-    benchmark: str = "mini"
-    format: str = "markdown"
+        python -m experiments.tables [root=outputs] [benchmark=mini] [format=markdown] [out=<file>]
+
+    Attributes:
+        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
+        benchmark: fgvc, vtab or mini; the first two always show all their datasets, with dashes where runs are missing
+        format: markdown, latex (booktabs) or csv
+        out: also write the table to this file
+        protocol: take the runs of this protocol only; needed where the folder holds several
+        backbone: take the runs on this backbone only; needed where the folder holds several
+        datasets: the columns of mini, as datasets=[digits,tiny_mammals] (default: every dataset that has a run)
+        method: the rows are the runs of this method only
+        rows: what the rows are, as rows=[method.rank]: keys of the configuration; without any the methods
+        timing: of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
+        compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
+        published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
+            or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
+
+    Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
+    """
+
+    root: Any = "outputs"
+    benchmark: Annotated[str, one_of(TABLES)] = "mini"
+    format: Annotated[str, one_of(RENDERERS)] = "markdown"
     out: str | None = None
     protocol: str | None = None
     backbone: str | None = None
     datasets: list[str] | None = None
     method: str | None = None
     rows: list[str] = field(default_factory=list)
-    timing: Any = None  # a folder or a list of folders
+    timing: Any = None
     compare: list[str] = field(default_factory=list)
-    published: Any = False  # true, a source or a list of sources
+    published: Any = False
 
     def __post_init__(self) -> None:
         """Refuse a value that is not among the known ones."""
         self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
-        for key, known in (("benchmark", TABLES), ("format", RENDERERS)):
-            value = getattr(self, key)
-            if value not in known:
-                raise ConfigError(f"unknown {key} {value!r} (known: {', '.join(known)})")
+        super().__post_init__()
         if self.timing and self.benchmark != "mini":
             raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 
@@ -94,7 +94,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def main() -> None:
-    raise SystemExit(cli.run_command(lambda: print_table(cli.parse_arguments(TablesConfig, str(__doc__)))))
+    cli.main(TablesConfig, print_table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""This project's sweepers: Hydra's grid with checks, and Optuna's successive halving over the same grid.
+"""This project's sweeper: Hydra's grid, with checks.
 
-Hydra finds sweepers in packages of this name only, and imports them at every start: torch and Optuna are imported late.
+Hydra finds sweepers in packages of this name only, and imports them at every start.
 """
 
 import shlex
@@ -10,18 +10,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from gift_vit import distributed
-from gift_vit.errors import ConfigError, SweepError
-from gift_vit.pruning import Halving
-from gift_vit.sweeps import Sweep, plan_job, write_sweep
-from hydra_plugins.gift_vit_launcher import ProcessLauncher
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError, SweepError
+from gift_vit.sweeps.plan import Sweep, plan_job, write_sweep
 
 
 class GridSweeper(BasicSweeper):
@@ -39,8 +36,10 @@ class GridSweeper(BasicSweeper):
         """
         assert self.hydra_context is not None
         assert self.config is not None
-        distributed.refuse_sweep()
-        self._check_parallel_runs()
+        if distributed.launched():  # its processes would each run a whole sweep
+            raise ConfigError(
+                "torchrun trains one run on several processes, no sweep; give one value to each key, or drop torchrun"
+            )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -61,17 +60,6 @@ class GridSweeper(BasicSweeper):
     def _launch(self, jobs: Sequence[list[str]], first: int) -> list[int]:
         assert self.launcher is not None
         return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
-
-    def _check_parallel_runs(self) -> None:
-        if self._parallel_runs > 1 and not isinstance(self.launcher, ProcessLauncher):
-            raise ConfigError("trainer.parallel_runs needs the launcher that puts runs together: use hydra/launcher=processes")
-
-    @property
-    def _parallel_runs(self) -> int:
-        from gift_vit.config import parallel_runs
-
-        assert self.config is not None
-        return parallel_runs(self.config)
 
     def _check(self, overrides: Sequence[Override]) -> None:
         for key, axis in cast(Mapping[str, Any], self.params).items():
@@ -97,66 +85,3 @@ class GridSweeper(BasicSweeper):
             )
             if OmegaConf.to_container(composed.hydra.sweeper.params, resolve=True) != dict(self.params):
                 raise ConfigError(f"{methods.input_line}: these methods have grids of their own; sweep one method a command")
-
-
-class AshaSweeper(GridSweeper):
-    """The points of a grid in random order, each stopped early where Optuna's pruner finds it behind others.
-
-    Started again it goes on: points that are finished or pruned are not tried again, those that failed are.
-
-    Args:
-        max_batch_size: Runs that are launched at a time.
-        params: The axes.
-        reduction_factor: Of the runs at a rung, one in so many goes on.
-        min_epochs: Epochs of the first rung; None: a run's epochs divided by the square of ``reduction_factor``.
-        seed: Of the order.
-    """
-
-    def __init__(
-        self, max_batch_size: int, params: dict[str, str] | None, reduction_factor: int, min_epochs: int | None, seed: int
-    ) -> None:
-        super().__init__(None, params)
-        self.at_a_time, self.reduction_factor, self.min_epochs, self.seed = max_batch_size, reduction_factor, min_epochs, seed
-
-    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
-        epochs = self._epochs()
-        first_rung = self.min_epochs or max(1, epochs // self.reduction_factor**2)
-        halving = Halving(record.with_suffix(".journal"), first_rung, self.reduction_factor)
-        codes: list[int] = []
-        left = halving.left(sweep, self.seed)
-        for start in range(0, len(left), self.at_a_time):
-            batch = left[start : start + self.at_a_time]
-            trials = [halving.start(sweep, index) for index in batch]
-            codes += self._launch([[*jobs[i], halving.word(t)] for i, t in zip(batch, trials, strict=True)], len(codes))
-            for trial in trials:
-                halving.finish(sweep, trial)
-        print(halving.summary(sweep, epochs), file=sys.stderr)
-        if (best := halving.best()) is not None:
-            print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
-        return codes
-
-    def _check_parallel_runs(self) -> None:
-        if self._parallel_runs > 1:
-            raise ConfigError("trainer.parallel_runs and sweeper=asha exclude each other: asha stops runs one by one; drop one")
-
-    def _epochs(self) -> int:
-        """Epochs of a whole run."""
-        assert self.config is not None
-        trainer, protocol = self.config.trainer, self.config.protocol
-        if self.config.phase != "search" or trainer.eval_every != 1:
-            raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
-        cut: int | None = protocol.search_epochs[self.config.dataset.benchmark]
-        return min(trainer.epochs, cut or trainer.epochs)
-
-
-def _against_recipe(best: list[str], keys: Sequence[str]) -> str:
-    """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
-    mine = compose("train", overrides=best)
-    theirs = compose("train", overrides=[f"{group}={mine[group].name}" for group in ("dataset", "method")])
-    chosen, recipe = ({key: OmegaConf.select(cfg, key) for key in keys} for cfg in (mine, theirs))
-    listed = " ".join(f"{key}={value}" for key, value in chosen.items())
-    if theirs.recipe is None:
-        return f"best: {listed}; there is no recipe to compare with"
-    if chosen == recipe:
-        return f"best: {listed}; the same as the recipe's"
-    return f"best: {listed}; the recipe says {' '.join(f'{key}={value}' for key, value in recipe.items())}"

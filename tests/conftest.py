@@ -1,9 +1,12 @@
-"""Fixtures shared by all tests: a tiny timm ViT, one thread, no network."""
+"""Fixtures shared by all tests: a tiny timm ViT, configurations, the training command in this process."""
 
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -12,12 +15,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import timm
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 from torch import nn
 
-from gift_vit.compose import compose_config
-from gift_vit.config import RunConfig, load_config
+from gift_vit import train
+from gift_vit.config import RunConfig, compose_config, load_config
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # a fork finds no other threads to wait for
 # a shell starts background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,12 +47,40 @@ def tiny_vit() -> nn.Module:
     return timm.create_model("test_vit", num_classes=10).eval()
 
 
+@cache
+def composed(words: tuple[str, ...]) -> DictConfig:
+    """A composition takes a tenth of a second, and many tests ask for the same."""
+    return compose_config(words)
+
+
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., RunConfig]:
     """Takes overrides; a checked config of three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``."""
 
     def build(*overrides: str) -> RunConfig:
-        words = ["debug=smoke", "trainer.epochs=3", f"paths.output_root={tmp_path / 'outputs'}", *overrides]
-        return load_config(compose_config(words))
+        cfg = deepcopy(composed(("debug=smoke", "trainer.epochs=3", *overrides)))
+        cfg.paths.output_root = str(tmp_path / "outputs")
+        return load_config(cfg)
 
     return build
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Takes words of ``python -m gift_vit.train``, does it in this process, where parts may be replaced; the exit code."""
+
+    def command(*words: str) -> int:
+        GlobalHydra.instance().clear()
+        # Hydra's logging closes the handlers that other tests' libraries have left, and with them what pytest captures into
+        unlogged = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        monkeypatch.setattr("gift_vit.common.cli.interrupt_on_sigterm", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["train", *words, *unlogged])
+        try:
+            train.main()
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+        return 0
+
+    return command

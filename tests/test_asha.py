@@ -2,21 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from gift_vit import train
-from gift_vit.engine import FitResult, OptimConfig, TrainerConfig
-from gift_vit.engine.fit import FitInputs, Observer
-from gift_vit.errors import RunError
-from gift_vit.results.schema import read_result
-from gift_vit.sweeps import read_sweeps, run_state
-from tests.test_sweeps import UNLOGGED
+from gift_vit.common.errors import RunError
+from gift_vit.engine.config import OptimConfig, TrainerConfig
+from gift_vit.engine.fit import FitInputs, FitResult
+from gift_vit.engine.observer import Observer
+from gift_vit.runs.run import Run
+from gift_vit.sweeps.plan import read_sweeps
 
 EPOCHS = 9
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -37,57 +34,47 @@ def follow_curve(
     optim: OptimConfig,
     trainer: TrainerConfig,
     checkpoint: Path,
-    observer: Observer,
+    observers: Sequence[Observer],
     stop_epoch: int | None = None,
 ) -> FitResult:
     """In place of training; resumable as training is."""
     history = json.loads(checkpoint.read_text()) if checkpoint.is_file() else []
     if history:
-        observer.resumed(list(history))
+        for observer in observers:
+            observer.resumed(list(history))
     for epoch in range(len(history), EPOCHS):
-        observer.epoch_started(epoch, EPOCHS, 8)
+        for observer in observers:
+            observer.epoch_started(epoch, EPOCHS, 8)
         record = {"epoch": epoch, "train_loss": 1.0, "steps": 1, "lr": optim.lr, "seconds": 1.0, "images_per_s": 8.0}
         history.append(record | {"val_top1": curve(optim.lr)[epoch], "val_loss": 1.0})
         checkpoint.write_text(json.dumps(history))
-        observer.epoch_done(history[-1])
+        for observer in observers:
+            observer.epoch_done(history[-1])
     return FitResult(history, float(EPOCHS))
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The training command in this process; its exit code."""
-    monkeypatch.setattr("gift_vit.run.fit", follow_curve)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr("gift_vit.runs.train.fit", follow_curve)
 
     def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES)) -> int:
-        GlobalHydra.instance().clear()
-        axes = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
-        argv = ["train", "sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", axes]
-        argv += [
-            f"trainer.epochs={EPOCHS}",
-            f"paths.output_root={tmp_path / 'outputs'}",
-            "hydra/launcher=basic",
-            *UNLOGGED,
-            *words,
-        ]
-        with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
-            try:
-                train.main()
-            except SystemExit as stopped:
-                return int(stopped.code or 0)
-        return 0
+        grid = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
+        common = ["sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", grid]
+        common += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic"]
+        return train_here(*words, *common)
 
     return command
 
 
 def epochs_by_rate(root: Path) -> dict[float, int]:
     """Epochs that each run has trained, from what its folder says."""
-    done = {read_result(path).run.config["optim"]["lr"]: EPOCHS for path in root.rglob("result.json")}  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+    done = {Run.open(path.parent).config.optim.lr: EPOCHS for path in root.rglob("result.json")}
     for path in root.rglob("pruned.json"):
         history = json.loads((path.parent / "last.ckpt").read_text())
         assert json.loads(path.read_text())["epochs"] == len(history)
         done[history[0]["lr"]] = len(history)
-    return done  # pyright: ignore[reportReturnType]
+    return done
 
 
 def test_it_finds_the_grids_best_point_for_less(command: Command, tmp_path: Path, capsys: Told) -> None:
@@ -106,28 +93,31 @@ def test_it_finds_the_grids_best_point_for_less(command: Command, tmp_path: Path
     )
     assert told[-1] == "best: optim.lr=0.003 optim.weight_decay=0; there is no recipe to compare with"
     [sweep] = read_sweeps(tmp_path / "outputs")
-    states = [run_state(Path(str(job.folder))) for job in sweep.jobs]
-    assert [state for state, _ in states].count("pruned") == 9 - finished
-    assert all("is behind other settings'" in reason for state, reason in states if state == "pruned")
+    pruned = [run for job in sweep.jobs if (run := Run.open(str(job.folder))).state == "pruned"]
+    assert len(pruned) == 9 - finished
+    assert all("is behind other settings'" in run.reason for run in pruned)
 
 
 def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_was_stopped(
     command: Command, tmp_path: Path, capsys: Told
 ) -> None:
-    command("sweeper=asha")
+    few = "1e-5,1e-4,3e-3,1e-2"
+    command("sweeper=asha", lr=few)
     before, told = epochs_by_rate(tmp_path), capsys.readouterr().err.splitlines()[-2:]
-    assert command("sweeper=asha") == 0
+    assert min(before.values()) < EPOCHS
+    assert command("sweeper=asha", lr=few) == 0
     assert epochs_by_rate(tmp_path) == before
     again = capsys.readouterr().err.splitlines()
     assert [line for line in again if line.startswith(("asha", "best"))] == told
     assert "epoch 1/9" not in "".join(again)
-    assert command() == 0
+    assert command(lr=few) == 0
     assert set(epochs_by_rate(tmp_path).values()) == {EPOCHS}
     assert not list(tmp_path.rglob("pruned.json"))
     assert not list(tmp_path.rglob("last.ckpt"))
     for path in tmp_path.rglob("result.json"):
-        result = read_result(path)
-        assert result.metrics["val_top1"] == curve(result.run.config["optim"]["lr"])[-1]  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+        run = Run.open(path.parent)
+        assert run.result is not None
+        assert run.result.metrics["val_top1"] == curve(run.config.optim.lr)[-1]
 
 
 def test_runs_that_are_finished_already_take_part_with_their_scores(command: Command, tmp_path: Path) -> None:
@@ -143,7 +133,7 @@ def test_a_run_that_fails_is_tried_again(command: Command, tmp_path: Path, monke
         raise RunError("no space left")
 
     with monkeypatch.context() as broken:
-        broken.setattr("gift_vit.run.fit", fails)
+        broken.setattr("gift_vit.runs.train.fit", fails)
         assert command("sweeper=asha", lr="1e-4,1e-3") == 1
     assert len(list(tmp_path.rglob("failed.json"))) == 2
     assert command("sweeper=asha", lr="1e-4,1e-3") == 0
@@ -159,7 +149,7 @@ def test_it_says_whether_the_recipe_agrees(command: Command, tmp_path: Path, cap
         "recipe: {dataset: digits, method: gift, backbone: test_vit, protocol: clean, changes: {}}\n"
         f"optim: {{lr: {rate}, weight_decay: 0}}\n"
     )
-    assert command("sweeper=asha", "--config-dir", str(tmp_path / "conf"), lr="1e-4,3e-3") == 0
+    assert command("--config-dir", str(tmp_path / "conf"), "sweeper=asha", lr="1e-4,3e-3") == 0
     assert verdict in capsys.readouterr().err.splitlines()[-1]
 
 

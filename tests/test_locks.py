@@ -1,15 +1,19 @@
-"""One at a time, however the lock's file comes and goes."""
+"""One at a time, however the lock's file comes and goes; and nobody but the process that took it holds it."""
 
 import fcntl
 import logging
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gift_vit.locks import locked
+from gift_vit.common.files import LockedError, is_locked, locked
+from tests.warm import Process, until
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
@@ -34,6 +38,48 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@contextmanager
+def held_elsewhere(path: Path) -> Iterator[Process]:
+    """Another process holds the lock, and its forked child lives on for a minute whatever becomes of it."""
+
+    def hold() -> None:
+        with locked(path):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            print(child, flush=True)
+            time.sleep(60)
+
+    with Process(hold) as process:
+        try:
+            process.until(lambda: process.stdout)
+            yield process
+        finally:
+            os.kill(int(process.stdout), signal.SIGKILL)
+
+
+def test_a_lock_is_seen_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert not is_locked(path)
+    with held_elsewhere(path):
+        assert is_locked(path)
+        with pytest.raises(LockedError), locked(path, wait=False):
+            pass
+        assert [file.name for file in tmp_path.iterdir()] == [".run.lock"]
+
+
+def test_a_killed_process_s_lock_is_free_at_once_though_its_child_lives_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with held_elsewhere(path) as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait().returncode == -signal.SIGKILL
+        assert not is_locked(path)
+        with locked(path, wait=False):
+            assert is_locked(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_whose_file_its_holder_removed_is_taken_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     lock = tmp_path / ".a.lock"
@@ -48,18 +94,13 @@ def test_a_lock_whose_file_its_holder_removed_is_taken_anew(tmp_path: Path, capl
 
     thread = threading.Thread(target=enter)
     thread.start()
-    deadline = time.monotonic() + 60
-    while "waiting for it" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: "waiting for it" in caplog.text)
     assert not entered.is_set()
     lock.unlink()
     os.close(holder)
     assert entered.wait(60)
     try:
-        other = os.open(lock, os.O_RDWR)  # the file of that name is the one that is held
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(other)
+        assert is_locked(tmp_path / "a"), "the file of that name is the one that is held"
     finally:
         leave.set()
         thread.join(60)

@@ -1,4 +1,5 @@
-import os
+"""The wheel, as an installer would unpack it. Its commands are real starts of Python, each of some seconds."""
+
 import subprocess
 import sys
 import zipfile
@@ -6,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import clean_environment
+
 ROOT = Path(__file__).parent.parent
+# what a run on digits has no use for; timm and scikit-learn would like to import some of it
+UNUSED = {"wandb", "peft", "transformers", "sklearn", "scipy", "matplotlib", "optuna", "pandas"}
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's contents, unpacked as an installer would."""
+    """The wheel's contents; building it takes some seconds."""
     folder = tmp_path_factory.mktemp("wheel")
     words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
@@ -20,6 +25,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
+
+
+def command(installed: Path, folder: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    environment = clean_environment(PYTHONPATH=str(installed), **env)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> None:
@@ -33,22 +47,16 @@ def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> Non
     assert top == {"gift_vit", "data_prep", "hydra_plugins"}
 
 
-def test_the_wheel_prepares_data(installed: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "data_prep.status"]
-    env = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=True)
-    assert "0 of 24 datasets are ready" in done.stdout
+def test_the_wheel_helps_and_prepares_data(installed: Path, tmp_path: Path) -> None:
+    assert "\ndataset: cars, cifar10_1k, cub" in command(installed, tmp_path, "gift_vit.train", "--help").stdout
+    assert "0 of 24 datasets are ready" in command(installed, tmp_path, "data_prep.status").stdout
 
 
-def test_the_wheel_trains_from_an_empty_directory(installed: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gift_vit.train", "debug=smoke"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_wheel_trains_from_an_empty_directory_and_imports_what_it_uses(installed: Path, tmp_path: Path) -> None:
+    done = command(installed, tmp_path, "gift_vit.train", "debug=smoke", PYTHONPROFILEIMPORTTIME="1")
     [result] = tmp_path.rglob("result.json")
     assert '"git_sha": null' in result.read_text(), "the wheel was used, not the checkout"
+    modules = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    packages = {name.partition(".")[0] for name in modules if "." in name}  # an import that is refused has no parts
+    assert "torch" in packages
+    assert not UNUSED & packages

@@ -1,94 +1,277 @@
-"""The README's command blocks, run as they stand, made short by overrides that are appended."""
+"""What README.md and docs/ say: their commands are understood, their numbers and links hold, and the README stays short."""
 
-import json
-import os
 import re
-import shlex
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import nn
 
-from gift_vit.methods import apply_method, count_parameters, merge_method, registry
-from gift_vit.methods.adapter import method_config
+from gift_vit.common import cli
+from gift_vit.config.compose import compose_config, compose_job, conf_dir, flatten
+from gift_vit.config.loader import load_config
+from gift_vit.methods import apply_method, count_parameters
+from gift_vit.sweeps.plan import plan_job
 from tests.methods.method_examples import yaml_config
+from tests.pages import BLOCKS, COMMANDS, NOTES, PAGES, ROOT, Command, code_spans, commands_of_target, prose
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python|yaml) test\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.partition("#")[0].strip() for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line
-]
-SHORT = ["debug=smoke", "trainer.batch_size=4", "run_name=null"]
-
-
-def test_the_readme_has_the_blocks_it_should_have() -> None:
-    assert [language for language, _ in BLOCKS] == [
-        *["bash"] * 9,
-        *["python", "yaml", "bash", "python", "yaml"],
-    ]
-    assert len(COMMANDS) == 20
+PROGRAMS = {"source", "wandb", "find", "cp"}  # of others: not checked
+HYDRAS_FLAGS = ("-m", "--resolve")
+MAKE = [command for command in COMMANDS if command.words[0] == "make"]
+TRAINING = [command for command in COMMANDS if command.module == "gift_vit.train"]
+OTHERS = [command for command in COMMANDS if command.module and command.module != "gift_vit.train"]
 
 
-@pytest.mark.parametrize(("file", "lines"), [("mini/chain/table.md", 7), ("bench/cpu_close.md", 12)])
-def test_tables_are_those_made_from_result_files_and_measurements(file: str, lines: int) -> None:
-    table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
-    assert len(table) == lines
-    assert "\n".join(table) in README
+# ---------------------------------------------------------------------------------------------- commands
+
+
+def test_every_command_is_of_a_kind_that_is_checked() -> None:
+    assert [str(c) for c in COMMANDS if not (c.module or c.words[0] == "make" or c.words[0] in PROGRAMS)] == []
+    assert {command.page for command in COMMANDS} >= {"README.md", "docs/sweeps.md", "experiments/mini/README.md"}
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a small CUB in its original layout and a person's own images."""
-    folder = tmp_path_factory.mktemp("readme")
-    names = {"001": "001.Black_footed_Albatross", "002": "002.Laysan_Albatross"}
-    for split, count in (("train", 4), ("val", 2), ("test", 2)):
-        listed = {}
-        for number, name in names.items():
-            for index in range(count):
-                image = folder / "data/cub/CUB_200_2011/images" / name / f"{split}_{index}.jpg"
-                image.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (60, 40), (int(number) * 100, 10 * index, 0)).save(image)
-                listed[f"{name}/{image.name}"] = number
-        (folder / "data/cub/splits/paper").mkdir(parents=True, exist_ok=True)
-        (folder / "data/cub/splits/paper" / f"{split}.json").write_text(json.dumps(listed))
-    for label in ("cat", "dog"):
-        (folder / "my_images/train" / label).mkdir(parents=True)
-        for index in range(10):
-            Image.new("RGB", (40, 60), (20 * index, 0, 0)).save(folder / "my_images/train" / label / f"{index}.jpg")
-    for block in (block for language, block in BLOCKS if language == "yaml"):
-        file = folder / block.splitlines()[0].removeprefix("# ")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(block)
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the YAML that the pages show, where their first lines say."""
+    folder = tmp_path_factory.mktemp("pages")
+    write_yaml(folder)
     return folder
 
 
-def test_make_demo(tmp_path: Path) -> None:
-    """The target itself, in the environment at hand and with one epoch."""
-    assert "make demo" in COMMANDS
-    binaries = Path(sys.executable).parent
-    words = ["make", "-o", ".venv/.ready", "demo", f"BIN={binaries}", f"ARGS=epochs=1 output_root={tmp_path}"]
-    wide = os.environ | {"COLUMNS": "160"}  # so that no heading of the table is wrapped
-    done = subprocess.run(words, cwd=ROOT, env=wide, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    for header in ("method", "trainable parameters", "adapter bytes", "test top-1 %", "seconds", "linear", "gift"):
-        assert header in done.stdout
-    files = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
-    for method in ("linear", "gift"):
-        assert {path.name for path in (tmp_path / "final/digits" / method / "vit_mini/demo").iterdir()} == files
-    with Image.open(tmp_path / "cluster_maps.png") as picture:
-        assert min(picture.size) > 500
+def write_yaml(folder: Path) -> None:
+    """The YAML blocks as files; a line ``# my_conf/…`` names each."""
+    for block in BLOCKS:
+        if block.language == "yaml":
+            [name] = re.findall(r"^# (my_conf/.*\.yaml)$", block.text, re.MULTILINE)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(block.text)
 
+
+@contextmanager
+def hydra_set_up(config_dir: Path | None) -> Iterator[None]:
+    """As ``python -m gift_vit.train --config-dir <folder>`` sets Hydra up."""
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        search_path.prepend("command-line", f"file://{config_dir}")
+    Hydra.create_main_hydra2("pages", search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@cache
+def check_training(words: tuple[str, ...], folder: Path) -> set[str]:
+    """Compose what ``python -m gift_vit.train`` is told; the folders of the first and the last of its runs.
+
+    Args:
+        words: Its words.
+        folder: Where folders of configurations are looked for, before the checkout.
+    """
+    overrides, config_dir, multirun = [], None, "-m" in words
+    left = iter(word for word in words if word not in HYDRAS_FLAGS)
+    for word in left:
+        if word in ("--cfg", "--config-dir"):
+            value = next(left)
+            if word == "--config-dir":
+                config_dir = next(place / value for place in (folder, ROOT) if (place / value).is_dir())
+        else:
+            overrides.append(word)
+    parse = OverridesParser.create().parse_overrides
+    fixed = [override.input_line or "" for override in parse(overrides) if not override.is_sweep_override()]
+    axes: list[str] = []
+    with hydra_set_up(config_dir):
+        if any(word.startswith("sweep=") for word in words):
+            _, hydra_cfg = compose_job(fixed)
+            axes = [f"{key}={value}" for key, value in hydra_cfg.sweeper.params.items()]
+            multirun = hydra_cfg.mode is RunMode.MULTIRUN
+        assert multirun or len(fixed) == len(overrides), "several values need -m or sweep="
+        jobs = BasicSweeper.split_arguments(parse([*axes, *overrides]), None)[0] if multirun else [overrides]
+        planned = [plan_job(job) for job in {tuple(jobs[0]), tuple(jobs[-1])}]
+    assert {job.problem for job in planned} == {None}
+    return {str(job.folder) for job in planned}
+
+
+@pytest.mark.parametrize("command", TRAINING, ids=str)
+def test_training_commands_compose(command: Command, configs: Path) -> None:
+    check_training(command.arguments, configs)
+
+
+class Understood(BaseException):
+    """In place of what a command does, after it has read its words."""
+
+
+def check_parsed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, parse = find_spec(command.module), cli.parse_arguments
+    assert spec, command
+
+    def only_parse(*args: Any, **options: Any) -> None:
+        parse(*args, **options)
+        raise Understood
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "parse_arguments", only_parse)
+        for effect in ("log_to_stderr", "interrupt_on_sigterm"):
+            patch.setattr(cli, effect, lambda: None)
+        patch.setattr("sys.argv", ["command", *command.arguments])
+        with pytest.raises(Understood):
+            import_module(f"{spec.name}.__main__" if spec.submodule_search_locations else spec.name).main()
+
+
+@pytest.mark.parametrize("command", OTHERS, ids=str)
+def test_other_commands_are_understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_parsed(command, monkeypatch)
+
+
+@pytest.mark.parametrize("command", MAKE, ids=str)
+def test_targets_of_make(command: Command, configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything they would start, after ``make mini-chain``, which takes seconds: it composes some forty configurations."""
+    for dataset in ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k"):
+        for seed in (0, 1):
+            (configs / f"outputs/chain/final/{dataset}/gift/vit_mini/clean_seed{seed}_some").mkdir(parents=True, exist_ok=True)
+    target, *words = command.words[1:]
+    if target == "setup":
+        assert "\nsetup: " in (ROOT / "Makefile").read_text()
+        return
+    commands = commands_of_target(target, configs, "DATA=data", *words)
+    assert commands
+    for started in dict.fromkeys(commands):
+        if started.module == "gift_vit.train":
+            check_training(started.arguments, configs)
+        else:
+            check_parsed(started, monkeypatch)
+
+
+def test_the_run_that_the_readme_evaluates_is_the_one_that_it_has_trained(configs: Path) -> None:
+    evaluated = 0
+    for page in PAGES:
+        commands = [command for command in COMMANDS if command.page == page]
+        trained = [folder for c in commands if c in TRAINING for folder in check_training(c.arguments, configs)]
+        for command in commands:
+            if command.module == "gift_vit.evaluate" and "released" not in str(command):
+                evaluated += 1
+                run = command.arguments[0].removeprefix("run=")
+                assert str(Path(run).absolute()) in trained, command
+    assert evaluated
+
+
+def test_targets_modules_and_extras_that_the_text_names() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    extras = (ROOT / "pyproject.toml").read_text()
+    for page, text in (PAGES | NOTES).items():
+        for span in code_spans(text):
+            if target := re.match(r"make ([\w-]+)", span):
+                assert f"\n{target[1]}: " in makefile, (page, span)
+            if module := re.match(r"python -m ([\w.]+)", span):
+                assert find_spec(module[1]), (page, span)
+            if extra := re.search(r"'\.\[(\w+)\]'", span):
+                assert f"\n{extra[1]} = [" in extras, (page, span)
+
+
+def test_keys_that_the_text_names() -> None:
+    """``trainer.memory=lean`` between backquotes is a key of some configuration."""
+    choices = (["dataset=folder", "dataset.root=some"], ["dataset=vtab_dtd", "tracker=wandb", "method=gift"])
+    known = {key for words in choices for key, _ in flatten(plain(compose_config(words)))}
+    named = {span for text in PAGES.values() for span in code_spans(text) if re.match(r"[a-z]+\.[a-z_.]+=[^$]+$", span)}
+    assert named
+    assert {span for span in named for key in span.split() if key.partition("=")[0] not in known} == set()
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(cfg)
+    return values
+
+
+# ------------------------------------------------------------------------------------- text, links and tables
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].encode()) <= 10_240
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_fit_a_screen(page: str) -> None:
+    lines = [line for line in PAGES[page].splitlines() if not line.startswith(("|", "python -m gift_vit.evaluate"))]
+    assert [line for line in lines if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES | NOTES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose((PAGES | NOTES)[page])):
+        if not target.startswith("https://"):
+            name, _, anchor = target.partition("#")
+            file = (ROOT / page).parent / name if name else ROOT / page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page as they stand in links."""
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {f"({page})" for page in PAGES if page != "README.md"} <= set(re.findall(r"\(docs/\w+\.md\)", PAGES["README.md"]))
+
+
+def test_the_picture_is_small_and_shown_with_the_command_that_makes_it() -> None:
+    picture = ROOT / "docs/cluster_maps.png"
+    assert picture.stat().st_size <= 150_000
+    with Image.open(picture) as image:
+        assert image.width > 1000
+    assert "(docs/cluster_maps.png)" in PAGES["README.md"]
+    assert {"make demo ARGS=images=3", "cp outputs/demo/cluster_maps.png docs/cluster_maps.png"} <= {
+        " ".join(command.words) for command in COMMANDS if command.page == "docs/explain.md"
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "page", "lines"), [("mini/chain/table.md", "docs/results.md", 7), ("bench/cpu_close.md", "docs/speed.md", 12)]
+)
+def test_tables_are_those_made_from_result_files_and_measurements(file: str, page: str, lines: int) -> None:
+    table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
+    assert len(table) == lines
+    assert "\n".join(table) in PAGES[page]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_the_text_names_are_there(page: str) -> None:
+    named = {
+        span for span in code_spans(PAGES[page]) if re.match(r"(gift_vit|conf|experiments|tests|hydra_plugins|docs)/", span)
+    }
+    assert {path for path in named if not list(ROOT.glob(path)) and path != "conf/recipe/cub_gift.yaml"} == set()
+
+
+def test_the_walk_names_each_file_of_a_run_once() -> None:
+    walk = re.findall(r"`([\w/]+\.(?:py|yaml))`", PAGES["docs/architecture.md"])
+    assert sorted(walk) == sorted(set(walk))
+    assert [path for path in walk if not (ROOT / path).is_file()] == []
+    rooms = ("common", "config", "engine", "acceleration", "tracking", "data", "backbones")
+    entered = {str(file.relative_to(ROOT)) for room in rooms for file in (ROOT / "gift_vit" / room).glob("*.py")}
+    assert {path for path in entered - set(walk) if not path.endswith("__init__.py")} == set()
+
+
+# -------------------------------------------------------------------------------------------------- methods
 
 COUNTS = {
-    **{"gift": 24_576, "gift_v1": 28_368, "gift_gelu": 24_576, "gift_mlp_mixer": 124_784, "lora": 147_456, "lora_qv": 294_912},
+    **{"gift": 24_576, "gift_v1": 28_368, "gift_gelu": 24_576, "gift_sigmoid": 24_576, "gift_mlp": 25_648},
+    **{"gift_transformer": 26_736, "gift_paca_attn": 26_752, "gift_mlp_mixer": 124_784, "lora": 147_456, "lora_qv": 294_912},
     **{"bitfit": 82_944, "bitfit_all": 102_912, "vpt_deep": 46_080, "vpt_shallow": 3_840, "adaptformer": 1_189_632},
     **{"ssf": 205_824, "linear": 0, "full": 85_798_656},
 }
@@ -99,94 +282,33 @@ def test_the_parameters_of_the_methods(label: str) -> None:
     with torch.device("meta"):
         vit = apply_method(timm.create_model("vit_base_patch16_224", num_classes=10), yaml_config(label))
     assert count_parameters(vit).adapter == COUNTS[label]
-    rows = [row for row in README.splitlines() if row.startswith("| `") and f"`{label}`" in row]
-    assert [f"{COUNTS[label]:,}" in row for row in rows] == [True]
+    rows = [row for page in ("README.md", "docs/methods.md") for row in method_rows(page) if f"`{label}`" in row]
+    listed = [f"{COUNTS[label]:,}" in row or (label == "gift_gelu" and "24,576 to" in row) for row in rows]
+    assert listed
+    assert all(listed)
 
 
-def test_every_method_is_in_the_table() -> None:
-    named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in README.splitlines() if row.startswith("| `"))))
-    assert {file.stem for file in (ROOT / "conf/method").glob("*.yaml")} <= named
+def method_rows(page: str) -> list[str]:
+    table = PAGES[page].partition("| `method=` |")[2].partition("\n\n")[0]
+    return [row for row in table.splitlines() if row.startswith("| `")]
 
 
-def test_the_status_of_the_data(workplace: Path) -> None:
-    assert "python -m data_prep.status" in COMMANDS
-    words = [sys.executable, "-m", "data_prep.status"]
-    done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=60, check=True)
-    assert "0 of 24 datasets are ready" in done.stdout
-    assert sum(line in done.stdout for line in COMMANDS) == 2  # the two preparing commands below are among the next steps
+def test_every_method_and_every_backbone_is_named() -> None:
+    methods, named = sorted((conf_dir() / "method").glob("*.yaml")), code_spans(PAGES["docs/methods.md"])
+    assert {file.stem for file in methods} <= named
+    assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} - {"test_vit"} <= named
+    of_peft = sum("\nkind: peft\n" in file.read_text() for file in methods)
+    assert f"{of_peft} layers of Hugging Face peft" in PAGES["README.md"]
+    assert len(method_rows("README.md")) == 10
 
 
-@pytest.mark.parametrize(
-    ("module", "url"),
-    [("data_prep.fgvc", "https://data.caltech.edu/"), ("data_prep.vtab", "https://www.cs.toronto.edu/~kriz/cifar-100-binary")],
-)
-def test_preparing_commands_without_a_network(tmp_path: Path, module: str, url: str) -> None:
-    """They get as far as the first download, and say in one line what to do."""
-    [line] = [line for line in COMMANDS if module in line]
-    dead = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    words = [sys.executable, *shlex.split(line)[1:]]
-    done = subprocess.run(words, cwd=tmp_path, env=os.environ | dead, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    [told] = [told for told in done.stderr.splitlines() if told.startswith("error: ")]
-    assert url in told
-    assert str(Path("data/downloads")) in told
+# ------------------------------------------------------------------------------------------------ extending
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "gift_vit.train" in line and "sweep=" not in line])
-def test_training_commands(workplace: Path, line: str) -> None:
-    words = shlex.split(line)
-    assert words[:3] == ["python", "-m", "gift_vit.train"]
-    dataset = next(word for word in words if word.startswith("dataset="))
-    words = [sys.executable, *words[1:], *SHORT, dataset, "dataset.num_classes=null", "paths.output_root=outputs"]
-    done = subprocess.run(
-        words,
-        cwd=workplace,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    expected = 3 if "4,8,16" in line else 1
-    assert len([told for told in done.stderr.splitlines() if told.startswith("finished")]) == expected
-
-
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "run=outputs" in line])
-def test_commands_on_a_finished_run(workplace: Path, line: str) -> None:
-    """On the run of the training command above it, wherever that landed with its appended overrides."""
-    [run] = (workplace / "outputs/final/cub/gift/test_vit").glob("gift_paper_*")
-    words = [f"run={run}" if word.startswith("run=") else word for word in shlex.split(line)[1:]]
-    done = subprocess.run([sys.executable, *words], cwd=workplace, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert "top-1" in done.stdout or "wrote cub.safetensors" in done.stdout
-
-
-def test_python_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With random weights, since tests have no network."""
-    [code] = [block for language, block in BLOCKS if language == "python" and "save_adapter" in block]
-    assert code.count("pretrained=True") == 2
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("pretrained=True", "pretrained=False"), "README.md", "exec"), {})
-    shown = capsys.readouterr().out
-    assert "ParameterCount(adapter=24576, head=153800, backbone=85798656)" in shown
-    assert "['gift.attn.proj.phi', 'gift.attn.proj.psi', 'head.weight', 'head.bias']" in shown
-
-
-def test_the_method_of_one_s_own(workplace: Path, tiny_vit: nn.Module) -> None:
-    [code] = [block for language, block in BLOCKS if language == "python" and "register_method" in block]
-    before = dict(registry.METHODS)
-    try:
-        exec(compile(code, "norms.py", "exec"), {"__name__": "norms"})
-        values: Any = OmegaConf.to_container(OmegaConf.load(workplace / "my_conf/method/norms.yaml"))
-        assert values.pop("name") == "norms"
-        plain = {name: tensor.clone() for name, tensor in tiny_vit.state_dict().items()}
-        apply_method(tiny_vit, method_config(values))
-        trainable = {name for name, parameter in tiny_vit.named_parameters() if parameter.requires_grad}
-        norms = {name for name in plain if "norm" in name}
-        assert trainable == norms | {"head.weight", "head.bias"}
-        assert count_parameters(tiny_vit).adapter == (2 * 6 + 1) * 2 * 64
-        merge_method(tiny_vit)
-        assert all(torch.equal(plain[name], tensor) for name, tensor in tiny_vit.state_dict().items())
-    finally:
-        registry.METHODS.clear()
-        registry.METHODS.update(before)
+def test_the_yaml_that_the_pages_show(configs: Path) -> None:
+    for word in ("dataset=leaves", "backbone=vit_t16", "experiment=short", "method=my_dora"):
+        group, _, name = word.partition("=")
+        assert (configs / "my_conf" / group / f"{name}.yaml").is_file()
+        [folder] = check_training(("--config-dir", "my_conf", word), configs)
+        assert name in folder or group == "experiment"
+    assert load_config(compose_config(["backbone=vit_mini"])).backbone.name == "vit_mini"

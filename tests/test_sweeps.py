@@ -1,25 +1,19 @@
 """Sweeps from the command line inwards, on runs that only write down what they were."""
 
-import fcntl
-import json
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from gift_vit import train
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig
-from gift_vit.errors import ConfigError, RunError
-from gift_vit.record import Call
-from gift_vit.sweeps import Job, Sweep, read_sweeps, run_state, unfinished, write_sweep
+from gift_vit.data.config import DatasetConfig
+from gift_vit.engine.observer import Observer
+from gift_vit.runs.train import Call
+from gift_vit.sweeps.plan import Job, Sweep, read_sweeps, unfinished, write_sweep
 
 Told = pytest.CaptureFixture[str]
-# Hydra's logging closes the handlers that other tests' libraries have left, and with them what pytest captures into
-UNLOGGED = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+Sweeping = Callable[..., tuple[int, list[RunConfig]]]
 
 
 class Runs:
@@ -28,56 +22,47 @@ class Runs:
     def __init__(self, failing: Callable[[RunConfig], bool]) -> None:
         self.failing, self.seen = failing, []
 
-    def __call__(self, cfg: RunConfig, call: Call) -> None:
+    def __call__(self, cfg: RunConfig, call: Call, observers: Sequence[Observer]) -> None:
         self.seen.append(cfg)
         if self.failing(cfg):
             raise RunError("the loss became nan")
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[RunConfig]]]:
-    """Run the training command in this process; its exit code and the runs it made."""
+def sweep(tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Sweeping:
+    """Run the training command in this process, as if all data were there; its exit code and the runs it made."""
+    monkeypatch.setattr(DatasetConfig, "check_present", lambda _: None)
 
     def sweep(*words: str, failing: Callable[[RunConfig], bool] = lambda _: False) -> tuple[int, list[RunConfig]]:
-        GlobalHydra.instance().clear()
         runs = Runs(failing)
-        monkeypatch.setattr("gift_vit.run.execute", runs)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        argv = ["train", *words, f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic", *UNLOGGED]
-        with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"):
-            try:
-                train.main()
-            except SystemExit as stopped:
-                return int(stopped.code or 0), runs.seen
-        return 0, runs.seen
+        monkeypatch.setattr("gift_vit.runs.train.train_run", runs)
+        return train_here(*words, f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic"), runs.seen
 
     return sweep
 
 
-def test_a_datasets_sweep_is_the_methods_grid(sweep: Callable[..., tuple[int, list[RunConfig]]], tmp_path: Path) -> None:
-    code, runs = sweep("sweep=cub", "method=gift")
+def test_a_datasets_sweep_is_the_methods_grid(sweep: Sweeping, tmp_path: Path) -> None:
+    """The grids themselves are tested in tests/conf."""
+    code, runs = sweep("sweep=cub", "method=gift", 'method.grid.fgvc={optim.lr:"1e-4,5e-3",optim.weight_decay:"0.01,0"}')
     assert code == 0
-    assert len(runs) == 24
-    assert {(run.optim.lr, run.optim.weight_decay) for run in runs} == {
-        (lr, wd) for lr in (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3) for wd in (0.01, 0.001, 0.0001, 0.0)
-    }
-    assert len({run.folder for run in runs}) == 24
+    assert [(run.optim.lr, run.optim.weight_decay) for run in runs] == [(1e-4, 0.01), (1e-4, 0), (5e-3, 0.01), (5e-3, 0)]
+    assert len({run.folder for run in runs}) == 4
     assert {(run.phase, run.dataset.name, run.method_name, run.method.rank) for run in runs} == {("search", "cub", "gift", 16)}
     [record] = read_sweeps(tmp_path / "outputs")
     assert [job.folder for job in record.jobs] == [str(run.folder) for run in runs]
-    assert record.command.startswith("python -m gift_vit.train sweep=cub method=gift paths.output_root=")
+    assert record.command.startswith("python -m gift_vit.train sweep=cub method=gift")
 
 
-def test_axes_on_the_command_line(sweep: Callable[..., tuple[int, list[RunConfig]]]) -> None:
-    _, runs = sweep("-m", "method=gift", "method.rank=4,8,16", "optim.lr=1e-4,1e-3")
-    assert [(run.method.rank, run.optim.lr) for run in runs] == [(r, lr) for r in (4, 8, 16) for lr in (1e-4, 1e-3)]
+def test_axes_on_the_command_line(sweep: Sweeping) -> None:
+    _, runs = sweep("-m", "method=gift", "method.rank=4,16", "optim.lr=1e-4,1e-3")
+    assert [(run.method.rank, run.optim.lr) for run in runs] == [(4, 1e-4), (4, 1e-3), (16, 1e-4), (16, 1e-3)]
     _, runs = sweep("sweep=digits", "method=lora", "optim.lr=3e-3", "method.rank=2,4")
     assert {(run.method.rank, run.optim.lr, run.optim.weight_decay) for run in runs} == {
         (rank, 3e-3, wd) for rank in (2, 4) for wd in (1e-4, 1e-2)
     }
 
 
-def test_failed_jobs_are_counted_and_stop_nothing(sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told) -> None:
+def test_failed_jobs_are_counted_and_stop_nothing(sweep: Sweeping, capsys: Told) -> None:
     code, runs = sweep("-m", "seed=0,1,2", failing=lambda cfg: cfg.seed == 1)
     assert (code, len(runs)) == (1, 3)
     told = capsys.readouterr().err
@@ -85,7 +70,7 @@ def test_failed_jobs_are_counted_and_stop_nothing(sweep: Callable[..., tuple[int
     assert told.rstrip().endswith("error: 1 of 3 runs failed; the same command starts only those again")
 
 
-def test_a_single_run_keeps_its_exit_code(sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told) -> None:
+def test_a_single_run_keeps_its_exit_code(sweep: Sweeping, capsys: Told) -> None:
     assert sweep("dataset=digits", failing=lambda _: True)[0] == 1
     assert capsys.readouterr().err.rstrip() == "error: the loss became nan"
 
@@ -100,22 +85,12 @@ MISTAKES = {
         ["-m", "hydra.sweeper.params={optim.lr:[1e-3,5e-3]}"],
         "the axis optim.lr of the sweep is a list, one value; write it as text: optim.lr: 0.001,0.005",
     ),
-    "a launcher that cannot put runs together": (
-        ["-m", "seed=0,1", "trainer.parallel_runs=2"],
-        "trainer.parallel_runs needs the launcher that puts runs together: use hydra/launcher=processes",
-    ),
-    "runs together that are stopped one by one": (
-        ["sweep=cub", "sweeper=asha", "trainer.parallel_runs=2"],
-        "trainer.parallel_runs and sweeper=asha exclude each other",
-    ),
     "unknown dataset": (["sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_would_silently_be_another_sweep_is_refused_before_any_run(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], capsys: Told, name: str
-) -> None:
+def test_what_would_silently_be_another_sweep_is_refused_before_any_run(sweep: Sweeping, capsys: Told, name: str) -> None:
     words, message = MISTAKES[name]
     code, runs = sweep(*words)
     assert (code, runs) == (2, [])
@@ -124,7 +99,7 @@ def test_what_would_silently_be_another_sweep_is_refused_before_any_run(
     assert told.count("\n") == 1
 
 
-def test_methods_with_the_same_axes_may_be_swept_together(sweep: Callable[..., tuple[int, list[RunConfig]]]) -> None:
+def test_methods_with_the_same_axes_may_be_swept_together(sweep: Sweeping) -> None:
     _, runs = sweep("sweep=final", "dataset=digits,cub", "method=gift,lora", "optim.lr=1e-3")
     assert [(run.dataset.name, run.method_name, run.seed) for run in runs] == [
         (dataset, method, seed) for seed in (0, 1, 2) for dataset in ("digits", "cub") for method in ("gift", "lora")
@@ -149,7 +124,7 @@ def recipes(tmp_path: Path) -> Path:
 
 
 def test_finals_use_the_recipe_and_searches_do_not(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
+    sweep: Sweeping, recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["--config-dir", str(recipes), "dataset=digits", "method=gift", "backbone=vit_mini", "trainer.epochs=12"]
     words[-1:] = ["trainer.epochs=7", "optim.warmup_epochs=10"]
@@ -170,7 +145,7 @@ def test_finals_use_the_recipe_and_searches_do_not(
 
 
 def test_a_recipe_of_other_circumstances_is_refused(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
+    sweep: Sweeping, recipes: Path, capsys: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["--config-dir", str(recipes), "phase=final", "dataset=digits", "method=gift"]
     code, runs = sweep(*words)
@@ -185,9 +160,7 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert "leave it out with ~<group>" in capsys.readouterr().err
 
 
-def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(
-    sweep: Callable[..., tuple[int, list[RunConfig]]], tmp_path: Path
-) -> None:
+def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep: Sweeping, tmp_path: Path) -> None:
     code, runs = sweep("-m", "optim.lr=1e-3,-1")
     assert (code, len(runs)) == (2, 1)
     [record] = read_sweeps(tmp_path / "outputs")
@@ -195,25 +168,6 @@ def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(
         (False, None),
         (True, "optim.lr=-1.0: expected a number above 0"),
     ]
-
-
-def test_states_of_a_run(tmp_path: Path) -> None:
-    folder = tmp_path / "search/cub/gift/vit/name"
-    assert run_state(folder) == ("missing", "")
-    folder.mkdir(parents=True)
-    assert run_state(folder) == ("missing", "")
-    (folder / "last.ckpt").touch()
-    assert run_state(folder) == ("interrupted", "")
-    (folder / "failed.json").write_text(json.dumps({"message": "no space left"}))
-    assert run_state(folder) == ("failed", "no space left")
-    (folder / "failed.json").write_text("{")
-    assert run_state(folder) == ("failed", f"{folder / 'failed.json'} cannot be read")
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert run_state(folder) == ("running", "")
-    os.close(descriptor)
-    (folder / "result.json").touch()
-    assert run_state(folder) == ("done", "")
 
 
 def test_records_of_sweeps(tmp_path: Path) -> None:

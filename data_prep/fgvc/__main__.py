@@ -1,7 +1,6 @@
 """``python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all>``: prepare FGVC datasets."""
 
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,33 +9,33 @@ from omegaconf import MISSING
 from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.fgvc.facts import FACTS
 from data_prep.fgvc.prepare import prepare
-from data_prep.fgvc.record import describe
-from data_prep.fgvc.workspace import Request
-from gift_vit.cli import log_to_stderr, parse_arguments, report, run_command
-from gift_vit.errors import ConfigError, RunError, did_you_mean
-
-USAGE = """
-python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all> [key=value …]
-
-Downloads what can be downloaded, verifies and unpacks it, writes the split lists and the bounding boxes, checks every image.
-What is ready is not done again. NABirds and Cars must be fetched by hand; the command says how.
-
-root          data root (default: the environment variable GIFT_VIT_DATA, else data)
-archives      folder that archives are downloaded to or were put in by hand (default: <root>/downloads)
-splits        paper (default) or official: train and test as the archives list them, val a part of train
-splits_from   folder with copies of the paper's lists, like data/ of the repository github.com/savadikarc/gift
-val_fraction  official: the part of train that becomes val (default: 0.1; Flowers has a val of its own)
-split_seed    official: draws that part (default: 0)
-check_images  decode every image once (default: true)
-annotations   also boxes.parquet, parts.parquet and segmentations (default: true)
-"""
+from data_prep.fgvc.workspace import Request, describe
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError, RunError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Arguments:
-    """The command line; see USAGE."""
+    """Prepare FGVC datasets.
+
+        python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all> [key=value …]
+
+    Downloads what can be downloaded, verifies and unpacks it, writes the split lists and the bounding boxes, and checks every
+    image. What is ready is not done again. NABirds and Cars must be fetched by hand; the command says how.
+
+    Attributes:
+        dataset: cub, nabirds, flowers, dogs, cars or all
+        root: data root (default: the environment variable GIFT_VIT_DATA, else data)
+        archives: folder that archives are downloaded to or were put in by hand (default: <root>/downloads)
+        splits: paper or official: train and test as the archives list them, val a part of train
+        splits_from: folder with copies of the paper's lists, like data/ of the repository github.com/savadikarc/gift
+        val_fraction: official: the part of train that becomes val (default: 0.1; Flowers has a val of its own)
+        split_seed: official: draws that part
+        check_images: decode every image once
+        annotations: also boxes.parquet, parts.parquet and segmentations
+    """
 
     dataset: str = MISSING
     root: str = DEFAULT_ROOT
@@ -51,12 +50,11 @@ class Arguments:
 
 def main() -> None:
     """Prepare the datasets that the command line names."""
-    sys.exit(run_command(_main))
+    cli.main(Arguments, prepare_named, positional="dataset")
 
 
-def _main() -> None:
-    log_to_stderr()
-    given = parse_arguments(Arguments, USAGE, positional="dataset")
+def prepare_named(given: Arguments) -> None:
+    """Prepare one dataset, or all."""
     known = [*FACTS, "all"]
     if given.dataset not in known:
         raise ConfigError(f"unknown dataset {given.dataset!r}{did_you_mean(given.dataset, known)} (known: {', '.join(known)})")
@@ -92,7 +90,7 @@ def _try_one(name: str, request: Request) -> Exception | None:
     try:
         _prepare_one(name, request)
     except (ConfigError, RunError) as error:
-        report(error)
+        cli.report(error)
         return error
     return None
 

@@ -3,10 +3,9 @@
 Coordinates are pixels as the archive gives them; a box given by its corners becomes ``x = xmin``, ``width = xmax - xmin``.
 """
 
-import logging
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,24 @@ import pyarrow.parquet as pq
 
 from data_prep.archives import reading
 from data_prep.fgvc.images import ensure_folders
-from data_prep.fgvc.official import CARS_MATS, find_mat
-from data_prep.fgvc.tables import read_image_rows, read_mat, read_rows
+from data_prep.fgvc.lists import CARS_MATS, find_mat, read_cars_mat
+from data_prep.fgvc.tables import read_image_rows, read_rows
 from data_prep.fgvc.workspace import Workspace
-from gift_vit.errors import ConfigError
-from gift_vit.files import atomic_path
-
-logger = logging.getLogger(__name__)
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import atomic_path
 
 _NUMBERS = [(name, pa.float64()) for name in ("x", "y", "width", "height")]
 BOXES = pa.schema([("path", pa.string()), *_NUMBERS])
 PARTS = pa.schema([("path", pa.string()), ("part", pa.string()), *_NUMBERS[:2], ("visible", pa.bool_())])
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def write_annotations(work: Workspace, listed: Collection[str]) -> tuple[dict[str, int], dict[str, Any], list[str]]:
     """Write ``boxes.parquet``, ``parts.parquet`` and ``segmentations/``, whichever the dataset has.
 
-    Args:
-        work: The dataset.
-        listed: Every image of its splits.
-
-    Returns:
-        Rows (of the folder: files) by name, the sources by file name, and notes for a person.
+    Returns rows (of the folder: files) by name, the sources by file name, and notes for a person.
 
     Raises:
-        ConfigError: If annotations are unreadable, or a listed image has none.
+        ConfigError: If annotations are unreadable, or one of the ``listed`` images has none.
     """
     name, found, sources, notes = work.facts.name, {}, {}, []
     if name in _BOXES:
@@ -80,14 +71,9 @@ def _bird_boxes(work: Workspace) -> list[tuple[Any, ...]]:
 
 
 def _bird_parts(work: Workspace) -> list[tuple[Any, ...]]:
-    folder, remedy = work.first_folder, work.start_afresh
-    names = dict(read_rows(folder / "parts" / "parts.txt", (str, str), remedy))
-    types = (names.__getitem__, float, float, _flag)
-    return read_image_rows(folder, "parts/part_locs.txt", types, remedy)
-
-
-def _flag(text: str) -> bool:
-    return bool(int(text))
+    names = dict(read_rows(work.first_folder / "parts" / "parts.txt", (str, str), work.start_afresh))
+    types = (names.__getitem__, float, float, lambda text: bool(int(text)))
+    return read_image_rows(work.first_folder, "parts/part_locs.txt", types, work.start_afresh)
 
 
 def _dog_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
@@ -99,14 +85,11 @@ def _dog_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
             if file is not None:
                 folder, name = Path(member.name).parts[-2:]
                 try:
-                    yield from _voc_boxes(f"{folder}/{name}.jpg", file.read())
+                    for box in ET.fromstring(file.read()).iter("bndbox"):
+                        corners = (float(box.findtext(corner, "")) for corner in ("xmin", "ymin", "xmax", "ymax"))
+                        yield f"{folder}/{name}.jpg", *_from_corners(*corners)
                 except (ET.ParseError, ValueError) as error:
                     raise tarfile.ReadError(f"{member.name}: {error}") from error
-
-
-def _voc_boxes(path: str, xml: bytes) -> Iterator[tuple[Any, ...]]:
-    for box in ET.fromstring(xml).iter("bndbox"):
-        yield path, *_from_corners(*(float(box.findtext(name, "")) for name in _CORNERS))
 
 
 def _car_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
@@ -114,17 +97,15 @@ def _car_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
     for split in CARS_MATS:
         file = find_mat(work, CARS_MATS[split]) or find_mat(work, f"cars_{split}_annos.mat")
         if file is not None:
-            remedy = f"replace or remove it, then type: {work.command}"
-            for row in read_mat(file, "annotations", file, remedy):
-                corners = (float(row[f"bbox_{name}"]) for name in ("x1", "y1", "x2", "y2"))
-                yield f"cars_{split}/cars_{split}/{row['fname']}", *_from_corners(*corners)
+            for path, row in read_cars_mat(work, file, split):
+                yield path, *_from_corners(*(float(row[f"bbox_{name}"]) for name in ("x1", "y1", "x2", "y2")))
 
 
 def _from_corners(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, float, float, float]:
     return xmin, ymin, xmax - xmin, ymax - ymin
 
 
-_BOXES: dict[str, Callable[[Workspace], Any]] = {
+_BOXES: dict[str, Callable[[Workspace], Iterable[tuple[Any, ...]]]] = {
     "cub": _bird_boxes,
     "nabirds": _bird_boxes,
     "dogs": _dog_boxes,

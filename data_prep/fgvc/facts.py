@@ -11,8 +11,8 @@ from data_prep.download import RemoteFile
 
 _LISTS = "https://raw.githubusercontent.com/savadikarc/gift/f0cb80cb4db413ecd108dd7e74fef27105eb6b97/data"
 _CALTECH = "https://data.caltech.edu/records"
-_FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
-_DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+_STANFORD = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,24 @@ class DatasetFacts:
     missing_boxes: str | None = None
 
 
-def _lists(folder: str, train: str, val: str, test: str) -> dict[str, RemoteFile]:
-    digests = {"train": train, "val": val, "test": test}
+def _lists(folder: str, *sha256: str) -> dict[str, RemoteFile]:
+    """The paper's lists, with the SHA-256 of train, val and test."""
     return {
         split: RemoteFile(f"{_LISTS}/{folder}/{split}.json", f"{split}.json", sha256=digest)
-        for split, digest in digests.items()
+        for split, digest in zip(("train", "val", "test"), sha256, strict=True)
     }
 
 
-def _extras(base: str, *files: tuple[str, int, str]) -> dict[str, RemoteFile]:
-    return {name: RemoteFile(f"{base}/{name}", name, size, digest) for name, size, digest in files}
+def _file(url: str, size: int, sha256: str) -> RemoteFile:
+    """The file under the name that its URL ends in."""
+    return RemoteFile(url, url.partition("?")[0].rpartition("/")[2], size, sha256)
 
 
-CUB = DatasetFacts(
+def _extras(*files: RemoteFile) -> dict[str, RemoteFile]:
+    return {file.name: file for file in files}
+
+
+_CUB = DatasetFacts(
     name="cub",
     title="CUB-200-2011",
     classes=200,
@@ -85,9 +90,8 @@ CUB = DatasetFacts(
     official={"train": 5994, "test": 5794},
     image_root="CUB_200_2011/images",
     images=Archive(
-        RemoteFile(
+        _file(
             f"{_CALTECH}/65de6-vp158/files/CUB_200_2011.tgz?download=1",
-            "CUB_200_2011.tgz",
             1_150_585_339,
             "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
         ),
@@ -96,22 +100,20 @@ CUB = DatasetFacts(
     lists_folder="cub",
     lists=_lists(
         "cub",
-        train="2c8e8a0e70795ab5a992b51d3ab09aa2621b75bb7b34bb46fef0f910b3261f2d",
-        val="d2bdc9030fe8682bb8a44fca9d44b7255f641195ac1a77d5f7431ed14d343f81",
-        test="1fcf560553e94b5e56681a3981d90462de91ab4ba2dd6a2a99e1e3ff71993b6e",
+        "2c8e8a0e70795ab5a992b51d3ab09aa2621b75bb7b34bb46fef0f910b3261f2d",
+        "d2bdc9030fe8682bb8a44fca9d44b7255f641195ac1a77d5f7431ed14d343f81",
+        "1fcf560553e94b5e56681a3981d90462de91ab4ba2dd6a2a99e1e3ff71993b6e",
     ),
     segmentations=Archive(
-        RemoteFile(
+        _file(
             f"{_CALTECH}/w9d68-gec53/files/segmentations.tgz?download=1",
-            "segmentations.tgz",
             39_272_883,
             "dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
         ),
         ("segmentations",),
     ),
 )
-
-NABIRDS = DatasetFacts(
+_NABIRDS = DatasetFacts(
     name="nabirds",
     title="NABirds",
     classes=555,
@@ -126,13 +128,12 @@ NABIRDS = DatasetFacts(
     lists_folder="nabirds",
     lists=_lists(
         "nabirds",
-        train="3dd8255ee2fdfa21b453585b106bf52bce2245aed5fbef1329f85cbd48f5b1ea",
-        val="5827a289857766c2e60d77c76190555affacdc9f91cad0a851357721396f514b",
-        test="ef6e55ec7c5e1b4cad6cabd790c595553e875dd2f7b5938694a328d4b948c69d",
+        "3dd8255ee2fdfa21b453585b106bf52bce2245aed5fbef1329f85cbd48f5b1ea",
+        "5827a289857766c2e60d77c76190555affacdc9f91cad0a851357721396f514b",
+        "ef6e55ec7c5e1b4cad6cabd790c595553e875dd2f7b5938694a328d4b948c69d",
     ),
 )
-
-FLOWERS = DatasetFacts(
+_FLOWERS = DatasetFacts(
     name="flowers",
     title="Oxford Flowers 102",
     classes=102,
@@ -140,29 +141,22 @@ FLOWERS = DatasetFacts(
     official={"train": 1020, "val": 1020, "test": 6149},
     image_root=".",
     images=Archive(
-        RemoteFile(
-            f"{_FLOWERS}/102flowers.tgz",
-            "102flowers.tgz",
-            344_862_509,
-            "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-        ),
+        _file(f"{_VGG}/102flowers.tgz", 344_862_509, "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"),
         ("jpg",),
     ),
     lists_folder="oxfordflowers",
     lists=_lists(
         "oxfordflowers",
-        train="045ea598b0de30d57a543e04d42f3f4852249fd523503eae10a7d685f91b93d1",
-        val="bc77a0c0ddbba21338bc481ae9fca5a67a3b3660d0ad6e7829c2e56240bcf985",
-        test="da9fc987debf0617d5093462b9d18bdce01faf76e4bc5fd66a52c74c94fbd7bf",
+        "045ea598b0de30d57a543e04d42f3f4852249fd523503eae10a7d685f91b93d1",
+        "bc77a0c0ddbba21338bc481ae9fca5a67a3b3660d0ad6e7829c2e56240bcf985",
+        "da9fc987debf0617d5093462b9d18bdce01faf76e4bc5fd66a52c74c94fbd7bf",
     ),
     extras=_extras(
-        _FLOWERS,
-        ("imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
-        ("setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
+        _file(f"{_VGG}/imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
+        _file(f"{_VGG}/setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
     ),
 )
-
-CARS = DatasetFacts(
+_CARS = DatasetFacts(
     name="cars",
     title="Stanford Cars",
     classes=196,
@@ -180,15 +174,14 @@ CARS = DatasetFacts(
     lists_folder="stanfordcars",
     lists=_lists(
         "stanfordcars",
-        train="abcbb724f857a73aa9b367dd809f04bfdf52324426de15c376abb459cb6784e7",
-        val="2ec20bb97f1ceb2a92a0073126ff8ca3ed83212661bd1362448acbad59cedd2e",
-        test="161f18a664fa690cd24538864816bc0fb10854ab92beec17be25c4eef7ffb434",
+        "abcbb724f857a73aa9b367dd809f04bfdf52324426de15c376abb459cb6784e7",
+        "2ec20bb97f1ceb2a92a0073126ff8ca3ed83212661bd1362448acbad59cedd2e",
+        "161f18a664fa690cd24538864816bc0fb10854ab92beec17be25c4eef7ffb434",
     ),
     missing_boxes="put devkit/cars_train_annos.mat and devkit/cars_test_annos.mat (from car_devkit.tgz) or "
     "cars_test_annos_withlabels.mat into {folder}, remove {folder}/prepared.json and start again",
 )
-
-DOGS = DatasetFacts(
+_DOGS = DatasetFacts(
     name="dogs",
     title="Stanford Dogs",
     classes=120,
@@ -196,26 +189,20 @@ DOGS = DatasetFacts(
     official={"train": 12000, "test": 8580},
     image_root="Images",
     images=Archive(
-        RemoteFile(
-            f"{_DOGS}/images.tar",
-            "images.tar",
-            793_579_520,
-            "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
-        ),
+        _file(f"{_STANFORD}/images.tar", 793_579_520, "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
         ("Images",),
     ),
     lists_folder="stanforddogs",
     lists=_lists(
         "stanforddogs",
-        train="d9bfb65dc50f8e164d2b0d5195baf495c2f2fb184e42d9d774dbf90f4f76e836",
-        val="d9a1ebbbc6299bc80d2570c9171ba1d9ab7c8ff869f6dc54232288a6b49b97c1",
-        test="aed81b99b13be6ef9196bdb100c66eec0f277bc715bc9f015a2648e3fd9eb42d",
+        "d9bfb65dc50f8e164d2b0d5195baf495c2f2fb184e42d9d774dbf90f4f76e836",
+        "d9a1ebbbc6299bc80d2570c9171ba1d9ab7c8ff869f6dc54232288a6b49b97c1",
+        "aed81b99b13be6ef9196bdb100c66eec0f277bc715bc9f015a2648e3fd9eb42d",
     ),
     extras=_extras(
-        _DOGS,
-        ("annotation.tar", 21_852_160, "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"),
-        ("lists.tar", 481_280, "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"),
+        _file(f"{_STANFORD}/annotation.tar", 21_852_160, "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"),
+        _file(f"{_STANFORD}/lists.tar", 481_280, "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"),
     ),
 )
 
-FACTS = {facts.name: facts for facts in (CUB, NABIRDS, FLOWERS, CARS, DOGS)}
+FACTS = {facts.name: facts for facts in (_CUB, _NABIRDS, _FLOWERS, _CARS, _DOGS)}

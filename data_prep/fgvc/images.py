@@ -6,46 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.archives import unpack
-from data_prep.checksums import sha256
-from data_prep.download import RemoteFile, fetch
+from data_prep.download import RemoteFile, fetch, sha256
 from data_prep.fgvc.facts import Archive, HandArchive
 from data_prep.fgvc.workspace import Workspace
-from gift_vit.errors import ConfigError
-from gift_vit.files import writing
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import writing
 
 logger = logging.getLogger(__name__)
 
-_FOUND = "a folder found unpacked"
 
+def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str, Any]:
+    """Fetch an archive, or find it, and unpack it, unless its folders are there.
 
-def ensure_images(work: Workspace) -> dict[str, Any]:
-    """See to it that the folders of images are there.
-
-    Returns:
-        What ``prepared.json`` says of where they come from, by file name.
+    Returns what ``prepared.json`` says of where they come from, by file name.
 
     Raises:
         ConfigError: If a person must fetch the archive, with the steps, or the archive is not what it should be.
     """
-    images = work.facts.images
-    absent = [name for name in images.folders if not (work.folder / name).is_dir()]
-    if not absent:
-        return dict.fromkeys(images.folders, _FOUND)
-    if isinstance(images, Archive):
-        return ensure_folders(work, images)
-    archive = _put_by_hand(work, images)
-    _unpack_folders(archive, work.folder, absent)
-    return {archive.name: {"bytes": archive.stat().st_size, "sha256": sha256(archive), "source": "put there by hand"}}
-
-
-def ensure_folders(work: Workspace, archive: Archive) -> dict[str, Any]:
-    """Fetch and unpack an archive unless its folders are there; returns what ``prepared.json`` says of it."""
     absent = [name for name in archive.folders if not (work.folder / name).is_dir()]
     if not absent:
-        return dict.fromkeys(archive.folders, _FOUND)
-    path = fetch(archive.file, work.archives)
+        return dict.fromkeys(archive.folders, "a folder found unpacked")
+    if isinstance(archive, Archive):
+        path = fetch(archive.file, work.archives)
+        _unpack_folders(path, work.folder, absent)
+        return {path.name: source_of(archive.file, work.archives)}
+    path = _put_by_hand(work, archive)
     _unpack_folders(path, work.folder, absent)
-    return {path.name: source_of(archive.file, work.archives)}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path), "source": "put there by hand"}}
 
 
 def source_of(file: RemoteFile, folder: Path) -> dict[str, Any]:
@@ -60,16 +47,14 @@ def _put_by_hand(work: Workspace, images: HandArchive) -> Path:
     target = work.archives / images.names[0]
     with writing(work.archives):
         work.archives.mkdir(parents=True, exist_ok=True)
-    unpacked = " and ".join(str(work.folder / name) for name in images.folders)
     steps = [*images.steps, f"put it, as it is, here: {target}", f"type: {work.command}"]
+    numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
     logger.info("%s cannot be downloaded by a program. By hand:", work.facts.title)
-    for number, step in enumerate(steps, 1):
-        logger.info("  %d. %s", number, step)
+    for step in numbered:
+        logger.info("  %s", step)
+    unpacked = " and ".join(str(work.folder / name) for name in images.folders)
     logger.info("A copy that is unpacked already can be put here instead: %s", unpacked)
-    raise ConfigError(
-        f"{work.facts.title} must be fetched by hand and is not there: "
-        f"{'; '.join(f'{number}. {step}' for number, step in enumerate(steps, 1))}"
-    )
+    raise ConfigError(f"{work.facts.title} must be fetched by hand and is not there: {'; '.join(numbered)}")
 
 
 def _unpack_folders(archive: Path, folder: Path, names: list[str]) -> None:
@@ -81,14 +66,10 @@ def _unpack_folders(archive: Path, folder: Path, names: list[str]) -> None:
             shutil.rmtree(staging)
     logger.info("unpacking %s into %s", archive, folder)
     try:
-        unpack(archive, staging, members=lambda member: _top(member) in names)
+        unpack(archive, staging, members=lambda member: member.removeprefix("./").partition("/")[0] in names)
         for name in names:
             if not (staging / name).is_dir():
                 raise ConfigError(f"{archive} holds no folder {name}/: it is another archive; put the right one in its place")
             (staging / name).rename(folder / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _top(member: str) -> str:
-    return member.removeprefix("./").partition("/")[0]

@@ -2,31 +2,24 @@
 
 import json
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from data_prep.fgvc.annotations import write_annotations
 from data_prep.fgvc.facts import DatasetFacts
-from data_prep.fgvc.images import ensure_images, source_of
-from data_prep.fgvc.official import official_lists
-from data_prep.fgvc.paper import paper_files
-from data_prep.fgvc.record import FORMAT, library_versions, list_digests, read_record
+from data_prep.fgvc.images import ensure_folders, source_of
+from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
-from data_prep.fgvc.workspace import Request, Workspace
-from gift_vit.errors import ConfigError
-from gift_vit.files import atomic_path, write_json, writing
-from gift_vit.locks import locked
+from data_prep.fgvc.workspace import FORMAT, Request, Workspace, library_versions, list_digests, read_record
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import atomic_path, locked, write_json, writing
 
 logger = logging.getLogger(__name__)
 
 
 def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
-    """Prepare one dataset, or what is not ready of it yet; one process at a time.
-
-    Returns:
-        What ``prepared.json`` holds.
+    """Prepare one dataset, or what is not ready of it yet, one process at a time; returns what ``prepared.json`` holds.
 
     Raises:
         ConfigError: If a person must do something first: fetch an archive by hand, replace what is broken.
@@ -65,7 +58,7 @@ def _recorded(work: Workspace) -> dict[str, Any]:
 def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     """The record after doing what ``old`` does not say is done."""
     request, kind = work.request, work.request.splits
-    sources = {} if old else ensure_images(work)
+    sources = {} if old else ensure_folders(work, work.facts.images)
     splits = dict(old.get("splits", {}))
     if kind in splits:
         _check_same_draw(work, splits[kind])
@@ -141,8 +134,6 @@ def _check_same_draw(work: Workspace, split: dict[str, Any]) -> None:
     """Refuse to say "ready" of official splits drawn in another way."""
     made = {key: split[key] for key in ("val_fraction", "split_seed") if key in split}
     if made and made != _draw(work):
-        folder = work.splits_dir(work.request.splits)
         told = " ".join(f"{key}={value}" for key, value in made.items())
-        raise ConfigError(
-            f"{folder} was made with {told}; to make it anew type: rm -r {shlex.quote(str(folder))}; {work.command}"
-        )
+        kind = work.request.splits
+        raise ConfigError(f"{work.splits_dir(kind)} was made with {told}; to make it anew {work.without_lists(kind)}")

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
 Types = Sequence[Callable[[str], Any]]
 
@@ -44,11 +44,7 @@ def read_image_rows(folder: Path, name: str, types: Types, remedy: str) -> list[
 
 
 def read_mat(file: Path | IO[bytes], name: str, where: Path, remedy: str) -> np.ndarray:
-    """The array ``name`` of a MATLAB file, flat; a struct array has its field names as dtype names.
-
-    Raises:
-        ConfigError: If it cannot be read; names ``where``.
-    """
+    """The array ``name`` of a MATLAB file, flat; a struct array has its field names as dtype names. Errors name ``where``."""
     from scipy.io import loadmat  # costs a moment at import
 
     try:

@@ -1,25 +1,19 @@
-"""Looking whether a dataset is what it should be, through the very reader that training uses.
-
-That reader is imported late: with torch it takes seconds, and a person who only has to be told something should not wait.
-"""
+"""Looking whether a dataset is what it should be, through the very reader that training uses."""
 
 import logging
 import os
-import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from data_prep.fgvc.workspace import Workspace
 from data_prep.progress import transfer
-from gift_vit.compose import compose_config
-from gift_vit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gift_vit.data import ImageSource, SplitListsConfig, VisionDataset
+from gift_vit.common.errors import ConfigError
+from gift_vit.config.compose import compose_config
+from gift_vit.data.base import FileSource, ImageSource, VisionDataset, build_dataset
+from gift_vit.data.config import SplitListsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +26,13 @@ class Found:
 
     Attributes:
         dataset: As training reads it.
+        counts: Images per split.
         sizes: Bytes of each image, by path relative to the image root, in the order train, val, test.
     """
 
-    dataset: "VisionDataset"
+    dataset: VisionDataset
+    counts: dict[str, int]
     sizes: dict[str, int]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images per split."""
-        return {split: len(source) for split, source in self.dataset.splits.items()}
 
 
 def check_lists(work: Workspace, kind: str) -> Found:
@@ -50,24 +41,21 @@ def check_lists(work: Workspace, kind: str) -> Found:
     Raises:
         ConfigError: If not; with the count, the first path, and what to do.
     """
-    from gift_vit.data import build_dataset
-
-    folder = work.splits_dir(kind)
     dataset = build_dataset(_reader_config(work, kind))
-    found = Found(dataset, _sizes(work, dataset))
-    again = f"type: rm -r {shlex.quote(str(folder))}; {work.command}"
-    if dataset.num_classes != work.facts.classes:
-        raise ConfigError(f"the lists in {folder} name {dataset.num_classes} classes; expected {work.facts.classes}; {again}")
-    listed = sum(found.counts.values())
-    if len(found.sizes) != listed:
-        raise ConfigError(f"the lists in {folder} share {listed - len(found.sizes)} images among their splits; {again}")
+    sizes = _sizes(work, dataset)
+    counts = {split: len(source) for split, source in dataset.splits.items()}
     expected = work.facts.paper if kind == "paper" else work.facts.official
-    counts = found.counts
-    if "val" not in expected:
-        counts = {"train": counts["train"] + counts["val"], "test": counts["test"]}
-    if counts != expected:
-        raise ConfigError(f"the lists in {folder} name {said(counts)} images; expected {said(expected)}; {again}")
-    return found
+    known = counts if "val" in expected else {"train": counts["train"] + counts["val"], "test": counts["test"]}
+    problem = None
+    if dataset.num_classes != work.facts.classes:
+        problem = f"name {dataset.num_classes} classes; expected {work.facts.classes}"
+    elif len(sizes) != sum(counts.values()):
+        problem = f"share {sum(counts.values()) - len(sizes)} images among their splits"
+    elif known != expected:
+        problem = f"name {said(known)} images; expected {said(expected)}"
+    if problem is not None:
+        raise ConfigError(f"the lists in {work.splits_dir(kind)} {problem}; {work.without_lists(kind)}")
+    return Found(dataset, counts, sizes)
 
 
 def said(counts: Mapping[str, int]) -> str:
@@ -86,9 +74,7 @@ def check_images(work: Workspace, found: Found) -> None:
     logger.info("decoding %d images of %s", len(items), work.facts.title)
     problems: list[str] = []
     done = 0
-    pool = ThreadPoolExecutor(
-        len(os.sched_getaffinity(0))
-    )  # threads suffice: Pillow lets go of the interpreter while it decodes
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # threads: Pillow lets go of the interpreter while it decodes
     try:
         with transfer(f"decoding {work.facts.title}", sum(sizes)) as show:
             for size, problem in zip(sizes, pool.map(_problem, items), strict=True):
@@ -105,7 +91,7 @@ def check_images(work: Workspace, found: Found) -> None:
         raise ConfigError(f"{problems[0]}{more}; to unpack all images afresh {work.start_afresh}")
 
 
-def _problem(item: "tuple[ImageSource, int]") -> str | None:
+def _problem(item: tuple[ImageSource, int]) -> str | None:
     source, index = item
     try:
         source[index]
@@ -114,10 +100,8 @@ def _problem(item: "tuple[ImageSource, int]") -> str | None:
     return None
 
 
-def _reader_config(work: Workspace, kind: str) -> "SplitListsConfig":
+def _reader_config(work: Workspace, kind: str) -> SplitListsConfig:
     """The dataset's own YAML, pointed at this folder and these lists, and with any number of classes."""
-    from gift_vit.data import SplitListsConfig
-
     values = OmegaConf.to_container(compose_config([f"dataset={work.facts.name}"]).dataset, resolve=True)
     assert isinstance(values, dict)
     here = {
@@ -132,10 +116,8 @@ def _reader_config(work: Workspace, kind: str) -> "SplitListsConfig":
     return cfg
 
 
-def _sizes(work: Workspace, dataset: "VisionDataset") -> dict[str, int]:
+def _sizes(work: Workspace, dataset: VisionDataset) -> dict[str, int]:
     """Bytes of each listed image, as the reader found them; all are there."""
-    from gift_vit.data.sources import FileSource
-
     sizes: dict[str, int] = {}
     for source in dataset.splits.values():
         assert isinstance(source, FileSource)

@@ -1,18 +1,26 @@
-"""Where the files of one dataset lie, and what a person asked for."""
+"""What a person asked for, where one dataset's files lie, and ``prepared.json``: written last, so what has it is ready."""
 
+import hashlib
+import json
+import platform
 import shlex
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from data_prep.commands import training_words
 from data_prep.download import fetch
 from data_prep.fgvc.facts import DatasetFacts
-from gift_vit.errors import ConfigError
+from gift_vit import __version__
+from gift_vit.common.errors import ConfigError
 
 ClassId: TypeAlias = int | str
 Lists: TypeAlias = dict[str, dict[str, ClassId]]
 
 KINDS = ("paper", "official")
+FORMAT = 1
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,58 @@ class Workspace:
             for field in fields(Request)
             if field.name != "root" and getattr(self.request, field.name) != field.default
         ]
-        words = ["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed]
-        return shlex.join(words)
+        return shlex.join(["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed])
 
     @property
     def start_afresh(self) -> str:
         """What to do about images that were unpacked incompletely."""
         folders = " ".join(shlex.quote(str(self.folder / name)) for name in self.facts.images.folders)
         return f"type: rm -r {folders}; {self.command}"
+
+    def without_lists(self, kind: str) -> str:
+        """What to do about lists that are wrong."""
+        return f"type: rm -r {shlex.quote(str(self.splits_dir(kind)))}; {self.command}"
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What was prepared in a dataset's folder; None where nothing was, or nothing that this version understands."""
+    try:
+        record = json.loads((folder / "prepared.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def list_digests(folder: Path) -> dict[str, str] | None:
+    """SHA-256 of each split's list; None where one cannot be read."""
+    try:
+        return {split: hashlib.sha256((folder / f"{split}.json").read_bytes()).hexdigest() for split in SPLITS}
+    except OSError:
+        return None
+
+
+def library_versions() -> dict[str, str]:
+    """Of Python, this project and the libraries that take part."""
+    libraries = {name: version(name) for name in ("pillow", "pyarrow", "scikit-learn", "scipy")}
+    return {"python": platform.python_version(), "gift_vit": __version__, **libraries}
+
+
+def describe(record: dict[str, Any], folder: Path) -> str:
+    """What was prepared, in a few lines."""
+    checked = "all of them decoded once" if record["images_checked"] else "none of them decoded yet"
+    lines = [
+        f"{record['dataset']}: ready in {folder}",
+        f"  images       {record['images']:,} ({record['bytes'] / 1e6:,.1f} MB), none missing, {checked}",
+        f"  classes      {record['classes']}",
+    ]
+    for kind, split in record["splits"].items():
+        counts = ", ".join(f"{name} {count:,}" for name, count in split["counts"].items())
+        lines.append(f"  splits       {kind}: {counts}")
+    for name, count in record["annotations"].items():
+        lines.append(f"  annotations  {name}: {count:,} {'rows' if name.endswith('.parquet') else 'files'}")
+    lines += [f"  note         {note}" for note in record["notes"]]
+    words = training_words(record["dataset"], folder.parent)
+    for kind in record["splits"]:
+        lists = [] if kind == "paper" else [f"dataset.splits_dir=splits/{kind}"]
+        lines.append(f"  train with   {shlex.join([*words, *lists])}")
+    return "\n".join(lines)

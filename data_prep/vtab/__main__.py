@@ -1,22 +1,4 @@
-"""Prepare tasks of VTAB-1k: python -m data_prep.vtab <task|natural|specialized|structured|all>.
-
-Usage:
-  python -m data_prep.vtab <what> [source=auto] [root=…] [folder=…] [tfds_dir=…] [manual_dir=…]
-
-  <what>        a task, a group (natural, specialized, structured) or all
-  source=       original  the datasets' own files, downloaded or in folder=…; needs no TensorFlow
-                tfds      TensorFlow Datasets: a folder that it prepared, or else it prepares one
-                folder    the community's image folders in folder=…: lossy, results are not comparable
-                auto      original where that is possible, else tfds; the default
-  root=         where data is kept: tasks are written to <root>/vtab1k/<task>; default: the environment variable GIFT_VIT_DATA,
-                else data
-  folder=       source=original: holds archives that you have, or what they unpack to; archives=… means the same
-                source=folder: holds the folders of the tasks, each with train800.txt, val200.txt and test.txt
-  tfds_dir=     TFDS's data_dir; default: $TFDS_DATA_DIR, or ~/tensorflow_datasets
-  manual_dir=   where TFDS finds what it cannot download; default: <tfds_dir>/downloads/manual
-
-The images are checked to be the benchmark's. A task that is ready is left alone; one that fails does not stop the others.
-"""
+"""``python -m data_prep.vtab <task|natural|specialized|structured|all>``: prepare tasks of VTAB-1k."""
 
 import logging
 import os
@@ -31,8 +13,8 @@ from omegaconf import MISSING
 from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
-from gift_vit import cli
-from gift_vit.errors import ConfigError, did_you_mean
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +24,25 @@ INSTALL = "pip install 'gift-vit[vtab]'"
 
 @dataclass
 class Arguments:
-    """The command line."""
+    """Prepare tasks of VTAB-1k.
+
+        python -m data_prep.vtab <what> [source=auto] [root=…] [folder=…] [tfds_dir=…] [manual_dir=…]
+
+    Attributes:
+        task: <what>: a task, a group (natural, specialized, structured) or all
+        source: original: the datasets' own files, downloaded or in folder=…, needs no TensorFlow; tfds: TensorFlow Datasets, a
+            folder that it prepared, or else it prepares one; folder: the community's image folders in folder=…, lossy, results
+            are not comparable; auto: original where that is possible, else tfds
+        root: where data is kept: tasks are written to <root>/vtab1k/<task> (default: the environment variable GIFT_VIT_DATA,
+            else data)
+        folder: source=original: holds archives that you have, or what they unpack to; source=folder: holds the folders of the
+            tasks, each with train800.txt, val200.txt and test.txt
+        archives: the same as folder
+        tfds_dir: TFDS's data_dir (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)
+        manual_dir: where TFDS finds what it cannot download (default: <tfds_dir>/downloads/manual)
+
+    The images are checked to be the benchmark's. A task that is ready is left alone; one that fails does not stop the others.
+    """
 
     task: str = MISSING
     source: str = "auto"
@@ -69,11 +69,7 @@ class Arguments:
 
 
 def tasks_named(what: str) -> list[Task]:
-    """The tasks that a word of the command line stands for.
-
-    Raises:
-        ConfigError: If it is neither a task nor a group.
-    """
+    """The tasks that a word of the command line stands for; a ConfigError if it is neither a task nor a group."""
     groups = {**GROUPS, "all": list(TASKS)}
     if what in TASKS:
         return [TASKS[what]]
@@ -96,12 +92,7 @@ class Preparation:
         self._opened: tuple[tuple[Builder, str], Origin] | None = None
 
     def prepare(self, task: Task) -> str:
-        """Prepare a task, unless it is ready; returns what came of it.
-
-        Raises:
-            ConfigError: If it cannot be, or is there from another source.
-            RunError: If that fails.
-        """
+        """Prepare a task, unless it is ready; returns what came of it. It is an error if it is ready from another source."""
         from data_prep.vtab.export import export, naming
         from data_prep.vtab.task_folder import read_meta
 
@@ -196,7 +187,7 @@ def main() -> None:
     cli.log_to_stderr()
     cli.interrupt_on_sigterm()
     codes: list[int] = []
-    failed = cli.run_command(lambda: codes.append(prepare_all(cli.parse_arguments(Arguments, str(__doc__), positional="task"))))
+    failed = cli.run_command(lambda: codes.append(prepare_all(cli.parse_arguments(Arguments, positional="task"))))
     raise SystemExit(failed or codes[0])
 
 

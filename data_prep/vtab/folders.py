@@ -5,14 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_prep.vtab.export import Checks, Split, naming, write_task
+from data_prep.vtab.export import Split, naming, write_task
 from data_prep.vtab.task_folder import SPLITS, Row
-from data_prep.vtab.tasks import Task
-from data_prep.vtab.verify import allowed_counts, check_label, check_labels, image_check
-from gift_vit.errors import ConfigError
+from data_prep.vtab.tasks import TASKS, Task
+from data_prep.vtab.verify import allowed_counts, check_label
+from gift_vit.common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +19,13 @@ LOSSY = (
 )
 TOGETHER = "train800val200"
 
-# task → the names that its folder goes by
-FOLDERS: dict[str, tuple[str, ...]] = {
+# task → the names that its folder goes by; the task's own unless said otherwise
+FOLDERS: dict[str, tuple[str, ...]] = {name: (name,) for name in TASKS} | {
     "cifar100": ("cifar", "cifar100"),
-    "caltech101": ("caltech101",),
-    "dtd": ("dtd",),
     "flowers102": ("oxford_flowers102", "flowers102"),
     "pets": ("oxford_iiit_pet", "oxford_pet", "pets"),
-    "svhn": ("svhn",),
-    "sun397": ("sun397",),
-    "patch_camelyon": ("patch_camelyon",),
-    "eurosat": ("eurosat",),
-    "resisc45": ("resisc45",),
     "retinopathy": ("diabetic_retinopathy",),
-    "clevr_count": ("clevr_count",),
     "clevr_distance": ("clevr_dist",),
-    "dmlab": ("dmlab",),
     "kitti_distance": ("kitti",),
     "dsprites_location": ("dsprites_loc",),
     "dsprites_orientation": ("dsprites_ori",),
@@ -49,16 +37,8 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 def export_folder(task: Task, root: Path, out: Path, official: bool = True) -> dict[str, Any]:
     """Write a task's images to the folder ``out`` as :func:`data_prep.vtab.export.export` does; the files stay as they are.
 
-    Ids are the listed paths, indices the line numbers, from 0.
-
-    Args:
-        task: Which images and labels.
-        root: Holds the folders of the tasks, with a list ``<split>.txt`` and the images each.
-        out: The task's folder.
-        official: False leaves out the checks that only the real data can pass: number of images, classes that occur.
-
-    Returns:
-        What ``meta.json`` holds.
+    ``root`` holds the folders of the tasks, with the images and a list ``<split>.txt`` each. Ids are the listed paths, indices
+    the line numbers, from 0. Of data that is not ``official``, number of images and classes that occur are not checked.
 
     Raises:
         ConfigError: If a list or an image is missing or wrong; names task, list and line.
@@ -68,14 +48,9 @@ def export_folder(task: Task, root: Path, out: Path, official: bool = True) -> d
         listed = {name: _read_list(task, folder / f"{name}.txt") for name in SPLITS}
         _check_counts(task, folder, {name: len(lines) for name, lines in listed.items()}, official)
         logger.warning("%s: %s", task.name, LOSSY)
-
-        def check(labels: Mapping[str, NDArray[np.int64]]) -> None:
-            if official:
-                check_labels(task, labels, canonical=task.name != "caltech101")
-
         meta = {"source": "folder", "origin": {"folder": str(folder)}, "class_names": None, "warnings": [LOSSY]}
         splits = {name: Split(f"{name}.txt", len(lines), _rows(folder, name, lines)) for name, lines in listed.items()}
-        return write_task(task, splits, meta, out, Checks(image_check(task, official=False), check))
+        return write_task(task, splits, meta, out, official, lossy=True)
 
 
 def _find(task: Task, root: Path) -> Path:
@@ -95,24 +70,18 @@ def _read_list(task: Task, file: Path) -> dict[int, tuple[str, int]]:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the list {file} ({error}); each split needs one, of lines '<path> <label>'") from error
-    listed: dict[int, tuple[str, int]] = {}
-    seen: set[str] = set()
+    listed: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(lines):
         if line.strip():
-            path, label = _parse(task, line, f"{file} line {number + 1}")
-            if path in seen:
-                raise ConfigError(f"{file} line {number + 1} names {path} again, expected every image once")
-            seen.add(path)
-            listed[number] = path, label
-    return listed
-
-
-def _parse(task: Task, line: str, where: str) -> tuple[str, int]:
-    path, *label = line.rsplit(maxsplit=1)
-    if not label or not label[0].isdecimal():
-        raise ConfigError(f"{where} is {line!r}, expected '<path> <label>'")
-    check_label(task, int(label[0]), f"in {where}")
-    return path.strip(), int(label[0])
+            where = f"{file} line {number + 1}"
+            path, *label = line.strip().rsplit(maxsplit=1)
+            if not label or not label[0].isdecimal():
+                raise ConfigError(f"{where} is {line!r}, expected '<path> <label>'")
+            check_label(task, int(label[0]), f"in {where}")
+            if path in listed:
+                raise ConfigError(f"{where} names {path} again, expected every image once")
+            listed[path] = number, int(label[0])
+    return {number: (path, label) for path, (number, label) in listed.items()}
 
 
 def _check_counts(task: Task, folder: Path, found: Mapping[str, int], official: bool) -> None:

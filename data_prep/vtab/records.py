@@ -1,6 +1,7 @@
 """What every route to a VTAB-1k task has in common: the source splits of one TFDS builder, as keyed records in stored order."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -51,3 +52,18 @@ class Origin(Protocol):
     def describe(self) -> dict[str, str]:
         """Where the records come from: builder, version, library versions, files."""
         ...
+
+
+def tfds_order(split: str, keys: Iterable[Key]) -> list[Key]:
+    """Sort the keys of a split as TFDS does: ascending MD5 of the split's name and the key. The tasks are ranges of this order.
+
+    It depends on nothing else: not on the file format, the shards or TFDS's version. TFDS reads backslashes in keys as slashes.
+    """
+    salt = hashlib.md5(split.encode())
+
+    def digest(key: Key) -> bytes:
+        salted = salt.copy()
+        salted.update(str(key).replace("\\", "/").encode())
+        return salted.digest()  # big endian: bytes compare as the 128-bit numbers do
+
+    return sorted(keys, key=digest)

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.vtab.verify import ids_sha256
-from gift_vit.files import writing
-from gift_vit.locks import locked
+from gift_vit.common.files import locked, writing
 
 FORMAT = 1
 META = "meta.json"
@@ -123,9 +122,8 @@ def read_meta(folder: Path, task: str) -> dict[str, Any] | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         meta = json.loads((folder / META).read_text())
         sizes = {name: (folder / f"{name}.parquet").stat().st_size for name in SPLITS}
-        if (meta["format"], meta["task"]) == (FORMAT, task) and sizes == {
-            name: meta["splits"][name]["bytes"] for name in SPLITS
-        }:
+        recorded = {name: meta["splits"][name]["bytes"] for name in SPLITS}
+        if (meta["format"], meta["task"], recorded) == (FORMAT, task, sizes):
             return meta
     return None
 

@@ -1,21 +1,83 @@
-"""The 19 tasks of VTAB-1k: which builder, which ranges of its splits, which label, which image."""
+"""The 19 tasks of VTAB-1k: which builder, which ranges of its splits, which label, which image.
 
+At the top are the rules by which a builder's features become a label, and its stored image the task's.
+"""
+
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from data_prep.vtab.rules import (
-    LabelRule,
-    as_stored,
-    bin_of_orientation,
-    bin_of_x_position,
-    binary_to_grey,
-    count_of_objects,
-    distance_of_object,
-    distance_of_vehicle,
-    feature,
-)
-from gift_vit.errors import ConfigError
+import numpy as np
+from PIL import Image
+
+from gift_vit.common.errors import ConfigError
+
+LabelRule: TypeAlias = Callable[[Mapping[str, Any]], int]
+
+_OBJECT_DISTANCES = (8.0, 8.5, 9.0, 9.5, 10.0)
+_VEHICLE_DISTANCES = (8.0, 20.0, 999.0)
+_NO_VEHICLE = 1000.0
+_VEHICLE_TYPES = 3  # 0 car, 1 van, 2 truck; pedestrians, cyclists, trams … follow
+_FEWEST_OBJECTS = 3
+
+
+def feature(name: str) -> LabelRule:
+    """The rule that takes an integer feature as it is."""
+    return lambda features: int(features[name])
+
+
+def count_of_objects(features: Mapping[str, Any]) -> int:
+    """CLEVR: 3 to 10 objects are the classes 0 to 7."""
+    return len(features["objects"]["pixel_coords"]) - _FEWEST_OBJECTS
+
+
+def distance_of_object(features: Mapping[str, Any]) -> int:
+    """CLEVR: the nearest object's distance from the camera; one exactly on a bound belongs to the nearer class."""
+    coords = np.asarray(features["objects"]["pixel_coords"], dtype=np.float32).reshape(-1, 3)
+    return _bounds_below(coords[:, 2].min(), _OBJECT_DISTANCES)
+
+
+def distance_of_vehicle(features: Mapping[str, Any]) -> int:
+    """KITTI: the nearest car's, van's or truck's distance along the camera's axis (metres); 3 where there is none."""
+    objects = features["objects"]
+    depth = np.asarray(objects["location"], dtype=np.float32).reshape(-1, 3)[:, 2]
+    vehicles = depth[np.asarray(objects["type"], dtype=np.int64) < _VEHICLE_TYPES]
+    return _bounds_below(vehicles.min() if vehicles.size else _NO_VEHICLE, _VEHICLE_DISTANCES)
+
+
+def bin_of_x_position(features: Mapping[str, Any]) -> int:
+    """DSprites: 32 x-positions in 16 bins of two."""
+    return int(features["label_x_position"]) // 2
+
+
+def bin_of_orientation(features: Mapping[str, Any]) -> int:
+    """DSprites: 40 orientations in 16 bins of 2.5, that is of three and two by turns."""
+    return 2 * int(features["label_orientation"]) // 5
+
+
+def as_stored(image: bytes) -> bytes:
+    """The encoded image as it is: what training reads is what the dataset holds."""
+    return image
+
+
+def binary_to_grey(image: bytes) -> bytes:
+    """DSprites stores pixels 0 and 1; the benchmark multiplies them by 255.
+
+    Returns a PNG, which is lossless. Other pixels wrap around, which the checks of the export find.
+    """
+    with Image.open(io.BytesIO(image)) as opened:
+        pixels = np.asarray(opened.convert("L"), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels * np.uint8(255)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _bounds_below(distance: float, bounds: tuple[float, ...]) -> int:
+    return sum(bound < distance for bound in bounds)
+
+
+OWN_LABEL: LabelRule = feature("label")
 
 
 @dataclass(frozen=True)
@@ -73,9 +135,9 @@ class Task:
         title: Its name in papers.
         group: ``natural``, ``specialized`` or ``structured``.
         cuts: What ``train800``, ``val200`` and ``test`` are made of.
+        size: Height and width of every image, where all are alike.
         label: Takes the builder's features.
         image: Takes the stored encoded image and returns the one to write.
-        size: Height and width of every image, where all are alike.
     """
 
     name: str
@@ -84,9 +146,9 @@ class Task:
     builder: Builder
     num_classes: int
     cuts: dict[str, Cut]
-    label: Callable[[Mapping[str, Any]], int]
-    image: Callable[[bytes], bytes]
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None = None
+    label: LabelRule = OWN_LABEL
+    image: Callable[[bytes], bytes] = as_stored
 
     @property
     def grey_from_binary(self) -> bool:
@@ -99,7 +161,7 @@ class Task:
         return self.label is OWN_LABEL
 
 
-OWN_LABEL: LabelRule = feature("label")
+_RETINOPATHY = "diabetic_retinopathy_detection"
 
 BUILDERS: dict[str, Builder] = {
     builder.name: builder
@@ -114,12 +176,7 @@ BUILDERS: dict[str, Builder] = {
         Builder("patch_camelyon", "2.0.0", None, {"train": 262144, "validation": 32768, "test": 32768}),
         Builder("eurosat", "2.0.0", "rgb", {"train": 27000}),
         Builder("resisc45", "3.0.0", None, {"train": 31500}),
-        Builder(
-            "diabetic_retinopathy_detection",
-            "3.0.0",
-            "btgraham-300",
-            {"train": 35126, "validation": 10906, "test": 42670},
-        ),
+        Builder(_RETINOPATHY, "3.0.0", "btgraham-300", {"train": 35126, "validation": 10906, "test": 42670}),
         Builder("clevr", "3.1.0", None, {"train": 70000, "validation": 15000}),
         Builder("dmlab", "2.0.1", None, {"train": 65550, "validation": 22628, "test": 22735}),
         Builder("kitti", "3.3.0", None, {"train": 6347, "validation": 423, "test": 711}),
@@ -142,55 +199,42 @@ _WHOLE_TEST = Cut("test")
 _VALIDATION = _cuts(Cut("validation", 0, 200), _WHOLE_TEST)
 _SIXTY_EIGHTY = _held_out(60, Cut("train", 80))
 _CLEVR = _held_out(90, Cut("validation"))
-_DSPRITES = _held_out(80, Cut("train", 90))
-_SMALLNORB = _cuts(Cut("test", 0, 200), Cut("test", 50))
 
 NATURAL, SPECIALIZED, STRUCTURED = "natural", "specialized", "structured"
 
 
-def _task(
-    names: tuple[str, str, str],
-    builder: str,
-    num_classes: int,
-    cuts: dict[str, Cut],
-    size: tuple[int, int] | None = None,
-    label: LabelRule = OWN_LABEL,
-    image: Callable[[bytes], bytes] = as_stored,
-) -> Task:
-    name, title, group = names
-    return Task(name, title, group, BUILDERS[builder], num_classes, cuts, label, image, size)
-
-
 def _dsprites(name: str, title: str, label: LabelRule) -> Task:
-    return _task((name, title, STRUCTURED), "dsprites", 16, _DSPRITES, (64, 64), label, binary_to_grey)
+    cuts = _held_out(80, Cut("train", 90))
+    return Task(name, title, STRUCTURED, BUILDERS["dsprites"], 16, cuts, (64, 64), label, binary_to_grey)
 
 
-def _smallnorb(name: str, title: str, num_classes: int, label: LabelRule) -> Task:
-    return _task((name, title, STRUCTURED), "smallnorb", num_classes, _SMALLNORB, (96, 96), label)
+def _smallnorb(name: str, title: str, num_classes: int, label: str) -> Task:
+    cuts = _cuts(Cut("test", 0, 200), Cut("test", 50))
+    return Task(name, title, STRUCTURED, BUILDERS["smallnorb"], num_classes, cuts, (96, 96), feature(label))
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in [
-        _task(("cifar100", "CIFAR-100", NATURAL), "cifar100", 100, _held_out(90, _WHOLE_TEST), (32, 32)),
-        _task(("caltech101", "Caltech101", NATURAL), "caltech101", 102, _held_out(90, _WHOLE_TEST)),
-        _task(("dtd", "DTD", NATURAL), "dtd", 47, _VALIDATION),
-        _task(("flowers102", "Flowers102", NATURAL), "oxford_flowers102", 102, _VALIDATION),
-        _task(("pets", "Pets", NATURAL), "oxford_iiit_pet", 37, _held_out(80, _WHOLE_TEST)),
-        _task(("svhn", "SVHN", NATURAL), "svhn_cropped", 10, _held_out(90, _WHOLE_TEST), (32, 32)),
-        _task(("sun397", "Sun397", NATURAL), "sun397", 397, _VALIDATION),
-        _task(("patch_camelyon", "Patch Camelyon", SPECIALIZED), "patch_camelyon", 2, _VALIDATION, (96, 96)),
-        _task(("eurosat", "EuroSAT", SPECIALIZED), "eurosat", 10, _SIXTY_EIGHTY, (64, 64)),
-        _task(("resisc45", "Resisc45", SPECIALIZED), "resisc45", 45, _SIXTY_EIGHTY, (256, 256)),
-        _task(("retinopathy", "Retinopathy", SPECIALIZED), "diabetic_retinopathy_detection", 5, _VALIDATION),
-        _task(("clevr_count", "Clevr/count", STRUCTURED), "clevr", 8, _CLEVR, (320, 480), count_of_objects),
-        _task(("clevr_distance", "Clevr/distance", STRUCTURED), "clevr", 6, _CLEVR, (320, 480), distance_of_object),
-        _task(("dmlab", "DMLab", STRUCTURED), "dmlab", 6, _VALIDATION, (360, 480)),
-        _task(("kitti_distance", "KITTI/distance", STRUCTURED), "kitti", 4, _VALIDATION, None, distance_of_vehicle),
+        Task("cifar100", "CIFAR-100", NATURAL, BUILDERS["cifar100"], 100, _held_out(90, _WHOLE_TEST), (32, 32)),
+        Task("caltech101", "Caltech101", NATURAL, BUILDERS["caltech101"], 102, _held_out(90, _WHOLE_TEST)),
+        Task("dtd", "DTD", NATURAL, BUILDERS["dtd"], 47, _VALIDATION),
+        Task("flowers102", "Flowers102", NATURAL, BUILDERS["oxford_flowers102"], 102, _VALIDATION),
+        Task("pets", "Pets", NATURAL, BUILDERS["oxford_iiit_pet"], 37, _held_out(80, _WHOLE_TEST)),
+        Task("svhn", "SVHN", NATURAL, BUILDERS["svhn_cropped"], 10, _held_out(90, _WHOLE_TEST), (32, 32)),
+        Task("sun397", "Sun397", NATURAL, BUILDERS["sun397"], 397, _VALIDATION),
+        Task("patch_camelyon", "Patch Camelyon", SPECIALIZED, BUILDERS["patch_camelyon"], 2, _VALIDATION, (96, 96)),
+        Task("eurosat", "EuroSAT", SPECIALIZED, BUILDERS["eurosat"], 10, _SIXTY_EIGHTY, (64, 64)),
+        Task("resisc45", "Resisc45", SPECIALIZED, BUILDERS["resisc45"], 45, _SIXTY_EIGHTY, (256, 256)),
+        Task("retinopathy", "Retinopathy", SPECIALIZED, BUILDERS[_RETINOPATHY], 5, _VALIDATION),
+        Task("clevr_count", "Clevr/count", STRUCTURED, BUILDERS["clevr"], 8, _CLEVR, (320, 480), count_of_objects),
+        Task("clevr_distance", "Clevr/distance", STRUCTURED, BUILDERS["clevr"], 6, _CLEVR, (320, 480), distance_of_object),
+        Task("dmlab", "DMLab", STRUCTURED, BUILDERS["dmlab"], 6, _VALIDATION, (360, 480)),
+        Task("kitti_distance", "KITTI/distance", STRUCTURED, BUILDERS["kitti"], 4, _VALIDATION, None, distance_of_vehicle),
         _dsprites("dsprites_location", "dSprites/loc", bin_of_x_position),
         _dsprites("dsprites_orientation", "dSprites/ori", bin_of_orientation),
-        _smallnorb("smallnorb_azimuth", "SmallNORB/azi", 18, feature("label_azimuth")),
-        _smallnorb("smallnorb_elevation", "SmallNORB/ele", 9, feature("label_elevation")),
+        _smallnorb("smallnorb_azimuth", "SmallNORB/azi", 18, "label_azimuth"),
+        _smallnorb("smallnorb_elevation", "SmallNORB/ele", 9, "label_elevation"),
     ]
 }
 

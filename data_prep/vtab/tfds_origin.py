@@ -4,50 +4,134 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from data_prep.vtab.order import tfds_order
-from data_prep.vtab.records import Key, Record
+import numpy as np
+
+from data_prep.vtab.records import Key, Record, tfds_order
 from data_prep.vtab.tasks import Builder
-from data_prep.vtab.tfds_features import FIELDS, Wanted, label_values, missing
 from data_prep.vtab.tfds_prepare import import_tfds, one_line, prepare_builder
 from data_prep.vtab.tfrecord import read_tfrecords
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-ReadShard = Callable[[Path, int, int, int], Iterator[bytes]]
+Wanted: TypeAlias = Mapping[str, tuple[str, ...]]
+KeyRule: TypeAlias = Callable[[Mapping[str, Any], Sequence[str]], Key]
+ReadShard: TypeAlias = Callable[[Path, int, int, int], Iterator[bytes]]
 
 INFO_FILE = "dataset_info.json"
 _BATCH = 256  # records of a shard that array_record fetches at a time
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+# TFDS lowers the case of Caltech-101's folders, but hashes the folders' own names.
+_CAPITAL_FOLDERS = {name.lower(): name for name in ["BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "Motorbikes"]}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What to read of a builder's examples.
+
+    Attributes:
+        key: Takes the features ``key_fields`` and the names of ``label``; returns what TFDS hashed.
+        key_fields: The names of features that the key is made of.
+        reads: The features for label rules; of a sequence of objects, those of its parts that are named.
+        row_keys: Whether the keys of a split of n examples are 0 … n-1, so that no feature is needed to know them.
+    """
+
+    key: KeyRule
+    key_fields: tuple[str, ...]
+    reads: Wanted
+    row_keys: bool = False
+
+
+def _row(example: Mapping[str, Any], _: Sequence[str]) -> int:
+    """``train_00017`` or ``000017``: the row is 17."""
+    return int(example["id"].decode().rpartition("_")[2])
+
+
+def _class_and_file(example: Mapping[str, Any], names: Sequence[str]) -> str:
+    return f"{names[example['label']]}_{example['filename'].decode()}"
+
+
+def _folder_and_file(example: Mapping[str, Any], names: Sequence[str]) -> str:
+    name = names[int(example["label"])]
+    return f"{_CAPITAL_FOLDERS.get(name, name)}/{example['image/file_name'].decode()}"
+
+
+_LABEL: Wanted = {"label": ()}
+
+
+def _named(field: str, reads: Wanted = _LABEL) -> Fields:
+    return Fields(lambda example, _: example[field].decode(), (field,), reads)
+
+
+def _rows(reads: Wanted = _LABEL) -> Fields:
+    return Fields(_row, ("id",), reads, row_keys=True)
+
+
+_FILE_IN_CLASS = Fields(_class_and_file, ("filename", "label"), _LABEL)
+
+FIELDS: dict[str, Fields] = {
+    "cifar100": _rows(),
+    "caltech101": Fields(_folder_and_file, ("image/file_name", "label"), _LABEL),
+    "dtd": _named("file_name"),
+    "oxford_flowers102": _named("file_name"),
+    "oxford_iiit_pet": _named("file_name"),
+    "svhn_cropped": _rows(),
+    "sun397": _named("file_name"),
+    "patch_camelyon": _named("id"),
+    "eurosat": _FILE_IN_CLASS,
+    "resisc45": _FILE_IN_CLASS,
+    "diabetic_retinopathy_detection": _named("name"),
+    "clevr": _named("file_name", {"objects": ("pixel_coords",)}),
+    "dmlab": _named("filename"),
+    "kitti": _named("image/file_name", {"objects": ("type", "location")}),
+    "dsprites": _rows({"label_x_position": (), "label_orientation": ()}),
+    "smallnorb": _rows({"label_azimuth": (), "label_elevation": ()}),
+}
+
+
+def missing(features: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    """The wanted features that a dataset lacks; a part of a sequence of objects as ``objects/type``."""
+    absent = [name for name in wanted if name not in features]
+    parts = [(name, part) for name, parts in wanted.items() if name in features for part in parts]
+    return absent + [f"{name}/{part}" for name, part in parts if part not in features[name].feature]
+
+
+def label_values(example: Mapping[str, Any], features: Mapping[str, Any], reads: Wanted) -> dict[str, Any]:
+    """What label rules read of a decoded example: integers, and of sequences of objects arrays of shape (n, …)."""
+
+    def array(name: str, part: str) -> np.ndarray:
+        feature = features[name].feature[part]
+        return np.asarray(example[name][part], dtype=feature.np_dtype).reshape(-1, *feature.shape)
+
+    return {name: {part: array(name, part) for part in parts} if parts else int(example[name]) for name, parts in reads.items()}
 
 
 def open_tfds(builder: Builder, tfds_dir: Path, manual_dir: Path | None, prepare: bool = True) -> "TfdsOrigin":
-    """Open a builder's prepared folder below TFDS's ``data_dir``, of the wanted version or, where there is none, another.
+    """Open a builder's prepared folder, of the wanted version or, where there is none, the newest.
 
-    Args:
-        builder: Which dataset, config and version.
-        tfds_dir: TFDS's ``data_dir``: holds ``<builder>/[<config>/]<version>``.
-        manual_dir: Where TFDS looks for files that it cannot download; None: its default, ``downloads/manual`` in tfds_dir.
-        prepare: Whether to let TFDS download and prepare the builder where no folder is found.
+    It is ``<builder>/[<config>/]<version>`` in ``tfds_dir``, TFDS's ``data_dir``. Where there is none, TFDS prepares it (unless
+    ``prepare`` is false), with what it cannot download from ``manual_dir``, by default ``downloads/manual`` in ``tfds_dir``.
 
     Raises:
         ConfigError: If there is no folder and none can be prepared, or what is there cannot be read.
         RunError: If preparing fails.
     """
     tfds_dir = tfds_dir.expanduser()
-    folder = _find(builder, tfds_dir)
+    home = tfds_dir / builder.name / (builder.config or "")
+    folder = _find(home, builder.version)
     if folder is None and prepare:
         prepare_builder(builder, tfds_dir, manual_dir)
-        folder = _find(builder, tfds_dir)
+        folder = _find(home, builder.version)
     if folder is None:
         raise ConfigError(
-            f"no prepared {builder.name} found: {_home(builder, tfds_dir) / builder.version / INFO_FILE} does not exist; "
+            f"no prepared {builder.name} found: {home / builder.version / INFO_FILE} does not exist; "
             "point tfds_dir= at TFDS's data_dir, or remove what is left of a broken copy there"
         )
     if folder.name != builder.version:
@@ -87,11 +171,7 @@ class TfdsOrigin:
         return [self._key(example) for example in self._examples(split, range(size), wanted)]
 
     def records(self, split: str, positions: range) -> Iterator[Record]:
-        """The records at ``positions`` (a range of step 1) of the stored order, in that order.
-
-        Raises:
-            ConfigError: If a record cannot be read; names the file.
-        """
+        """The records at ``positions`` (a range of step 1) of the stored order; a ConfigError names a file it cannot read."""
         key_fields = self._fields.key_fields if self._has_key_fields else ()
         wanted = {**dict.fromkeys(key_fields, ()), **self._fields.reads, "image": ()}
         for position, example in zip(positions, self._examples(split, positions, wanted), strict=True):
@@ -101,14 +181,15 @@ class TfdsOrigin:
     def describe(self) -> dict[str, str]:
         """Builder, version, format, ``num_bytes_<split>`` as TFDS recorded them, and versions of the libraries in use."""
         info = self._info
-        sizes = {f"num_bytes_{name}": str(int(split.num_bytes)) for name, split in info.splits.items()}
-        libraries = {"tensorflow_datasets": self._tfds.__version__}
-        for label, module in [("tensorflow", "tensorflow"), ("opencv", "cv2")]:
-            if module in sys.modules:
-                libraries[label] = sys.modules[module].__version__
         config = {"config": info.config_name} if info.config_name else {}
-        builder = {"builder": info.name, **config, "version": str(info.version), "file_format": self._file_format}
-        return {**builder, **sizes, **libraries}
+        facts = {"builder": info.name, **config, "version": str(info.version), "file_format": self._file_format}
+        sizes = {f"num_bytes_{name}": str(int(split.num_bytes)) for name, split in info.splits.items()}
+        modules = {
+            "tensorflow_datasets": self._tfds,
+            "tensorflow": sys.modules.get("tensorflow"),
+            "opencv": sys.modules.get("cv2"),
+        }
+        return {**facts, **sizes, **{name: module.__version__ for name, module in modules.items() if module}}
 
     def _choose_format(self) -> str:
         """ArrayRecord, or else TFRecord. TFDS's Parquet has no reader here: slices of TFDS's own are silently wrong."""
@@ -159,30 +240,23 @@ class TfdsOrigin:
         """Decoded examples with the wanted features only; the image stays encoded."""
         if not 0 <= positions.start <= positions.stop <= self._size(split):
             raise ConfigError(f"{self._folder} has {self._size(split)} examples in {split}, not {positions.stop}")
-        parser = self._subset(wanted)
+        features, types = self._info.features, self._tfds.features
+        parser = types.FeaturesDict(  # TFDS's own partial decoding does the same, but needs TensorFlow
+            {
+                name: types.Sequence({part: features[name].feature[part] for part in parts}) if parts else features[name]
+                for name, parts in wanted.items()
+            }
+        )
         decoders = {"image": self._tfds.decode.SkipDecoding()} if "image" in wanted else None
         first = 0
-        for path, length in self._shards(split):
+        info = self._info.splits[split]
+        for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
             start, stop = max(positions.start - first, 0), min(positions.stop - first, length)
             if start < stop:
                 with self._reading(path):
                     for payload in self._read_shard(path, start, stop, length):
                         yield parser.deserialize_example_np(payload, decoders=decoders)
             first += length
-
-    def _shards(self, split: str) -> list[tuple[Path, int]]:
-        info = self._info.splits[split]
-        return [(Path(path), length) for path, length in zip(info.filepaths, info.shard_lengths, strict=True)]
-
-    def _subset(self, wanted: Wanted) -> Any:
-        """TFDS's own partial decoding does the same, but needs TensorFlow."""
-        features, types = self._info.features, self._tfds.features
-        return types.FeaturesDict(
-            {
-                name: types.Sequence({part: features[name].feature[part] for part in parts}) if parts else features[name]
-                for name, parts in wanted.items()
-            }
-        )
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[None]:
@@ -207,16 +281,11 @@ def _read_array_records(path: Path, start: int, stop: int, length: int) -> Itera
 _READERS: dict[str, ReadShard] = {"array_record": _read_array_records, "tfrecord": read_tfrecords}
 
 
-def _home(builder: Builder, tfds_dir: Path) -> Path:
-    return tfds_dir / builder.name / (builder.config or "")
-
-
-def _find(builder: Builder, tfds_dir: Path) -> Path | None:
+def _find(home: Path, version: str) -> Path | None:
     """The folder of the wanted version, or else of the newest that is there."""
     found = {
         tuple(map(int, match.groups())): info.parent
-        for info in _home(builder, tfds_dir).glob(f"*/{INFO_FILE}")
+        for info in home.glob(f"*/{INFO_FILE}")
         if (match := _VERSION.fullmatch(info.parent.name))
     }
-    wanted = tuple(map(int, builder.version.split(".")))
-    return found.get(wanted) or (found[max(found)] if found else None)
+    return found.get(tuple(map(int, version.split(".")))) or (found[max(found)] if found else None)

@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,7 @@ MANUAL_STEPS = {
 
 
 def import_tfds() -> Any:
-    """TFDS, imported when first needed and without TensorFlow's banners.
-
-    Raises:
-        ConfigError: If it is not installed.
-    """
+    """TFDS, imported when first needed and without TensorFlow's banners; a ConfigError if it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         tfds = importlib.import_module("tensorflow_datasets")
@@ -75,8 +71,7 @@ def prepare_builder(builder: Builder, tfds_dir: Path, manual_dir: Path | None) -
     try:
         with sorted_listings() if builder.name == "caltech101" else nullcontext():
             tfds.builder(f"{name}:{builder.version}", data_dir=str(tfds_dir)).download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(manual_dir=str(manual)),
+                file_format="array_record", download_config=tfds.download.DownloadConfig(manual_dir=str(manual))
             )
     except Exception as error:
         raise RunError(f"TFDS could not prepare {builder.name}: {one_line(error)}" + (f"; {steps}" if steps else "")) from error

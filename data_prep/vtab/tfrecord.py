@@ -9,12 +9,10 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
+HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")  # around the payload
 
 
 def read_tfrecords(path: Path, start: int, stop: int, length: int) -> Iterator[bytes]:
@@ -25,34 +23,24 @@ def read_tfrecords(path: Path, start: int, stop: int, length: int) -> Iterator[b
     Raises:
         ConfigError: If the file ends within or before these records, goes on after all of them, or a checksum differs.
     """
-    size = path.stat().st_size
+    total = path.stat().st_size
     with path.open("rb") as file:
         for index in range(stop):
-            bytes_ahead = _payload_size(file, index, size)
+            header = file.read(HEADER.size)
+            if len(header) < HEADER.size:
+                raise ConfigError(f"the file ends before record {index}")
+            size, checksum = HEADER.unpack(header)
+            _compare(header[:8], checksum, index)
+            if size > total - file.tell() - FOOTER.size:
+                raise ConfigError(f"the file ends within record {index}, or what precedes it is damaged")
             if index < start:
-                file.seek(bytes_ahead + _FOOTER.size, 1)
+                file.seek(size + FOOTER.size, 1)
                 continue
-            yield _payload(file, bytes_ahead, index)
-        if stop == length and file.tell() != size:
-            raise ConfigError(f"{size - file.tell()} bytes follow the last of its {length} records")
-
-
-def _payload_size(file: BinaryIO, index: int, size: int) -> int:
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise ConfigError(f"the file ends before record {index}")
-    payload_size, checksum = _HEADER.unpack(header)
-    _compare(header[:8], checksum, index)
-    if payload_size > size - file.tell() - _FOOTER.size:
-        raise ConfigError(f"the file ends within record {index}, or what precedes it is damaged")
-    return payload_size
-
-
-def _payload(file: BinaryIO, size: int, index: int) -> bytes:
-    payload = file.read(size)
-    (checksum,) = _FOOTER.unpack(file.read(_FOOTER.size))
-    _compare(payload, checksum, index)
-    return payload
+            payload = file.read(size)
+            _compare(payload, FOOTER.unpack(file.read(FOOTER.size))[0], index)
+            yield payload
+        if stop == length and file.tell() != total:
+            raise ConfigError(f"{total - file.tell()} bytes follow the last of its {length} records")
 
 
 def _compare(data: bytes, masked: int, index: int) -> None:

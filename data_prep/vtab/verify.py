@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.vtab.facts import CLASS_COUNTS, HISTOGRAMS, ID_HASHES, LOCAL_KEYS, NUM_BYTES, OTHER_COUNTS
-from data_prep.vtab.order import tfds_order
-from data_prep.vtab.records import Key
+from data_prep.vtab.records import Key, tfds_order
 from data_prep.vtab.tasks import Builder, Task
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
 ImageCheck: TypeAlias = Callable[[bytes, str], None]
 
@@ -78,12 +77,10 @@ def check_label(task: Task, label: int, name: str) -> None:
 
 
 def check_labels(task: Task, labels: Mapping[str, NDArray[np.int64]], canonical: bool = True) -> None:
-    """Check which classes occur, and how often where that is known.
+    """Check which classes occur in official data, and how often where that is known.
 
-    Args:
-        task: Whose official data this is.
-        labels: By split, (images,).
-        canonical: Whether the published class counts apply: not to a local split of caltech101.
+    ``labels`` are by split, (images,). Where they are not ``canonical``, as in a local split of caltech101, the published class
+    counts do not apply.
     """
     together = {**labels, "train800val200": np.concatenate([labels["train800"], labels["val200"]])}
     highest = "test"
@@ -108,7 +105,12 @@ def image_check(task: Task, official: bool) -> ImageCheck:
     """The check of each image (encoded bytes, name): that it decodes, and of official data its size and kind."""
 
     def check(image: bytes, name: str) -> None:
-        pixels = _decode(image, name)
+        try:
+            with Image.open(io.BytesIO(image)) as opened:
+                pixels = np.asarray(opened.convert("RGB"))
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
+            reason = "it is of no known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+            raise ConfigError(f"cannot decode image {name}: {reason}; {_REMEDY}") from error
         if official:
             _check_pixels(task, pixels, name)
 
@@ -116,13 +118,9 @@ def image_check(task: Task, official: bool) -> ImageCheck:
 
 
 def check_byte_counts(builder: Builder, description: Mapping[str, str]) -> list[str]:
-    """Compare the bytes of the source splits, where the origin tells them, with those on record.
+    """Compare the bytes of the source splits, where the origin tells them, with those on record; a difference is an error.
 
-    Returns:
-        Warnings: caltech101's split is drawn at preparation time and may differ from the canonical one.
-
-    Raises:
-        ConfigError: For other builders, if they differ.
+    For caltech101, whose split is drawn at preparation time, warnings are returned instead: it may not be the canonical one.
     """
     expected = {f"num_bytes_{split}": number for split, number in NUM_BYTES.get(builder.name, {}).items()}
     wrong = {key: description.get(key, "unknown") for key, number in expected.items() if description.get(key) != str(number)}
@@ -136,16 +134,6 @@ def check_byte_counts(builder: Builder, description: Mapping[str, str]) -> list[
         if key in description:
             raise ConfigError(f"{builder.name}'s {key} is {value}, expected {expected[key]}; {_REMEDY}")
     return []
-
-
-def _decode(image: bytes, name: str) -> NDArray[np.uint8]:
-    """The pixels, (height, width, 3)."""
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
-        reason = "it is of no known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise ConfigError(f"cannot decode image {name}: {reason}; {_REMEDY}") from error
 
 
 def _check_pixels(task: Task, pixels: NDArray[np.uint8], name: str) -> None:

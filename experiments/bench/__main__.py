@@ -1,30 +1,32 @@
-"""Time and memory of a training step and of inference, measured in turns in one run.
-
-    python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[8,32,64]] [variants=[gift,reference]]
-                                [rounds=7] [device=auto] [out=outputs/bench]
-
---quick      a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
-model        a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
-batch_sizes  images in a step
-variants     only these (an unknown name lists all); without it all that make sense on the device
-rounds       how often each variant has its turn
-device       auto, cpu, cuda or cuda:1
-out          the files to write, without their suffixes: .jsonl, .md and .png
-
-Prints the table. Leave the machine alone meanwhile. Compare numbers of one run only.
-"""
+"""The benchmark's command: ``python -m experiments.bench``."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from gift_vit import cli
+from experiments.bench.variants import QUICK, choose_variants
+from gift_vit.common import cli
 
 FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
 
 
 @dataclass
 class Arguments:
-    """Words of the command line; a None is filled in by ``quick``."""
+    """Time and memory of a training step and of inference, measured in turns in one run.
+
+        python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[8,32,64]] [variants=[gift,reference]]
+                                    [rounds=7] [device=auto] [out=outputs/bench]
+
+    Attributes:
+        quick: a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
+        model: a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
+        batch_sizes: images in a step
+        variants: only these (an unknown name lists all); without it all that make sense on the device
+        rounds: how often each variant has its turn
+        device: auto, cpu, cuda or cuda:1
+        out: the files to write, without their suffixes: .jsonl, .md and .png
+
+    Prints the table. Leave the machine alone meanwhile. Compare numbers of one run only.
+    """
 
     quick: bool = False
     model: str | None = None
@@ -37,15 +39,16 @@ class Arguments:
 
 def bench(arguments: Arguments) -> None:
     """Measure, print the table, write the files."""
+    quick = arguments.quick
+    variants = choose_variants(arguments.variants or (list(QUICK) if quick else None))
+    from gift_vit.runs.build import resolve_device  # torch, and so on below
+
+    device = resolve_device(arguments.device)
     from experiments.bench.measure import matmul_rate, measure
     from experiments.bench.report import commit_line, machine, records, table, write
-    from experiments.bench.variants import QUICK, choose_variants
-    from gift_vit.run import resolve_device
 
-    device, quick = resolve_device(arguments.device), arguments.quick
     architecture = arguments.model or (SMALL if quick else FULL)
     sizes, rounds = arguments.batch_sizes or ([8] if quick else [8, 32, 64]), arguments.rounds or (3 if quick else 7)
-    variants = choose_variants(arguments.variants or (list(QUICK) if quick else None))
     if device.type == "cpu":
         variants = [variant for variant in variants if variant.precision != "tf32" and not variant.cuda_graphs]
     found = [figures for size in sizes for figures in measure(variants, architecture, size, rounds, device)]
@@ -61,7 +64,7 @@ def bench(arguments: Arguments) -> None:
 
 
 def main() -> None:
-    raise SystemExit(cli.run_command(lambda: bench(cli.parse_arguments(Arguments, str(__doc__)))))
+    cli.main(Arguments, bench)
 
 
 if __name__ == "__main__":

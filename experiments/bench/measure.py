@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Measurement, Timer
 
 from experiments.bench.cost import inference_flops, training_cost
-from experiments.bench.variants import NUM_CLASSES, Variant, build
-from gift_vit.engine import Precision
+from experiments.bench.models import NUM_CLASSES, build
+from experiments.bench.variants import Variant
+from gift_vit.engine.state import Precision
 from gift_vit.explain.maps import explain
 
 WARM_UP = 2  # steps of every variant before any is timed; the first of a compiled one compiles

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from experiments.bench.measure import Figures
 from experiments.bench.variants import FLOOR, PLAIN, REFERENCE
-from gift_vit.environment import describe_environment, git_state
-from gift_vit.files import atomic_path, write_text
+from gift_vit.common.environment import describe_environment, git_state
+from gift_vit.common.files import atomic_path, write_text
 from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 
 MIB = 2**20

@@ -1,22 +1,10 @@
-"""What the benchmark compares: ways to fine-tune one ViT, and the forms they are measured against."""
+"""What the benchmark compares: ways to fine-tune one ViT, and the forms they are measured against. Imports no torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
-import timm
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from gift_vit.common.errors import ConfigError
 
-from gift_vit.acceleration import accelerate
-from gift_vit.compose import compose_config
-from gift_vit.config import load_config
-from gift_vit.errors import ConfigError
-from gift_vit.methods import apply_method, merge_method
-from gift_vit.methods.gift import GiftLinear, GiftPair
-
-NUM_CLASSES = 100
 REFERENCE, FLOOR, PLAIN = "reference", "floor", "plain"  # the methods that are no method of the project
 
 
@@ -29,7 +17,7 @@ class Variant:
             only passes a gradient through, from block 0's projection on; or ``plain``, timm's own model.
         precision: As ``trainer.precision``.
         memory: As ``trainer.memory``.
-        accelerated: With what :func:`gift_vit.acceleration.accelerate` does; otherwise as timm computes.
+        accelerated: With what :func:`gift_vit.acceleration.accelerate.accelerate` does; otherwise as timm computes.
         compiled: By ``torch.compile``, as one graph.
         cuda_graphs: Compiled, and its kernels launched as CUDA graphs (mode ``reduce-overhead``).
         drop_path: Drop path rate.
@@ -107,53 +95,3 @@ def choose_variants(names: list[str] | None) -> list[Variant]:
     if unknown := [name for name in names or () if name not in known]:
         raise ConfigError(f"unknown variant {unknown[0]!r} (known: {'; '.join(known)})")
     return [known[name] for name in names] if names is not None else list(VARIANTS)
-
-
-def build(variant: Variant, architecture: str, device: torch.device, frozen: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The variant's model on its device, with random weights that are the same for all variants.
-
-    ``frozen`` are parameters by name on that device, to use in place of the model's own frozen ones: variants share them.
-    """
-    torch.manual_seed(0)
-    model = timm.create_model(architecture, num_classes=NUM_CLASSES, drop_path_rate=variant.drop_path)
-    cfg = load_config(compose_config([f"method={'gift' if variant.method in (REFERENCE, FLOOR, PLAIN) else variant.method}"]))
-    if variant.method == FLOOR:
-        model.requires_grad_(False)
-        for name in ("blocks.0.attn.proj.bias", "head.weight", "head.bias"):
-            model.get_parameter(name).requires_grad_(True)
-    elif variant.method != PLAIN:
-        apply_method(model, cfg.method)
-    if variant.method == REFERENCE:
-        _use_reference_form(model)
-    if variant.merged:
-        merge_method(model)
-    if variant.accelerated:
-        choices = {"memory": variant.memory, "precision": variant.precision, "compile": variant.compiled}
-        accelerate(model.to(device), replace(cfg.trainer, **choices))
-    model.train(variant.training)
-    if not variant.training:
-        model.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if frozen is not None and name in frozen and not parameter.requires_grad:
-            parameter.data = frozen[name].data
-    return model.to(device)
-
-
-class ReferenceGiftLinear(nn.Module):
-    """GIFT as the authors' code computes it: a d_out × d_in update per layer and step, and two products per token."""
-
-    def __init__(self, layer: GiftLinear) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.pairs = (layer.parts[0][0],)  # a tuple: the pair is the model's, not the layer's
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (..., d_in) to (..., d_out)."""
-        pair = cast("GiftPair", self.pairs[0])
-        update = (self.weight @ pair.phi) @ pair.psi
-        return F.linear(x, self.weight, self.bias) + F.linear(x, update)
-
-
-def _use_reference_form(model: nn.Module) -> None:
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, GiftLinear)]:
-        model.set_submodule(name, ReferenceGiftLinear(layer))

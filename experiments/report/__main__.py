@@ -1,32 +1,32 @@
-"""Make one self-contained HTML page from a folder of runs; it opens in any browser, without a network.
-
-    python -m experiments.report [root=outputs] [out=outputs/report.html] [benchmark=mini]
-
-root       folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts
-out        the page; its links to the run folders are relative, so move both together
-benchmark  show the runs of this benchmark only
-
-The page has the tables, accuracy against adapter parameters, the sweeps, training curves, costs, and what failed or is not
-finished. Where runs cannot stand in one table the page says why, and so does a line on stderr.
-"""
+"""The command that makes the page: ``python -m experiments.report``."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.report.page import build_page, render_page
 from experiments.report.runs import collect_runs
-from gift_vit import cli
-from gift_vit.errors import ConfigError
-from gift_vit.files import write_text
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
 
 
 @dataclass
 class ReportConfig:
-    """The arguments; the module's docstring explains them."""
+    """Make one self-contained HTML page from a folder of runs; it opens in any browser, without a network.
 
-    root: Any = "outputs"  # a folder or a list of folders
+        python -m experiments.report [root=outputs] [out=outputs/report.html] [benchmark=mini]
+
+    The page has the tables, accuracy against adapter parameters, the sweeps, training curves, costs, and what failed or is not
+    finished. Where runs cannot stand in one table the page says why, and so does a line on stderr.
+
+    Attributes:
+        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts
+        out: the page; its links to the run folders are relative, so move both together
+        benchmark: show the runs of this benchmark only
+    """
+
+    root: Any = "outputs"
     out: str = "outputs/report.html"
     benchmark: str | None = None
 
@@ -38,6 +38,8 @@ def write_report(cfg: ReportConfig) -> None:
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; give the file to write, as out={out / 'report.html'}")
     runs = collect_runs(roots, cfg.benchmark)
+    from experiments.report.page import build_page, render_page  # matplotlib, and Jinja2
+
     page = build_page(runs, roots, out.parent)
     for warning in page.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -46,7 +48,7 @@ def write_report(cfg: ReportConfig) -> None:
 
 
 def main() -> None:
-    raise SystemExit(cli.run_command(lambda: write_report(cli.parse_arguments(ReportConfig, str(__doc__)))))
+    cli.main(ReportConfig, write_report)
 
 
 if __name__ == "__main__":

@@ -1,74 +1,36 @@
-"""Where points, lines, ticks and labels of the charts lie, in pixels of their SVG; the template draws them."""
+"""The charts of the page: drawn by matplotlib, embedded as SVG that takes its colours and its font from the style sheet."""
 
+import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 MAX_POINTS = 60  # of one curve: more are not to be told apart at the width of a chart
-COLOURS, DASHES = 7, 4  # of the style sheet; no common divisor, so that 28 lines look different
+COLOURS = ("#0072b2", "#c24e00", "#00795a", "#9b4a86", "#806500", "#4a4f55", "#5b3fb0")
+DASHES = ((), (7, 5), (1, 5), (9, 5, 1, 5))  # no common divisor with the colours, so that 28 lines look different
+TEXT, MINOR, FAINT, GROUND = "#1b1f23", "#57606a", "#e8ebee", "#ffffff"
+VARIABLES = {TEXT: "text", MINOR: "minor", FAINT: "faint", GROUND: "bg", **{c: f"c{i}" for i, c in enumerate(COLOURS)}}
+SCATTER, CURVE = (640, 400), (400, 260)  # width and height in pixels
+_LEFT, _RIGHT, _BOTTOM = 52, 24, 46  # margins around what is drawn
 _CHARACTER, _LINE = 6.4, 13.0  # width and height of a label's character
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "gift-vit", "text.parse_math": False,  # text as text, the same every time
+    "font.family": "DejaVu Sans", "font.size": 12, "text.color": TEXT, "axes.labelcolor": MINOR,
+    "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "axes.edgecolor": MINOR,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 1,
+    "xtick.bottom": False, "xtick.color": MINOR, "ytick.left": False, "ytick.color": MINOR,
+    "lines.linewidth": 1.8, "lines.scale_dashes": False, "lines.solid_capstyle": "round", "lines.dash_capstyle": "round",
+}  # fmt: skip
 
 Box = tuple[float, float, float, float]
-Tick = tuple[float, str]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The size of a chart and of the margins around what is drawn."""
-
-    width: int
-    height: int
-    left: int = 52
-    right: int = 16
-    top: int = 12
-    bottom: int = 46
-
-    @property
-    def x(self) -> tuple[int, int]:
-        """Left and right end of the plot."""
-        return self.left, self.width - self.right
-
-    @property
-    def y(self) -> tuple[int, int]:
-        """Lower and upper end of the plot: SVG counts downwards."""
-        return self.height - self.bottom, self.top
-
-
-SCATTER = Frame(640, 400, right=24, top=30)
-CURVE = Frame(400, 260)
-
-
-class Axis:
-    """Maps values to pixels, over a range that ends on ticks."""
-
-    def __init__(self, values: Iterable[float], pixels: tuple[float, float], log: bool = False, whole: bool = False) -> None:
-        """Take the range from ``values``, which are positive if ``log``; ``whole`` keeps ticks on whole numbers."""
-        low, high = min(values := list(values)), max(values)
-        self.log, self.pixels = log, pixels
-        if log:
-            first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-            last = max(last, first + 1)
-            step = math.ceil((last - first) / 6)
-            last = first + math.ceil((last - first) / step) * step
-            self.values = [10.0**power for power in range(first, last + 1, step)]
-        else:
-            self.values = [float(tick) for tick in MaxNLocator(5, integer=whole).tick_values(low, high)]
-        self.low, self.high = (self._scaled(self.values[index]) for index in (0, -1))
-
-    def __call__(self, value: float) -> float:
-        """The pixel of a value, to a tenth."""
-        start, end = self.pixels
-        return round(start + (self._scaled(value) - self.low) / (self.high - self.low) * (end - start), 1)
-
-    def ticks(self, percent: bool = False) -> list[Tick]:
-        """Position and text of every tick; ``percent`` leaves out those above 100."""
-        values = [value for value in self.values if not percent or value <= 100]
-        return [(self(value), _short(value) if self.log else f"{value:.6g}") for value in values]
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.log else value
 
 
 @dataclass(frozen=True)
@@ -83,48 +45,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A drawn entry: the point, the ends of its error bar, and where its label stands."""
-
-    entry: Entry
-    on_front: bool
-    x: float
-    y: float
-    bar: tuple[float, float] | None
-    label: tuple[float, float, str]
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Test top-1 against adapter parameters; ``break_x`` is where the axis is cut between 0 and its logarithmic part."""
+class Chart:
+    """A drawing: its size in pixels, how many points or lines it has, and what stands inside its ``<svg>``."""
 
     title: str
-    marks: Sequence[Mark]
-    front: str
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    break_x: float | None
-    frame: Frame = SCATTER
+    size: tuple[int, int]
+    marks: int
+    drawing: Markup
 
 
-@dataclass(frozen=True)
-class Line:
-    """One run's curve: which run of the panel it belongs to, and its points as SVG wants them; ``dot`` if there is but one."""
-
-    run: int
-    points: str
-    dot: tuple[float, float] | None
+def scatter_chart(title: str, entries: Sequence[Entry]) -> Chart:
+    """Test top-1 against adapter parameters."""
+    names = [f"{entry.name}: {entry.top1:.2f} %, {entry.parameters:,.0f} adapter parameters" for entry in entries]
+    return Chart(title, SCATTER, len(entries), embed(scatter_figure(entries), names))
 
 
-@dataclass(frozen=True)
-class Plot:
-    """Curves of several runs over the epochs."""
-
-    title: str
-    lines: Sequence[Line]
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    frame: Frame = CURVE
+def curve_chart(
+    title: str, curves: Sequence[Sequence[tuple[float, float]]], names: Sequence[str], log: bool = False, percent: bool = False
+) -> Chart:
+    """Curves of (epoch, value), one per run; a run without points draws nothing."""
+    drawn = sum(map(bool, curves))
+    return Chart(title, CURVE, drawn, embed(curve_figure(curves, log, percent), names) if drawn else Markup())
 
 
 def pareto_front(entries: Sequence[Entry]) -> list[Entry]:
@@ -141,42 +82,6 @@ def pareto_front(entries: Sequence[Entry]) -> list[Entry]:
     return sorted((entry for entry in entries if not beaten(entry)), key=lambda entry: entry.parameters)
 
 
-def scatter_plot(title: str, entries: Sequence[Entry]) -> Scatter:
-    """Lay out a scatter plot; methods without adapter parameters stand left of a break in the axis."""
-    frame = SCATTER
-    with_adapter = [entry.parameters for entry in entries if entry.parameters > 0]
-    cut = frame.x[0] + 72 if len(with_adapter) < len(entries) else None
-    x_axis = Axis(with_adapter or [1.0], (cut or frame.x[0], frame.x[1]), log=True)
-    y_axis = Axis([edge for entry in entries for edge in _edges(entry)], frame.y)
-    front = pareto_front(entries)
-    zero_x = frame.x[0] + 24.0
-    placed = [(x_axis(e.parameters) if e.parameters > 0 else zero_x, y_axis(e.top1)) for e in entries]
-    labels = place_labels([entry.name for entry in entries], placed, frame)
-    marks = [
-        Mark(entry, entry in front, x, y, (y_axis(_edges(entry)[0]), y_axis(_edges(entry)[1])) if entry.std else None, label)
-        for entry, (x, y), label in zip(entries, placed, labels, strict=True)
-    ]
-    position = {id(entry): point for entry, point in zip(entries, placed, strict=True)}
-    steps = _stairs([position[id(entry)] for entry in front], frame.x[1])
-    x_ticks = [(zero_x, "0")] * (cut is not None) + (x_axis.ticks() if with_adapter else [])
-    return Scatter(title, marks, steps, x_ticks, y_axis.ticks(percent=True), cut)
-
-
-def curve_plot(title: str, curves: Sequence[Sequence[tuple[float, float]]], log: bool = False, percent: bool = False) -> Plot:
-    """Lay out curves of (epoch, value), one per run; a run without points draws nothing."""
-    drawn = [point for curve in curves for point in curve]
-    if not drawn:
-        return Plot(title, (), (), ())
-    x_axis = Axis([x for x, _ in drawn], CURVE.x, whole=True)
-    y_axis = Axis([y for _, y in drawn], CURVE.y, log=log)
-    lines = []
-    for run, curve in enumerate(curves):
-        if places := [(x_axis(x), y_axis(y)) for x, y in thinned(curve)]:
-            points = " ".join(f"{x:g},{y:g}" for x, y in places)
-            lines.append(Line(run, points, places[0] if len(places) == 1 else None))
-    return Plot(title, lines, x_axis.ticks(), y_axis.ticks(percent))
-
-
 def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """At most ``MAX_POINTS`` of the points, evenly spread, the first and the last among them."""
     if len(points) <= MAX_POINTS:
@@ -185,53 +90,151 @@ def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, floa
     return [points[round(index * last / (MAX_POINTS - 1))] for index in range(MAX_POINTS)]
 
 
-def place_labels(names: Sequence[str], points: Sequence[tuple[float, float]], frame: Frame) -> list[tuple[float, float, str]]:
-    """Position and SVG's text-anchor of a label beside each point, where it covers least of the others."""
+@rc_context(_STYLE)
+def scatter_figure(entries: Sequence[Entry]) -> Figure:
+    """Points with bars of one standard deviation and their names, and the front as stairs; 0 parameters have a place too."""
+    figure, axes = _axes(SCATTER, top=30)
+    sizes = [entry.parameters for entry in entries if entry.parameters > 0] or [1.0]
+    first = math.floor(math.log10(min(sizes)))
+    decades = [10.0**power for power in range(first, max(math.ceil(math.log10(max(sizes))), first + 1) + 1)]
+    if all(entry.parameters > 0 for entry in entries):
+        axes.set_xscale("log")
+        axes.set(xticks=decades, xlim=(decades[0], decades[-1]))
+    else:
+        axes.set_xscale("symlog", linthresh=decades[0], linscale=0.5)
+        axes.set(xticks=[0, *decades], xlim=(-decades[0] / 3, decades[-1]))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _set_levels(axes, [entry.top1 + sign * (entry.std or 0.0) for entry in entries for sign in (-1, 1)], percent=True)
+    front = pareto_front(entries)
+    stairs = [*((entry.parameters, entry.top1) for entry in front), (decades[-1], front[-1].top1)]
+    axes.step(*zip(*stairs, strict=True), where="post", color=COLOURS[0], linewidth=1.5, alpha=0.6)
+    points = axes.transData.transform([(entry.parameters, entry.top1) for entry in entries])
+    labels = place_labels([entry.name for entry in entries], points.tolist(), axes.bbox.extents)
+    for index, (entry, (x, y, side)) in enumerate(zip(entries, labels, strict=True)):
+        best = entry in front
+        colour, edge, weight = (COLOURS[0], GROUND, "bold") if best else (MINOR, MINOR, "normal")
+        if entry.std:
+            axes.vlines(entry.parameters, entry.top1 - entry.std, entry.top1 + entry.std, color=colour, linewidth=1)
+        face, gid = colour if best else GROUND, f"mark-{index}"
+        axes.plot(entry.parameters, entry.top1, "o", markersize=9, color=face, markeredgecolor=edge, gid=gid)
+        axes.text(x, y, entry.name, transform=None, horizontalalignment=side, fontweight=weight)
+    axes.set_xlabel("Adapter parameters (head not counted), log scale")
+    axes.set_title("Test top-1 (%)", loc="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+@rc_context(_STYLE)
+def curve_figure(curves: Sequence[Sequence[tuple[float, float]]], log: bool = False, percent: bool = False) -> Figure:
+    """Lines of their runs' colours and dashes over the epochs; at least one has a point, and a single one is a dot."""
+    figure, axes = _axes(CURVE, top=12)
+    epochs, values = zip(*(point for curve in curves for point in curve), strict=True)
+    ticks = _ticks(epochs, whole=True)
+    axes.set(xticks=ticks, xlim=(ticks[0], ticks[-1]), xlabel="Epoch")
+    if log:
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        _set_levels(axes, values, percent)
+    for index, curve in enumerate(curves):
+        if curve:
+            dashes = DASHES[index % len(DASHES)]
+            (line,) = axes.plot(*zip(*thinned(curve), strict=True), color=COLOURS[index % len(COLOURS)], gid=f"mark-{index}")
+            line.set(linestyle=(0, dashes) if dashes else "-", marker="o" if len(curve) == 1 else "")
+    return figure
+
+
+def place_labels(
+    names: Sequence[str], points: Sequence[tuple[float, float]], plot: Sequence[float]
+) -> list[tuple[float, float, str]]:
+    """Position and alignment of a label beside each point, where it covers least of the others.
+
+    Points and ``plot``, the edges of what is drawn (left, bottom, right, top), are in pixels, counted upwards.
+    """
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     labels = []
     for name, (x, y) in zip(names, points, strict=True):
-        around = [(x + side * 8, y - 5 + row * 7, anchor) for row in _ROWS for side, anchor in _SIDES]
-        best = min(around, key=lambda place: _cost(_box(name, *place), taken, frame))  # the first of equal ones
-        taken.append(_box(name, *best))
-        labels.append((round(best[0], 1), round(best[1], 1), best[2]))
+        around = [(x + side * 8, y + 5 - row * 7, align) for row in _ROWS for side, align in _SIDES]
+        best = min(around, key=lambda place: _cost(label_box(name, *place), taken, plot))  # the first of equal ones
+        taken.append(label_box(name, *best))
+        labels.append(best)
     return labels
 
 
-_SIDES = ((1, "start"), (-1, "end"), (0, "middle"))
+_SIDES = ((1, "left"), (-1, "right"), (0, "center"))
 _ROWS = (0, 3, 1, -2, 5, -4)  # the first ones keep clear of the front's level lines
 
 
-def _box(name: str, x: float, y: float, anchor: str) -> Box:
+def label_box(name: str, x: float, y: float, align: str) -> Box:
+    """What a label covers: left, bottom, right, top in pixels."""
     width = len(name) * _CHARACTER
-    left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
-    return left, y - _LINE + 2, left + width, y + 3
+    left = x - {"left": 0.0, "center": 0.5, "right": 1.0}[align] * width
+    return left, y - 3, left + width, y + _LINE - 2
 
 
-def _cost(box: Box, taken: Sequence[Box], frame: Frame) -> float:
+def _cost(box: Box, taken: Sequence[Box], plot: Sequence[float]) -> float:
     """The area that a label covers of others and, weighing more, how far it leaves the plot."""
     covered = sum(
         max(0.0, min(box[2], other[2]) - max(box[0], other[0])) * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
         for other in taken
     )
-    outside = max(0.0, frame.x[0] - box[0]) + max(0.0, box[2] - frame.width)
-    outside += max(0.0, frame.y[1] - box[1]) + max(0.0, box[3] - frame.y[0])
-    return covered + 100 * outside
+    outside = max(0.0, plot[0] - box[0]) + max(0.0, box[2] - plot[2] - _RIGHT)
+    return covered + 100 * (outside + max(0.0, plot[1] - box[1]) + max(0.0, box[3] - plot[3]))
 
 
-def _stairs(points: Sequence[tuple[float, float]], right: float) -> str:
-    """The front as SVG path: level until the next point's parameters are reached."""
-    (x, y), *others = points
-    return f"M{x:g},{y:g}" + "".join(f"H{x:g}V{y:g}" for x, y in others) + f"H{right:g}"
+def _axes(size: tuple[int, int], top: int) -> tuple[Figure, Axes]:
+    """A figure and its axes with the page's margins; a pixel of the page is a point of the figure."""
+    width, height = size
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, frameon=False)
+    axes = figure.add_axes((_LEFT / width, _BOTTOM / height, 1 - (_LEFT + _RIGHT) / width, 1 - (_BOTTOM + top) / height))
+    axes.patch.set_visible(False)
+    return figure, axes
 
 
-def _edges(entry: Entry) -> tuple[float, float]:
-    spread = entry.std or 0.0
-    return entry.top1 - spread, entry.top1 + spread
+def _set_levels(axes: Axes, values: Sequence[float], percent: bool) -> None:
+    """Let the values' axis end on ticks; ``percent`` leaves out those above 100."""
+    ticks = _ticks(values)
+    axes.set(yticks=[tick for tick in ticks if not percent or tick <= 100], ylim=(ticks[0], ticks[-1]))
+    axes.yaxis.set_major_formatter("{x:.6g}")
 
 
-def _short(value: float) -> str:
-    """A power of ten in few characters: 1k, 100k, 1M, 0.01, 1e-05."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
+def _ticks(values: Sequence[float], whole: bool = False) -> Sequence[float]:
+    """About five ticks, the values between the first and the last; ``whole`` keeps them on whole numbers."""
+    low, high = min(values), max(values)
+    around = 0.0 if low < high else 1.0 if whole else abs(low) / 20 or 1.0
+    return [float(tick) for tick in MaxNLocator(5, integer=whole).tick_values(low - around, high + around)]
+
+
+@rc_context(_STYLE)
+def embed(figure: Figure, names: Sequence[str]) -> Markup:
+    """What stands inside an ``<svg>`` of the page for a figure.
+
+    The artist with the gid ``mark-<index>`` gets the class ``mark``, its index, and its name as a tooltip.
+    """
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = re.sub(r">\s+<", "><", out.getvalue())
+    drawn = text[text.index('<g id="figure') : text.rindex("</g>")] + "</g>"  # without a head and clipping of its own
+    drawn = re.sub(r"<[^>]+>", lambda tag: _restyled(tag[0]), drawn)
+    return Markup(re.sub(r'<g id="mark-(\d+)">', lambda mark: _mark(int(mark[1]), names), drawn))
+
+
+def _restyled(tag: str) -> str:
+    for pattern, text in _REPLACED:
+        tag = re.sub(pattern, text, tag)
+    return re.sub("#[0-9a-f]{6}", lambda colour: f"var(--{VARIABLES[colour[0]]})", tag)
+
+
+_REPLACED = (
+    (r' (clip-path|transform)="[^"]*"', ""),
+    (r' id="(?!mark-|m[0-9a-f]{10})[^"]*"', ""),
+    ("xlink:href", "href"),
+    ('font-family: [^;"]*;? ?', ""),
+    (r"(\d\.\d)\d+", r"\1"),
+    (r"\s+", " "),
+)
+
+
+def _mark(index: int, names: Sequence[str]) -> str:
+    return Markup('<g class="mark" data-run="{}"><title>{}</title>').format(index, names[index])

@@ -4,14 +4,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.report.charts import COLOURS, DASHES, MAX_POINTS, Plot, curve_plot
-from experiments.report.runs import METRICS, Point, Run, display_order, flat_value, read_curve, varying_keys
+from experiments.report.charts import COLOURS, DASHES, MAX_POINTS, Chart, curve_chart
+from experiments.report.runs import ShownRun, display_order, varying_keys
 from experiments.report.tables import HtmlCell, number
-from gift_vit.keys import value_order
+from gift_vit.config.keys import value_order
+from gift_vit.runs.run import METRICS
 
-MAX_RUNS = 1000  # with curves; the page grows by about 2 KB for each
+MAX_RUNS = 1000  # with curves; the page grows by about 4 KB for each
 
-Href = Callable[[Run], str]
+Href = Callable[[ShownRun], str]
+Curve = list[dict[str, float]]
+Series = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Legend:
     """One run of a panel: the style of its line and what tells it from the others."""
 
     colour: int
-    dash: int
+    dashes: Sequence[int]
     label: str
     href: str
     state: str
@@ -36,88 +39,82 @@ class CurvePanel:
     dataset: str
     method: str
     phase: str
-    plots: Sequence[Plot]
+    charts: Sequence[Chart]
     legend: Sequence[Legend]
 
 
-def build_curves(runs: Iterable[Run], href: Href) -> tuple[list[CurvePanel], list[str]]:
+def build_curves(runs: Iterable[ShownRun], href: Href) -> tuple[list[CurvePanel], list[str]]:
     """The panels, finals first, and notes on what was thinned, left out or could not be read."""
     known = [run for run in runs if run.dataset and run.method]
     known.sort(key=lambda run: (run.phase != "final", -(run.val_top1 or 0.0)))
-    curves: list[tuple[Run, list[Point]]] = []
-    broken = []
-    for run in known[:MAX_RUNS]:
-        points, whole = read_curve(run.folder)
-        if points:
-            curves.append((run, points))
-        if not whole and run.state != "unfinished":
-            broken.append(str(run.folder / METRICS))
-    groups: dict[tuple[str, str, str], list[tuple[Run, list[Point]]]] = defaultdict(list)
-    for run, points in curves:
-        groups[run.dataset, run.method, run.phase].append((run, points))
+    curves = [(run, run.run.curve()) for run in known[:MAX_RUNS]]
+    groups: dict[tuple[str, str, str], list[tuple[ShownRun, Curve]]] = defaultdict(list)
+    for run, curve in curves:
+        if curve:
+            groups[run.dataset, run.method, run.phase].append((run, curve))
     order = sorted(groups, key=lambda key: (key[2] != "final", display_order(key)))
-    panels = [_panel(key, groups[key], href) for key in order]
-    return panels, _notes(len(known), [points for _, points in curves], broken)
+    return [_panel(key, groups[key], href) for key in order], _notes(len(known), curves)
 
 
-def _panel(key: tuple[str, str, str], group: Sequence[tuple[Run, list[Point]]], href: Href) -> CurvePanel:
-    keys = varying_keys([run for run, _ in group]) or ["optim.lr", "seed"]
-    labels = [", ".join(f"{_short(k)} {flat_value(run.config, k)}" for k in keys) for run, _ in group]
-    order = sorted(range(len(group)), key=lambda i: [value_order(group[i][0].setting(k)) for k in keys])
-    runs = [group[i] for i in order]
-    plots = [
-        curve_plot("Training loss", [_series(points, "train_loss") for _, points in runs]),
-        curve_plot("Val top-1 (%)", [_series(points, "val_top1") for _, points in runs], percent=True),
-        _lr_plot([_series(points, "lr") for _, points in runs]),
+def _panel(key: tuple[str, str, str], group: Sequence[tuple[ShownRun, Curve]], href: Href) -> CurvePanel:
+    keys = varying_keys(run for run, _ in group) or ["optim.lr", "seed"]
+    group = sorted(group, key=lambda item: [value_order(item[0].settings.get(name)) for name in keys])
+    labels = [", ".join(f"{_short(name)} {run.text(name)}" for name in keys) for run, _ in group]
+    losses, scores, rates = ([_series(curve, name) for _, curve in group] for name in ("train_loss", "val_top1", "lr"))
+    charts = [
+        curve_chart("Training loss", losses, labels),
+        curve_chart("Val top-1 (%)", scores, labels, percent=True),
+        _lr_chart(rates, labels),
     ]
     legend = [
         Legend(
-            colour=index % COLOURS,
-            dash=index % DASHES,
-            label=labels[order[index]],
+            colour=index % len(COLOURS),
+            dashes=DASHES[index % len(DASHES)],
+            label=label,
             href=href(run),
             state=run.state,
-            epochs=len(points),
-            loss=number(points[-1].get("train_loss"), ".4g"),
-            val=number(_last(points, "val_top1"), ".2f"),
+            epochs=len(curve),
+            loss=number(curve[-1].get("train_loss"), ".4g"),
+            val=number(next((epoch["val_top1"] for epoch in reversed(curve) if "val_top1" in epoch), None), ".2f"),
             test=number(run.test_top1, ".2f"),
         )
-        for index, (run, points) in enumerate(runs)
+        for index, ((run, curve), label) in enumerate(zip(group, labels, strict=True))
     ]
-    return CurvePanel(*key, plots, legend)
+    return CurvePanel(*key, charts, legend)
 
 
-def _lr_plot(curves: list[list[tuple[float, float]]]) -> Plot:
+def _lr_chart(curves: list[Series], labels: Sequence[str]) -> Chart:
     """Rates on a linear axis, unless the runs' peaks lie a decade or more apart."""
     peaks = [max(lr for _, lr in curve) for curve in curves if curve]
     log = bool(peaks) and min(peaks) > 0 and max(peaks) / min(peaks) >= 10
     if log:
         curves = [[(epoch, lr) for epoch, lr in curve if lr > 0] for curve in curves]
-    return curve_plot("Learning rate, log scale" if log else "Learning rate", curves, log=log)
+    return curve_chart("Learning rate, log scale" if log else "Learning rate", curves, labels, log=log)
 
 
-def _series(points: Iterable[Point], key: str) -> list[tuple[float, float]]:
+def _series(curve: Curve, key: str) -> Series:
     """(epoch, value), counting epochs from 1."""
-    return [(point["epoch"] + 1, point[key]) for point in points if key in point]
-
-
-def _last(points: Sequence[Point], key: str) -> float | None:
-    return next((point[key] for point in reversed(points) if key in point), None)
+    return [(epoch["epoch"] + 1, epoch[key]) for epoch in curve if key in epoch]
 
 
 def _short(key: str) -> str:
     return {"optim.lr": "lr", "optim.weight_decay": "wd"}.get(key, key.removeprefix("method.").removeprefix("trainer."))
 
 
-def _notes(known: int, curves: Sequence[Sequence[Point]], broken: Sequence[str]) -> list[str]:
+def _notes(known: int, curves: Sequence[tuple[ShownRun, Curve]]) -> list[str]:
     notes = []
     if known > MAX_RUNS:
         notes.append(
             f"Curves of {MAX_RUNS} of {known} runs are shown: the final runs come first, then the best searches by val top-1. "
             "Choose fewer with root=<folder> or benchmark=<name>."
         )
-    if long := sum(len(points) > MAX_POINTS for points in curves):
+    if long := sum(len(curve) > MAX_POINTS for _, curve in curves):
         notes.append(f"{long} runs have more than {MAX_POINTS} epochs: {MAX_POINTS} evenly spread ones of each are drawn.")
-    if broken:
+    if broken := [str(run.run.folder / METRICS) for run, curve in curves if _lacks_epochs(run, curve)]:
         notes.append(f"Not every line could be read of: {', '.join(broken)}.")
     return notes
+
+
+def _lacks_epochs(run: ShownRun, curve: Curve) -> bool:
+    epochs = run.result.metrics["epochs"] if run.result else None
+    return epochs is not None and len(curve) < epochs and (run.run.folder / METRICS).is_file()

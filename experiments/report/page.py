@@ -7,13 +7,14 @@ from datetime import datetime, timezone
 from os.path import relpath
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import get_args
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.report.charts import Entry, Scatter, scatter_plot
+from experiments.report.charts import Chart, Entry, scatter_chart
 from experiments.report.curves import CurvePanel, build_curves
-from experiments.report.runs import Run
+from experiments.report.runs import ShownRun
 from experiments.report.sweeps import Sweep, build_sweeps
 from experiments.report.tables import (
     HtmlTable,
@@ -25,12 +26,15 @@ from experiments.report.tables import (
     runs_table,
 )
 from experiments.tables import PUBLISHED_FILE
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.results.cells import all_top1
 from gift_vit.results.collect import Grid, Row, build_grid
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, method_name, ordered
+from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
-from gift_vit.results.schema import Result
 from gift_vit.results.tables import TABLES
+from gift_vit.runs.result import Result
+from gift_vit.runs.run import State
 
 MEAN = "Mean"
 
@@ -40,7 +44,7 @@ class ScatterPanel:
     """A scatter plot and its numbers; ``dataset`` is what the page's menu calls it."""
 
     dataset: str
-    chart: Scatter
+    chart: Chart
     data: HtmlTable
 
 
@@ -77,11 +81,11 @@ class Page:
     warnings: Sequence[str]
 
 
-def build_page(runs: Sequence[Run], roots: Sequence[str], out_folder: Path) -> Page:
+def build_page(runs: Sequence[ShownRun], roots: Sequence[str], out_folder: Path) -> Page:
     """Lay out the page that will lie in ``out_folder``."""
 
-    def href(run: Run) -> str:
-        return quote(Path(relpath(run.folder, out_folder)).as_posix()) + "/"
+    def href(run: ShownRun) -> str:
+        return quote(Path(relpath(run.run.folder, out_folder)).as_posix()) + "/"
 
     comparisons = build_comparisons(runs)
     curves, curve_notes = build_curves(runs, href)
@@ -113,7 +117,7 @@ def render_page(page: Page) -> str:
     return environment.get_template("page.html").render(page=page, name_of=names)
 
 
-def build_comparisons(runs: Iterable[Run]) -> list[Comparison]:
+def build_comparisons(runs: Iterable[ShownRun]) -> list[Comparison]:
     """A table and scatter plots per benchmark, protocol and backbone; the GIFT paper's own numbers stand below ours."""
     published = [row for row in read_published(PUBLISHED_FILE) if row.conditions.source == DEFAULT_SOURCE]
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
@@ -162,43 +166,37 @@ def _scatter_panels(grid: Grid) -> list[ScatterPanel]:
 def _scatter_panel(dataset: str, title: str, entries: Sequence[Entry]) -> list[ScatterPanel]:
     if not entries:
         return []
-    chart = scatter_plot(title, entries)
-    return [ScatterPanel(dataset, chart, entries_table(title, chart.marks))]
+    return [ScatterPanel(dataset, scatter_chart(title, entries), entries_table(title, entries))]
 
 
 def _entry(method: str, cell: Sequence[Result]) -> Entry:
-    top1 = _test_top1(cell)
+    top1 = all_top1(cell)
     parameters = fmean(result.params.adapter for result in cell)
     return Entry(method_name(method), parameters, fmean(top1), stdev(top1) if len(top1) > 1 else None, len(top1))
 
 
 def _mean_entry(grid: Grid, row: Row) -> Entry:
     cells = [grid.cells[row, dataset] for dataset in grid.datasets]
-    top1 = fmean(fmean(_test_top1(cell)) for cell in cells)
+    top1 = fmean(fmean(all_top1(cell)) for cell in cells)
     parameters = fmean(fmean(result.params.adapter for result in cell) for cell in cells)
     return Entry(method_name(row[0]), parameters, top1, None, sum(len(cell) for cell in cells))
 
 
-def _test_top1(cell: Sequence[Result]) -> list[float]:
-    return [float(top1) for result in cell if (top1 := result.metrics["test_top1"]) is not None]
-
-
-def _summary(runs: Sequence[Run]) -> str:
+def _summary(runs: Sequence[ShownRun]) -> str:
+    """How many runs have each state; those that are done also by phase."""
     counts = Counter(run.state for run in runs)
     phases = Counter(run.phase for run in runs if run.result)
-    finished = f"{counts['finished']} runs finished ({phases['search']} search, {phases['final']} final)"
-    return f"{finished}, {counts['failed']} failed, {counts['unfinished']} unfinished"
+    others = "".join(f", {counts[state]} {state}" for state in get_args(State) if state != "done" and counts[state])
+    return f"{counts['done']} runs done ({phases['search']} search, {phases['final']} final){others}"
 
 
-def _facts(runs: Sequence[Run], roots: Sequence[str]) -> dict[str, str]:
-    records = [run.result.run for run in runs if run.result]
-    commits = sorted({(record.git_sha or "unknown")[:12] for record in records})
-    shown = ", ".join(commits[:4]) + (f" and {len(commits) - 4} more" if len(commits) > 4 else "")
-    dirty = sum(bool(record.git_dirty) for record in records)
+def _facts(runs: Sequence[ShownRun], roots: Sequence[str]) -> dict[str, str]:
+    results = [run.result for run in runs if run.result]
+    dirty = sum(bool(result.run.git_dirty) for result in results)
     return {
         "Made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "From": ", ".join(roots),
         "Datasets": str(len({run.dataset for run in runs if run.dataset})),
         "Methods": str(len({run.method for run in runs if run.method})),
-        "Commits": f"{shown or 'none'}{f' ({dirty} runs with uncommitted changes)' if dirty else ''}",
+        "Commits": f"{commits(results) or 'none'}{f' ({dirty} runs with uncommitted changes)' if dirty else ''}",
     }

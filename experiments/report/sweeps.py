@@ -7,7 +7,7 @@ from itertools import product
 
 from matplotlib import colormaps
 
-from experiments.report.runs import Run, display_order, flat_value, varying_keys
+from experiments.report.runs import ShownRun, display_order, varying_keys
 
 LR, WEIGHT_DECAY = "optim.lr", "optim.weight_decay"
 _COLOURS = colormaps["cividis"]  # told apart by colour-blind readers and in grey
@@ -18,7 +18,7 @@ class HeatCell:
     """One combination of values.
 
     Attributes:
-        state: ``finished``, ``failed`` or ``unfinished``; ``missing`` where there is no run, ``several`` where there are two.
+        state: That of the run; ``missing`` where there is none, ``several`` where there are two.
         top1: Val top-1 in percent of a finished run.
         colours: Background and text, as CSS; None where there is no number to show.
         best: It is the sweep's best; of equal ones the one with the smallest learning rate, as the choice has it.
@@ -51,25 +51,25 @@ class Sweep:
     best: str
 
 
-def build_sweeps(runs: Iterable[Run]) -> list[Sweep]:
+def build_sweeps(runs: Iterable[ShownRun]) -> list[Sweep]:
     """One sweep per dataset, method, backbone and protocol that has search runs whose configuration is known."""
-    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[ShownRun]] = defaultdict(list)
     for run in runs:
-        if run.phase == "search" and all(isinstance(run.setting(key), int | float) for key in (LR, WEIGHT_DECAY)):
+        if run.phase == "search" and all(isinstance(run.settings.get(key), int | float) for key in (LR, WEIGHT_DECAY)):
             groups[run.dataset, run.method, f"{run.backbone}, {run.protocol}"].append(run)
     return [_build_sweep(*key, groups[key]) for key in sorted(groups, key=display_order)]
 
 
-def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[Run]) -> Sweep:
+def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRun]) -> Sweep:
     others = [key for key in varying_keys(runs) if key not in (LR, WEIGHT_DECAY)]
     lrs, decays = (_numbers(runs, key) for key in (LR, WEIGHT_DECAY))
     finished = [(run.val_top1, run) for run in runs if run.val_top1 is not None]
     low, high = (end((top1 for top1, _ in finished), default=None) for end in (min, max))
-    best = min((run for top1, run in finished if top1 == high), key=lambda run: run.setting(LR), default=None)
-    maps: dict[tuple[str, ...], dict[tuple[object, object], list[Run]]] = defaultdict(lambda: defaultdict(list))
+    best = min((run for top1, run in finished if top1 == high), key=lambda run: run.settings[LR], default=None)
+    maps: dict[tuple[str, ...], dict[tuple[object, object], list[ShownRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        cells = maps[tuple(flat_value(run.config, key) for key in others)]
-        cells[run.setting(WEIGHT_DECAY), run.setting(LR)].append(run)
+        cells = maps[tuple(run.text(key) for key in others)]
+        cells[run.settings[WEIGHT_DECAY], run.settings[LR]].append(run)
     drawn = [
         HeatMap(
             ", ".join(f"{key.removeprefix('method.')} {value}" for key, value in zip(others, values, strict=True)),
@@ -82,18 +82,18 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[Run]) -
     return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others))
 
 
-def _numbers(runs: Sequence[Run], key: str) -> list[float]:
-    return sorted({float(run.setting(key)) for run in runs})
+def _numbers(runs: Sequence[ShownRun], key: str) -> list[float]:
+    return sorted({float(run.settings[key]) for run in runs})
 
 
-def _cell(runs: Sequence[Run], span: tuple[float | None, float | None], best: Run | None) -> HeatCell:
+def _cell(runs: Sequence[ShownRun], span: tuple[float | None, float | None], best: ShownRun | None) -> HeatCell:
     if len(runs) != 1:
         return HeatCell("several" if runs else "missing")
     (run,), (low, high) = runs, span
     if run.val_top1 is None or low is None or high is None:
         return HeatCell(run.state)
     share = (run.val_top1 - low) / (high - low) if high > low else 1.0
-    return HeatCell("finished", run.val_top1, _colours(share), run is best)
+    return HeatCell(run.state, run.val_top1, _colours(share), run is best)
 
 
 def _colours(share: float) -> tuple[str, str]:
@@ -107,12 +107,12 @@ def _colours(share: float) -> tuple[str, str]:
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}", text
 
 
-def _in_words(run: Run | None, others: Sequence[str]) -> str:
+def _in_words(run: ShownRun | None, others: Sequence[str]) -> str:
     """A run's val top-1 and where in the sweep it stands."""
     if run is None:
         return ""
-    words = [f"lr {run.setting(LR):g}", f"wd {run.setting(WEIGHT_DECAY):g}"]
-    words += [f"{key.removeprefix('method.')} {flat_value(run.config, key)}" for key in others]
+    words = [f"lr {run.settings[LR]:g}", f"wd {run.settings[WEIGHT_DECAY]:g}"]
+    words += [f"{key.removeprefix('method.')} {run.text(key)}" for key in others]
     return f"{run.val_top1:.2f} % at {', '.join(words)}"
 
 

@@ -1,23 +1,39 @@
-"""Switching on what is exact: the one place that decides how a model is computed."""
+"""Switching on what is exact: the one place that decides how a model is computed, and how its blocks are.
+
+A block of a timm ViT is computed by its own modules with what is not needed left out. The modules, their names and the state
+dict stay timm's; ``block.forward`` is set on the instance, so that hooks on the block still run. What it computes is timm's
+
+    ``x = x + drop_path1(ls1(attn(norm1(x))));  x = x + drop_path2(ls2(mlp(norm2(x))))``
+
+and it is used only where it was seen to give the same numbers. Modules of others have their say by two methods:
+
+- A block of another class than timm's is computed so too if it has timm's modules by timm's names and a method
+  ``beside_mlp(tokens)``: what it adds to the second sum, from the tokens (B, N, d) that timm's ``norm2`` sees.
+- A module that keeps something during a forward pass has a method ``set_mlp_recomputed(recomputed)`` if it wants to know
+  whether the MLPs are computed a second time, in the backward pass, when that is gone.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
 from timm.layers.config import use_fused_attn
 from timm.layers.drop import DropPath
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from gift_vit.acceleration.block import BLOCKS, BlockPlan, drop_plan, plan_of, set_plan
-from gift_vit.acceleration.products import onednn_is_faster
-from gift_vit.engine import TrainerConfig
-from gift_vit.errors import ConfigError
+from gift_vit.acceleration.config import ComputeConfig
+from gift_vit.acceleration.products import OnednnProducts
+from gift_vit.common.environment import onednn_is_faster
+from gift_vit.common.errors import ConfigError
+from gift_vit.engine.config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +42,24 @@ _OTHER_NUMBERS = "the numbers would be others (dropout, an adapter that mixes to
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
 
 
-def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
+@dataclass
+class BlockPlan:
+    """What a block leaves out or computes in another way.
+
+    Attributes:
+        class_token_only: Give out the class token alone; the others serve as keys and values.
+        kept_samples_only: While training on a CPU, compute a branch for the samples that drop path keeps.
+        recompute_mlp: Compute what is inside the MLP's branch a second time in the backward pass, and do not keep it.
+        onednn_products: Compute products with frozen weights as :class:`OnednnProducts` does.
+    """
+
+    class_token_only: bool = False
+    kept_samples_only: bool = False
+    recompute_mlp: bool = False
+    onednn_products: bool = False
+
+
+def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig) -> dict[str, Any]:
     """Compute a model with less work, or less memory, and the same numbers but for rounding; in place.
 
     - ``trainer.cls_last_block``: where the head reads the class token alone, the last block computes no other.
@@ -40,8 +73,9 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     :func:`all_tokens` all of them.
 
     Args:
-        model: A timm ViT on its device, with or without a method applied.
-        trainer: Its keys ``cls_last_block``, ``memory``, ``precision`` and ``compile``.
+        model: A timm ViT on its device, plain or with its method applied already.
+        compute: What is wanted.
+        trainer: Its ``precision`` and ``compile`` decide what is possible.
 
     Returns:
         What is on, as plain values for a run's record.
@@ -52,27 +86,27 @@ def accelerate(model: nn.Module, trainer: TrainerConfig) -> dict[str, Any]:
     blocks = _blocks(model)
     for block in blocks:
         drop_plan(block)
-    on_class_token = _adopt_class_token(model, trainer.cls_last_block)
+    on_class_token = _adopt_class_token(model, compute.cls_last_block)
     dropping = [block for block in blocks if any(isinstance(m, DropPath) and m.drop_prob for m in block.children())]
     skipping = [_adopt(block, kept_samples_only=True) for block in dropping]
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
-    _set_memory(model, trainer.memory)
+    _set_memory(model, compute.memory)
     some = next(model.parameters())
     on_cpu = some.device.type == "cpu"
     slow_products = on_cpu and some.dtype == torch.float32 and trainer.precision == "fp32" and onednn_is_faster()
-    by_onednn = blocks if slow_products and not trainer.compile and all(type(block) in BLOCKS for block in blocks) else []
+    by_onednn = blocks if slow_products and not trainer.compile and all(map(is_computable, blocks)) else []
     for block in by_onednn:  # the products are the same to rounding whatever the block is: there is nothing to try
         set_plan(block, replace(plan_of(block) or BlockPlan(), onednn_products=True))
     # lean keeps little for the backward pass, plain products the attention weights
-    plain = on_cpu and trainer.precision == "bf16" and trainer.memory != "lean"
+    plain = on_cpu and trainer.precision == "bf16" and compute.memory != "lean"
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
     return {
         "cls_last_block": on_class_token,
         "drop_path_on_kept": bool(skipping) and all(skipping) and on_cpu and not trainer.compile,
         "plain_attention": plain,
         "onednn_products": bool(by_onednn),
-        "memory": trainer.memory,
+        "memory": compute.memory,
         "precision": trainer.precision,
         "compile": trainer.compile,
     }
@@ -128,7 +162,9 @@ def _set_fused_attention(model: nn.Module, fused: bool) -> None:
 
 
 def _set_memory(model: nn.Module, memory: str) -> None:
-    vars(model)["recomputes_mlp"] = memory == "lean"  # for methods that keep something from one pass to the next
+    for module in model.modules():
+        if hasattr(module, "set_mlp_recomputed"):
+            module.set_mlp_recomputed(memory == "lean")  # pyright: ignore[reportCallIssue]
     if memory == "lean" and not all(_adopt(block, recompute_mlp=True) for block in _blocks(model)):
         raise ConfigError(
             f"trainer.memory=lean is not possible with {type(model).__name__}, whose blocks are not built as those of timm's "
@@ -142,7 +178,7 @@ def _set_memory(model: nn.Module, memory: str) -> None:
 
 def _adopt(block: nn.Module, **change: bool) -> bool:
     """Change the block's plan if a copy of the block computes the same so, in both modes, from the same random numbers."""
-    if type(block) not in BLOCKS:
+    if not is_computable(block):
         return False
     plan = replace(plan_of(block) or BlockPlan(), **change)
     trial: Any = deepcopy(block).double()  # rounding in fp32 hides what an adapter mixes that is close to its start
@@ -184,3 +220,110 @@ def _outcome(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
         torch.manual_seed(0)
         output = forward(x)
         return output, torch.cuda.get_rng_state(x.device) if cuda else torch.get_rng_state()
+
+
+def is_computable(block: nn.Module) -> bool:
+    """Whether the block is timm's, or timm's with something ``beside_mlp``."""
+    return type(block) is Block or hasattr(block, "beside_mlp")
+
+
+def plan_of(block: nn.Module) -> BlockPlan | None:
+    """What :func:`set_plan` set; None: the block is computed as its class does."""
+    return getattr(block, "plan", None)
+
+
+def set_plan(block: Any, plan: BlockPlan) -> None:
+    """Compute a block that :func:`is_computable` after ``plan`` from now on."""
+    block.plan = plan
+    block.forward = partial(_forward, block)
+
+
+def drop_plan(block: Any) -> None:
+    """Give the block its class's own forward pass back, where it has another."""
+    if plan_of(block) is not None:
+        del block.plan, block.forward
+
+
+def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
+    """Tokens (B, N, d) to (B, N, d), or (B, 1, d) where only the class token is wanted; with a mask, as timm does."""
+    plan: BlockPlan = block.plan
+    leaves_out = plan.class_token_only or plan.kept_samples_only or plan.recompute_mlp
+    with _products(plan):
+        if masks or named_masks or not leaves_out:
+            return type(block).forward(block, x, *masks, **named_masks)
+        return _forward_without_masks(block, x, plan)
+
+
+def _products(plan: BlockPlan) -> AbstractContextManager[Any]:
+    return OnednnProducts() if plan.onednn_products and not torch.compiler.is_compiling() else nullcontext()
+
+
+def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
+    def attention(inputs: Tensor) -> Tensor:
+        attend = partial(_class_token_attention, block.attn) if plan.class_token_only else block.attn
+        return block.ls1(attend(block.norm1(inputs)))
+
+    def mlp(inputs: Tensor) -> Tensor:
+        if plan.recompute_mlp and torch.is_grad_enabled():
+            return checkpoint(partial(_mlp_branch, block), inputs, use_reentrant=False)
+        return _mlp_branch(block, inputs)
+
+    tokens = x[:, :1] if plan.class_token_only else x
+    tokens = _add_branch(tokens, attention, x, block.drop_path1, plan.kept_samples_only)
+    after = _add_branch(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only)
+    return after + block.beside_mlp(tokens) if hasattr(block, "beside_mlp") else after
+
+
+def _mlp_branch(block: Any, x: Tensor) -> Tensor:
+    with _products(block.plan):  # once more, for the second time is in the backward pass
+        return block.ls2(block.mlp(block.norm2(x)))
+
+
+def _class_token_attention(attn: Any, x: Tensor) -> Tensor:
+    """What the class token reads from normed tokens (B, N, d), shape (B, 1, d)."""
+    query, key, value = _heads(attn, x)
+    read = F.scaled_dot_product_attention(attn.q_norm(query), attn.k_norm(key), value, scale=attn.scale)
+    return attn.proj_drop(attn.proj(read.transpose(1, 2).flatten(2)))
+
+
+def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Query (B, heads, 1, head_dim) of the class token; keys and values (B, heads, N, head_dim) of all tokens.
+
+    Of a plain fused projection the query's rows are applied to one token only; whatever stands in its place is called whole.
+    """
+    qkv, shape = attn.qkv, (attn.num_heads, attn.head_dim)
+    if type(qkv) is nn.Linear and not qkv._forward_hooks and not qkv._forward_pre_hooks:
+        width = qkv.out_features // 3
+        weights = qkv.weight.split([width, 2 * width])
+        biases = (None, None) if qkv.bias is None else qkv.bias.split([width, 2 * width])
+        query = F.linear(x[:, :1], weights[0], biases[0]).unflatten(-1, shape)
+        key, value = F.linear(x, weights[1], biases[1]).unflatten(-1, (2, *shape)).unbind(2)
+    else:
+        query, key, value = qkv(x).unflatten(-1, (3, *shape)).unbind(2)
+        query = query[:, :1]
+    return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+def _add_branch(
+    tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Tensor, drop_path: nn.Module, kept_only: bool
+) -> Tensor:
+    """``tokens + drop_path(branch(inputs))``."""
+    # elsewhere the host would wait for the device to tell how many samples are kept, or a graph have a size that changes
+    possible = kept_only and inputs.device.type == "cpu" and not torch.compiler.is_compiling()
+    if possible and isinstance(drop_path, DropPath) and drop_path.training and drop_path.drop_prob > 0:
+        return _add_to_kept(tokens, branch, inputs, drop_path)
+    return tokens + drop_path(branch(inputs))
+
+
+def _add_to_kept(tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Tensor, drop_path: DropPath) -> Tensor:
+    keep_prob = 1 - drop_path.drop_prob
+    # the number timm draws, from the same place in the generator's sequence as long as the branch draws none
+    kept = inputs.new_empty(len(inputs), 1, 1).bernoulli_(keep_prob).flatten().nonzero().squeeze(1)
+    factor = 1 / keep_prob if drop_path.scale_by_keep else 1.0
+    if len(kept) == len(inputs):
+        return torch.add(tokens, branch(inputs), alpha=factor)
+    if len(kept) == 0:  # a gradient of zero, and not none: an optimiser makes a difference there
+        kept, factor = kept.new_zeros(1), 0.0
+    added = branch(inputs.index_select(0, kept))
+    dtype = torch.promote_types(tokens.dtype, added.dtype)
+    return tokens.to(dtype).index_add(0, kept, added.to(dtype), alpha=factor)

@@ -13,14 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gift_vit.environment import cpu_vendor
-
 _MIN_TOKENS = 256  # with fewer, bringing the weight into oneDNN's order costs more than the product gains
-
-
-def onednn_is_faster() -> bool:
-    """Whether fp32 products of this processor and this build of torch are faster as convolutions."""
-    return cpu_vendor() == "AuthenticAMD" and torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
 
 
 class OnednnProducts(TorchFunctionMode):

@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,40 +13,9 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from gift_vit.backbones import vit_mini
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.data.transforms import InputStatistics
-from gift_vit.errors import ConfigError, RunError
-
-
-@dataclass
-class BackboneConfig:
-    """A timm ViT and where its weights come from.
-
-    Attributes:
-        name: Label in run folders and tables; the YAML's own name.
-        model: timm name with the weights' tag, such as ``vit_base_patch16_224.augreg_in21k``.
-        weights: A local ``.safetensors``, ``.pth`` or original ``.npz`` file of these weights; None: timm's source (the hub,
-            or the package for vit_mini). Either way mean, std, input size and interpolation are those of ``model``'s tag.
-        pretrained: False leaves the weights random, for tests.
-        img_size: Input size in pixels where it differs from the weights' own; the position embedding is resampled.
-    """
-
-    name: str
-    model: str
-    weights: str | None
-    pretrained: bool
-    img_size: int | None
-
-    def __post_init__(self) -> None:
-        if not timm.is_model(self.model):
-            close = timm.list_models(f"*{self.model.split('.')[0].split('_patch')[0]}*")[:3]
-            hint = f"; did you mean one of {', '.join(close)}?" if close else ""
-            raise ConfigError(f"timm has no model {self.model!r}{hint} (timm.list_models('vit*') lists them)")
-        if "." in self.model and not is_model_pretrained(self.model):
-            name, _, tag = self.model.partition(".")
-            known = ", ".join(model.partition(".")[2] for model in timm.list_pretrained(f"{name}.*"))
-            raise ConfigError(f"timm knows no weights {tag!r} of {name} (known: {known})")
-        if self.weights is not None and not self.pretrained:
-            raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
 
 
 def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float = 0.0) -> nn.Module:
@@ -56,9 +24,11 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     The head's weight is drawn from a normal distribution of std 0.02 truncated at ±2, its bias is zero, as the authors'.
 
     Raises:
-        ConfigError: If a local file is missing, unreadable or of another architecture, or the model is no timm ViT.
+        ConfigError: If timm knows no such model or weights, a local file is missing, unreadable or of another architecture, or
+            the model is no timm ViT.
         RunError: If the weights cannot be downloaded.
     """
+    _check_name(cfg.model)
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
     if cfg.img_size is not None:
         kwargs["img_size"] = cfg.img_size
@@ -72,6 +42,17 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
     return model
+
+
+def _check_name(model: str) -> None:
+    if not timm.is_model(model):
+        close = timm.list_models(f"*{model.split('.')[0].split('_patch')[0]}*")[:3]
+        hint = f"; did you mean one of {', '.join(close)}?" if close else ""
+        raise ConfigError(f"timm has no model {model!r}{hint} (timm.list_models('vit*') lists them)")
+    if "." in model and not is_model_pretrained(model):
+        name, _, tag = model.partition(".")
+        known = ", ".join(model.partition(".")[2] for model in timm.list_pretrained(f"{name}.*"))
+        raise ConfigError(f"timm knows no weights {tag!r} of {name} (known: {known})")
 
 
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:

@@ -38,9 +38,5 @@ def vit_mini_patch8_64(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
     """ViT of width 192, depth 6, 3 heads on 64×64 images in 8×8 patches."""
     args: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3} | kwargs
     return build_model_with_cfg(
-        VisionTransformer,
-        "vit_mini_patch8_64",
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        **args,
+        VisionTransformer, "vit_mini_patch8_64", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **args
     )

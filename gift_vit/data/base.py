@@ -1,93 +1,32 @@
-"""What a prepared dataset is, whatever it is read from: named splits of labelled RGB images under one class map."""
+"""What a prepared dataset is, whatever it is read from: named splits of labelled RGB images under one class map.
 
+A kind is one file in ``data/kinds``, imported when the kind is read. Its ``build(cfg)`` reads what its config names and
+returns a :class:`VisionDataset`; it changes no random state.
+"""
+
+import hashlib
+import io
+import math
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from gift_vit.data.registry import spec_of
-from gift_vit.errors import ConfigError
-
-SPLITS = ("train", "val", "test")
-BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
-RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
-CACHES = ("auto", "ram", "disk", "off")
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass
-class TransformConfig:
-    """From an image of any size to the backbone's square input.
-
-    ``crop_ratio`` None squashes the image to the input size. Otherwise its shorter side is resized to input size over
-    ``crop_ratio`` (0.875: 256 for 224) and a square is cropped: at the centre, or in training with ``random_crop`` anywhere.
-    ``hflip`` is the probability of a horizontal flip in training. ``resize`` is Pillow's ``bilinear`` or ``bicubic``, or
-    ``tf1_bilinear``, with which VTAB-1k's published numbers were made; None takes the backbone weights' own.
-    """
-
-    crop_ratio: float | None
-    random_crop: bool
-    hflip: float
-    resize: str | None
-
-    def __post_init__(self) -> None:
-        if self.crop_ratio is not None and not 0 < self.crop_ratio <= 1:
-            raise ConfigError(
-                f"dataset.transform.crop_ratio={self.crop_ratio}: give a number above 0 and up to 1, or null to squash"
-            )
-        if self.random_crop and self.crop_ratio is None:
-            raise ConfigError("dataset.transform.random_crop=true has nothing to crop; give a crop_ratio, or random_crop=false")
-        if not 0 <= self.hflip <= 1:
-            raise ConfigError(f"dataset.transform.hflip={self.hflip}: give a probability from 0 to 1")
-        if self.resize is not None and self.resize not in RESIZES:
-            known = ", ".join(RESIZES)
-            raise ConfigError(f"dataset.transform.resize={self.resize}: give null (the weights' own) or one of {known}")
-        if self.resize == "tf1_bilinear" and self.crop_ratio is not None:
-            raise ConfigError("dataset.transform.resize=tf1_bilinear squashes to the input size; give crop_ratio=null with it")
-
-
-@dataclass
-class DatasetConfig:
-    """What every kind of dataset is told.
-
-    ``num_classes`` None: as found in the data. ``cache`` says where decoded images are kept between epochs, as
-    :mod:`gift_vit.data.cache` explains. ``prepare`` is the sentence a person reads when the data is not there.
-    """
-
-    name: str
-    benchmark: str
-    transform: TransformConfig
-    num_classes: int | None
-    cache: str
-    prepare: str | None
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9._-]+", self.name):
-            raise ConfigError(f"dataset.name={self.name!r} names folders: use lower-case letters, digits and . _ - only")
-        if self.benchmark not in BENCHMARKS:
-            raise ConfigError(f"dataset.benchmark={self.benchmark}: give one of {', '.join(BENCHMARKS)}")
-        if self.cache not in CACHES:
-            raise ConfigError(f"dataset.cache={self.cache}: give one of {', '.join(CACHES)}")
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ConfigError(f"dataset.num_classes={self.num_classes}: give a positive number, or null for what is found")
-
-    def how_to_prepare(self) -> str:
-        """``; `` and the sentence that tells how to get the data, for the end of an error line."""
-        return f"; {self.prepare}" if self.prepare else ""
-
-
-def name_after_root(kind: str, root: str) -> str:
-    """``<kind>_<last part of root>`` in the letters that may name folders."""
-    last = os.path.basename(os.path.abspath(os.path.expanduser(root)))
-    return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
 
 
 class LabelledSource(Protocol[T_co]):
@@ -146,7 +85,7 @@ def concatenate(sources: Sequence[LabelledSource[T]]) -> LabelledSource[T]:
 class VisionDataset:
     """A dataset ready for use.
 
-    ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.sources.fingerprint` defines it;
+    ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
     ``decoder`` names what decodes the images, with its version; ``source`` says where they come from, if that is known.
     """
 
@@ -190,10 +129,248 @@ class VisionDataset:
         return concatenate(self.parts(name))
 
 
+Decoder: TypeAlias = Callable[[bytes], Image.Image]
+
+
+class SubsetSource:
+    """The images of a source at ``indices``, in that order."""
+
+    def __init__(self, source: ImageSource, indices: NDArray[np.intp]) -> None:
+        self.source = source
+        self.indices = indices
+        self.labels: NDArray[np.int64] = source.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.source[int(self.indices[index])]
+
+    def content(self, index: int) -> bytes:
+        """What identifies the image in the source."""
+        return self.source.content(int(self.indices[index]))
+
+    def version(self, index: int) -> bytes:
+        """What a cache of the source is keyed by."""
+        return self.source.version(int(self.indices[index]))
+
+
+class FileSource:
+    """Image files at ``paths`` relative to ``root``; ``listed_in`` says in an error who names them, ``hint`` what to do.
+
+    Raises:
+        ConfigError: If a file is not there; names the first and counts them.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int], listed_in: Path, hint: str) -> None:
+        stats = _stat_files(root, set(paths))
+        absent = [path for path in paths if path not in stats]
+        if absent:
+            count = f"{len(absent)} of {len(paths)} listed in {listed_in} are missing"
+            raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
+        self.root = root
+        self.paths = paths
+        self.sizes, self.written = zip(*(stats[path] for path in paths), strict=True) if paths else ((), ())
+        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path = self.root / self.paths[index]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read image {path}: {error.strerror}") from error
+        return decode_named(data, str(path)), int(self.labels[index])
+
+    def content(self, index: int) -> bytes:
+        """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""
+        return os.fsencode(self.paths[index]) + b"\0%d" % self.sizes[index]
+
+    def version(self, index: int) -> bytes:
+        """The same, and when the file was last written."""
+        return self.content(index) + b"\0%d" % self.written[index]
+
+
+def _stat_files(root: Path, paths: set[str]) -> dict[str, tuple[int, int]]:
+    """Bytes and time of change (ns) of each file that is there, with one scan per folder: surplus files are not looked at."""
+    stats: dict[str, tuple[int, int]] = {}
+    for folder in {os.path.dirname(path) for path in paths}:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                if path in paths and entry.is_file():
+                    stats[path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
+    return stats
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode an encoded image to RGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
+
+
+def jpeg_decoder(choice: str) -> tuple[str, Decoder]:
+    """Name with version, and the function, of what decodes JPEG: ``pillow``, ``simplejpeg``, or ``auto``: the best installed.
+
+    simplejpeg is asked for libjpeg-turbo's fast integer DCT, which is TensorFlow's default: bit-equal to it, about one grey
+    level off Pillow's slow one. What is no JPEG is decoded by Pillow either way.
+
+    Raises:
+        ConfigError: If ``simplejpeg`` is asked for and not installed.
+    """
+    pillow = f"Pillow {PIL.__version__}"
+    if choice == "pillow":
+        return pillow, decode_image
+    try:
+        import simplejpeg
+    except ImportError as error:
+        if choice == "auto":
+            return pillow, decode_image
+        raise ConfigError("dataset.jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg") from error
+
+    def decode(data: bytes) -> Image.Image:
+        if not simplejpeg.is_jpeg(data):
+            return decode_image(data)
+        read = partial(simplejpeg.decode_jpeg, data, "RGB", fastdct=True, fastupsample=False)
+        try:
+            pixels = read(strict=True)
+        except ValueError:
+            image = decode_image(data)  # refuses what is cut short; libjpeg can make something of the rest, as TensorFlow does
+            with suppress(ValueError):
+                image = Image.fromarray(read(strict=False))
+            return image
+        return Image.fromarray(pixels)
+
+    return f"simplejpeg {version('simplejpeg')}, {pillow}", decode
+
+
+def decode_named(data: bytes, name: str, decode: Decoder = decode_image) -> Image.Image:
+    """Decode an image; one that cannot be decoded is an error in one line with its name."""
+    try:
+        return decode(data)
+    except UnidentifiedImageError as error:
+        raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
+
+
+def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the rest and of a part of ``size`` (a count or a fraction), both ascending, each class in proportion.
+
+    Draw for draw scikit-learn's ``train_test_split(stratify=labels)``, which takes two seconds to import.
+
+    Raises:
+        ValueError: If a class is too small to stand in both.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    in_part = math.ceil(size * len(labels)) if isinstance(size, float) else size
+    in_rest = len(labels) - in_part
+    if min(in_part, in_rest) < max(len(classes), 1):
+        raise ValueError(f"{in_part} and {in_rest} images cannot both hold all of {len(classes)} classes")
+    if counts.min() < 2:
+        raise ValueError(f"class {classes[counts.argmin()]} has one image only")
+    generator = np.random.RandomState(seed)
+    of_rest = _apportion(counts, in_rest, generator)
+    of_part = _apportion(counts - of_rest, in_part, generator)
+    rest, part = [], []
+    for label, first, second in zip(classes, of_rest, of_part, strict=True):
+        drawn = generator.permutation(np.flatnonzero(labels == label))
+        rest.append(drawn[:first])
+        part.append(drawn[first : first + second])
+    return np.sort(np.concatenate(rest)), np.sort(np.concatenate(part))
+
+
+def _apportion(counts: NDArray[np.intp], size: int, generator: np.random.RandomState) -> NDArray[np.intp]:
+    """``size`` over the classes in proportion to ``counts``: what is left by rounding down to the largest remainders."""
+    exact = counts / counts.sum() * size
+    whole = np.floor(exact)
+    left, remainders = int(size - whole.sum()), exact - whole
+    for remainder in np.unique(remainders)[::-1]:
+        if left == 0:
+            break
+        equal = np.flatnonzero(remainders == remainder)
+        chosen = generator.choice(equal, min(len(equal), left), replace=False)  # a draw even where all are taken
+        whole[chosen] += 1
+        left -= len(chosen)
+    return whole.astype(np.intp)
+
+
+def split_off_val(name: str, train: ImageSource, val_fraction: float, split_seed: int) -> tuple[SubsetSource, SubsetSource]:
+    """Train and val out of ``train``: stratified, and the same each time for the same order of images.
+
+    Raises:
+        ConfigError: If a class is too small to stand in both.
+    """
+    try:
+        rest, part = stratified_split(train.labels, val_fraction, split_seed)
+    except ValueError as error:
+        raise ConfigError(
+            f"dataset {name}: cannot split dataset.val_fraction={val_fraction} of its {len(train)} training images off as val: "
+            f"{error}; give a val split or another fraction"
+        ) from error
+    return SubsetSource(train, rest), SubsetSource(train, part)
+
+
+def fingerprint(splits: Mapping[str, ImageSource]) -> str:
+    """SHA-256 over name, length, every image's content and all labels of each split, in order."""
+    digest = hashlib.sha256()
+    for name, source in splits.items():
+        digest.update(f"{name} {len(source)}\n".encode())
+        for index in range(len(source)):
+            content = source.content(index)
+            digest.update(len(content).to_bytes(8, "little") + content)
+        digest.update(source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+Build: TypeAlias = Callable[[Any], VisionDataset]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One kind of dataset: its config class and the function that reads it."""
+
+    kind: str
+    config_cls: type[DatasetConfig]
+    build: Build
+
+
+_specs: dict[str, DatasetSpec] = {}
+
+
+def register_dataset(kind: str, config_cls: type[DatasetConfig]) -> Callable[[Build], Build]:
+    """Register the decorated build function under ``kind``; a kind or a config class is registered once."""
+
+    def register(build: Build) -> Build:
+        if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
+            raise ValueError(f"dataset kind {kind!r} or its {config_cls.__name__} is registered already")
+        CONFIGS[kind] = config_cls
+        _specs[kind] = DatasetSpec(kind, config_cls, build)
+        return build
+
+    return register
+
+
+def get_dataset(kind: str) -> DatasetSpec:
+    """The spec of a kind; an unknown one is an error that lists the known kinds."""
+    config_class(kind)
+    if kind not in _specs:
+        import_module(f"gift_vit.data.kinds.{kind}")
+    return _specs[kind]
+
+
 def build_dataset(cfg: DatasetConfig) -> VisionDataset:
     """Read the dataset a config describes.
 
     Raises:
         ConfigError: If it is not there or not what the config says.
     """
-    return spec_of(cfg).build(cfg)
+    for kind, config_cls in CONFIGS.items():
+        if type(cfg) is config_cls:
+            cfg.check_present()
+            return get_dataset(kind).build(cfg)
+    known = ", ".join(sorted(config_cls.__name__ for config_cls in CONFIGS.values()))
+    raise ConfigError(f"{type(cfg).__name__} is not a dataset config (known: {known})")

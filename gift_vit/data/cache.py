@@ -14,7 +14,6 @@ import json
 import logging
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import atomic_path, locked
 from gift_vit.data.base import ImageSource, LabelledSource, VisionDataset, concatenate
+from gift_vit.data.config import CacheSettings
 from gift_vit.data.transforms import ImageTransform, Pixels
-from gift_vit.errors import ConfigError, RunError
-from gift_vit.files import atomic_path
-from gift_vit.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +38,6 @@ _SCHEMA = pa.schema([("pixels", pa.binary()), ("height", pa.int32()), ("width", 
 
 PixelSource: TypeAlias = "LabelledSource[Pixels]"
 """Prepared pixels (3, h, w) and labels."""
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """Where prepared pixels are kept.
-
-    Attributes:
-        mode: ``off``; ``ram``: in memory, for one run; ``disk``: in a file, for all runs; ``auto``: in memory up to
-            ``SMALL_BYTES``, on disk beyond, and nowhere if the disk has no room.
-        folder: The folder of the files.
-        workers: Processes that decode while a cache is built.
-    """
-
-    mode: str
-    folder: Path
-    workers: int
 
 
 class PreparedImages:

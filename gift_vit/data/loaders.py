@@ -3,7 +3,7 @@
 Not of the number of workers, of the epochs before, or of any global random state: an interrupted run that goes on at an epoch
 sees what it would have seen, and iterating changes no draw of the training loop (drop path, dropout).
 
-Nor of the number of processes that train (:mod:`gift_vit.distributed`): they share the images of each batch among them.
+Nor of the number of processes that train (:mod:`gift_vit.common.distributed`): they share the images of each batch among them.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
-from gift_vit import distributed
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.cache import PixelSource
 from gift_vit.data.transforms import ImageTransform
-from gift_vit.errors import ConfigError
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 CPU = torch.device("cpu")
@@ -146,12 +146,7 @@ class EvalLoader(_Loader):
     """
 
     def __init__(
-        self,
-        source: PixelSource,
-        transform: ImageTransform,
-        batch_size: int,
-        workers: int,
-        device: torch.device = CPU,
+        self, source: PixelSource, transform: ImageTransform, batch_size: int, workers: int, device: torch.device = CPU
     ) -> None:
         own = range(distributed.rank(), len(source), distributed.world_size())
         batches = BatchSampler([(0, index) for index in own], batch_size, drop_last=False)  # pyright: ignore[reportArgumentType]
@@ -188,6 +183,9 @@ def _collate(items: "list[tuple[Tensor, int] | ConfigError]") -> Batch | ConfigE
 def _finished(batches: "Iterator[Batch | ConfigError]", transform: ImageTransform, device: torch.device) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, ConfigError):
-            raise batch
+            try:
+                raise batch
+            finally:
+                del batch  # the error knows this frame: together they would keep the loader and its workers
         images, labels = batch  # pinned batches arrive as lists
         yield transform.normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from gift_vit.data.base import TransformConfig
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.config import TransformConfig
 from gift_vit.data.tf1_resize import tf1_bilinear
-from gift_vit.errors import ConfigError
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 """Values 0..255, (3, h, w)."""

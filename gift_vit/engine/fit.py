@@ -1,8 +1,8 @@
-"""The training loop."""
+"""The training loop, and top-1 accuracy and loss over a loader: the same code for validation and test."""
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,71 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from gift_vit import distributed
-from gift_vit.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from gift_vit.engine.evaluate import evaluate
-from gift_vit.engine.optim import OptimConfig, Schedule, build_optimizer
-from gift_vit.engine.precision import PRECISIONS, Precision
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.engine.config import OptimConfig, TrainerConfig
+from gift_vit.engine.observer import EpochRecord, Observer
+from gift_vit.engine.state import Precision, Schedule, TrainingState, build_optimizer, load_checkpoint, save_checkpoint
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
-CLS_LAST_BLOCK = ("auto", "on", "off")
-MEMORY = ("fast", "lean", "minimal")
-SPEED = ("exact", "auto")
 _LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
-
-
-@dataclass
-class TrainerConfig:
-    """How training runs.
-
-    Attributes:
-        epochs: Length of the schedule.
-        batch_size: Images per update, over all processes.
-        grad_accumulation: Pieces a process computes its share of a batch in; lowers memory, not the batch size.
-        drop_path_rate: Stochastic depth of the backbone, rising linearly over the blocks.
-        eval_every: Score the validation split after every so many epochs, and after the last; 0: after the last only.
-        precision: fp32, tf32, bf16 or fp16.
-        compile: Run the model through ``torch.compile``.
-        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` ….
-        workers: Processes that decode images, for each process that trains.
-        eval_batch_size: Images per batch and process in evaluation; without influence on results but for rounding.
-        cls_last_block: Let the last block compute the class token alone, ``on`` or ``off``; ``auto``: where that is exact.
-        memory: ``fast``, ``lean`` (the insides of MLPs are computed twice) or ``minimal`` (all blocks are); same gradients.
-        speed: ``exact``: ``precision`` and ``compile`` as given; ``auto``: the fastest that is safe on the machine.
-    """
-
-    epochs: int
-    batch_size: int
-    grad_accumulation: int
-    drop_path_rate: float
-    eval_every: int
-    precision: str
-    compile: bool
-    device: str
-    workers: int
-    eval_batch_size: int
-    cls_last_block: str = "auto"  # these have values for the configs of runs that are older than they
-    memory: str = "fast"
-    speed: str = "exact"
-
-    def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "grad_accumulation", "eval_batch_size"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"trainer.{key}={getattr(self, key)}: expected 1 or more")
-        for key in ("eval_every", "workers"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"trainer.{key}={getattr(self, key)}: expected 0 or more")
-        if self.grad_accumulation > self.batch_size:
-            raise ConfigError(
-                f"trainer.grad_accumulation={self.grad_accumulation} exceeds trainer.batch_size={self.batch_size}; lower it"
-            )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ConfigError(f"trainer.drop_path_rate={self.drop_path_rate}: expected a number in [0, 1)")
-        choices = {"precision": PRECISIONS, "cls_last_block": CLS_LAST_BLOCK, "memory": MEMORY, "speed": SPEED}
-        for key, known in choices.items():
-            if getattr(self, key) not in known:
-                raise ConfigError(f"unknown trainer.{key} {getattr(self, key)!r} (known: {', '.join(known)})")
 
 
 class TrainBatches(Protocol):
@@ -97,31 +40,11 @@ class TrainBatches(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """Whoever wants to see training happen: progress display, metrics file, tracker."""
-
-    def resumed(self, history: list[dict[str, float]]) -> None:
-        """Training goes on after the epochs whose records these are."""
-        ...
-
-    def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
-        """Epoch ``epoch`` (from 0) of ``epochs`` begins; it has ``images`` images."""
-        ...
-
-    def step_done(self, loss: Tensor, lr: float, images: int) -> None:
-        """An update was made; ``loss`` is a detached scalar, perhaps still being computed."""
-        ...
-
-    def epoch_done(self, record: Mapping[str, float]) -> None:
-        """An epoch is finished, scored and checkpointed."""
-        ...
-
-
 @dataclass(frozen=True)
 class FitResult:
     """What a finished training hands back: one record per epoch, and the training time over all starts in seconds."""
 
-    history: list[dict[str, float]]
+    history: list[EpochRecord]
     seconds: float
 
 
@@ -184,7 +107,7 @@ def fit(
     optim: OptimConfig,
     trainer: TrainerConfig,
     checkpoint: Path,
-    observer: Observer,
+    observers: Sequence[Observer],
     stop_epoch: int | None = None,
 ) -> FitResult:
     """Train the trainable parameters of a model in place, resuming from ``checkpoint`` where it exists.
@@ -195,7 +118,7 @@ def fit(
         optim: Optimiser and schedule.
         trainer: Everything else.
         checkpoint: File that is written after every epoch.
-        observer: Is told of every step and epoch.
+        observers: Are told of every step and epoch, one after the other.
         stop_epoch: Epochs after which to stop; the schedule keeps its length. None: all.
 
     Raises:
@@ -204,29 +127,33 @@ def fit(
     device = next(model.parameters()).device
     precision = Precision(trainer.precision, device)
     optimizer = build_optimizer(model, optim)
-    progress = Progress()
+    progress = TrainingState()
     if checkpoint.is_file():
         progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity)
-        observer.resumed(list(progress.history))
+        for observer in observers:
+            observer.resumed(list(progress.history))
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     forward: nn.Module = torch.compile(model) if trainer.compile else model  # pyright: ignore[reportAssignmentType]
     last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):
         started = time.perf_counter()
-        observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
+        for observer in observers:
+            observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
         model.train()
-        record = {"epoch": epoch} | _train_epoch(forward, inputs.train, epoch, schedule, precision, trainer, observer)
+        loss, lr, steps = _train_epoch(forward, inputs.train, epoch, schedule, precision, trainer, observers)
         seconds = time.perf_counter() - started
-        record |= {"seconds": seconds, "images_per_s": inputs.train.num_images / seconds}
+        speed = inputs.train.num_images / seconds
+        record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
             scores = evaluate(forward, inputs.val, device, precision)
-            record |= {"val_top1": scores.top1, "val_loss": scores.loss}
+            record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         check_finite_weights(optimizer, epoch)
         progress.history.append(record)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
         save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
-        observer.epoch_done(record)
+        for observer in observers:
+            observer.epoch_done(record)
     return FitResult(progress.history, progress.seconds)
 
 
@@ -242,8 +169,8 @@ def _train_epoch(
     schedule: Schedule,
     precision: Precision,
     trainer: TrainerConfig,
-    observer: Observer,
-) -> dict[str, float]:
+    observers: Sequence[Observer],
+) -> tuple[float, float, int]:
     """One pass over the training images: the mean loss over images, the last learning rate, the number of updates."""
     optimizer = schedule.optimizer
     device = optimizer.param_groups[0]["params"][0].device
@@ -266,8 +193,9 @@ def _train_epoch(
         precision.scaler.update()
         optimizer.zero_grad()
         losses.add(loss, size)
-        observer.step_done(loss, lr, size)
-    return {"train_loss": losses.mean(), "lr": lr, "steps": len(losses)}
+        for observer in observers:
+            observer.step_done(loss, lr, size)
+    return losses.mean(), lr, len(losses)
 
 
 def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -290,3 +218,58 @@ def check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
     for group in optimizer.param_groups:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in group["params"]):
             raise RunError(f"a weight became NaN or infinite in the last update of epoch {epoch}; {_CALMER}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``top1`` in percent (0–100), ``loss`` the mean cross entropy in nats, over ``images`` images."""
+
+    top1: float
+    loss: float
+    images: int
+
+
+class Tally:
+    """Scores added up batch by batch on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._images = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of logits (B, classes) and labels (B,)."""
+        logits = logits.float()
+        self._correct += (logits.argmax(1) == labels).sum()
+        self._loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        self._images += len(labels)
+
+    def evaluation(self) -> Evaluation:
+        """The scores over all batches, of all processes; no image is an error."""
+        images = torch.tensor(self._images, dtype=torch.float64, device=self._loss.device)
+        totals = torch.stack([self._correct.double(), self._loss, images])
+        distributed.sum_over_processes(totals)
+        correct, loss, images = totals.tolist()
+        if images == 0:
+            raise ConfigError("nothing to evaluate: the split has no images")
+        return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: Precision
+) -> Evaluation:
+    """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
+
+    Of several processes each scores the batches it is given; the evaluation is of all of them.
+    """
+    was_training = model.training
+    model.eval()
+    tally = Tally(device)
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with precision.autocast():
+            logits = model(inputs)
+        tally.add(logits, labels)
+    model.train(was_training)
+    return tally.evaluation()

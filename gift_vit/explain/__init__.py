@@ -1,1 +1,1 @@
-"""What an adapter looks at: cluster maps, and the figure that shows them."""
+"""What an adapter looks at: cluster maps, the figures that show them, and how much they tell."""

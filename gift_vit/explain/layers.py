@@ -13,20 +13,18 @@ A map needs C (d_out × K), one column per cluster. There are four choices of it
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.explain.config import MapChoice
 from gift_vit.methods.adapter import applied_method
-from gift_vit.methods.gift import GiftConfig, GiftLinear, GiftPair
+from gift_vit.methods.config import QKV_SLICES, GiftConfig
+from gift_vit.methods.gift import GiftLinear, GiftPair
 from gift_vit.methods.gift_schemas import BlockSchema, PacaAttention
-from gift_vit.methods.targets import QKV_SLICES
-
-BASES = ("trained", "canonical", "assignment", "random")
 
 
 class LayerName(NamedTuple):
@@ -37,35 +35,6 @@ class LayerName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.target} of block {self.block}"
-
-
-@dataclass(frozen=True)
-class MapChoice:
-    """Which maps to compute.
-
-    Attributes:
-        targets: Of the adapter's ``target_modules``; a slice such as ``attn.q`` has its own rows of the fused layer. None: all.
-        blocks: Indices of transformer blocks; negative: from the end. None: all that are adapted.
-        clusters: Indices of clusters. None: all.
-        basis: What a cluster is, see the head of this module.
-        schema_block: With ``assignment``: which block of the schema.
-        seed: With ``random``: of the draw.
-    """
-
-    targets: Sequence[str] | None = None
-    blocks: Sequence[int] | None = None
-    clusters: Sequence[int] | None = None
-    basis: str = "trained"
-    schema_block: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.basis not in BASES:
-            raise ConfigError(f"unknown basis {self.basis!r} (known: {', '.join(BASES)})")
-        for name in ("targets", "blocks", "clusters"):
-            given = getattr(self, name)
-            if given is not None and (not given or len(set(given)) < len(given)):
-                raise ConfigError(f"{name}={list(given)}: give distinct values, at least one")
 
 
 @dataclass(frozen=True)
@@ -88,21 +57,16 @@ class AdaptedLayer:
         return None if self.layer.bias is None else self.layer.bias[self.rows]
 
 
-def _gift_config(model: nn.Module) -> GiftConfig:
-    """The config of the GIFT that is applied to a model; another method is an error."""
-    config = applied_method(model).config
-    if not isinstance(config, GiftConfig):
-        raise ConfigError(f"cluster maps explain GIFT; this model was given a {type(config).__name__}")
-    return config
-
-
 def find_layers(model: nn.Module, choice: MapChoice) -> list[AdaptedLayer]:
     """The chosen layers, target by target, each target's in the order of ``choice.blocks``.
 
     Raises:
         ConfigError: If the model has no GIFT, or a target or block is not adapted; names those that are.
     """
-    adapted = _gift_config(model).target_modules
+    config = applied_method(model).config
+    if not isinstance(config, GiftConfig):
+        raise ConfigError(f"cluster maps explain GIFT; this model was given a {type(config).__name__}")
+    adapted = config.target_modules
     targets = adapted if choice.targets is None else choice.targets
     for target in targets:
         if target not in adapted:
@@ -180,14 +144,14 @@ def _block_index(model: nn.Module, block: int, target: str, layers: dict[int, Ad
 
 
 def _layers_by_block(model: nn.Module, target: str) -> dict[int, AdaptedLayer]:
-    slice_index = QKV_SLICES.get(target)
-    suffix = target if slice_index is None else "attn.qkv"
+    is_slice = target in QKV_SLICES
+    suffix = "attn.qkv" if is_slice else target
     layers: dict[int, AdaptedLayer] = {}
     for name, layer in model.named_modules():
         match = re.match(r"blocks\.(\d+)\.", name)
         if not (match and isinstance(layer, GiftLinear) and (name == suffix or name.endswith("." + suffix))):
             continue
-        start = (slice_index or 0) * (layer.out_features // 3)
+        start = QKV_SLICES.index(target) * (layer.out_features // 3) if is_slice else 0
         pair, rows = next(part for part in layer.parts if part[1].start == start)
         block = int(match[1])
         layers[block] = AdaptedLayer(LayerName(target, block), layer, pair, rows)

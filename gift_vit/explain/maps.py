@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.acceleration import all_tokens
-from gift_vit.errors import ConfigError
-from gift_vit.explain.layers import AdaptedLayer, LayerName, MapChoice, cluster_columns, find_layers
+from gift_vit.acceleration.accelerate import all_tokens
+from gift_vit.common.checks import one_of
+from gift_vit.common.errors import ConfigError
+from gift_vit.explain.config import RESPONSES, MapChoice
+from gift_vit.explain.layers import AdaptedLayer, LayerName, cluster_columns, find_layers
 
-Response = Literal["post", "pre"]
 THRESHOLD = 0.5
 
 
@@ -46,15 +47,16 @@ class ClusterMaps:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def raw(self, response: Response = "post") -> Tensor:
+    def raw(self, response: str = "post") -> Tensor:
         """M = Cᵀ Tᵀ as it is, (B, L, K, h, w)."""
-        return getattr(self, check_response(response))
+        one_of(RESPONSES)("response", response)
+        return getattr(self, response)
 
-    def normalised(self, response: Response = "post") -> Tensor:
+    def normalised(self, response: str = "post") -> Tensor:
         """The maps at every pixel, each scaled to 0..1 over its own pixels, (B, L, K, H, W)."""
         return normalise_maps(self.raw(response), self.size)
 
-    def thresholded(self, response: Response = "post") -> Tensor:
+    def thresholded(self, response: str = "post") -> Tensor:
         """The normalised maps with zeros where they are not above one half, (B, L, K, H, W)."""
         return threshold_maps(self.normalised(response))
 
@@ -82,7 +84,7 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     little beside the layer itself.
 
     Args:
-        model: A timm ViT with GIFT applied, left as it was found; of a merged one :func:`gift_vit.explain.merged.unmerge`
+        model: A timm ViT with GIFT applied, left as it was found; of a merged one :func:`gift_vit.explain.unmerge.unmerge`
             makes one again.
         images: (B, 3, H, W) of a size that the model takes, normalised as it expects, on its device.
         choice: Which layers and clusters; None: all of them.
@@ -98,8 +100,7 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     maps: dict[LayerName, tuple[Tensor, Tensor]] = {}
 
     def remember(layer: AdaptedLayer, columns: Tensor, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        responses = _responses(layer, columns, inputs[0][:, prefix:], output[:, prefix:])
-        maps[layer.name] = responses
+        maps[layer.name] = _responses(layer, columns, inputs[0][:, prefix:], output[:, prefix:])
 
     with ExitStack() as stack:
         for layer, own in zip(layers, columns, strict=True):
@@ -111,10 +112,10 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     return ClusterMaps(tuple(layer.name for layer in layers), clusters, post, pre, logits, (images.shape[2], images.shape[3]))
 
 
-def join_maps(parts: Sequence[ClusterMaps]) -> ClusterMaps:
+def join_maps(batches: Sequence[ClusterMaps]) -> ClusterMaps:
     """The maps of several batches as those of one."""
-    post, pre, logits = (torch.cat([getattr(part, name) for part in parts]) for name in ("post", "pre", "logits"))
-    return replace(parts[0], post=post, pre=pre, logits=logits)
+    post, pre, logits = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("post", "pre", "logits"))
+    return replace(batches[0], post=post, pre=pre, logits=logits)
 
 
 def normalise_maps(raw: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -134,13 +135,6 @@ def normalise_maps(raw: Tensor, size: int | tuple[int, int]) -> Tensor:
 def threshold_maps(normalised: Tensor, threshold: float = THRESHOLD) -> Tensor:
     """Normalised maps with zeros where they are not above the threshold; the values above it are kept."""
     return torch.where(normalised > threshold, normalised, 0)
-
-
-def check_response(response: str) -> Response:
-    """The same, if it is ``post`` or ``pre``."""
-    if response not in get_args(Response):
-        raise ConfigError(f"unknown response {response!r} (known: {', '.join(get_args(Response))})")
-    return cast("Response", response)
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:

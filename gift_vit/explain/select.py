@@ -1,4 +1,4 @@
-"""Which clusters to show: those whose maps follow the image and hang together, and that are unlike each other."""
+"""Which clusters to show: those whose maps change with the image and are coherent, and that differ from each other."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ def telling_clusters(raw: Tensor, count: int = 6) -> list[int]:
 
     Every map is centred and scaled over its positions. How telling a cluster is, 0..1, is the product of
 
-    - *content*: the part of its variance that is not the same in every image (a cluster that always lights the same corner has
-      none; of a single image this cannot be told, and counts as 1), and
-    - *coherence*: the correlation of neighbouring patches, 0 where it is negative (noise has none, an object's outline much).
+    - *content*: the share of its variance that differs between images. A cluster that always lights up the same corner has
+      none. A single image cannot show this, and the share counts as 1.
+    - *coherence*: the correlation of neighbouring patches, or 0 if that is negative. Noise has none, an object's outline much.
 
-    The first chosen is the most telling. Each further one is the one for which this, times one minus the largest absolute
-    correlation with a chosen cluster's maps, is largest: neither a copy nor its negative, which shows the same, comes twice.
+    The first choice is the most telling cluster. For each further choice this is multiplied by one minus the largest absolute
+    correlation with the maps chosen so far, so that neither a copy nor a negative, which shows the same, comes twice.
 
     Args:
         raw: (B, K, h, w), the maps of B images before any normalisation.

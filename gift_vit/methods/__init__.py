@@ -1,33 +1,36 @@
-"""Fine-tuning methods: one file each, found by import; add a file and a YAML, change nothing here."""
+"""Fine-tuning methods: options in ``config.py``, and one file for what each does. Public names are imported on demand."""
 
-import pkgutil
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from gift_vit.methods.adapter import (
-    AdapterFile,
-    ParameterCount,
-    adapter_state_dict,
-    apply_method,
-    count_parameters,
-    load_adapter,
-    load_adapter_state_dict,
-    merge_method,
-    read_adapter,
-    save_adapter,
-)
-from gift_vit.methods.adaptformer import AdaptFormerConfig
-from gift_vit.methods.bitfit import BitFitConfig
-from gift_vit.methods.full import FullConfig
-from gift_vit.methods.gift import GiftConfig
-from gift_vit.methods.hf_peft import PeftConfig
-from gift_vit.methods.linear import LinearConfig
-from gift_vit.methods.lora import LoraConfig
-from gift_vit.methods.registry import METHODS, MethodSpec, get_method, register_method
-from gift_vit.methods.ssf import SsfConfig
-from gift_vit.methods.vpt import VptConfig
-
-for _module in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+if TYPE_CHECKING:
+    from gift_vit.methods.adapter import (
+        AdapterFile,
+        ParameterCount,
+        adapter_state_dict,
+        apply_method,
+        count_parameters,
+        load_adapter,
+        load_adapter_state_dict,
+        merge_method,
+        read_adapter,
+        save_adapter,
+    )
+    from gift_vit.methods.config import (
+        METHODS,
+        AdaptFormerConfig,
+        BitFitConfig,
+        FullConfig,
+        GiftConfig,
+        LinearConfig,
+        LoraConfig,
+        MethodSpec,
+        PeftConfig,
+        SsfConfig,
+        VptConfig,
+        get_method,
+        register_method,
+    )
 
 __all__ = [
     "METHODS",
@@ -54,3 +57,13 @@ __all__ = [
     "register_method",
     "save_adapter",
 ]
+_HOMES = ("config", "adapter")  # the first imports no torch
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

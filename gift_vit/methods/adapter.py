@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gift_vit import __version__
-from gift_vit.errors import ConfigError
-from gift_vit.files import atomic_path
-from gift_vit.methods.registry import get_method, spec_of
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import atomic_path
+from gift_vit.methods.config import get_method, spec_of
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)

@@ -8,7 +8,6 @@ The paper's equation 3 and first figure feed LN(x) to the bottleneck too; the au
 (https://github.com/ShoufaChen/AdaptFormer/issues/9). As there, drop path leaves the bottleneck alone.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,31 +15,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.errors import ConfigError
-from gift_vit.methods.registry import register_method
-
-
-@dataclass
-class AdaptFormerConfig:
-    """The bottleneck; the defaults are the paper's.
-
-    Attributes:
-        bottleneck: Width of the bottleneck.
-        scale: s, the factor of its output.
-        dropout: Dropout after its ReLU.
-    """
-
-    bottleneck: int = 64
-    scale: float = 0.1
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.bottleneck < 1:
-            raise ConfigError(f"method.bottleneck={self.bottleneck}: expected 1 or more")
-        if self.scale == 0:
-            raise ConfigError("method.scale=0 switches the adapter off; give another number")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"method.dropout={self.dropout}: expected a number from 0 to below 1")
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import AdaptFormerConfig, register_method
 
 
 class Bottleneck(nn.Module):
@@ -79,7 +55,11 @@ class AdaptFormerBlock(nn.Module):
     def forward(self, x: Tensor, **attention: Any) -> Tensor:
         """Tokens (B, n, d) to (B, n, d); ``attention`` are the masks that timm's block hands to its attention."""
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), **attention)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))) + self.adaptformer(x)
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))) + self.beside_mlp(x)
+
+    def beside_mlp(self, x: Tensor) -> Tensor:
+        """What is added beside the MLP; a block that tells it is computed by :mod:`gift_vit.acceleration` as timm's are."""
+        return self.adaptformer(x)
 
 
 @register_method("adaptformer", AdaptFormerConfig, merge=None, unmergeable="its ReLU is no linear change of a weight")

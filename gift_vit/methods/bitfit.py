@@ -1,29 +1,9 @@
 """BitFit: only biases are trained (Ben Zaken, Goldberg, Ravfogel, arXiv 2106.10199): ``y = x ωᵀ + b`` with ω frozen."""
 
-from dataclasses import dataclass
-
 from torch import nn
 
-from gift_vit.errors import ConfigError
-from gift_vit.methods.registry import register_method
-
-SCOPES = ("linear", "all")
-
-
-@dataclass
-class BitFitConfig:
-    """Which biases.
-
-    Attributes:
-        scope: ``linear``: those of the ``nn.Linear`` layers in the blocks, as in the GIFT paper's baseline; ``all``: every bias
-            of the backbone, with the norms', the patch embedding's, and those that BEiT and EVA keep beside their layers.
-    """
-
-    scope: str = "linear"
-
-    def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise ConfigError(f"unknown method.scope {self.scope!r} (known: {', '.join(SCOPES)})")
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import BitFitConfig, register_method
 
 
 def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:

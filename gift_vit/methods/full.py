@@ -1,15 +1,8 @@
 """Full fine-tuning: every parameter is trained."""
 
-from dataclasses import dataclass
-
 from torch import nn
 
-from gift_vit.methods.registry import register_method
-
-
-@dataclass
-class FullConfig:
-    """Full fine-tuning has nothing to choose."""
+from gift_vit.methods.config import FullConfig, register_method
 
 
 def merge_full(model: nn.Module, cfg: FullConfig) -> None:

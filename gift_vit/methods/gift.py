@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.errors import ConfigError
-from gift_vit.methods.gift_config import GiftConfig
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import GiftConfig, register_method
 from gift_vit.methods.gift_schemas import build_schema
-from gift_vit.methods.registry import register_method
 from gift_vit.methods.targets import TargetLayer, find_targets, plain_linear
 
 
@@ -54,7 +53,8 @@ class GiftPair(nn.Module):
 
     def draw_schema(self, cfg: GiftConfig, num_rows: int) -> None:
         """Create the schema's network for layers of ``num_rows`` rows."""
-        self.schema = build_schema(cfg, num_rows, self.phi.device)
+        if cfg.schema != "linear":
+            self.schema = build_schema(cfg, num_rows, self.phi.device)
 
     @property
     def is_linear(self) -> bool:
@@ -171,6 +171,11 @@ class GiftAdapter(nn.Module):
         for name, pair in pairs.items():
             _add_nested(self, name, pair)
         self.batches: list[tuple[GiftPair, list[tuple[GiftLinear, int]]]] = []
+        self.mlp_is_recomputed = False
+
+    def set_mlp_recomputed(self, recomputed: bool) -> None:
+        """Whether the MLPs are computed again in the backward pass; :mod:`gift_vit.acceleration` tells."""
+        self.mlp_is_recomputed = recomputed
 
     def connect(self, model: nn.Module) -> None:
         """Generate in every forward pass of ``model`` from now on.
@@ -202,7 +207,7 @@ def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward pass of the model's class, with all H(C) at hand."""
     adapter = cast("GiftAdapter", model.gift)
     try:
-        recomputes = getattr(model, "grad_checkpointing", False) or getattr(model, "recomputes_mlp", False)
+        recomputes = getattr(model, "grad_checkpointing", False) or adapter.mlp_is_recomputed
         if not (recomputes and torch.is_grad_enabled()):
             adapter.generate()
         return type(model).forward(model, *args, **kwargs)

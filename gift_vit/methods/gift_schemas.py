@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Attention  # pyright: ignore[reportPr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.methods.gift_config import GiftConfig
+from gift_vit.methods.config import GiftConfig
 
 _ACTIVATIONS = {"linear": nn.Identity, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}
 

@@ -8,54 +8,21 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from gift_vit.errors import ConfigError, did_you_mean
-from gift_vit.methods.registry import register_method
-from gift_vit.methods.targets import QKV_SLICES, find_targets
+from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.methods.config import PeftConfig, register_method
+from gift_vit.methods.targets import find_targets
 
 # these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder
 _NOT_FOR_LAYERS = {"POLY", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW"}
 _SET_BY_US = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
 _REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass
-class PeftConfig:
-    """A method of peft, by name, and its options.
-
-    Attributes:
-        peft_type: Its name in ``peft.PeftType``, such as ``VERA``.
-        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
-            For ``LN_TUNING`` those of layer norms: ``norm1``, ``norm2``, ``norm``.
-        blocks: Indices of the blocks to adapt; None: all.
-        options: Fields of peft's config class of that name; what is left out has peft's default.
-    """
-
-    peft_type: str
-    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
-    blocks: list[int] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        sliced = [target for target in self.target_modules if target in QKV_SLICES]
-        if sliced:
-            raise ConfigError(
-                f"target {sliced[0]!r}: {self.peft_type} of peft adapts whole layers; name attn.qkv, "
-                "or take kind gift or lora, which adapt the slices attn.q, attn.k and attn.v"
-            )
-        _check_options(self.peft_type, self.options)
-        config = _build_config(self.peft_type, list(self.target_modules), self.options)
-        if getattr(config, "random_seed", 0) is None:
-            raise ConfigError(
-                f"method.options.random_seed is required for {self.peft_type}: what it draws at the start is not in the "
-                "adapter file, and must come out the same when that is loaded"
-            )
 
 
 def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -123,7 +90,8 @@ def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
 
 @register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False)
 def apply_peft(model: nn.Module, cfg: PeftConfig) -> None:
-    """Replace the target layers by peft's."""
+    """Replace the target layers by peft's; what peft refuses of the options is an error before the model is touched."""
+    _check_options(cfg)
     options = dict(cfg.options)
     if cfg.peft_type == "LN_TUNING":
         names = _norm_names(model, cfg)
@@ -198,18 +166,24 @@ def _config_class(peft_type: str) -> type[Any]:
     return classes[peft_type]
 
 
-def _check_options(peft_type: str, options: Mapping[str, Any]) -> None:
-    """Names and types of the options; peft checks types nowhere and some values only."""
-    cls = _config_class(peft_type)
+def _check_options(cfg: PeftConfig) -> None:
+    """Names and types of the options, and what peft's config class refuses; that checks types nowhere and some values only."""
+    cls = _config_class(cfg.peft_type)
     known = {f.name for f in fields(cls)} - {f.name for f in fields(_peft().PeftConfig)} - _SET_BY_US
     types = get_type_hints(cls)
-    for name, value in options.items():
+    for name, value in cfg.options.items():
         if name not in known:
             hint = did_you_mean(name, sorted(known))
             raise ConfigError(f"unknown key method.options.{name}{hint} (known: {', '.join(sorted(known))})")
         if not _fits(value, types[name]):
             expected = getattr(types[name], "__name__", None) if not get_args(types[name]) else str(types[name])
             raise ConfigError(f"method.options.{name}={value!r}: expected {expected}".replace("typing.", ""))
+    config = _build_config(cfg.peft_type, list(cfg.target_modules), cfg.options)
+    if getattr(config, "random_seed", 0) is None:
+        raise ConfigError(
+            f"method.options.random_seed is required for {cfg.peft_type}: what it draws at the start is not in the "
+            "adapter file, and must come out the same when that is loaded"
+        )
 
 
 def _fits(value: Any, annotation: Any) -> bool:

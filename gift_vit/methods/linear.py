@@ -1,15 +1,8 @@
 """Linear probing: only the classification head is trained."""
 
-from dataclasses import dataclass
-
 from torch import nn
 
-from gift_vit.methods.registry import register_method
-
-
-@dataclass
-class LinearConfig:
-    """Linear probing has nothing to choose."""
+from gift_vit.methods.config import LinearConfig, register_method
 
 
 def merge_linear(model: nn.Module, cfg: LinearConfig) -> None:

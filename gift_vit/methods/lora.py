@@ -4,43 +4,14 @@ Whole layers are Hugging Face peft's. The slices q, k and v of timm's fused proj
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.errors import ConfigError
+from gift_vit.methods.config import LoraConfig, register_method
 from gift_vit.methods.hf_peft import inject, merge_layers
-from gift_vit.methods.registry import register_method
 from gift_vit.methods.targets import find_targets, plain_linear
-
-
-@dataclass
-class LoraConfig:
-    """What LoRA adapts and how.
-
-    Attributes:
-        rank: r, the inner dimension of B A.
-        alpha: α; the update is scaled by α / r. With 1 and rank 8, as GIFT's authors compare, by 1/8.
-        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`.
-        blocks: Indices of the blocks to adapt; None: all.
-        dropout: Probability that an input of A is dropped while training.
-    """
-
-    rank: int = 8
-    alpha: float = 1
-    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
-    blocks: list[int] | None = None
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"method.rank={self.rank}: expected a whole number of 1 or more")
-        if self.alpha <= 0:
-            raise ConfigError(f"method.alpha={self.alpha}: expected a number above 0")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"method.dropout={self.dropout}: expected a number in [0, 1)")
 
 
 class SlicedLoraLinear(nn.Module):

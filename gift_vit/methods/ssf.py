@@ -7,31 +7,15 @@ Every operation of the backbone that has weights (the patch embedding, each norm
 On ViT-B/16: 2 · (768 + 12 · (768 + 2304 + 768 + 768 + 3072 + 768) + 768) = 205 824 parameters.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from gift_vit.errors import ConfigError
-from gift_vit.methods.registry import register_method
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import SsfConfig, register_method
 from gift_vit.methods.targets import find_targets, nameable_targets
-
-
-@dataclass
-class SsfConfig:
-    """How scales and shifts start.
-
-    Attributes:
-        init_std: Standard deviation of γ around 1 and of β around 0; 0.02 in the authors' code, 0 leaves the model unchanged.
-    """
-
-    init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        if self.init_std < 0:
-            raise ConfigError(f"method.init_std={self.init_std}: expected 0 or more")
 
 
 class ScaleShift(nn.Module):

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import QKV_SLICES
 
 
 class LinearLike(Protocol):
@@ -15,9 +16,6 @@ class LinearLike(Protocol):
 
     bias: nn.Parameter | None
     training: bool
-
-
-QKV_SLICES = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def plain_linear(layer: LinearLike, weight: Tensor) -> nn.Linear:
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
-    slice_index = QKV_SLICES.get(target)
+    slice_index = QKV_SLICES.index(target) if target in QKV_SLICES else None
     suffix = "attn.qkv" if slice_index is not None else target
     layers: list[TargetLayer] = []
     for name, module in model.named_modules():

@@ -10,36 +10,14 @@ Prompts leave the sequence before the final norm, so every kind of pooling sees 
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from gift_vit.errors import ConfigError
-from gift_vit.methods.registry import register_method
-
-
-@dataclass
-class VptConfig:
-    """How many prompts, and where.
-
-    Attributes:
-        num_tokens: p, the prompts per block (deep) or at the first block (shallow); the GIFT paper's baseline has 5.
-        deep: Prompts of its own for every block, instead of prompts at the first block that pass through all.
-        dropout: Dropout of the prompts; 0 in the GIFT paper's baseline.
-    """
-
-    num_tokens: int = 5
-    deep: bool = True
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.num_tokens < 1:
-            raise ConfigError(f"method.num_tokens={self.num_tokens}: expected 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"method.dropout={self.dropout}: expected a number from 0 to below 1")
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import VptConfig, register_method
 
 
 class Vpt(nn.Module):

@@ -1,14 +1,14 @@
 """From the runs behind a cell to what the cell says. A number that is not there is a dash; none is ever filled in."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import METHOD_NAMES, method_name, ordered
 from gift_vit.results.render import DASH, Cell, Column
-from gift_vit.results.schema import Result
+from gift_vit.runs.result import Result
 
 REFERENCE = "linear"  # the method whose cost the others' is a multiple of
 
@@ -42,8 +42,13 @@ def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
         return Cell(DASH, (None, None, 0))
     top1 = all_top1(runs)
     std = stdev(top1) if len(top1) > 1 else None
-    text = f"{fmean(top1):.2f}" if std is None else f"{fmean(top1):.2f} ± {std:.2f}"
+    text = top1_text(fmean(top1), std)
     return Cell(f"{text} (n={len(top1)})" if show_n else text, (fmean(top1), std, len(top1)))
+
+
+def top1_text(mean: float, std: float | None) -> str:
+    """A mean in percent, with its deviation where it has one."""
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
 def mean_cell(values: Sequence[float | None]) -> Cell:
@@ -64,6 +69,20 @@ def all_top1(runs: Sequence[Result]) -> list[float]:
     return [float(top1) for r in runs if (top1 := r.metrics["test_top1"]) is not None]
 
 
+def trained_alone(runs: Iterable[Result]) -> list[Result]:
+    """The runs whose times and memory are their own: an older version could train several together, and recorded how many."""
+    return [r for r in runs if r.env.get("parallel_runs", 1) == 1]
+
+
+def adapter_columns() -> list[Column]:
+    """The columns of :func:`adapter_cells`."""
+    return [
+        Column("Parameters", "Adapter", ("adapter_params_min", "adapter_params_max")),
+        Column("% of backbone", "Adapter", ("adapter_percent_min", "adapter_percent_max")),
+        Column("KiB with head", "Adapter", ("adapter_bytes_min", "adapter_bytes_max")),
+    ]
+
+
 def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
     """Adapter parameters, their percentage, and the size of the adapter file; a range where runs of a method differ."""
     return (
@@ -75,7 +94,7 @@ def adapter_cells(runs: Sequence[Result]) -> tuple[Cell, Cell, Cell]:
 
 def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
     """Peak device memory in GiB, kept in MiB for CSV; a range over the runs, a dash where none ran alone on CUDA."""
-    known = [r.cost.peak_memory_mib for r in runs if r.cost.peak_memory_mib is not None and r.trained_alone]
+    known = [r.cost.peak_memory_mib for r in trained_alone(runs) if r.cost.peak_memory_mib is not None]
     return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
 
 

@@ -5,16 +5,16 @@ that names the files.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gift_vit.errors import ConfigError
-from gift_vit.keys import identifying, value_order
-from gift_vit.results.schema import FILE_NAME, Result, RunRecord, read_result
+from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import identifying, value_order
+from gift_vit.runs.result import Result, RunRecord
+from gift_vit.runs.run import Run, find_runs
 
 Row = tuple[str, ...]
 
@@ -34,6 +34,11 @@ class Grid:
     rows: tuple[Row, ...]
     datasets: tuple[str, ...]
     cells: Mapping[tuple[Row, str], tuple[Result, ...]]
+
+    @property
+    def show_n(self) -> bool:
+        """Whether cells have different numbers of seeds, so that each says its own."""
+        return len({len(cell) for cell in self.cells.values()}) > 1
 
     @property
     def results(self) -> list[Result]:
@@ -59,16 +64,24 @@ def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Res
     Raises:
         ConfigError: If a folder is absent, a filter is unknown, or any record below it cannot be read.
     """
-    for root in roots:
-        if not Path(root).is_dir():
-            raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
     unknown = [name for name in filters if name not in FILTERS]
     if unknown:
         raise ConfigError(f"results cannot be filtered by {', '.join(unknown)} (known: {', '.join(FILTERS)})")
-    paths = sorted({Path(folder, FILE_NAME) for root in roots for folder, _, files in os.walk(root) if FILE_NAME in files})
     wanted = {name: value for name, value in filters.items() if value is not None}
-    results = (read_result(path) for path in paths)
+    results = [run.result for run in runs_below(*roots) if run.result]
     return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
+
+
+def runs_below(*roots: str | Path) -> list[Run]:
+    """Every run below the folders, as :func:`find_runs`.
+
+    Raises:
+        ConfigError: If a folder is absent.
+    """
+    for root in roots:
+        if not Path(root).is_dir():
+            raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
+    return find_runs(*roots)
 
 
 def build_grid(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import mean_top1
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
     REFERENCE,
     adapter_cells,
+    adapter_columns,
     label_cells,
     label_columns,
     mean_cell,
@@ -14,6 +15,7 @@ from gift_vit.results.cells import (
     relative_cost_cells,
     top1_cell,
     top1_column,
+    trained_alone,
 )
 from gift_vit.results.collect import build_grid, by_row
 from gift_vit.results.comparison import comparison_notes
@@ -21,7 +23,7 @@ from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ord
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import PublishedRow
 from gift_vit.results.render import Column, Table
-from gift_vit.results.schema import Result
+from gift_vit.runs.result import Result
 
 BENCHMARK = "mini"
 
@@ -56,10 +58,9 @@ def mini_table(
     _check_known(datasets or (), results)
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     columns = ordered(grid.datasets, DATASET_NAMES)
-    show_n = len({len(cell) for cell in grid.cells.values()}) > 1
     finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
     all_timed = list(timing) or finals
-    timed = [r for r in all_timed if r.trained_alone]
+    timed = trained_alone(all_timed)
     timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
     reference = [r for r in timed if r.run.method == REFERENCE]
     body = tuple(
@@ -67,7 +68,7 @@ def mini_table(
             *label_cells(row),
             *adapter_cells(grid.of_row(row)),
             *relative_cost_cells(timed_rows.get(row, ()), reference),
-            *(top1_cell(grid.cells.get((row, dataset), ()), show_n) for dataset in columns),
+            *(top1_cell(grid.cells.get((row, dataset), ()), grid.show_n) for dataset in columns),
             mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
         )
         for row in ordered_rows(grid, rows)
@@ -93,9 +94,7 @@ def mini_table(
 def _columns(datasets: Sequence[str]) -> list[Column]:
     relative, top1 = f"Relative to {method_name(REFERENCE).lower()}", "Test top-1 (%)"
     return [
-        Column("Parameters", "Adapter", ("adapter_params_min", "adapter_params_max")),
-        Column("% of backbone", "Adapter", ("adapter_percent_min", "adapter_percent_max")),
-        Column("KiB with head", "Adapter", ("adapter_bytes_min", "adapter_bytes_max")),
+        *adapter_columns(),
         Column("Step time", relative, ("step_time_ratio",)),
         Column("Peak memory", relative, ("peak_memory_ratio",)),
         *(top1_column(dataset, dataset_name(dataset), top1) for dataset in datasets),

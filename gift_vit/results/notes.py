@@ -6,10 +6,11 @@ from itertools import groupby
 from gift_vit.results.collect import Grid, Row, plain_text
 from gift_vit.results.names import dataset_name, method_name
 from gift_vit.results.render import DASH
+from gift_vit.runs.result import Result
 
 
-def caption(title: str, grid: Grid, means: str) -> str:
-    """Title, number of seeds, protocol and backbone; ``means`` says what the means are taken over."""
+def caption(title: str, grid: Grid, means: str = "") -> str:
+    """Title, number of seeds, protocol and backbone; ``means`` says what means are taken over, if there are any."""
     run = grid.results[0].run
     sizes = {len(cell) for cell in grid.cells.values()}
     if sizes == {1}:
@@ -17,14 +18,18 @@ def caption(title: str, grid: Grid, means: str) -> str:
     else:
         over = f"n = {sizes.pop()} seeds" if len(sizes) == 1 else "the n seeds given in each cell"
         spread = f"mean ± sample standard deviation over {over}"
-    return f"{title}: test top-1 in percent, {spread}. Protocol {run.protocol}, backbone {run.backbone}. {means}"
+    return f"{title}: test top-1 in percent, {spread}. Protocol {run.protocol}, backbone {run.backbone}. {means}".rstrip()
 
 
 def provenance(grid: Grid) -> str:
     """Number of runs, and their commits."""
-    commits = sorted({(r.run.git_sha or "unknown")[:12] for r in grid.results})
-    listed = ", ".join(commits[:5]) + (f" and {len(commits) - 5} more" if len(commits) > 5 else "")
-    return f"runs: {len(grid.results)}; commits: {listed}"
+    return f"runs: {len(grid.results)}; commits: {commits(grid.results)}"
+
+
+def commits(results: Iterable[Result]) -> str:
+    """The first five commits by name, and how many more there are."""
+    found = sorted({(r.run.git_sha or "unknown")[:12] for r in results})
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def row_name(row: Row) -> str:

@@ -6,7 +6,7 @@ Their columns are fixed: a dataset without a run is a column of dashes, and a me
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
     gpu_memory_cell,
     label_cells,
@@ -24,7 +24,7 @@ from gift_vit.results.names import FGVC, VTAB, VTAB_GROUPS, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
-from gift_vit.results.schema import Result
+from gift_vit.runs.result import Result
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,13 @@ def _check_datasets(layout: Layout, results: Iterable[Result]) -> None:
 
 
 def _own_cells(layout: Layout, grid: Grid, row: Row) -> list[Cell]:
-    show_n = len({len(cell) for cell in grid.cells.values()}) > 1
     runs = grid.of_row(row)
     cells = [*label_cells(row), range_cell([r.params.percent for r in runs], ".3g"), gpu_memory_cell(runs)]
     for key in layout.columns:
         if key in layout.means:
             cells.append(mean_cell([_value(layout, grid, row, member) for member in layout.means[key]]))
         else:
-            cells.append(top1_cell(grid.cells.get((row, key), ()), show_n))
+            cells.append(top1_cell(grid.cells.get((row, key), ()), grid.show_n))
     return cells
 
 

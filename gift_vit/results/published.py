@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.results.names import FGVC, METHOD_NAMES, VTAB
-from gift_vit.results.schema import Result
+from gift_vit.runs.result import Result
 
 DEFAULT_SOURCE = "gift"
 VIT_B16_PARAMETERS = 85_798_656  # of the backbone that every published row is about, without a head

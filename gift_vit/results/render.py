@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 DASH = "–"
-_FITTED, _WIDE = (
-    6,
-    12,
-)  # columns: more of them are fitted to the text's width in LaTeX; stand under turned titles, on both columns
-
+_FITTED, _WIDE = 6, 12  # columns: more are fitted to the text's width in LaTeX; stand under turned titles, on both columns
 _MARKS = (r"\textbf", r"\underline")
 _LATEX = str.maketrans(
     {
@@ -78,7 +74,7 @@ class Table:
 
 def render_markdown(table: Table) -> str:
     """GitHub's Markdown; the best of a ranked column is bold."""
-    best = _ranks(table)
+    best = ranks(table)
     header = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
     lines = [f"<!-- {table.provenance} -->", table.caption, ""]
     lines += [_markdown_row(header), "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
@@ -97,10 +93,10 @@ def render_latex(table: Table) -> str:
     More than six columns are fitted to the width of the text, for which graphicx is needed too.
     """
     fitted, wide = (len(table.columns) > limit for limit in (_FITTED, _WIDE))
-    ranks = _ranks(table)
+    marks = ranks(table)
     body = [
         _latex_row(
-            _latex_cell(cell, column, ranks.get((i, j)))
+            _latex_cell(cell, column, marks.get((i, j)))
             for j, (cell, column) in enumerate(zip(row, table.columns, strict=True))
         )
         for i, row in enumerate(table.rows)
@@ -143,17 +139,17 @@ def render_csv(table: Table) -> str:
 RENDERERS = {"markdown": render_markdown, "latex": render_latex, "csv": render_csv}
 
 
-def _ranks(table: Table) -> dict[tuple[int, int], int]:
+def ranks(table: Table) -> dict[tuple[int, int], int]:
     """(row, column) of the highest (0) and second highest (1) values, compared as printed so that equal ones share a mark."""
-    ranks = {}
+    found = {}
     for j, column in enumerate(table.columns):
         if not column.ranked:
             continue
         values = [row[j].values[0] for row in table.rows]
         printed = [round(value, 2) if isinstance(value, float) else None for value in values]
         order = sorted({value for value in printed if value is not None}, reverse=True)[:2]
-        ranks.update({(i, j): order.index(value) for i, value in enumerate(printed) if value in order})
-    return ranks
+        found.update({(i, j): order.index(value) for i, value in enumerate(printed) if value in order})
+    return found
 
 
 def _markdown_row(texts: Iterable[str]) -> str:

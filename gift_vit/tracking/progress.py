@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from gift_vit.engine.observer import EpochRecord, Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +26,8 @@ PLAIN_INTERVAL_S = 60.0
 FORMATS = {"train_loss": ".4f", "val_loss": ".4f", "val_top1": ".2f", "lr": ".2e", "images_per_s": ".0f", "seconds": ".1f"}
 
 
-class Progress:
-    """Observer that shows loss, learning rate, images per second and the time left of the run.
+class Progress(Observer):
+    """Shows loss, learning rate, images per second and the time left of the run.
 
     On a terminal: a bar per epoch, with one line per finished epoch staying above it. Elsewhere one log line per epoch, and
     within long epochs one a minute. The loss is read only when it is shown, since reading it waits for the device.
@@ -65,7 +67,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def resumed(self, history: list[dict[str, float]]) -> None:
+    def resumed(self, history: list[EpochRecord]) -> None:
         """Say how many epochs are done already."""
         self._say(f"{self._prefix}resumed after {len(history)} epochs")
 
@@ -93,7 +95,7 @@ class Progress:
         else:
             logger.info("%s  %.0f%%  %s", self._title(), 100 * self._done / self._images, status)
 
-    def epoch_done(self, record: Mapping[str, float]) -> None:
+    def epoch_done(self, record: EpochRecord) -> None:
         """One line with everything in the record."""
         values = [f"{name} {value:{FORMATS.get(name, '.4g')}}" for name, value in record.items() if name != "epoch"]
         if self._epoch + 1 < self._epochs:

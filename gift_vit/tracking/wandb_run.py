@@ -6,11 +6,13 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from gift_vit.tracking import NullTracker, RunDescription, Tracker, TrackerConfig
+from gift_vit.engine.observer import EpochRecord, Observer
+from gift_vit.tracking.config import TrackerConfig
 from gift_vit.tracking.fields import summary_fields
 
 if TYPE_CHECKING:
@@ -22,7 +24,30 @@ INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 180.0  # W&B's own default waits for a lost server for ever
 
 
-class WandbTracker(NullTracker):
+@dataclass
+class RunDescription:
+    """What a tracker records about a run before it starts.
+
+    Attributes:
+        name: Shown to people.
+        folder: The run's own folder; the tracker's files go there.
+        config: What :func:`gift_vit.tracking.fields.config_fields` makes of the resolved configuration.
+        group: ``<dataset>/<method>``.
+        job_type: The phase.
+        tags: Protocol, benchmark, backbone, seed.
+        run_id: The same for every start of the same run, so that a resumed run continues its curves.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, object]
+    group: str
+    job_type: str
+    tags: list[str]
+    run_id: str
+
+
+class WandbTracker(Observer):
     """Records a run in W&B; whatever goes wrong there costs one warning, and then nothing more is recorded.
 
     Online without a login, or with a server that does not answer, the run is recorded offline instead.
@@ -34,7 +59,7 @@ class WandbTracker(NullTracker):
         self._run: wandb.Run | None = None
         self._upload: str | None = None
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> "WandbTracker":
         with self._guarded("start"):
             self._run = self._start()
             self._upload = f"wandb sync {shlex.quote(str(self._run.settings.sync_dir))}"
@@ -46,11 +71,11 @@ class WandbTracker(NullTracker):
         with self._guarded("end the run"):
             self._end(exit_code=0)
 
-    def epoch_done(self, record: Mapping[str, float]) -> None:
+    def epoch_done(self, record: EpochRecord) -> None:
         """Log one point of every curve; W&B's step is the epoch, so that a resumed run continues where it stopped."""
         with self._guarded("log an epoch"):
             if self._run is not None:
-                self._run.log(dict(record), step=int(record["epoch"]), commit=True)
+                self._run.log(dict(record), step=record["epoch"], commit=True)
 
     def finish(self, summary: Mapping[str, object], adapter: Path | None) -> None:
         """Record the final numbers, and the adapter where the configuration says so; then close the run."""

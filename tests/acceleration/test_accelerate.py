@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from inspect import signature
+from itertools import product
 from typing import Any, cast
 
 import pytest
@@ -14,11 +15,11 @@ from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, Vi
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.acceleration import accelerate, all_tokens
-from gift_vit.engine import TrainerConfig
-from gift_vit.errors import ConfigError
+from gift_vit.acceleration.accelerate import all_tokens
+from gift_vit.common.errors import ConfigError
 from gift_vit.methods import GiftConfig, LoraConfig, VptConfig, apply_method, merge_method
-from tests.methods.method_examples import all_examples
+from tests.acceleration.settings import accelerated
+from tests.methods.method_examples import all_examples, one_of_a_kind
 from tests.tolerance import TOLERANCE
 
 EXAMPLES = all_examples()
@@ -48,21 +49,11 @@ where_dropout_draws_for_each_value = pytest.mark.skipif(
 )
 
 
-def trainer(**values: Any) -> TrainerConfig:
-    rest = {"epochs": 1, "batch_size": 8, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1, "precision": "fp32"}
-    return TrainerConfig(**({"compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 8} | rest | values))
-
-
 def tiny(**options: Any) -> VisionTransformer:
     """A random ViT of two blocks on 32×32 pixels; the last block drops three of ten samples."""
     torch.manual_seed(0)
     values = {"img_size": 32, "depth": 2, "num_classes": 10, "drop_path_rate": 0.3} | options
     return cast("VisionTransformer", timm.create_model("test_vit", **values))
-
-
-def with_method(config: Any, dtype: torch.dtype = torch.float64, **options: Any) -> VisionTransformer:
-    """A model whose trainable parameters are away from their start."""
-    return trained(apply_method(tiny(**options), config).to(dtype))
 
 
 def trained(model: VisionTransformer) -> VisionTransformer:
@@ -73,6 +64,10 @@ def trained(model: VisionTransformer) -> VisionTransformer:
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def with_method(config: Any, dtype: torch.dtype = torch.float64, **options: Any) -> VisionTransformer:
+    return trained(apply_method(tiny(**options), config).to(dtype))
 
 
 @pytest.fixture
@@ -102,32 +97,18 @@ def widths(model: nn.Module, name: str) -> list[tuple[int, int]]:
     return seen
 
 
-@pytest.mark.parametrize("label", EXAMPLES)
+@one_of_a_kind(*sorted(NO_CLASS_TOKEN), *sorted(NO_KEPT_SAMPLES))
 def test_every_method_keeps_its_losses_gradients_and_logits(label: str, images: Tensor) -> None:
     start = apply_method(tiny(), EXAMPLES[label].config).double()
     expected, names = step(trained(deepcopy(start)), images), list(start.state_dict())
     tolerance = torch.float32 if EXAMPLES[label].merged_in else torch.float64  # it computes in fp32 then
+    on = {"cls_last_block": label not in NO_CLASS_TOKEN, "drop_path_on_kept": label not in NO_KEPT_SAMPLES}
     for memory in MEMORY:
         model = deepcopy(start)
-        assert accelerate(model, trainer(memory=memory)) == RECORD | {
-            "cls_last_block": label not in NO_CLASS_TOKEN,
-            "drop_path_on_kept": label not in NO_KEPT_SAMPLES,
-            "memory": memory,
-        }
+        assert accelerated(model, memory=memory) == RECORD | on | {"memory": memory}
         assert_same(step(trained(model), images), expected, tolerance)
         assert list(model.state_dict()) == names
-
-
-@pytest.mark.parametrize("label", sorted(NO_CLASS_TOKEN | NO_KEPT_SAMPLES))
-def test_what_mixes_tokens_is_seen_in_fp32_too(label: str) -> None:
-    record = accelerate(apply_method(tiny(), EXAMPLES[label].config), trainer())
-    assert record["cls_last_block"] == (label not in NO_CLASS_TOKEN)
-    assert record["drop_path_on_kept"] == (label not in NO_KEPT_SAMPLES)
-
-
-def test_the_methods_are_all_there() -> None:
-    assert len(EXAMPLES) > 45
-    assert set(EXAMPLES) > NO_CLASS_TOKEN | NO_KEPT_SAMPLES
+    assert accelerated(start.float()).items() >= on.items(), "what mixes tokens is seen in fp32 too"
 
 
 @pytest.mark.parametrize(
@@ -143,13 +124,11 @@ def test_the_methods_are_all_there() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize(
-    "config", [GiftConfig(rank=4), VptConfig(), GiftConfig(rank=4, target_modules=["attn.qkv", "mlp.fc2"])]
-)
+@pytest.mark.parametrize("config", [VptConfig(), GiftConfig(rank=4, target_modules=["attn.qkv", "mlp.fc2"])])
 def test_every_kind_of_block_that_timm_s_own_is(options: dict[str, Any], config: Any, images: Tensor) -> None:
     model = with_method(config, **options)
     expected = step(model, images)
-    assert accelerate(model, trainer(cls_last_block="on"))["cls_last_block"]
+    assert accelerated(model, cls_last_block="on")["cls_last_block"]
     seen = widths(model, "blocks.1.mlp")
     assert_same(step(model, images), expected)
     assert [tokens for _, tokens in seen] == [1, 1]
@@ -173,37 +152,37 @@ def test_every_kind_of_block_that_timm_s_own_is(options: dict[str, Any], config:
     ],
     ids=str,
 )
-def test_where_it_is_not_exact_it_is_off_and_says_so(
-    options: dict[str, Any], reason: str, images: Tensor, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_it_is_not_exact_it_is_off_and_says_so(options: dict[str, Any], reason: str, images: Tensor, caplog: Any) -> None:
     model = tiny(**options).double()
     expected = step(model, images)
     with caplog.at_level("INFO", "gift_vit.acceleration"):
-        assert not accelerate(model, trainer())["cls_last_block"]
+        assert not accelerated(model)["cls_last_block"]
     assert [record.message.startswith("the last block computes all tokens") for record in caplog.records].count(True) == 1
     assert reason in caplog.text
     assert_same(step(model, images), expected)
     with pytest.raises(ConfigError, match=rf"cls_last_block=on is not possible with this model: .*{reason}.*; set it to auto"):
-        accelerate(model, trainer(cls_last_block="on"))
+        accelerated(model, cls_last_block="on")
 
 
 def test_models_of_other_classes_are_left_to_timm(images: Tensor) -> None:
     torch.manual_seed(0)
     distilled = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=2, num_classes=10).double()
     expected = step(distilled, images)
-    assert not accelerate(distilled, trainer())["cls_last_block"]
+    assert not accelerated(distilled)["cls_last_block"]
     assert_same(step(distilled, images), expected)
     with pytest.raises(ConfigError, match=r"VisionTransformerDistilled has a \w+ of its own"):
-        accelerate(distilled, trainer(cls_last_block="on"))
+        accelerated(distilled, cls_last_block="on")
     with pytest.raises(ConfigError, match="the model is no VisionTransformer of timm's but a Linear"):
-        accelerate(nn.Linear(2, 2), trainer(cls_last_block="on"))
+        accelerated(nn.Linear(2, 2), cls_last_block="on")
 
 
-@pytest.mark.parametrize("drop_path_rate", [0.3, 0.97])
-def test_drop_path_computes_the_kept_samples_alone(drop_path_rate: float, images: Tensor) -> None:
+@pytest.mark.parametrize(("drop_path_rate", "scaled"), [(0.3, True), (0.97, True), (0.3, False)])
+def test_drop_path_computes_the_kept_samples_alone(drop_path_rate: float, scaled: bool, images: Tensor) -> None:
     model = with_method(GiftConfig(rank=4), drop_path_rate=drop_path_rate)
+    for name in ("drop_path1", "drop_path2"):
+        cast("DropPath", model.get_submodule(f"blocks.1.{name}")).scale_by_keep = scaled
     reference = deepcopy(model)
-    accelerate(model, trainer(cls_last_block="off"))
+    assert accelerated(model, cls_last_block="off")["drop_path_on_kept"]
     seen, kept = widths(model, "blocks.1.attn"), []
     for seed in range(12):
         outcomes = []
@@ -221,47 +200,37 @@ def test_drop_path_computes_the_kept_samples_alone(drop_path_rate: float, images
     assert seen[-1][0] == 8
 
 
-def test_drop_path_without_scaling(images: Tensor) -> None:
-    model = with_method(GiftConfig(rank=4))
-    for name in ("drop_path1", "drop_path2"):
-        cast("DropPath", model.get_submodule(f"blocks.1.{name}")).scale_by_keep = False
-    expected = step(model, images)
-    assert accelerate(model, trainer())["drop_path_on_kept"]
-    assert_same(step(model, images), expected)
-
-
-@pytest.mark.parametrize("memory", MEMORY)
-def test_dropout_everywhere(memory: str, images: Tensor) -> None:
+def test_dropout_everywhere(images: Tensor) -> None:
     model = with_method(LoraConfig(dropout=0.2), proj_drop_rate=0.2, attn_drop_rate=0.2)
     expected = step(model, images)
-    assert accelerate(model, trainer(memory=memory)) == RECORD | {
-        "cls_last_block": False,
-        "drop_path_on_kept": False,
-        "memory": memory,
-    }
-    assert_same(step(model, images), expected)
+    for memory in MEMORY:
+        off = {"cls_last_block": False, "drop_path_on_kept": False, "memory": memory}
+        assert accelerated(model, memory=memory) == RECORD | off
+        assert_same(step(model, images), expected)
 
 
 def test_accelerating_leaves_weights_modes_and_generator_alone() -> None:
     model = with_method(GiftConfig(rank=4)).train()
     model.get_submodule("blocks.1.attn").eval()
-    flags = [module.training for module in model.modules()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
-    accelerate(model, trainer())
-    assert torch.equal(torch.rand(3), expected)
+    flags, before = [module.training for module in model.modules()], deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    accelerated(model)
+    assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == flags
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_what_is_on_can_be_changed(images: Tensor) -> None:
-    model = with_method(GiftConfig(rank=4))
+def test_what_is_on_can_be_changed_and_modules_are_told_whether_mlps_are_computed_twice(images: Tensor) -> None:
+    class Listener(nn.Module):
+        def set_mlp_recomputed(self, recomputed: bool) -> None:
+            self.told = recomputed
+
+    model, listener = with_method(GiftConfig(rank=4)), Listener()
+    model.add_module("listener", listener)
     for memory in MEMORY:
-        accelerate(model, trainer(memory=memory))
-        assert model.grad_checkpointing == (memory == "minimal")
-    accelerate(model, trainer(cls_last_block="off"))
+        accelerated(model, memory=memory)
+        assert (model.grad_checkpointing, listener.told) == (memory == "minimal", memory == "lean")
+    accelerated(model, cls_last_block="off")
     seen = widths(model, "blocks.1.mlp")
     model.eval()(images)
     assert seen == [(8, 5)]
@@ -272,7 +241,7 @@ def test_what_is_on_can_be_changed(images: Tensor) -> None:
 def test_all_tokens_can_be_had(config: Any, images: Tensor) -> None:
     model = with_method(config).eval()
     expected = model.forward_features(images)
-    accelerate(model, trainer())
+    accelerated(model)
     with all_tokens(model):
         assert_same({"tokens": model.forward_features(images)}, {"tokens": expected})
     assert_same({"tokens": model.forward_features(images)}, {"tokens": expected[:, :1]})
@@ -286,26 +255,32 @@ def test_masks_are_timm_s_business(images: Tensor) -> None:
     mask = torch.zeros(5, 5, dtype=torch.float64).index_fill_(1, torch.tensor([2]), -torch.inf)
     expected = model(images, attn_mask=mask)
     assert not torch.allclose(expected, model(images), atol=1e-3)
-    accelerate(model, trainer())
+    accelerated(model)
     assert_same({"logits": model(images, attn_mask=mask)}, {"logits": expected})
 
 
-@pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("config", [GiftConfig(rank=4, target_modules=["attn.v", "mlp.fc1"]), VptConfig(), LoraConfig()])
-def test_training_a_compiled_model(config: Any, memory: str, images: Tensor) -> None:
+COMPILED = {"gift": GiftConfig(rank=4, target_modules=["attn.v", "mlp.fc1"]), "vpt": VptConfig(), "lora": LoraConfig()}
+TOGETHER = list(zip(COMPILED, ("lean", "minimal", "fast"), strict=True))  # the other pairs are for the slow suite
+APART = [pytest.param(*pair, marks=pytest.mark.slow) for pair in product(COMPILED, MEMORY) if pair not in TOGETHER]
+
+
+@pytest.mark.parametrize(("method", "memory"), [*TOGETHER, *APART])
+def test_training_a_compiled_model(method: str, memory: str, images: Tensor) -> None:
+    config = COMPILED[method]
     model = with_method(config, drop_path_rate=0.0)
     expected = step(model, images)
-    accelerate(model, trainer(memory=memory))
+    accelerated(model, memory=memory)
     torch.compiler.reset()
     compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
     actual = step(compiled, images)
     assert_same({name.removeprefix("_orig_mod."): tensor for name, tensor in actual.items()}, expected)
 
 
-def test_drop_path_compiles_without_graph_breaks(images: Tensor) -> None:
+def test_a_compiled_model_computes_what_drop_path_drops_and_has_no_graph_breaks(images: Tensor) -> None:
     model = with_method(GiftConfig(rank=4))
     expected = step(model, images)["loss"]
-    assert accelerate(model, trainer())["drop_path_on_kept"]
+    record = accelerated(model, compile=True)
+    assert (record["drop_path_on_kept"], record["compile"]) == (False, True)
     torch.compiler.reset()
     compiled: Any = torch.compile(model, fullgraph=True, backend="eager")
     assert_same({"loss": step(compiled, images)["loss"]}, {"loss": expected})
@@ -317,7 +292,7 @@ def test_bf16_autocast(images: Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         expected = step(model, images)
         for memory in MEMORY:
-            plain = accelerate(model, trainer(memory=memory, precision="bf16"))["plain_attention"]
+            plain = accelerated(model, memory=memory, precision="bf16")["plain_attention"]
             assert plain == (memory != "lean")
             assert fused(model) == [not plain] * 2
             assert_same(step(model, images), expected, torch.bfloat16)
@@ -329,25 +304,20 @@ def fused(model: nn.Module) -> list[bool]:
 
 def test_fp32_keeps_the_fused_kernel_and_whoever_switched_it_off_is_heard() -> None:
     model = tiny()
-    assert not accelerate(model, trainer())["plain_attention"]
+    assert not accelerated(model)["plain_attention"]
     assert fused(model) == [True, True]
     set_fused_attn(False)
     try:
-        accelerate(model, trainer())
+        accelerated(model)
         assert fused(model) == [False, False]
     finally:
         set_fused_attn(True)
 
 
-def test_a_compiled_model_computes_what_drop_path_drops() -> None:
-    record = accelerate(with_method(GiftConfig(rank=4)), trainer(compile=True))
-    assert (record["drop_path_on_kept"], record["compile"]) == (False, True)
-
-
 def test_copies_and_merged_models_stay_accelerated(images: Tensor) -> None:
     model = with_method(GiftConfig(rank=4)).eval()
     expected = model(images)
-    accelerate(model, trainer())
+    accelerated(model)
     copy = merge_method(deepcopy(model))
     with torch.no_grad():
         model.get_parameter("blocks.1.mlp.fc2.weight").zero_()
@@ -361,15 +331,6 @@ def test_copies_and_merged_models_stay_accelerated(images: Tensor) -> None:
 
 def test_lean_and_minimal_need_blocks_they_know() -> None:
     with pytest.raises(ConfigError, match=r"memory=lean is not possible with VisionTransformer, whose blocks .*; use minimal"):
-        accelerate(tiny(block_fn=ResPostBlock), trainer(memory="lean"))
+        accelerated(tiny(block_fn=ResPostBlock), memory="lean")
     with pytest.raises(ConfigError, match="memory=minimal is not possible: Linear cannot checkpoint its blocks"):
-        accelerate(nn.Linear(2, 2), trainer(memory="minimal"))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "known"),
-    [("cls_last_block", "yes", "auto, on, off"), ("memory", "low", "fast, lean"), ("speed", "max", "exact, auto")],
-)
-def test_unknown_values(key: str, value: str, known: str) -> None:
-    with pytest.raises(ConfigError, match=rf"unknown trainer.{key} '{value}' \(known: {known}"):
-        trainer(**{key: value})
+        accelerated(nn.Linear(2, 2), memory="minimal")

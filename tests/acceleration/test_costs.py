@@ -11,16 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.cost import Cost, training_cost
-from gift_vit.acceleration import accelerate
-from gift_vit.engine import TrainerConfig
 from gift_vit.methods import GiftConfig, apply_method
+from tests.acceleration.settings import accelerated
 
 D, DEPTH, B, N, FLOAT = 192, 3, 4, 17, 4
-
-
-def trainer(**values: Any) -> TrainerConfig:
-    rest = {"epochs": 1, "batch_size": 8, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1, "precision": "fp32"}
-    return TrainerConfig(**({"compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 8} | rest | values))
 
 
 def vit() -> VisionTransformer:
@@ -43,14 +37,14 @@ def forward_flops(model: VisionTransformer, images: Tensor) -> int:
 
 def step_cost(images: Tensor, **values: Any) -> Cost:
     model = apply_method(vit(), GiftConfig(rank=4))
-    accelerate(model, trainer(**values))
+    accelerated(model, **values)
     return training_cost(model, images)
 
 
 def test_inference_computes_the_class_token_alone_in_the_last_block(images: Tensor) -> None:
     model = vit()
     plain = forward_flops(model, images)
-    accelerate(model, trainer())
+    accelerated(model)
     products = D + D + 2 * 4 * D  # query, projection and the MLP's two layers, for a token
     attention = 2 * N  # scores and their sums, for a token's channel
     assert plain - forward_flops(model, images) == 2 * B * (N - 1) * D * (products + attention)

@@ -11,20 +11,21 @@ from torch.nn import functional as F
 from torch.profiler import profile
 
 from experiments.bench.cost import training_cost
-from gift_vit.acceleration import accelerate, products
-from gift_vit.acceleration.products import OnednnProducts, onednn_is_faster
+from gift_vit.acceleration.products import OnednnProducts
+from gift_vit.common import environment
+from gift_vit.common.environment import onednn_is_faster
 from gift_vit.methods import GiftConfig, apply_method, merge_method
-from tests.acceleration.test_accelerate import step, tiny, trained, trainer
-from tests.methods.method_examples import all_examples
+from tests.acceleration.settings import accelerated
+from tests.acceleration.test_accelerate import step, tiny, trained
+from tests.methods.method_examples import all_examples, one_of_a_kind
 from tests.tolerance import TOLERANCE
 
 EXAMPLES = all_examples()
-FP32 = TOLERANCE[torch.float32]
 
 
 @pytest.fixture
 def on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "cpu_vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(environment, "cpu_vendor", lambda: "AuthenticAMD")
 
 
 @pytest.fixture
@@ -63,24 +64,20 @@ def test_outputs_and_gradients_are_those_of_a_linear_layer(shape: tuple[int, ...
         torch.testing.assert_close(one, other.float(), atol=1e-4, rtol=1e-5)
 
 
-def test_tokens_in_another_order_of_memory_are_as_good() -> None:
-    x, weight = draw(48, 300).T, draw(64, 48, seed=1)
-    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), **FP32)
-
-
 @pytest.mark.parametrize("dims", [(0, None, None), (1, None, 0), (None, None, 0), (0, 0, None), (None, 1, 0)])
 def test_under_vmap(dims: tuple[int | None, ...]) -> None:
     arguments = [draw(300, 48), draw(64, 48, seed=1), draw(64, seed=2)]
     for index, dim in enumerate(dims):
         if dim is not None:
             arguments[index] = torch.stack([arguments[index], 2 * arguments[index], arguments[index] + 1], dim)
-    torch.testing.assert_close(
-        torch.vmap(linear, dims)(*arguments), torch.vmap(F.linear, dims)(*arguments), atol=1e-4, rtol=1e-5
-    )
+    found, expected = (torch.vmap(product, dims)(*arguments) for product in (linear, F.linear))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_which_products_are_convolutions() -> None:
     x, weight = draw(300, 48), draw(64, 48)
+    other_order = draw(48, 300).T
+    torch.testing.assert_close(linear(other_order, weight), F.linear(other_order, weight), **TOLERANCE[torch.float32])
     trained_weight = weight.clone().requires_grad_()
     assert convolutions(lambda: linear(x, weight)) == 1
     assert convolutions(lambda: linear(x.clone().requires_grad_(), weight).sum().backward()) == 2
@@ -95,14 +92,14 @@ def test_which_products_are_convolutions() -> None:
 
 
 @pytest.mark.usefixtures("on_amd")
-@pytest.mark.parametrize("label", EXAMPLES)
+@one_of_a_kind()
 def test_every_method_is_computed_as_accurately(label: str, images: Tensor) -> None:
     start = trained(apply_method(tiny(img_size=112), EXAMPLES[label].config))
     exact = step(deepcopy(start).double(), images.double())
     error_of_torch = distance(step(deepcopy(start), images), exact)
     for memory in ("fast", "lean", "minimal"):
         model = deepcopy(start)
-        assert accelerate(model, trainer(memory=memory))["onednn_products"]
+        assert accelerated(model, memory=memory)["onednn_products"]
         assert distance(step(model, images), exact) < 2 * error_of_torch + 1e-6
 
 
@@ -118,9 +115,9 @@ def test_it_saves_no_more_and_computes_nothing_twice(images: Tensor, monkeypatch
     for memory in ("fast", "lean", "minimal"):
         costs = []
         for vendor in ("AuthenticAMD", "GenuineIntel"):
-            monkeypatch.setattr(products, "cpu_vendor", lambda vendor=vendor: vendor)
+            monkeypatch.setattr(environment, "cpu_vendor", lambda vendor=vendor: vendor)
             model = apply_method(tiny(img_size=112, drop_path_rate=0.0), GiftConfig(rank=4))
-            assert accelerate(model, trainer(memory=memory))["onednn_products"] == (vendor == "AuthenticAMD")
+            assert accelerated(model, memory=memory)["onednn_products"] == (vendor == "AuthenticAMD")
             costs.append(training_cost(model, images))
         assert costs[0] == costs[1]
 
@@ -128,7 +125,7 @@ def test_it_saves_no_more_and_computes_nothing_twice(images: Tensor, monkeypatch
 @pytest.mark.usefixtures("on_amd")
 def test_a_merged_model_s_weights_are_frozen_in_inference(images: Tensor) -> None:
     model = apply_method(tiny(img_size=112), GiftConfig(rank=4)).eval()
-    accelerate(model, trainer())
+    accelerated(model)
     merged = merge_method(model)
     with torch.inference_mode():
         # patches; four products of the first block; keys and values of the last, where the class token is one of ten
@@ -138,15 +135,15 @@ def test_a_merged_model_s_weights_are_frozen_in_inference(images: Tensor) -> Non
 @pytest.mark.usefixtures("on_amd")
 @pytest.mark.parametrize("values", [{"precision": "bf16"}, {"compile": True}], ids=str)
 def test_other_precisions_and_compiled_models_go_without(values: dict[str, Any]) -> None:
-    assert not accelerate(tiny(), trainer(**values))["onednn_products"]
-    assert not accelerate(tiny().double(), trainer())["onednn_products"]
-    assert not accelerate(nn.Linear(2, 2), trainer())["onednn_products"], "it has no blocks"
+    assert not accelerated(tiny(), **values)["onednn_products"]
+    assert not accelerated(tiny().double())["onednn_products"]
+    assert not accelerated(nn.Linear(2, 2))["onednn_products"], "it has no blocks"
 
 
 @pytest.mark.usefixtures("on_amd")
 def test_whoever_compiles_an_accelerated_model_gets_one_graph(images: Tensor) -> None:
     model = trained(apply_method(tiny(img_size=112, drop_path_rate=0.0), GiftConfig(rank=4)))
-    assert accelerate(model, trainer())["onednn_products"]
+    assert accelerated(model)["onednn_products"]
     expected = step(model, images)
     torch.compiler.reset()
     compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -156,6 +153,6 @@ def test_whoever_compiles_an_accelerated_model_gets_one_graph(images: Tensor) ->
 
 def test_only_where_mkl_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     for vendor, expected in (("AuthenticAMD", True), ("GenuineIntel", False), ("", False)):
-        monkeypatch.setattr(products, "cpu_vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(environment, "cpu_vendor", lambda vendor=vendor: vendor)
         assert onednn_is_faster() == (expected and torch.backends.mkl.is_available())
-        assert accelerate(tiny(), trainer())["onednn_products"] == onednn_is_faster()
+        assert accelerated(tiny())["onednn_products"] == onednn_is_faster()

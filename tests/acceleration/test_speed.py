@@ -5,68 +5,59 @@ from typing import Any
 import pytest
 import torch
 
-from gift_vit import environment
-from gift_vit.acceleration import settle_speed, speed
-from tests.acceleration.test_accelerate import trainer
+from gift_vit.acceleration import speed
+from gift_vit.acceleration.speed import settle_speed
+from gift_vit.common import environment
+from gift_vit.engine.config import TrainerConfig
+from tests.acceleration.settings import configs
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
+def settled(device: torch.device, **values: Any) -> TrainerConfig:
+    return settle_speed(*configs(**values), device)
+
+
 @pytest.mark.parametrize(
     ("flags", "precision"),
-    [
-        ({"avx512_bf16"}, "bf16"),
-        ({"amx_bf16", "avx512f"}, "bf16"),
-        ({"asimd", "bf16"}, "bf16"),
-        ({"avx512f"}, "fp32"),
-        (set(), "fp32"),
-    ],
+    [("avx512_bf16", "bf16"), ("amx_bf16 avx512f", "bf16"), ("asimd bf16", "bf16"), ("avx512f", "fp32"), ("", "fp32")],
 )
-def test_a_cpu_computes_in_bf16_where_it_has_the_units(
-    flags: set[str], precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed, "cpu_flags", lambda: flags)
-    settled = settle_speed(trainer(speed="auto"), CPU)
-    assert (settled.precision, settled.compile) == (precision, False)
-    assert settle_speed(trainer(speed="auto", compile=True), CPU).compile
+def test_a_cpu_computes_in_bf16_where_it_has_the_units(flags: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "cpu_flags", lambda: set(flags.split()))
+    trainer = settled(CPU, speed="auto")
+    assert (trainer.precision, trainer.compile) == (precision, False)
+    assert settled(CPU, speed="auto", compile=True).compile
 
 
 @pytest.mark.parametrize(
     ("capability", "compiler", "expected"),
-    [
-        ((9, 0), "/usr/bin/gcc", ("bf16", True)),
-        ((8, 0), None, ("bf16", False)),
-        ((7, 5), "/usr/bin/gcc", ("tf32", True)),
-    ],
+    [((9, 0), "/usr/bin/gcc", ("bf16", True)), ((8, 0), None, ("bf16", False)), ((7, 5), "/usr/bin/gcc", ("tf32", True))],
 )
 def test_a_gpu(capability: tuple[int, int], compiler: str | None, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(speed.shutil, "which", lambda _: compiler)
-    settled = settle_speed(trainer(speed="auto", precision="tf32"), GPU)
-    assert (settled.precision, settled.compile) == expected
+    trainer = settled(GPU, speed="auto", precision="tf32")
+    assert (trainer.precision, trainer.compile) == expected
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
-def test_exact_leaves_what_is_given(precision: str) -> None:
-    given = trainer(precision=precision, compile=True)
-    assert given.speed == "exact"
-    assert settle_speed(given, CPU) == given
+def test_exact_leaves_what_is_given() -> None:
+    for precision in ("fp32", "tf32", "bf16", "fp16"):
+        given, _ = configs(precision=precision, compile=True)
+        assert settled(CPU, precision=precision, compile=True, speed="exact") == given
 
 
 @pytest.mark.parametrize(
     ("cpuinfo", "name", "flags"),
     [
         ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx512_bf16\n", "AMD EPYC", {"fpu", "avx512_bf16"}),
-        ("processor : 0\nFeatures : fp asimd bf16\n", None, {"fp", "asimd", "bf16"}),
-        ("", None, set()),
+        ("processor : 0\nFeatures : fp asimd bf16\n", "", {"fp", "asimd", "bf16"}),
+        ("", "", set()),
     ],
 )
-def test_what_linux_tells_of_the_processor(
-    cpuinfo: str, name: str | None, flags: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_linux_tells_of_the_processor(cpuinfo: str, name: str, flags: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment.Path, "read_text", lambda _: cpuinfo)
     assert environment.cpu_flags() == flags
-    assert environment.cpu_name() == name or name is None
+    assert environment.cpu_name() == name or not name
 
 
 def test_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

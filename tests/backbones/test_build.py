@@ -8,20 +8,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gift_vit.backbones import BackboneConfig, build_backbone, input_statistics, weights_source
-from gift_vit.compose import compose_config
+from gift_vit.backbones.build import build_backbone, input_statistics, weights_source
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import load_config
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.config.compose import compose_config
 
 
 def config(**changes: Any) -> BackboneConfig:
-    values: dict[str, Any] = {
-        "name": "b",
-        "model": "test_vit.r160_in1k",
-        "weights": None,
-        "pretrained": False,
-        "img_size": None,
-    }
+    values = {"name": "b", "model": "test_vit.r160_in1k", "weights": None, "pretrained": False, "img_size": None}
     return BackboneConfig(**(values | changes))
 
 
@@ -34,37 +29,33 @@ def write_npz(model: nn.Module, path: Path) -> None:
     """Write a ViT in the layout of the original JAX checkpoints, key by key as the ViT code names them."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     width = state["cls_token"].shape[-1]
-    out = {
-        "cls": state["cls_token"],
-        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-        "head/kernel": state["head.weight"].T,
-        "head/bias": state["head.bias"],
-    }
+    out = {"cls": state["cls_token"], "Transformer/posembed_input/pos_embedding": state["pos_embed"]}
+
+    def norm(theirs: str, ours: str) -> None:
+        out.update({f"{theirs}/scale": state[f"{ours}.weight"], f"{theirs}/bias": state[f"{ours}.bias"]})
+
+    def dense(theirs: str, ours: str) -> None:
+        out.update({f"{theirs}/kernel": state[f"{ours}.weight"].T, f"{theirs}/bias": state[f"{ours}.bias"]})
+
+    out["embedding/kernel"] = state["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    out["embedding/bias"] = state["patch_embed.proj.bias"]
+    norm("Transformer/encoder_norm", "norm")
+    dense("head", "head")
     for index in range(len(model.blocks)):  # pyright: ignore[reportArgumentType]
         block, ours = f"Transformer/encoderblock_{index}", f"blocks.{index}"
         heads: Any = model.get_submodule(f"{ours}.attn").num_heads
-        weights, biases = (
-            state[f"{ours}.attn.qkv.weight"].reshape(3, width, width),
-            state[f"{ours}.attn.qkv.bias"].reshape(3, width),
-        )
+        weights = state[f"{ours}.attn.qkv.weight"].reshape(3, width, width)
+        biases = state[f"{ours}.attn.qkv.bias"].reshape(3, width)
         attention = f"{block}/MultiHeadDotProductAttention_1"
         for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
             out[f"{attention}/{part}/kernel"] = weight.T.reshape(width, heads, width // heads)
             out[f"{attention}/{part}/bias"] = bias.reshape(heads, width // heads)
         out[f"{attention}/out/kernel"] = state[f"{ours}.attn.proj.weight"].T.reshape(heads, width // heads, width)
         out[f"{attention}/out/bias"] = state[f"{ours}.attn.proj.bias"]
-        for theirs, norm in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
-            out[f"{block}/{theirs}/scale"], out[f"{block}/{theirs}/bias"] = (
-                state[f"{ours}.{norm}.weight"],
-                state[f"{ours}.{norm}.bias"],
-            )
-        for dense, layer in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
-            out[f"{block}/MlpBlock_3/{dense}/kernel"] = state[f"{ours}.mlp.{layer}.weight"].T
-            out[f"{block}/MlpBlock_3/{dense}/bias"] = state[f"{ours}.mlp.{layer}.bias"]
+        norm(f"{block}/LayerNorm_0", f"{ours}.norm1")
+        norm(f"{block}/LayerNorm_2", f"{ours}.norm2")
+        dense(f"{block}/MlpBlock_3/Dense_0", f"{ours}.mlp.fc1")
+        dense(f"{block}/MlpBlock_3/Dense_1", f"{ours}.mlp.fc2")
     np.savez(path, **out)
 
 
@@ -97,24 +88,16 @@ def test_the_head_is_drawn_as_the_authors_draw_it() -> None:
     assert torch.equal(head.bias, torch.zeros(1000))
 
 
-@pytest.mark.parametrize(
-    ("suffix", "kwargs"),
-    [
-        (".safetensors", {"embed_dim": 32, "num_heads": 2}),
-        (".safetensors", {"depth": 4}),
-        (".safetensors", {"depth": 8}),
-        (".pth", {"patch_size": 8}),
-        (".npz", {"depth": 4}),
-        (".npz", {"depth": 8}),
-        (".npz", {"embed_dim": 32, "num_heads": 2}),
-    ],
-)
+NARROW = {"embed_dim": 32, "num_heads": 2}
+OTHERS = {".safetensors": (NARROW, {"depth": 4}), ".pth": ({"patch_size": 8},), ".npz": (NARROW, {"depth": 4}, {"depth": 8})}
+
+
+@pytest.mark.parametrize(("suffix", "kwargs"), [(suffix, other) for suffix in OTHERS for other in OTHERS[suffix]], ids=str)
 def test_weights_of_another_architecture_are_one_line(tmp_path: Path, suffix: str, kwargs: dict) -> None:
     path = tmp_path / f"other{suffix}"
     write(source(**kwargs), path)
-    with pytest.raises(ConfigError, match=rf"backbone.weights=.*other{suffix} does not fit test_vit: ") as raised:
+    with pytest.raises(ConfigError, match=rf"\Abackbone.weights=.*other{suffix} does not fit test_vit: .*\Z"):
         build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
@@ -139,18 +122,18 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_without_the_hub_the_error_tells_what_to_do() -> None:
-    with pytest.raises(RunError, match=r"could not be had from the hub .* backbone.weights=<file>"):
-        build_backbone(config(pretrained=True), num_classes=7)
-
-
-def test_models_that_are_no_vit_of_this_form_are_refused() -> None:
-    with pytest.raises(ConfigError, match="without blocks; expected a timm ViT"):
-        build_backbone(config(model="test_resnet"), num_classes=3)
-    with pytest.raises(ConfigError, match="timm has no model 'vit_huge_patch99'"):
-        config(model="vit_huge_patch99")
-    with pytest.raises(ConfigError, match="contradict each other"):
-        config(weights="a.pth", pretrained=False)
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"pretrained": True}, RunError, r"could not be had from the hub .* backbone.weights=<file>"),
+        ({"model": "test_resnet"}, ConfigError, "without blocks; expected a timm ViT"),
+        ({"model": "vit_huge_patch99"}, ConfigError, r"timm has no model 'vit_huge_patch99'; did you mean one of \w"),
+        ({"model": "vit_tiny_patch16_224.nope"}, ConfigError, r"no weights 'nope' of vit_tiny_patch16_224 \(known: augreg"),
+    ],
+)
+def test_what_cannot_be_built_is_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build_backbone(config(**values), num_classes=3)
 
 
 def test_image_size_and_drop_path_reach_the_model() -> None:

@@ -1,6 +1,7 @@
 """Small datasets that tests make: Parquet files, image trees, and a valid config of each kind."""
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gift_vit.data import DigitsConfig, FolderConfig, ParquetConfig, SplitListsConfig, TransformConfig, Vtab1kConfig
+from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig, SplitListsConfig, TransformConfig, Vtab1kConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def _noise(seed: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
-    width, height = size
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -40,21 +40,10 @@ def png() -> Callable[[int], bytes]:
 
 
 @pytest.fixture
-def transform_config() -> TransformConfig:
-    return TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, resize=None)
-
-
-@pytest.fixture
-def make_config(transform_config: TransformConfig) -> Callable[..., Any]:
+def make_config() -> Callable[..., Any]:
     """``make_config(cls, **values)``: a config of the kind; what is not given is a valid value."""
-    common = {
-        "name": "some",
-        "benchmark": "own",
-        "transform": transform_config,
-        "num_classes": None,
-        "cache": "off",
-        "prepare": "ask the author",
-    }
+    transform_config = TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, resize=None)
+    common = {"name": "some", "benchmark": "own", "transform": transform_config, "num_classes": None, "cache": "off"}
     own: dict[type, dict[str, Any]] = {
         DigitsConfig: {"split_seed": 0},
         ParquetConfig: {"files": {"train": ["train.parquet"]}, "val_fraction": 0.2, "split_seed": 0},
@@ -65,27 +54,20 @@ def make_config(transform_config: TransformConfig) -> Callable[..., Any]:
 
     def make(cls: type, **values: Any) -> Any:
         given = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-        return cls(**{**common, **own[cls], **given})
+        return cls(**{**common, "prepare": "ask the author", **own[cls], **given})
 
     return make
 
 
 @pytest.fixture
 def write_parquet() -> Callable[..., Path]:
-    """``write_parquet(path, images, labels, class_names=None, metadata=None)``: as Hugging Face ``datasets`` writes it."""
+    """``write_parquet(path, images, labels, **metadata)``: as Hugging Face ``datasets`` writes it."""
 
-    def write(
-        path: Path,
-        images: list[bytes],
-        labels: list[int],
-        class_names: str | None = None,
-        metadata: dict[str, str] | None = None,
-    ) -> Path:
+    def write(path: Path, images: list[bytes], labels: list[int], **metadata: str) -> Path:
         rows = [{"bytes": data, "path": f"photo_{index}.png"} for index, data in enumerate(images)]
         struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         table = pa.table({"image": pa.array(rows, struct), "label": pa.array(labels, pa.int64())})
-        extra = {**(metadata or {}), **({"class_names": class_names} if class_names else {})}
-        pq.write_table(table.replace_schema_metadata(extra), path, row_group_size=3)
+        pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=3)
         return path
 
     return write
@@ -96,12 +78,11 @@ def make_tree() -> Callable[..., Path]:
     """``make_tree(root, {"train/cat": 3, …}, extension="png")``: that many noise images per folder, no two alike."""
 
     def make(root: Path, folders: dict[str, int], extension: str = "png") -> Path:
-        seed = 0
+        seeds = itertools.count()
         for folder, count in folders.items():
             (root / folder).mkdir(parents=True)
             for index in range(count):
-                _noise(seed).save(root / folder / f"{index}.{extension}")
-                seed += 1
+                _noise(next(seeds)).save(root / folder / f"{index}.{extension}")
         return root
 
     return make

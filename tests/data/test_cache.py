@@ -2,13 +2,13 @@
 
 import io
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
+import pickle
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gift_vit.data import (
-    CacheSettings,
-    EvalLoader,
-    FolderConfig,
-    ImageTransform,
-    InputStatistics,
-    PixelSource,
-    PreparedImages,
-    TrainLoader,
-    TransformConfig,
-    VisionDataset,
-    build_dataset,
-    build_eval_transform,
-    build_train_transform,
-    cache,
-    open_pixels,
-)
-from gift_vit.data.cache import CachedImages
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.data import cache
+from gift_vit.data.base import VisionDataset, build_dataset
+from gift_vit.data.cache import CachedImages, PixelSource, PreparedImages, open_pixels
+from gift_vit.data.config import CacheSettings, FolderConfig, TransformConfig
+from gift_vit.data.loaders import EvalLoader, TrainLoader
+from gift_vit.data.transforms import ImageTransform, InputStatistics, build_eval_transform, build_train_transform
 
 STATS = InputStatistics(24, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear")
 CROP = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, resize="bilinear")
@@ -67,11 +55,9 @@ def decoded(data: VisionDataset, split: str, transform: ImageTransform) -> Pixel
 
 def assert_same_pixels(found: PixelSource, expected: PixelSource) -> None:
     assert len(found) == len(expected) > 0
-    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.labels.tolist() == expected.labels.tolist()
     for index in range(len(expected)):
-        (pixels, label), (other, other_label) = found[index], expected[index]
-        assert label == other_label
-        np.testing.assert_array_equal(pixels, other)
+        np.testing.assert_equal(found[index], expected[index])
 
 
 def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -79,12 +65,12 @@ def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-@pytest.mark.parametrize("cfg", [CROP, SQUASH, TF1], ids=["crop", "squash", "tf1_bilinear"])
-@pytest.mark.parametrize("mode", ["ram", "disk", "auto"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_pixels_are_those_of_the_uncached_path(
-    tmp_path: Path, data: VisionDataset, cfg: TransformConfig, mode: str, workers: int
-) -> None:
+CASES = [(CROP, "ram", 0), (SQUASH, "auto", 0), (TF1, "disk", 0), (TF1, "auto", 0), (CROP, "disk", 2), (SQUASH, "ram", 2)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].resize}_{case[1]}_{case[2]}")
+def test_the_pixels_are_those_of_the_uncached_path(tmp_path: Path, data: VisionDataset, case: Any) -> None:
+    cfg, mode, workers = case
     transform = build_train_transform(cfg, STATS)
     cached = open_pixels(data, "trainval", transform, settings(tmp_path, mode, workers))
     uncached = decoded(data, "trainval", transform)
@@ -92,8 +78,7 @@ def test_the_pixels_are_those_of_the_uncached_path(
     loaders = [TrainLoader(source, transform, 16, workers, seed=3) for source in (cached, uncached)]
     for epoch in (0, 1):
         first, second = (together(loader.epoch(epoch)) for loader in loaders)
-        assert torch.equal(first[0], second[0])
-        assert torch.equal(first[1], second[1])
+        assert all(map(torch.equal, first, second))
     evaluation = build_eval_transform(cfg, STATS)
     scored = [together(EvalLoader(source, evaluation, 16, workers))[0] for source in (cached, uncached)]
     assert torch.equal(*scored)
@@ -114,8 +99,7 @@ def test_the_second_opening_decodes_nothing(tmp_path: Path, data: VisionDataset,
     monkeypatch.setattr(PreparedImages, "__getitem__", lambda *_: pytest.fail("decoded again"))
     for mode in ("disk", "auto"):
         again = open_pixels(data, "train", transform, settings(tmp_path, mode), reread=False)
-        for index in range(70):
-            np.testing.assert_array_equal(again[index][0], expected[index])
+        np.testing.assert_equal([again[index][0] for index in range(70)], expected)
 
 
 def test_training_and_evaluation_share_a_file_and_other_resizes_do_not(tmp_path: Path, data: VisionDataset) -> None:
@@ -125,20 +109,15 @@ def test_training_and_evaluation_share_a_file_and_other_resizes_do_not(tmp_path:
     for build in (build_train_transform, build_eval_transform):
         open_pixels(data, "train", build(CROP, STATS), settings(tmp_path))
         assert files() == 1
-    for number, (cfg, stats) in enumerate(
-        [(replace(CROP, resize="bicubic"), STATS), (CROP, replace(STATS, input_size=16)), (SQUASH, STATS), (TF1, STATS)], 2
-    ):
-        open_pixels(data, "train", build_eval_transform(cfg, stats), settings(tmp_path))
+    others = [(replace(CROP, resize="bicubic"), STATS), (CROP, replace(STATS, input_size=16)), (SQUASH, STATS), (TF1, STATS)]
+    calls = [(data, "train", *other) for other in others]
+    calls += [(replace(data, decoder="another 1.0"), "train", TF1, STATS), (data, "val", TF1, STATS)]
+    for number, (images, split, cfg, stats) in enumerate(calls, 2):
+        open_pixels(images, split, build_eval_transform(cfg, stats), settings(tmp_path))
         assert files() == number
-    open_pixels(replace(data, decoder="another 1.0"), "train", build_eval_transform(TF1, STATS), settings(tmp_path))
-    assert files() == 6
-    open_pixels(data, "val", build_eval_transform(TF1, STATS), settings(tmp_path))
-    assert files() == 7
 
 
-def test_a_changed_image_of_the_same_size_is_decoded_anew(
-    tmp_path: Path, data: VisionDataset, make_config: Callable[..., Any]
-) -> None:
+def test_a_changed_image_of_the_same_size(tmp_path: Path, data: VisionDataset, make_config: Callable[..., Any]) -> None:
     transform = build_eval_transform(CROP, STATS)
     before = open_pixels(data, "train", transform, settings(tmp_path))[0][0].copy()
     file = tmp_path / "images/train/class0/0.jpg"
@@ -156,9 +135,7 @@ def test_a_changed_image_of_the_same_size_is_decoded_anew(
     assert not np.array_equal(after[0][0], before)
 
 
-def test_auto_keeps_little_in_memory_and_much_on_disk(
-    tmp_path: Path, data: VisionDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_keeps_little_in_memory(tmp_path: Path, data: VisionDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     transform = build_train_transform(CROP, STATS)
     assert isinstance(open_pixels(data, "train", transform, settings(tmp_path, "auto"), reread=False), PreparedImages)
     open_pixels(data, "train", transform, settings(tmp_path, "auto"))
@@ -183,7 +160,7 @@ def test_without_room_auto_goes_on_without_and_disk_says_so(
     assert not list((tmp_path / "cache").glob("*.arrow"))
 
 
-def test_a_disk_that_fills_while_it_is_written(tmp_path: Path, data: VisionDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(tmp_path: Path, data: VisionDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -191,9 +168,7 @@ def test_a_disk_that_fills_while_it_is_written(tmp_path: Path, data: VisionDatas
     with pytest.raises(RunError, match="no space left on the device while writing"):
         open_pixels(data, "train", build_train_transform(CROP, STATS), settings(tmp_path))
     assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path, data: VisionDataset) -> None:
+    (tmp_path / "cache").rmdir()
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(ConfigError, match=r"cannot write the cache folder .*set paths\.cache_root or dataset\.cache=off"):
         open_pixels(data, "train", build_train_transform(CROP, STATS), settings(tmp_path))
@@ -217,76 +192,67 @@ def test_a_damaged_file_is_built_anew(tmp_path: Path, data: VisionDataset, caplo
     assert f"building {file} anew" in caplog.text
 
 
-def test_building_draws_nothing_from_the_global_generator(tmp_path: Path, data: VisionDataset) -> None:
+def test_building_draws_nothing_and_no_worker_outlives_it(tmp_path: Path, data: VisionDataset) -> None:
     before = torch.get_rng_state()
     open_pixels(data, "train", build_train_transform(CROP, STATS), settings(tmp_path, workers=2))
     assert torch.equal(torch.get_rng_state(), before)
+    deadline = time.monotonic() + 5
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
 
 
 def test_workers_that_are_not_forked_map_the_file(tmp_path: Path, data: VisionDataset) -> None:
-    import pickle
-
     found = open_pixels(data, "train", build_train_transform(CROP, STATS), settings(tmp_path))
     sent = pickle.dumps(found)
     assert len(sent) < 3000
     assert_same_pixels(pickle.loads(sent), found)
 
 
-_BUILD = """
-import sys, time
-from pathlib import Path
-from gift_vit.compose import compose_config
-from gift_vit.config import load_config
-from gift_vit.data import CacheSettings, InputStatistics, PreparedImages, build_dataset, build_eval_transform, open_pixels
-root, folder, delay = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-data = build_dataset(load_config(compose_config(["dataset=folder", f"dataset.root={root}"])).dataset)
-cfg = load_config(compose_config(["dataset=folder", f"dataset.root={root}", "protocol=gift_paper"])).dataset.transform
-decode = PreparedImages.__getitem__
-count = 0
-def slow(self, index):
-    global count
-    count += 1
-    print("decoding", flush=True)
-    time.sleep(delay)
-    return decode(self, index)
-PreparedImages.__getitem__ = slow
-stats = InputStatistics(24, (0.5,) * 3, (0.5,) * 3, "bilinear")
-pixels = open_pixels(data, "train", build_eval_transform(cfg, stats), CacheSettings("disk", folder, 0))
-print("decoded", count, "sum", sum(int(pixels[i][0].sum()) for i in range(len(pixels))), flush=True)
-"""
+def build(data: VisionDataset, folder: Path, delay: float, reports: "Connection[object, object]") -> None:
+    """Open a cache, decoding slowly; report each image that is decoded and, at the end, the sum of all pixels."""
+    decode = PreparedImages.__getitem__
+
+    def slow(self: PreparedImages, index: int) -> Any:
+        reports.send("decoding")
+        time.sleep(delay)
+        return decode(self, index)
+
+    PreparedImages.__getitem__ = slow
+    pixels = open_pixels(data, "train", build_eval_transform(CROP, STATS), CacheSettings("disk", folder, 0))
+    reports.send(sum(int(pixels[index][0].sum()) for index in range(len(pixels))))
 
 
-def build_elsewhere(root: Path, folder: Path, delay: float) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", _BUILD, str(root), str(folder), str(delay)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+def build_elsewhere(data: VisionDataset, folder: Path, delay: float) -> "tuple[ForkProcess, Connection[object, object]]":
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=build, args=(data, folder, delay, sender))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def received(reports: "Connection[object, object]") -> Iterator[Any]:
+    """All reports until the other end is closed."""
+    with suppress(EOFError):
+        while True:
+            yield reports.recv()
 
 
 def test_two_processes_build_once_and_a_killed_one_leaves_nothing_that_counts(tmp_path: Path, data: VisionDataset) -> None:
-    root, folder = tmp_path / "images", tmp_path / "cache"
-    killed = build_elsewhere(root, folder, delay=0.05)
-    assert killed.stdout is not None
-    for _ in range(20):
-        assert killed.stdout.readline() == "decoding\n"
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    folder = tmp_path / "cache"
+    killed, reports = build_elsewhere(data, folder, delay=0.05)
+    assert [reports.recv() for _ in range(20)] == ["decoding"] * 20
+    killed.kill()
+    killed.join()
     assert list(folder.glob(".*.partial"))
     assert not list(folder.glob("*.arrow"))
-    both = [build_elsewhere(root, folder, delay=0.02) for _ in range(2)]
-    lines = [process.communicate()[0].splitlines()[-1].split() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    counts = sorted(int(line[1]) for line in lines)
+    both = [build_elsewhere(data, folder, delay=0.01) for _ in range(2)]
+    said = [list(received(reports)) for _, reports in both]
+    assert all(process.join() is None and process.exitcode == 0 for process, _ in both)
+    counts = sorted(reports.count("decoding") for reports in said)
     assert counts[0] in (0, 8)  # the one that waited decoded nothing, or what estimates the size
     assert counts[1] >= 70
-    transform = build_eval_transform(CROP, replace(STATS, mean=(0.5,) * 3))
-    expected = decoded(data, "train", transform)
-    total = sum(int(expected[index][0].sum()) for index in range(70))
-    assert {int(line[3]) for line in lines} == {total}
+    expected = decoded(data, "train", build_eval_transform(CROP, STATS))
+    assert {reports[-1] for reports in said} == {sum(int(expected[index][0].sum()) for index in range(70))}
     assert not list(folder.glob(".*.partial"))
-
-
-def test_no_worker_outlives_the_building(tmp_path: Path, data: VisionDataset) -> None:
-    open_pixels(data, "train", build_train_transform(CROP, STATS), settings(tmp_path, workers=2))
-    deadline = time.monotonic() + 5
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()

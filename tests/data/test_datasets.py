@@ -2,17 +2,28 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
-from gift_vit.data import DATASETS, DigitsConfig, TransformConfig, VisionDataset, build_dataset, get_dataset, register_dataset
-from gift_vit.data.digits import ArraySource
-from gift_vit.data.sources import FileSource, SubsetSource, fingerprint, split_off_val
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import (
+    FileSource,
+    SubsetSource,
+    VisionDataset,
+    build_dataset,
+    fingerprint,
+    get_dataset,
+    register_dataset,
+    split_off_val,
+    stratified_split,
+)
+from gift_vit.data.config import CONFIGS, DigitsConfig, FolderConfig, ParquetConfig
+from gift_vit.data.kinds.digits import ArraySource
 
 
 def source(labels: list[int]) -> ArraySource:
@@ -25,45 +36,34 @@ def dataset(**splits: list[int]) -> VisionDataset:
     return VisionDataset("toy", 3, None, {name: source(labels) for name, labels in splits.items()}, "")
 
 
-def test_registry_knows_its_kinds() -> None:
-    assert {"digits", "folder", "parquet", "split_lists"} <= set(DATASETS)
-    for kind, spec in DATASETS.items():
-        assert spec.kind == kind
-        assert get_dataset(kind) is spec
+def positions(data: VisionDataset, split: str) -> list[int]:
+    part = data.splits[split]
+    assert isinstance(part, SubsetSource)
+    return part.indices.tolist()
 
 
-def test_unknown_kind_names_the_nearest() -> None:
+def test_every_kind_has_one_reader_of_its_name_and_only_configs_are_built() -> None:
+    assert set(CONFIGS) >= {"digits", "folder", "parquet", "split_lists", "vtab1k"}
+    for kind, config_cls in CONFIGS.items():
+        spec = get_dataset(kind)
+        assert (spec.kind, spec.config_cls) == (kind, config_cls)
     with pytest.raises(ConfigError, match=r"unknown dataset kind 'parkuet'; did you mean parquet\? \(known: .*folder, parquet"):
         get_dataset("parkuet")
-
-
-def test_a_kind_is_registered_once() -> None:
-    before = dict(DATASETS)
-    with pytest.raises(ValueError, match="'digits' or its DigitsConfig is registered already"):
-        register_dataset("digits", DigitsConfig)(lambda cfg: cfg)
-    with pytest.raises(ValueError, match="'more' or its DigitsConfig is registered already"):
-        register_dataset("more", DigitsConfig)(lambda cfg: cfg)
-    assert before == DATASETS
-
-
-def test_only_dataset_configs_are_built() -> None:
+    for kind in ("digits", "more"):
+        with pytest.raises(ValueError, match=f"'{kind}' or its DigitsConfig is registered already"):
+            register_dataset(kind, DigitsConfig)(lambda cfg: cfg)
+    assert "more" not in CONFIGS
     with pytest.raises(ConfigError, match=r"dict is not a dataset config .*DigitsConfig"):
         build_dataset({})  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_outside_the_classes_is_named(label: int) -> None:
-    message = rf"dataset toy: label {label} of image 2 in its val split is outside 0\.\.2 \(3 classes\)"
-    with pytest.raises(ConfigError, match=message):
-        dataset(train=[0, 1, 2], val=[0, 1, label, label])
-
-
-def test_an_empty_split_is_an_error() -> None:
+def test_a_dataset_that_contradicts_itself() -> None:
+    for label in (-1, 3):
+        message = rf"dataset toy: label {label} of image 2 in its val split is outside 0\.\.2 \(3 classes\)"
+        with pytest.raises(ConfigError, match=message):
+            dataset(train=[0, 1, 2], val=[0, 1, label, label])
     with pytest.raises(ConfigError, match="dataset toy: its test split holds no images"):
         dataset(train=[0, 1, 2], test=[])
-
-
-def test_class_names_agree_with_the_number_of_classes() -> None:
     with pytest.raises(ConfigError, match="dataset toy: num_classes=3, but the data names 2 classes"):
         VisionDataset("toy", 3, ["a", "b"], {"train": source([0])}, "")
 
@@ -84,54 +84,44 @@ def test_an_absent_split_is_named(asked: str, named: str) -> None:
         dataset(train=[0]).split(asked)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"crop_ratio": 0.0}, r"dataset\.transform\.crop_ratio=0\.0"),
-        ({"crop_ratio": 1.5}, r"dataset\.transform\.crop_ratio=1\.5"),
-        ({"random_crop": True}, "has nothing to crop"),
-        ({"hflip": 1.1}, r"dataset\.transform\.hflip=1\.1.*0 to 1"),
-        ({"hflip": -0.1}, r"dataset\.transform\.hflip=-0\.1"),
-        ({"resize": "cubic"}, "resize=cubic.*bilinear, bicubic, tf1_bilinear"),
-    ],
-)
-def test_transform_values_are_checked(transform_config: TransformConfig, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(transform_config, **change)
+@pytest.mark.parametrize("cls", [FolderConfig, ParquetConfig])
+def test_the_name_tells_the_folder(make_config: Callable[..., Any], cls: type) -> None:
+    kind = cls.__name__.removesuffix("Config").lower()
+    for root, last in (("/data/My Birds (2024)", "my_birds_2024"), ("/b/birds/", "birds"), ("~/x/../y", "y"), ("/", "images")):
+        assert make_config(cls, name=kind, root=root).name == f"{kind}_{last}"
+        assert make_config(cls, name="birds", root=root).name == "birds"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"name": "My birds"}, "dataset.name='My birds'"),
-        ({"benchmark": "imagenet"}, "dataset.benchmark=imagenet.*fgvc, vtab1k, mini, own"),
-        ({"num_classes": 0}, "dataset.num_classes=0"),
-        ({"split_seed": -1}, "dataset.split_seed=-1"),
-    ],
-)
-def test_dataset_values_are_checked(make_config: Callable[..., Any], change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_config(DigitsConfig, **change)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_stratified_split_is_scikit_learns(seed: int) -> None:
+    """The same images, and a refusal in the same cases; in equal remainders lots are drawn."""
+    draw, split = np.random.default_rng(seed), 0
+    for _ in range(150):
+        classes, images = int(draw.integers(1, 30)), int(draw.integers(2, 300))
+        labels = draw.choice(classes, images, p=draw.dirichlet(np.full(classes, 3.0)))
+        size: Any = draw.choice([0.1, 0.2, 0.25, 1 / 3, 0.5]) if seed % 2 else int(draw.integers(1, images))
+        try:
+            expected = train_test_split(np.arange(images), test_size=size, stratify=labels, random_state=seed)
+        except ValueError:
+            with pytest.raises(ValueError, match=r"classes|one image only"):
+                stratified_split(labels, size, seed)
+            continue
+        split += 1
+        for found, indices in zip(stratified_split(labels, size, seed), expected, strict=True):
+            np.testing.assert_array_equal(found, np.sort(indices))
+    assert split > 20
 
 
-def test_val_is_split_off_in_proportion() -> None:
+def test_val_is_split_off_in_proportion_and_classes_of_one_image_cannot_be_split() -> None:
     labels = [0] * 50 + [1] * 30 + [2] * 20
     train, val = split_off_val("toy", source(labels), 0.2, 7)
     assert np.bincount(val.labels).tolist() == [10, 6, 4]
     assert sorted([*train.indices, *val.indices]) == list(range(100))
-    assert (np.diff(train.indices) > 0).all()
-    assert (np.diff(val.indices) > 0).all()
-    again, other = split_off_val("toy", source(labels), 0.2, 7)[1], split_off_val("toy", source(labels), 0.2, 8)[1]
-    assert val.indices.tolist() == again.indices.tolist()
-    assert val.indices.tolist() != other.indices.tolist()
+    assert val.indices.tolist() != split_off_val("toy", source(labels), 0.2, 8)[1].indices.tolist()
     image, label = val[3]
     assert (image.getpixel((0, 0)), label) == ((int(val.indices[3]),) * 3, int(val.labels[3]))
-
-
-def test_a_class_too_small_to_split_is_an_error() -> None:
-    with pytest.raises(
-        ConfigError, match=r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 5 training images.*give a val"
-    ):
+    message = r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 5 training images.*give a val"
+    with pytest.raises(ConfigError, match=message):
         split_off_val("toy", source([0, 0, 0, 0, 1]), 0.2, 0)
 
 
@@ -146,14 +136,9 @@ def test_fingerprint_is_this_hash_and_sees_every_change() -> None:
     reference = fingerprint({"train": first, "val": second})
     assert reference == expected.hexdigest()
     brighter = ArraySource(first.images + 1, first.labels)
-    changed = [
-        {"train": brighter, "val": second},
-        {"train": source([0, 1, 2]), "val": second},
-        {"train": SubsetSource(first, np.array([0, 2, 1])), "val": second},
-        {"train": first, "test": second},
-        {"train": first},
-    ]
-    assert len({reference, *(fingerprint(splits) for splits in changed)}) == 6
+    changed = [brighter, source([0, 1, 2]), SubsetSource(first, np.array([0, 2, 1]))]
+    others = [*({"train": train, "val": second} for train in changed), {"train": first, "test": second}, {"train": first}]
+    assert len({reference, *(fingerprint(splits) for splits in others)}) == 6
 
 
 def test_files_that_are_not_there_are_counted(tmp_path: Any) -> None:
@@ -162,3 +147,28 @@ def test_files_that_are_not_there_are_counted(tmp_path: Any) -> None:
     paths = ["a.png", "dangling.png", "no/such/folder.png", "a.png/inside.png"]
     with pytest.raises(ConfigError, match=r"image .*/dangling\.png is not there \(3 of 4 listed in .*/list are missing\); ask"):
         FileSource(tmp_path, paths, [0] * 4, tmp_path / "list", "; ask")
+
+
+def test_digits_are_scikit_learns_each_in_one_split(make_config: Callable[..., Any]) -> None:
+    digits = build_dataset(make_config(DigitsConfig))
+    sizes = {"train": 800, "val": 200, "test": 797}
+    assert {name: len(part) for name, part in digits.splits.items()} == sizes
+    assert sorted(index for split in sizes for index in positions(digits, split)) == list(range(1797))
+    assert (digits.num_classes, digits.class_names) == (10, list("0123456789"))
+    pixels, labels = load_digits(return_X_y=True)  # values 0..16, (1797, 64)
+    for split, size in sizes.items():
+        part = digits.split(split)
+        np.testing.assert_allclose(np.bincount(part.labels), np.bincount(labels) / 1797 * size, atol=1.5)
+        for position in (0, 57, size - 1):
+            index = positions(digits, split)[position]
+            image, label = part[position]
+            assert (image.mode, image.size) == ("RGB", (8, 8))
+            assert label == part.labels[position] == labels[index]
+            expected = np.floor(pixels[index].reshape(8, 8) * 15.9375 + 0.5)
+            np.testing.assert_array_equal(np.asarray(image), np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_the_seed_draws_the_split_of_digits(make_config: Callable[..., Any]) -> None:
+    first, again, other = (build_dataset(make_config(DigitsConfig, split_seed=seed)) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert positions(first, "test") != positions(other, "test")

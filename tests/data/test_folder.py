@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gift_vit.data import FolderConfig, ImageSource, build_dataset
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import ImageSource, build_dataset
+from gift_vit.data.config import FolderConfig
 
 Make = Callable[..., Any]
 Tree = Callable[..., Path]
@@ -36,20 +37,18 @@ def test_three_splits(tmp_path: Path, make_tree: Tree, make_config: Make) -> Non
     assert label == 1
 
 
-@pytest.mark.parametrize("extension", ["jpg", "JPEG", "png", "webp", "bmp", "tif", "tiff"])
-def test_image_formats(tmp_path: Path, make_tree: Tree, make_config: Make, extension: str) -> None:
-    make_tree(tmp_path, {"train/a": 2, "val/a": 1}, extension)
+def test_image_formats_and_modes(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make) -> None:
+    extensions, modes = ["jpg", "JPEG", "png", "webp", "bmp", "tif", "tiff"], ["L", "P", "RGBA", "1"]
+    make_tree(tmp_path, {"train/a": 0, "val/a": 1})
+    for extension in extensions:
+        noise(5).save(tmp_path / f"train/a/a.{extension}")
+    for mode in modes:
+        noise(5).convert(mode).save(tmp_path / f"train/a/z_{mode}.png")
     train = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")
-    assert len(train) == 2
-    assert (train[0][0].mode, train[0][0].size) == ("RGB", (12, 9))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_every_mode_becomes_rgb(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make, mode: str) -> None:
-    make_tree(tmp_path, {"train/a": 1, "val/a": 1})
-    noise(5).convert(mode).save(tmp_path / "train/a/0.png")
-    image, _ = build_dataset(make_config(FolderConfig, root=tmp_path)).split("train")[0]
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(5).convert(mode).convert("RGB")))
+    assert len(train) == len(extensions) + len(modes)
+    assert {(image.mode, image.size) for image, _ in (train[index] for index in range(len(train)))} == {("RGB", (12, 9))}
+    for index, mode in enumerate(sorted(modes), len(extensions)):
+        np.testing.assert_array_equal(np.asarray(train[index][0]), np.asarray(noise(5).convert(mode).convert("RGB")))
 
 
 def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +62,7 @@ def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Ma
     # the same tree elsewhere, listed in another order
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     walk = os.walk
-    monkeypatch.setattr(
-        os, "walk", lambda *args, **kwargs: [(d, s, files[::-1]) for d, s, files in walk(*args, **kwargs)][::-1]
-    )
+    monkeypatch.setattr(os, "walk", lambda *a, **more: [(d, s, files[::-1]) for d, s, files in walk(*a, **more)][::-1])
     again = build_dataset(make_config(FolderConfig, root=tmp_path / "b"))
     assert again.fingerprint == dataset.fingerprint
     assert pixels(again.splits["val"]) == pixels(val)
@@ -73,19 +70,7 @@ def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Ma
     assert other.fingerprint != dataset.fingerprint
 
 
-def test_an_absent_test_is_an_error_only_when_asked_for(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
-    make_tree(tmp_path, {"train/a": 3, "val/a": 1})
-    with pytest.raises(ConfigError, match=r"dataset some has no test split \(it has train, val\)"):
-        build_dataset(make_config(FolderConfig, root=tmp_path)).split("test")
-
-
-def test_a_class_train_does_not_have(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
-    make_tree(tmp_path, {"train/a": 3, "val/a": 1, "test/b": 1})
-    with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):
-        build_dataset(make_config(FolderConfig, root=tmp_path))
-
-
-def test_what_is_missing_is_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+def test_what_is_missing_and_a_class_that_train_has_not_are_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
     layout = r"expected train/<class>/\*\.jpg and, if there are any, val/<class>/ and test/<class>/; ask the author"
     for root, absent in ((tmp_path / "gone", "gone"), (tmp_path, "train")):
         with pytest.raises(ConfigError, match=rf"dataset some: there is no folder {tmp_path / absent}; {layout}"):
@@ -96,6 +81,9 @@ def test_what_is_missing_is_named(tmp_path: Path, make_tree: Tree, make_config: 
     make_tree(tmp_path, {"train/empty": 0, "train/a": 1})
     with pytest.raises(ConfigError, match=r"/train: Found no valid file for the classes empty \(an image ends in one of \.jpg"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
+    make_tree(tmp_path / "more", {"train/a": 3, "val/a": 1, "test/b": 1})
+    with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):
+        build_dataset(make_config(FolderConfig, root=tmp_path / "more"))
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
@@ -108,17 +96,3 @@ def test_an_unreadable_image_is_named(tmp_path: Path, make_tree: Tree, make_conf
     for index, reason in enumerate(["truncated", "no known image format", "No such file"]):
         with pytest.raises(ConfigError, match=rf"^cannot \w+ image {tmp_path}/train/a/{index}\.jpg: .*{reason}"):
             train[index]
-
-
-@pytest.mark.parametrize(
-    ("root", "name"),
-    [
-        ("/data/My Birds (2024)", "folder_my_birds_2024"),
-        ("/data/birds/", "folder_birds"),
-        ("~/x/../y", "folder_y"),
-        ("/", "folder_images"),
-    ],
-)
-def test_the_name_tells_the_folder(make_config: Make, root: str, name: str) -> None:
-    assert make_config(FolderConfig, name="folder", root=root).name == name
-    assert make_config(FolderConfig, name="birds", root=root).name == "birds"

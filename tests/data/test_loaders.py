@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,22 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gift_vit import distributed
-from gift_vit.data import (
-    EvalLoader,
-    FolderConfig,
-    ImageSource,
-    InputStatistics,
-    PreparedImages,
-    TrainLoader,
-    TransformConfig,
-    build_dataset,
-    build_eval_transform,
-    build_train_transform,
-)
-from gift_vit.data.digits import ArraySource
-from gift_vit.data.loaders import IGNORED, FinishedImages, mix_seed
-from gift_vit.errors import ConfigError
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import ImageSource, build_dataset
+from gift_vit.data.cache import PreparedImages
+from gift_vit.data.config import FolderConfig, TransformConfig
+from gift_vit.data.kinds.digits import ArraySource
+from gift_vit.data.loaders import IGNORED, EvalLoader, FinishedImages, TrainLoader, mix_seed
+from gift_vit.data.transforms import InputStatistics, build_eval_transform, build_train_transform
 
 N, BATCH = 23, 5
 STATS = InputStatistics(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
@@ -44,6 +36,16 @@ def source() -> ImageSource:
 def loader(source: ImageSource, workers: int = 0, seed: int = 0) -> TrainLoader:
     transform = build_train_transform(AUGMENT, STATS)
     return TrainLoader(PreparedImages(source, transform), transform, BATCH, workers, seed)
+
+
+def evaluating(source: ImageSource, workers: int = 0) -> EvalLoader:
+    transform = build_eval_transform(AUGMENT, STATS)
+    return EvalLoader(PreparedImages(source, transform), transform, BATCH, workers)
+
+
+def assert_same(one: Iterable[tuple[Tensor, Tensor]], other: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for first, second in zip(one, other, strict=True):
+        assert all(map(torch.equal, first, second))
 
 
 def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -64,9 +66,7 @@ def test_every_image_once_per_epoch(source: ImageSource) -> None:
 def test_workers_change_nothing(source: ImageSource) -> None:
     alone, two = loader(source), loader(source, workers=2)
     for epoch in (0, 1, 5, 0):  # forward, a jump, and back, with the same two workers
-        expected, found = together(alone.epoch(epoch)), together(two.epoch(epoch))
-        assert torch.equal(expected[0], found[0])
-        assert torch.equal(expected[1], found[1])
+        assert_same(alone.epoch(epoch), two.epoch(epoch))
 
 
 def test_epochs_and_seeds_differ_in_order_and_augmentation(source: ImageSource) -> None:
@@ -74,10 +74,8 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation(source: ImageSource) 
     orders = {tuple(labels.tolist()) for _, labels in runs}
     assert len(orders) == 4
     sorted_images = [images[labels.argsort()] for images, labels in runs]
-    for first in range(4):
-        for second in range(first):
-            same = (sorted_images[first] == sorted_images[second]).flatten(1).all(1)
-            assert int(same.sum()) < N // 3
+    for first, second in combinations(sorted_images, 2):
+        assert int((first == second).flatten(1).all(1).sum()) < N // 3
 
 
 def test_an_image_is_augmented_alike_whatever_came_before(source: ImageSource) -> None:
@@ -91,24 +89,19 @@ def test_an_image_is_augmented_alike_whatever_came_before(source: ImageSource) -
     assert torch.equal(transform(source[7][0], generator), images[labels == 7][0])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_starting_at_an_epoch_equals_running_through(source: ImageSource, workers: int) -> None:
-    through = loader(source, workers)
+def test_starting_at_an_epoch_equals_running_through(source: ImageSource) -> None:
+    through = loader(source, workers=2)
     for epoch, batches in ((0, 5), (1, 1), (2, 5)):  # epoch 1 is left early
         assert len(list(islice(through.epoch(epoch), batches))) == batches
         torch.rand(epoch + 1)
     torch.manual_seed(99)
-    for expected, found in zip(through.epoch(3), loader(source, workers).epoch(3), strict=True):
-        assert torch.equal(expected[0], found[0])
-        assert torch.equal(expected[1], found[1])
+    assert_same(through.epoch(3), loader(source, workers=2).epoch(3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_states_are_left_alone(source: ImageSource, workers: int) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
-    train = loader(source, workers)
-    transform = build_eval_transform(AUGMENT, STATS)
-    evaluation = EvalLoader(PreparedImages(source, transform), transform, BATCH, workers)
+    train, evaluation = loader(source, workers), evaluating(source, workers)
     for epoch in range(2):
         assert len(list(train.epoch(epoch))) == len(list(evaluation)) == 5
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -118,8 +111,7 @@ def test_global_random_states_are_left_alone(source: ImageSource, workers: int) 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_in_order_and_repeatable(source: ImageSource, workers: int) -> None:
-    transform = build_eval_transform(AUGMENT, STATS)
-    evaluation = EvalLoader(PreparedImages(source, transform), transform, BATCH, workers)
+    transform, evaluation = build_eval_transform(AUGMENT, STATS), evaluating(source, workers)
     assert (len(evaluation), evaluation.num_images) == (5, N)
     expected = torch.stack([transform(source[index][0]) for index in range(N)])
     for _ in range(2):
@@ -132,11 +124,10 @@ def test_evaluation_is_in_order_and_repeatable(source: ImageSource, workers: int
 def test_processes_share_every_batch_and_every_split(source: ImageSource, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """23 images by 5, the last batch by 3: of four processes one has no image of it."""
     whole = list(loader(source).epoch(1))
-    transform = build_eval_transform(AUGMENT, STATS)
     shares, split = [], []
     for rank in range(size):
         monkeypatch.setattr(distributed, "_processes", SimpleNamespace(rank=rank, size=size))
-        train, evaluation = loader(source), EvalLoader(PreparedImages(source, transform), transform, BATCH, 0)
+        train, evaluation = loader(source), evaluating(source)
         assert (len(train), train.num_images, evaluation.num_images) == (5, N, N)
         shares.append(list(train.epoch(1)))
         split += together(evaluation)[1].tolist()
@@ -157,15 +148,11 @@ def test_an_unreadable_image_is_one_line(
     broken = tmp_path / "train/a/4.png"
     broken.write_bytes(b"broken")
     train = build_dataset(make_config(FolderConfig, root=tmp_path)).splits["train"]
-    expected = f"cannot decode image {broken}: it is empty or of no known image format"
-    transform = build_eval_transform(AUGMENT, STATS)
-    training = TrainLoader(PreparedImages(train, transform), transform, 2, workers, seed=0)
-    evaluation = EvalLoader(PreparedImages(train, transform), transform, 2, workers)
-    for batches in (training.epoch(0), evaluation, evaluation):
-        with pytest.raises(ConfigError) as caught:
+    expected = f"^cannot decode image {broken}: it is empty or of no known image format$"
+    evaluation = evaluating(train, workers)
+    for batches in (loader(train, workers).epoch(0), evaluation, evaluation):
+        with pytest.raises(ConfigError, match=expected):  # kept, the error would keep the workers beyond the test
             list(batches)
-        assert str(caught.value) == expected
-        assert type(caught.value) is ConfigError
 
 
 def test_seeds_are_mixed_and_do_not_collide() -> None:
@@ -176,8 +163,8 @@ def test_seeds_are_mixed_and_do_not_collide() -> None:
     assert mix_seed(0, 0) != mix_seed(0, 0, 0)
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "message"), [(0, 0, "batch_size=0"), (4, -1, "workers=-1")])
-def test_sizes_are_checked(source: ImageSource, batch_size: int, workers: int, message: str) -> None:
+def test_sizes_are_checked(source: ImageSource) -> None:
     transform = build_train_transform(AUGMENT, STATS)
-    with pytest.raises(ConfigError, match=message):
-        TrainLoader(PreparedImages(source, transform), transform, batch_size, workers, seed=0)
+    for batch_size, workers, message in ((0, 0, "batch_size=0"), (4, -1, "workers=-1")):
+        with pytest.raises(ConfigError, match=message):
+            TrainLoader(PreparedImages(source, transform), transform, batch_size, workers, seed=0)

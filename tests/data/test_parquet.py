@@ -1,6 +1,5 @@
-"""Parquet datasets: the tasks that ship beside the repository, and small files with everything that can be wrong."""
+"""Parquet datasets: small files, with everything that can be wrong."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,43 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from gift_vit.data import ParquetConfig, build_dataset
-from gift_vit.data.parquet import decode_image, read_table
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import build_dataset, decode_image
+from gift_vit.data.config import ParquetConfig
+from gift_vit.data.kinds.parquet import read_table
 
 Png = Callable[[int], bytes]
 Write = Callable[..., Path]
 Make = Callable[..., Any]
-
-
-@pytest.mark.parametrize(
-    ("folder", "first_class", "sizes"),
-    [
-        ("tiny_imagenet/mammals", "Chihuahua", [960, 240, 2400]),
-        ("tiny_imagenet/insects", None, [960, 240, 2400]),
-        ("tiny_imagenet/vehicles", None, [960, 240, 2400]),
-        ("cifar10", "airplane", [800, 200, 5000]),
-    ],
-)
-def test_prepared_tasks(shared_data: Path, make_config: Make, folder: str, first_class: str | None, sizes: list[int]) -> None:
-    files = {split: [f"{folder}/{split}.parquet"] for split in ("train", "val", "test")}
-    dataset = build_dataset(make_config(ParquetConfig, root=shared_data, files=files))
-    assert [len(dataset.split(split)) for split in files] == sizes
-    assert dataset.class_names is not None
-    assert dataset.num_classes == len(dataset.class_names) == len(set(dataset.class_names))
-    assert first_class in (None, dataset.class_names[0])
-    for split in files:
-        assert np.bincount(dataset.split(split).labels).tolist() == [len(dataset.split(split)) // dataset.num_classes] * (
-            dataset.num_classes
-        )
-    rows = pq.read_table(shared_data / folder / "test.parquet").to_pylist()
-    for index in (0, 1234, len(rows) - 1):
-        image, label = dataset.split("test")[index]
-        expected = Image.open(io.BytesIO(rows[index]["image"]["bytes"])).convert("RGB")
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
-        assert label == rows[index]["label"]
 
 
 def test_shards_are_read_in_order(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
@@ -69,14 +40,8 @@ def test_shards_are_read_in_order(tmp_path: Path, png: Png, write_parquet: Write
 
 def test_plain_binary_images_and_small_labels(tmp_path: Path, png: Png, make_config: Make) -> None:
     """The columns data_prep writes for VTAB-1k."""
-    table = pa.table(
-        {
-            "image": pa.array([png(seed) for seed in range(4)], pa.binary()),
-            "label": pa.array([0, 1, 0, 2], pa.int16()),
-            "id": ["a", "b", "c", "d"],
-        }
-    )
-    pq.write_table(table, tmp_path / "t.parquet")
+    images, labels = pa.array([png(seed) for seed in range(4)], pa.binary()), pa.array([0, 1, 0, 2], pa.int16())
+    pq.write_table(pa.table({"image": images, "label": labels, "id": ["a", "b", "c", "d"]}), tmp_path / "t.parquet")
     files = {"train": ["t.parquet"], "val": ["t.parquet"]}
     dataset = build_dataset(make_config(ParquetConfig, root=tmp_path, files=files))
     assert (dataset.num_classes, dataset.class_names) == (3, None)
@@ -86,10 +51,9 @@ def test_plain_binary_images_and_small_labels(tmp_path: Path, png: Png, make_con
 
 def test_class_names_from_either_metadata(tmp_path: Path, png: Png, write_parquet: Write) -> None:
     features = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
-    written = {"huggingface": json.dumps({"info": {"features": features}})}
-    hub = write_parquet(tmp_path / "hub.parquet", [png(0)], [1], metadata=written)
+    hub = write_parquet(tmp_path / "hub.parquet", [png(0)], [1], huggingface=json.dumps({"info": {"features": features}}))
     own = write_parquet(tmp_path / "own.parquet", [png(0)], [1], class_names="ant|bee")
-    none = write_parquet(tmp_path / "none.parquet", [png(0)], [1], metadata={"huggingface": json.dumps({"info": {}})})
+    none = write_parquet(tmp_path / "none.parquet", [png(0)], [1], huggingface=json.dumps({"info": {}}))
     assert read_table([hub]).class_names == read_table([own]).class_names == ["ant", "bee"]
     assert read_table([none]).class_names is None
     assert read_table([none, own]).class_names == ["ant", "bee"]
@@ -98,7 +62,7 @@ def test_class_names_from_either_metadata(tmp_path: Path, png: Png, write_parque
         read_table([own, other])
 
 
-def test_class_names_agree_over_splits(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
+def test_classes_agree_over_splits(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
     write_parquet(tmp_path / "train.parquet", [png(0), png(1)], [0, 1], class_names="ant|bee")
     write_parquet(tmp_path / "val.parquet", [png(2)], [1], class_names="bee|ant")
     files = {"train": ["train.parquet"], "val": ["val.parquet"]}
@@ -107,9 +71,6 @@ def test_class_names_agree_over_splits(tmp_path: Path, png: Png, write_parquet: 
     files = {"train": ["train.parquet"], "val": ["train.parquet"]}
     with pytest.raises(ConfigError, match="num_classes=3, but the data names 2 classes"):
         build_dataset(make_config(ParquetConfig, root=tmp_path, files=files, num_classes=3))
-
-
-def test_a_test_label_train_does_not_know(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
     write_parquet(tmp_path / "train.parquet", [png(seed) for seed in range(10)], [0, 1] * 5)
     write_parquet(tmp_path / "test.parquet", [png(11), png(12)], [1, 2])
     files = {"train": ["train.parquet"], "test": ["test.parquet"]}
@@ -117,11 +78,9 @@ def test_a_test_label_train_does_not_know(tmp_path: Path, png: Png, write_parque
         build_dataset(make_config(ParquetConfig, root=tmp_path, files=files))
 
 
-def test_patterns_may_match_nothing_but_names_may_not(
-    tmp_path: Path, png: Png, write_parquet: Write, make_config: Make
-) -> None:
+def test_patterns_may_match_nothing_names_not(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
     write_parquet(tmp_path / "train.parquet", [png(seed) for seed in range(10)], [0, 1] * 5)
-    files = {"train": ["train*.parquet"], "val": ["val*.parquet"], "test": ["test*.parquet"]}
+    files = {split: [f"{split}*.parquet"] for split in ("train", "val", "test")}
     dataset = build_dataset(make_config(ParquetConfig, root=tmp_path, files=files))
     assert list(dataset.splits) == ["train", "val"]
     with pytest.raises(ConfigError, match=r"has no test split \(it has train, val\)"):
@@ -131,24 +90,18 @@ def test_patterns_may_match_nothing_but_names_may_not(
         with pytest.raises(ConfigError) as caught:
             build_dataset(cfg)
         assert str(caught.value) == f"dataset some: there is no file {tmp_path / pattern} for {split}; ask the author"
-
-
-def test_a_missing_root_is_named(tmp_path: Path, make_config: Make) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=f"dataset some: there is no folder {tmp_path / 'gone'}; ask the author"):
         build_dataset(make_config(ParquetConfig, root=tmp_path / "gone"))
-    assert str(caught.value) == f"dataset some: there is no folder {tmp_path / 'gone'}; ask the author"
 
 
-@pytest.mark.parametrize("files", [{}, {"train": []}, {"test": ["a"]}, {"train": ["a"], "validation": ["b"]}])
-def test_files_are_per_known_split(make_config: Make, files: dict[str, list[str]]) -> None:
-    with pytest.raises(ConfigError, match="name train, and if there are any val and test"):
-        make_config(ParquetConfig, root=".", files=files)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0])
-def test_val_fraction_is_checked(make_config: Make, fraction: float) -> None:
-    with pytest.raises(ConfigError, match=rf"dataset\.val_fraction={fraction}"):
-        make_config(ParquetConfig, root=".", val_fraction=fraction)
+def test_files_are_of_the_three_splits_and_name_train(make_config: Make) -> None:
+    for files, named in (
+        ({}, "nothing"),
+        ({"train": []}, "train"),
+        ({"train": ["a"], "validation": ["b"]}, "train, validation"),
+    ):
+        with pytest.raises(ConfigError, match=f"dataset.files names {named}: name train, and if there are any val and test"):
+            make_config(ParquetConfig, root=".", files=files)
 
 
 def test_wrong_files_are_named(tmp_path: Path, png: Png) -> None:
@@ -180,7 +133,6 @@ def test_an_undecodable_image_is_named(tmp_path: Path, png: Png, write_parquet: 
     table = read_table([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert table[4][0].mode == "RGB"
     for row, reason in ((1, "no known image format"), (2, "no known image format"), (3, "trunc")):
-        with pytest.raises(
-            ConfigError, match=rf"^cannot decode image in .*b\.parquet, row {row} \(photo_{row}\.png\): .*{reason}"
-        ):
+        message = rf"^cannot decode image in .*b\.parquet, row {row} \(photo_{row}\.png\): .*{reason}"
+        with pytest.raises(ConfigError, match=message):
             table[4 + row]

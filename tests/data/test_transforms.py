@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,15 +12,17 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from gift_vit.data import InputStatistics, TransformConfig, build_eval_transform, build_train_transform
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.config import TransformConfig
 from gift_vit.data.tf1_resize import tf1_bilinear
-from gift_vit.errors import ConfigError
+from gift_vit.data.transforms import InputStatistics, build_eval_transform, build_train_transform
 
 Noise = Callable[..., Image.Image]
 
 STATS = InputStatistics(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
 FGVC = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, resize="bilinear")
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+SIDES = [(32, 32), (5, 9), (64, 64), (96, 96), (37, 61), (40, 31), (90, 17), (300, 500), (1, 1)]
+SHAPES = [(1, 20, 224), *((3, height, width) for height, width in SIDES)]
 
 
 def normalised(image: Image.Image, stats: InputStatistics = STATS) -> Tensor:
@@ -29,27 +31,16 @@ def normalised(image: Image.Image, stats: InputStatistics = STATS) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1)).float()
 
 
-@pytest.mark.parametrize("resize", ["bilinear", "bicubic", None])
-def test_fgvc_evaluation(noise: Noise, resize: str | None) -> None:
-    image = noise(0, (500, 320))
-    resized = image.resize((400, 256), FILTERS[resize or STATS.interpolation])
-    expected = resized.crop((88, 16, 312, 240))
-    found = build_eval_transform(replace(FGVC, resize=resize), STATS)(image)
-    assert (found.dtype, tuple(found.shape)) == (torch.float32, (3, 224, 224))
-    torch.testing.assert_close(found, normalised(expected), atol=1e-6, rtol=1e-6)
-
-
 def test_fgvc_training_is_some_crop_mirrored_or_not(noise: Noise) -> None:
     image = noise(1, (90, 64))
     stats = replace(STATS, input_size=56)
     resized = image.resize((90, 64), Image.Resampling.BILINEAR)  # shorter side 56 / 0.875 = 64
     transform = build_train_transform(FGVC, stats)
     candidates = {}
-    for left in range(90 - 56 + 1):
-        for top in range(64 - 56 + 1):
-            crop = resized.crop((left, top, left + 56, top + 56))
-            candidates[crop.tobytes()] = (left, top, False)
-            candidates[crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()] = (left, top, True)
+    for left, top in product(range(90 - 56 + 1), range(64 - 56 + 1)):
+        crop = resized.crop((left, top, left + 56, top + 56))
+        candidates[crop.tobytes()] = (left, top, False)
+        candidates[crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()] = (left, top, True)
     torch.manual_seed(0)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stats.mean, stats.std))
     seen = set()
@@ -61,17 +52,19 @@ def test_fgvc_training_is_some_crop_mirrored_or_not(noise: Noise) -> None:
     assert 15 < sum(mirrored for _, _, mirrored in seen) < 45
 
 
-def test_the_steps_are_torchvisions_bit_for_bit(noise: Noise) -> None:
-    image = noise(5, (500, 375))
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic", None])
+def test_the_steps_are_torchvisions_bit_for_bit(noise: Noise, resize: str | None) -> None:
+    image, cfg = noise(5, (500, 375)), replace(FGVC, resize=resize)
     steps = [transforms.ToTensor(), transforms.Normalize(STATS.mean, STATS.std)]
-    whole = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *steps])
-    torch.testing.assert_close(build_eval_transform(FGVC, STATS)(image), whole(image), rtol=0, atol=0)
+    resized = transforms.Resize(256, transforms.InterpolationMode(resize or STATS.interpolation))(image)
+    whole = transforms.Compose([transforms.CenterCrop(224), *steps])
+    torch.testing.assert_close(build_eval_transform(cfg, STATS)(image), whole(resized), rtol=0, atol=0)
     generator = torch.Generator().manual_seed(7)
     top, left = (int(torch.randint(slack + 1, (), generator=generator)) for slack in (256 - 224, 341 - 224))
     mirrored = float(torch.rand((), generator=generator)) < 0.5
-    crop = functional.crop(transforms.Resize(256)(image), top, left, 224, 224)
+    crop = functional.crop(resized, top, left, 224, 224)
     expected = transforms.Compose(steps)(functional.hflip(crop) if mirrored else crop)
-    assert torch.equal(build_train_transform(FGVC, STATS)(image, torch.Generator().manual_seed(7)), expected)
+    assert torch.equal(build_train_transform(cfg, STATS)(image, torch.Generator().manual_seed(7)), expected)
 
 
 def test_a_batch_is_normalised_as_its_images_are(noise: Noise) -> None:
@@ -103,9 +96,8 @@ def test_no_crop_squashes(noise: Noise) -> None:
 
 def test_without_random_crop_training_crops_the_centre(noise: Noise) -> None:
     image = noise(3, (300, 280))
-    cfg = replace(FGVC, random_crop=False, hflip=1.0)
-    mirrored = build_train_transform(cfg, STATS)(image)
-    torch.testing.assert_close(mirrored.flip(2), build_eval_transform(cfg, STATS)(image), atol=0, rtol=0)
+    mirrored = build_train_transform(replace(FGVC, random_crop=False, hflip=1.0), STATS)(image)
+    torch.testing.assert_close(mirrored.flip(2), build_eval_transform(FGVC, STATS)(image), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("input_size", "resized"), [(224, 256), (384, 439), (64, 73), (160, 183)])
@@ -113,14 +105,49 @@ def test_the_resized_side_is_rounded(noise: Noise, input_size: int, resized: int
     """The crop's centre pixels move if the side is off by two."""
     image = noise(4, (100, 100))
     margin = round((resized - input_size) / 2)  # Python rounds halves to even, as torchvision's centre crop does
-    expected = image.resize((resized, resized), Image.Resampling.BILINEAR).crop(
-        (margin, margin, margin + input_size, margin + input_size)
-    )
+    left, right = margin, margin + input_size
+    expected = image.resize((resized, resized), Image.Resampling.BILINEAR).crop((left, left, right, right))
     stats = replace(STATS, input_size=input_size)
     torch.testing.assert_close(build_eval_transform(FGVC, stats)(image), normalised(expected), atol=1e-6, rtol=1e-6)
 
 
-def test_an_unknown_interpolation_of_the_weights(transform_config: TransformConfig) -> None:
-    values: dict[str, Any] = {"input_size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+def test_an_unknown_interpolation_of_the_weights() -> None:
     with pytest.raises(ConfigError, match=r"interpolation 'random' of the backbone's weights is not one of .*bilinear"):
-        InputStatistics(**values, interpolation="random")
+        replace(STATS, interpolation="random")
+
+
+def one_by_one(pixels: np.ndarray, size: int) -> np.ndarray:
+    """TensorFlow 1's bilinear resize, each output sample by itself, in numpy's float32."""
+    channels, height, width = pixels.shape
+    out = np.empty((channels, size, size), np.float32)
+    y_scale, x_scale = np.float32(height / size), np.float32(width / size)
+    for i, j in product(range(size), range(size)):
+        y, x = np.float32(i) * y_scale, np.float32(j) * x_scale
+        y0, x0 = int(np.floor(y)), int(np.floor(x))
+        y1, dy = min(y0 + 1, height - 1), y - np.float32(y0)
+        x1, dx = min(x0 + 1, width - 1), x - np.float32(x0)
+        a, b, c, d = (pixels[:, row, column].astype(np.float32) for row in (y0, y1) for column in (x0, x1))
+        top, bottom = a + (b - a) * dx, c + (d - c) * dx
+        out[:, i, j] = top + (bottom - top) * dy
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", [24, 64])
+def test_tf1_bilinear_bit_for_bit(shape: tuple[int, int, int], size: int) -> None:
+    pixels = np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+    found = tf1_bilinear(pixels.transpose(1, 2, 0).copy(), size)
+    assert (found.dtype, tuple(found.shape)) == (torch.float32, (shape[0], size, size))
+    np.testing.assert_array_equal(found.numpy(), one_by_one(pixels, size))
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", [24, 224])
+def test_tf1_bilinear_against_tensorflow(shape: tuple[int, int, int], size: int) -> None:
+    tf = pytest.importorskip("tensorflow")
+    pixels = np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+    image = pixels.transpose(1, 2, 0)
+    expected = tf.compat.v1.image.resize(image, (size, size)).numpy()
+    np.testing.assert_array_equal(tf1_bilinear(image, size).numpy().transpose(1, 2, 0), expected)

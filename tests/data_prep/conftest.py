@@ -1,12 +1,74 @@
-"""Tiny TFDS datasets, each written when the first test asks for it."""
+"""What the tests of preparing data share: a server, small FGVC datasets on it, tiny TFDS datasets, commands in this process."""
 
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.data_prep.fgvc_bench import Bench
+from tests.data_prep.http_server import FileServer
+
 if TYPE_CHECKING:
     from tests.data_prep.tiny_tfds import Tiny, TinyDataset
+
+
+# The comparisons with TFDS and with the benchmark's known ids take a minute of CPU: `make test-all`, and CI when files changed.
+LONG = ("test_vtab_original_", "test_vtab_tfds_", "test_vtab_verify")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name.startswith(LONG):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FileServer().running() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "downloads"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, server: FileServer) -> Callable[..., Bench]:
+    """Takes the name of an FGVC dataset; a small one on a server."""
+    return lambda name, root="data": Bench(name, tmp_path / root, server)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Takes a command's module and words; does it in this process; its exit code."""
+
+    def run(module: ModuleType, *words: str) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        assert isinstance(end.value.code, int)
+        return end.value.code
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder; original files of VTAB-1k may have any size and hash."""
+    from data_prep.vtab.original.files import FILES  # needs h5py, which not every test here does
+
+    for name, known in FILES.items():
+        monkeypatch.setitem(FILES, name, [replace(file, size=None, sha256=None) for file in known])
+    (tmp_path / "files").mkdir()
+    return tmp_path / "files"
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from data_prep.fgvc.facts import DatasetFacts
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Request
-from gift_vit.compose import compose_config
-from gift_vit.data import SplitListsConfig, VisionDataset, build_dataset
+from gift_vit.config.compose import compose_config
+from gift_vit.data.base import VisionDataset, build_dataset
+from gift_vit.data.config import SplitListsConfig
 from tests.data_prep.fgvc_trees import SMALL, Small
 from tests.data_prep.http_server import FileServer
 

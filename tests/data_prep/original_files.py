@@ -1,6 +1,5 @@
 """Small datasets in the original files' formats, written by the formats' own libraries, with what is in them."""
 
-import csv
 import gzip
 import io
 import json
@@ -8,45 +7,35 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-import pytest
 import scipy.io
-from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.vtab.original import names
-from data_prep.vtab.original.files import FILES
 from data_prep.vtab.records import Key
 from tests.data_prep.tiny_tfds import framed
+from tests.data_prep.vtab_origins import encode
 
 # split → key → (stored image: a file's bytes, or the pixels of an array's row; features that label rules read)
-Content: TypeAlias = dict[str, dict[Key, tuple[bytes | np.ndarray, dict[str, Any]]]]
+Rows: TypeAlias = dict[Key, tuple[bytes | np.ndarray, dict[str, Any]]]
+Content: TypeAlias = dict[str, Rows]
 Members: TypeAlias = Mapping[str, bytes]
 
 NORB_TRAIN, NORB_TEST = "smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x2x96x96-testing"
 DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
 
 
-def accept_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the original route take files of any size and hash for the official ones."""
-    for name, files in FILES.items():
-        monkeypatch.setitem(FILES, name, [replace(file, size=None, sha256=None) for file in files])
-
-
 def picture(number: int, kind: str = "JPEG", shape: tuple[int, ...] = (12, 16, 3)) -> bytes:
     """An encoded random image."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, shape).astype(np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
+    return encode(np.random.default_rng(number).integers(0, 256, shape, np.uint8), kind)
 
 
 def write_tar(path: Path, members: Members, mode: str = "w:gz") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -55,27 +44,23 @@ def write_tar(path: Path, members: Members, mode: str = "w:gz") -> None:
 
 
 def write_zip(path: Path, members: Members) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
 
 
-def cifar100(folder: Path, train: int = 40) -> Content:
+def cifar100(folder: Path) -> Content:
     rng = np.random.default_rng(1)
     content: Content = {}
     members = {
-        "cifar-100-binary/fine_label_names.txt": "".join(f"fine {index}\n" for index in range(100)).encode(),
-        "cifar-100-binary/coarse_label_names.txt": "".join(f"coarse {index}\n" for index in range(20)).encode(),
+        f"cifar-100-binary/{kind}_label_names.txt": "".join(f"{kind} {index}\n" for index in range(count)).encode()
+        for kind, count in {"fine": 100, "coarse": 20}.items()
     }
-    for split, size in {"train": train, "test": 15}.items():
-        images = rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8)
+    for split, size in {"train": 40, "test": 15}.items():
+        images = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
         coarse, fine = rng.integers(0, 20, size), rng.integers(0, 100, size)
-        rows = [
-            bytes([coarse[i], fine[i]]) + b"".join(images[i, :, :, colour].tobytes() for colour in range(3))
-            for i in range(size)
-        ]
-        members[f"cifar-100-binary/{split}.bin"] = b"".join(rows)
+        planes = [images[..., colour].reshape(size, -1) for colour in range(3)]
+        members[f"cifar-100-binary/{split}.bin"] = np.column_stack([coarse, fine, *planes]).astype(np.uint8).tobytes()
         content[split] = {i: (images[i], {"label": int(fine[i])}) for i in range(size)}
     write_tar(folder / "cifar-100-binary.tar.gz", members)
     return content
@@ -84,9 +69,8 @@ def cifar100(folder: Path, train: int = 40) -> Content:
 def svhn(folder: Path) -> Content:
     rng = np.random.default_rng(2)
     content: Content = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for split, size in {"train": 30, "test": 12, "extra": 2}.items():
-        images = rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8)
+        images = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
         digits = np.append(rng.integers(1, 11, size - 1), 10)
         arrays = {"X": np.moveaxis(images, 0, -1), "y": digits[:, None].astype(np.uint8)}
         scipy.io.savemat(folder / f"{split}_32x32.mat", arrays, do_compression=True)
@@ -99,14 +83,12 @@ def dtd(folder: Path) -> Content:
     labels = {"banded": 0, "blotchy": 1, "polka-dotted": 30, "zigzagged": 46}
     members, content = {}, {}
     for number, (part, split) in enumerate({"train": "train", "val": "validation", "test": "test"}.items()):
-        names = {
-            f"{name}/{name}_{100 * number + index:04d}.jpg": label for name, label in labels.items() for index in (2, 5, 7)
-        }
-        content[split] = {
-            name: (picture(1000 * number + index), {"label": label}) for index, (name, label) in enumerate(names.items())
-        }
-        members |= {f"dtd/images/{name}": image for name, (image, _) in content[split].items()}
-        members[f"dtd/labels/{part}1.txt"] = "".join(f"{name}\n" for name in names).encode()
+        rows = content[split] = {}
+        for name, index in product(labels, (2, 5, 7)):
+            image = picture(1000 * number + len(rows))
+            rows[f"{name}/{name}_{100 * number + index:04d}.jpg"] = (image, {"label": labels[name]})
+        members |= {f"dtd/images/{name}": image for name, (image, _) in rows.items()}
+        members[f"dtd/labels/{part}1.txt"] = "".join(f"{name}\n" for name in rows).encode()
         members[f"dtd/labels/{part}2.txt"] = b"banded/banded_0002.jpg\n"  # another fold
     write_tar(folder / "dtd-r1.0.1.tar.gz", members, "w:")  # the real one is not compressed either
     return content
@@ -132,7 +114,7 @@ def pets(folder: Path) -> Content:
     content: Content = {"train": {}, "test": {}}
     lines: dict[str, list[str]] = {"train": [], "test": []}
     masks = {}
-    for number, (split, name, index) in enumerate((s, b, i) for s in content for b in breeds for i in (1, 2, 10)):
+    for number, (split, name, index) in enumerate(product(content, breeds, (1, 2, 10))):
         image = f"{name}_{index + 100 * (split == 'test')}"
         content[split][f"{image}.jpg"] = (picture(number), {"label": breeds[name] - 1})
         lines[split].append(f"{image} {breeds[name]} {1 if name[0].isupper() else 2} {index}\n")
@@ -147,18 +129,16 @@ def pets(folder: Path) -> Content:
 
 def eurosat(folder: Path) -> Content:
     members, rows = {}, {}
-    for label, name in enumerate(names.EUROSAT):
-        for index in (1, 2, 10):
-            image = picture(10 * label + index, shape=(64, 64, 3))
-            members[f"2750/{name}/{name}_{index}.jpg"] = image
-            rows[f"{name}_{name}_{index}.jpg"] = (image, {"label": label})
+    for (label, name), index in product(enumerate(names.EUROSAT), (1, 2, 10)):
+        image = members[f"2750/{name}/{name}_{index}.jpg"] = picture(10 * label + index, shape=(64, 64, 3))
+        rows[f"{name}_{name}_{index}.jpg"] = (image, {"label": label})
     write_zip(folder / "EuroSAT.zip", members)
     return {"train": rows}
 
 
 def resisc45(folder: Path) -> Content:
     """Unpacked by hand: the archive is a RAR."""
-    rows: dict[Key, tuple[bytes | np.ndarray, dict[str, Any]]] = {}
+    rows: Rows = {}
     for label, name in enumerate(names.RESISC45):
         (folder / "NWPU-RESISC45" / name).mkdir(parents=True)
         for index in (1, 700):
@@ -171,10 +151,8 @@ def resisc45(folder: Path) -> Content:
 def patch_camelyon(folder: Path) -> Content:
     rng = np.random.default_rng(4)
     content: Content = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for part, split, size in [("train", "train", 150), ("valid", "validation", 9), ("test", "test", 8)]:
-        images = rng.integers(0, 256, (size, 96, 96, 3)).astype(np.uint8)
-        labels = rng.integers(0, 2, (size, 1, 1, 1)).astype(np.uint8)
+        images, labels = rng.integers(0, 256, (size, 96, 96, 3), np.uint8), rng.integers(0, 2, (size, 1, 1, 1), np.uint8)
         for axis, array in {"x": images, "y": labels}.items():
             buffer = io.BytesIO()
             with h5py.File(buffer, "w") as file:
@@ -193,24 +171,13 @@ def clevr(folder: Path) -> Content:
         for index in range(size):
             name = f"CLEVR_{part}_{index:06d}.png"
             depths = rng.choice([7.5, 8.0, 8.5, 8.500000001, 9.2, 10.0, 11.25], 3 + index % 8)
-            coords = [
-                [float(x), float(y), float(z)] for (x, y), z in zip(rng.integers(0, 300, (len(depths), 2)), depths, strict=True)
-            ]
-            image = picture(index, "PNG", (20, 30, 3))
-            members[f"CLEVR_v1.0/images/{part}/{name}"] = image
+            coords = np.column_stack([rng.integers(0, 300, (len(depths), 2)), depths]).tolist()
+            image = members[f"CLEVR_v1.0/images/{part}/{name}"] = picture(index, "PNG", (20, 30, 3))
             rows[name] = (image, {"objects": {"pixel_coords": np.array(coords, np.float32)}})
-            other = {
-                "color": "red",
-                "material": "metal",
-                "shape": "cube",
-                "size": "small",
-                "rotation": 1.5,
-                "3d_coords": [1, 2, 3],
-            }
-            objects = [{**other, "pixel_coords": place} for place in coords]
-            scenes.append(
-                {"image_filename": name, "image_index": index, "objects": objects, "relationships": {"left": [[1], []]}}
-            )
+            other = {"color": "red", "material": "metal", "shape": "cube", "size": "small", "rotation": 1.5}
+            objects = [{**other, "3d_coords": [1, 2, 3], "pixel_coords": place} for place in coords]
+            scene = {"image_filename": name, "image_index": index, "objects": objects}
+            scenes.append({**scene, "relationships": {"left": [[1], []]}})
             questions.append({"image_filename": name, "question": "How many?", "answer": "3"})
         members[f"CLEVR_v1.0/questions/CLEVR_{part}_questions.json"] = json.dumps({"questions": questions}).encode()
         if split != "test":  # published without scenes; no task reads it
@@ -261,11 +228,9 @@ def kitti(folder: Path) -> Content:
 
 
 def dsprites(folder: Path) -> Content:
-    rng = np.random.default_rng(7)
-    size = 330
-    images = rng.integers(0, 2, (size, 64, 64)).astype(np.uint8)
+    rng, size = np.random.default_rng(7), 330
+    images = rng.integers(0, 2, (size, 64, 64), np.uint8)
     classes = np.stack([rng.integers(0, count, size) for count in (1, 3, 6, 40, 32, 32)], axis=1)
-    folder.mkdir(parents=True, exist_ok=True)
     with h5py.File(folder / DSPRITES, "w") as file:
         file.create_dataset("imgs", data=images, chunks=(100, 8, 16), compression="gzip")
         file.create_dataset("latents/classes", data=classes)
@@ -284,10 +249,9 @@ def binary_matrix(array: np.ndarray) -> bytes:
 def smallnorb(folder: Path) -> Content:
     rng = np.random.default_rng(8)
     content: Content = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for prefix, split, size in [(NORB_TRAIN, "train", 25), (NORB_TEST, "test", 21)]:
-        pairs = rng.integers(0, 256, (size, 2, 96, 96)).astype(np.uint8)
-        category = rng.integers(0, 5, size).astype(np.int32)
+        pairs = rng.integers(0, 256, (size, 2, 96, 96), np.uint8)
+        category = rng.integers(0, 5, size, np.int32)
         info = np.stack([rng.integers(0, count, size) for count in (10, 9, 18, 6)], axis=1).astype(np.int32)
         content[split] = {}
         for i in range(size):
@@ -303,37 +267,28 @@ def smallnorb(folder: Path) -> Content:
 def eye(number: int) -> bytes:
     """A bright disc with structure on black, as a JPEG."""
     rng = np.random.default_rng(number)
-    height, width = 120 + 10 * number, 170
-    y, x = np.mgrid[:height, :width]
+    y, x = np.mgrid[: (height := 120 + 10 * number), : (width := 170)]
     disc = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (50 + 4 * number) ** 2
     pixels = disc[..., None] * rng.integers(60, 220, (height, width, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encode(pixels.astype(np.uint8), "JPEG")
 
 
 def retinopathy(folder: Path) -> Content:
     """The images as put there by hand; what becomes of them is tested apart."""
     rows = {"train": ["10_left", "10_right", "13_left"], "validation": ["1_left", "2_right"], "test": ["1_right", "2_left"]}
-    content: Content = {}
-    tables: dict[str, list[list[Any]]] = {"train": [["image", "level"]], "test": [["image", "level", "Usage"]]}
-    number = 0
-    for split, keys in rows.items():
-        part = "train" if split == "train" else "test"
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        content[split] = {}
-        for name in keys:
-            data, level = eye(number), number % 5
-            (folder / part / f"{name}.jpeg").write_bytes(data)
-            content[split][name] = (data, {"label": level})
-            usage = [{"validation": "Public", "test": "Private"}[split]] if part == "test" else []
-            tables[part].append([name, level, *usage])
-            number += 1
+    tables = {"train": "image,level\n", "test": "image,level,Usage\n"}
+    parts = {"train": ("train", ""), "validation": ("test", ",Public"), "test": ("test", ",Private")}
+    content: Content = {split: {} for split in rows}
+    for number, (split, name) in enumerate((split, name) for split, keys in rows.items() for name in keys):
+        (part, usage), data, level = parts[split], eye(number), number % 5
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / f"{name}.jpeg").write_bytes(data)
+        content[split][name] = (data, {"label": level})
+        tables[part] += f"{name},{level}{usage}\n"
     (folder / "sample").mkdir()
     (folder / "sample" / "10_left.jpeg").write_bytes(eye(0))  # TFDS has a split of it, which no task reads
-    for part, name in {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}.items():
-        with (folder / name).open("w", newline="") as file:
-            csv.writer(file).writerows(tables[part])
+    (folder / "trainLabels.csv").write_text(tables["train"])
+    (folder / "retinopathy_solution.csv").write_text(tables["test"])
     return content
 
 

@@ -6,10 +6,8 @@ import logging
 import os
 import signal
 import stat
-import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +16,10 @@ import pytest
 
 from data_prep import progress
 from data_prep.archives import gunzip, open_zip, reading, unpack
-from gift_vit.errors import ConfigError, RunError
-from tests.data_prep.archive_trees import (
-    MODES,
-    TREE,
-    assert_nothing_left,
-    cut,
-    files,
-    flip,
-    make,
-    make_tar,
-    make_zip,
-    member,
-)
+from gift_vit.common.cli import log_to_stderr, run_command
+from gift_vit.common.errors import ConfigError, RunError
+from tests.data_prep.archive_trees import MODES, TREE, assert_nothing_left, cut, files, flip, make, make_tar, make_zip, member
+from tests.warm import Process, until
 
 
 @pytest.mark.parametrize("suffix", [*MODES, ".zip"])
@@ -139,45 +128,31 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         os.system(f"umount {disk}")
 
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from data_prep.archives import unpack
-from gift_vit.cli import log_to_stderr, run_command
-log_to_stderr()
-archive, target = map(Path, sys.argv[1:])
-def slowly(name):
-    while name == "set/empty.txt" and not (archive.parent / "go").exists():
-        time.sleep(0.01)
-    return True
-sys.exit(run_command(lambda: unpack(archive, target, members=slowly)))
-"""
-
-
-def begin(archive: Path, target: Path) -> subprocess.Popen[str]:
+def begin(archive: Path, target: Path) -> Process:
     """A process that stops in the middle of TREE until there is a file ``go``."""
-    command = [sys.executable, "-c", SCRIPT, str(archive), str(target)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def slowly(name: str) -> bool:
+        if name == "set/empty.txt":
+            until((archive.parent / "go").exists)
+        return True
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.01)
+    def action() -> None:
+        log_to_stderr()
+        sys.exit(run_command(lambda: unpack(archive, target, members=slowly)))
+
+    return Process(action)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process_leaves_no_target(tmp_path: Path, how: signal.Signals) -> None:
     archive, out = make(tmp_path / "a.tgz"), tmp_path / "data" / "out"
-    process = begin(archive, out)
-    wait_for(lambda: list(tmp_path.glob("data/.out.*.partial/set/images/b.jpg")))
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130 if how == signal.SIGINT else -how, "")
+    with begin(archive, out) as process:
+        process.until(lambda: list(tmp_path.glob("data/.out.*.partial/set/images/b.jpg")))
+        process.send_signal(how)
+        ended = process.wait()
+    assert (ended.returncode, ended.stderr) == (130 if how == signal.SIGINT else -how, "")
     assert not out.exists()
     assert any(out.parent.glob(".out.*.partial")) == (how == signal.SIGKILL)
-
     unpack(archive, out)
     assert files(out) == TREE
     assert_nothing_left(out.parent, out)
@@ -185,16 +160,13 @@ def test_a_killed_process_leaves_no_target(tmp_path: Path, how: signal.Signals) 
 
 def test_two_processes_unpack_once(tmp_path: Path) -> None:
     archive, out = make(tmp_path / "a.tgz"), tmp_path / "out"
-    first = begin(archive, out)
-    wait_for(lambda: list(tmp_path.glob(".out.*.partial/set/images/b.jpg")))
-    second = begin(archive, out)
-    assert second.stderr is not None
-    assert "another process holds" in second.stderr.readline()
-    assert len(list(tmp_path.glob(".out.*.partial"))) == 1
-    (tmp_path / "go").touch()
-    for process in (first, second):
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
+    with begin(archive, out) as first:
+        first.until(lambda: list(tmp_path.glob(".out.*.partial/set/images/b.jpg")))
+        with begin(archive, out) as second:
+            second.until(lambda: "another process holds" in second.stderr)
+            assert len(list(tmp_path.glob(".out.*.partial"))) == 1
+            (tmp_path / "go").touch()
+            assert (first.wait().returncode, second.wait().returncode) == (0, 0)
     assert files(out) == TREE
     assert_nothing_left(tmp_path, archive, out, tmp_path / "go")
 

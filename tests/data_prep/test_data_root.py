@@ -1,6 +1,6 @@
 """Every command of the preparation takes the data root from the same place."""
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,35 +10,31 @@ import data_prep.fgvc.__main__ as fgvc
 import data_prep.status as status
 import data_prep.vtab.__main__ as vtab
 from data_prep.commands import DEFAULT_ROOT, data_root
-from gift_vit.paths import conf_dir
+from gift_vit.config.compose import conf_dir
 
 WORDS = {fgvc: ["cub"], status: [], vtab: ["dtd"]}
 
 
+EMPTY = {
+    "variable": ("", [], "the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA"),
+    "argument": ("data", ["root="], "root=: Incompatible value 'None' for field of type 'str'"),
+}
+
+
 @pytest.mark.parametrize("module", WORDS, ids=lambda module: module.__name__)
-@pytest.mark.parametrize(
-    ("variable", "words", "message"),
-    [
-        ("", [], "the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA"),
-        ("data", ["root="], "root=: Incompatible value 'None' for field of type 'str'"),
-    ],
-    ids=["variable", "argument"],
-)
+@pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_root_is_one_line_and_nothing_is_written(
     module: ModuleType,
-    variable: str,
-    words: list[str],
-    message: str,
+    name: str,
+    command: Callable[..., int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    variable, words, message = EMPTY[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIFT_VIT_DATA", variable)
-    monkeypatch.setattr(sys, "argv", ["command", *WORDS[module], *words])
-    with pytest.raises(SystemExit) as end:
-        module.main()
-    assert end.value.code == 2
+    assert command(module, *WORDS[module], *words) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []
 

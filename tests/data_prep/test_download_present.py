@@ -9,43 +9,30 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_prep import checksums, download
+from data_prep import download
 from data_prep.download import RemoteFile, fetch, verify
-from gift_vit.cli import run_command
-from gift_vit.errors import ConfigError, RunError
-from tests.data_prep.download_case import BODY, HALF, OTHER, full, keep_part, names, sha, start
+from gift_vit.common.cli import run_command
+from gift_vit.common.errors import ConfigError, RunError
+from tests.data_prep.download_case import BODY, HALF, OTHER, full, keep, names, sha, start
 from tests.data_prep.http_server import FileServer
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "downloads"
 
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose SHA-256 was computed."""
     paths: list[Path] = []
-    compute = checksums.sha256
+    compute = download.sha256
 
     def counted(path: Path) -> str:
         paths.append(path)
         return compute(path)
 
-    monkeypatch.setattr(checksums, "sha256", counted)
+    monkeypatch.setattr(download, "sha256", counted)
     return paths
 
 
 def test_a_file_put_there_by_hand_is_hashed_once(folder: Path, hashed: list[Path]) -> None:
-    folder.mkdir()
-    path = folder / "a.tgz"
-    path.write_bytes(BODY)
+    path = keep(folder, BODY, "a.tgz")
     file = full("http://127.0.0.1:1/a.tgz")
     for _ in range(3):
         assert fetch(file, folder) == path
@@ -63,16 +50,14 @@ def test_a_fetched_file_is_hashed_once(server: FileServer, folder: Path, hashed:
 
 @pytest.mark.parametrize("note", ["", "[]", '{"size": 1', '{"sha256": 3}', "null"])
 def test_a_broken_note_is_not_trusted(folder: Path, hashed: list[Path], note: str) -> None:
-    folder.mkdir()
-    (folder / "a.tgz").write_bytes(BODY)
+    keep(folder, BODY, "a.tgz")
     (folder / "a.tgz.verified").write_text(note)
     fetch(full(""), folder)
     assert len(hashed) == 1
 
 
 def test_a_note_does_not_answer_for_another_checksum(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "a.tgz").write_bytes(BODY)
+    keep(folder, BODY, "a.tgz")
     fetch(full(""), folder)
     with pytest.raises(ConfigError, match=sha(OTHER)):
         fetch(full("", OTHER), folder)
@@ -83,9 +68,7 @@ def test_a_note_does_not_answer_for_another_checksum(folder: Path) -> None:
 def test_a_wrong_file_that_is_there_is_named_and_left_alone(
     server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder.mkdir()
-    path = folder / "a.tgz"
-    path.write_bytes(OTHER)
+    path = keep(folder, OTHER, "a.tgz")
     file = full(server.serve("a.tgz", BODY))
     assert run_command(lambda: print(fetch(file, folder))) == 2
     line = capsys.readouterr().err
@@ -98,8 +81,7 @@ def test_a_wrong_file_that_is_there_is_named_and_left_alone(
 
 
 def test_a_truncated_file_that_is_there_is_told_by_its_size(folder: Path, hashed: list[Path]) -> None:
-    folder.mkdir()
-    (folder / "a.tgz").write_bytes(BODY[:HALF])
+    keep(folder, BODY[:HALF], "a.tgz")
     with pytest.raises(ConfigError, match=f"a.tgz is damaged, incomplete or another file: it has {HALF} bytes, expected"):
         fetch(full(""), folder)
     assert hashed == []
@@ -114,13 +96,12 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 
 def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.mkdir()
-    (folder / "a.tgz").write_bytes(BODY)
+    keep(folder, BODY, "a.tgz")
 
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checksums, "sha256", refuse)
+    monkeypatch.setattr(download, "sha256", refuse)
     with pytest.raises(ConfigError, match=r"cannot read .*a.tgz: Permission denied; change its permissions"):
         fetch(full(""), folder)
 
@@ -135,9 +116,10 @@ def sealed() -> Iterator[Path]:
 
 def test_a_folder_that_may_not_be_written_to_is_one_line(server: FileServer, sealed: Path) -> None:
     sealed.chmod(0o555)
-    _, errors = (process := start(server.serve("a.tgz", BODY), sealed, "drop")).communicate(timeout=60)
-    assert process.returncode == 2
-    assert re.fullmatch(rf"error: cannot write {sealed}/a.tgz \(Permission denied\); choose another folder .*\n", errors)
+    with start(server.serve("a.tgz", BODY), sealed, as_nobody=True) as process:
+        ended = process.wait()
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"error: cannot write {sealed}/a.tgz \(Permission denied\); choose another folder .*\n", ended.stderr)
     assert server.log == []
 
 
@@ -145,8 +127,9 @@ def test_a_file_in_a_read_only_folder_is_used(sealed: Path) -> None:
     (sealed / "a.tgz").write_bytes(BODY)
     (sealed / "a.tgz").chmod(0o444)
     sealed.chmod(0o555)
-    out, errors = (process := start("http://127.0.0.1:1/a.tgz", sealed, "drop")).communicate(timeout=60)
-    assert (process.returncode, out.strip()) == (0, str(sealed / "a.tgz")), errors
+    with start("http://127.0.0.1:1/a.tgz", sealed, as_nobody=True) as process:
+        ended = process.wait()
+    assert (ended.returncode, ended.stdout.strip()) == (0, str(sealed / "a.tgz")), ended.stderr
     assert names(sealed) == {"a.tgz"}
 
 
@@ -181,5 +164,5 @@ def test_a_file_that_will_not_fit_is_refused_at_once(server: FileServer, folder:
     with pytest.raises(RunError, match=r"no space left on the device: a.tgz needs 1.0 MB more in .*downloads, 200.0 kB are"):
         fetch(full(url), folder)
     assert not (folder / "a.tgz").exists()
-    keep_part(folder, BODY[:900_000])
+    keep(folder, BODY[:900_000])
     assert fetch(full(url), folder).read_bytes() == BODY

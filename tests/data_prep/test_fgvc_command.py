@@ -1,48 +1,37 @@
 """python -m data_prep.fgvc: what a person types and reads."""
 
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
-from data_prep.fgvc import __main__ as command
+from data_prep.fgvc import __main__ as fgvc
 from tests.data_prep.fgvc_bench import Bench
 from tests.data_prep.fgvc_trees import SMALL
-from tests.data_prep.http_server import FileServer
+from tests.warm import run_module
 
-ROOT = Path(__file__).parents[2]
-
-
-def main(*words: str) -> int:
-    """The command with these words; its exit code."""
-    with patch.object(sys, "argv", ["fgvc", *words]), pytest.raises(SystemExit) as stopped:
-        command.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
+Main = Callable[..., int]
 
 
 @pytest.fixture
-def benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Bench]]]:
+def main(command: Main) -> Main:
+    return partial(command, fgvc)
+
+
+@pytest.fixture
+def benches(bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch) -> dict[str, Bench]:
     """All five small datasets on a server; the command knows them instead of the real ones."""
-    with FileServer().running() as server:
-
-        def build() -> dict[str, Bench]:
-            made = {name: Bench(name, tmp_path / "data", server) for name in SMALL}
-            monkeypatch.setattr(command, "FACTS", {name: bench.facts for name, bench in made.items()})
-            return made
-
-        yield build
+    made = {name: bench(name) for name in SMALL}
+    monkeypatch.setattr(fgvc, "FACTS", {name: bench.facts for name, bench in made.items()})
+    return made
 
 
+@pytest.mark.usefixtures("benches")
 def test_one_dataset_and_again(
-    benches: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    benches()
     caplog.set_level(logging.INFO)  # the command leaves logging as pytest has set it up
     root = tmp_path / "data"
     assert main("cub", f"root={root}") == 0
@@ -68,18 +57,18 @@ def test_one_dataset_and_again(
     assert "was made with val_fraction=0.2 split_seed=7; to make it anew" in capsys.readouterr().err
 
 
-def test_all_prepares_what_it_can(benches: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = benches()
+def test_all_prepares_what_it_can(
+    benches: dict[str, Bench], main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "data"
     (root / "downloads/archive.zip").unlink()
-    del made["cub"].server.files["flowers/102flowers.tgz"]
+    del benches["cub"].server.files["flowers/102flowers.tgz"]
     assert main("all", f"root={root}") == 1, "a failed download is not the person's mistake"
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1] == "error: 2 of 5 datasets are not ready, for the reasons above: flowers, cars"
     assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 3
     assert [line.partition(":")[0] for line in shown.out.splitlines() if ": ready in" in line] == ["cub", "nabirds", "dogs"]
-    for bench in made.values():
-        bench.facts = bench.small.facts(bench.server.serve)
+    monkeypatch.setattr(fgvc, "FACTS", {name: bench.small.facts(bench.server.serve) for name, bench in benches.items()})
     assert main("all", f"root={root}") == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("1 of 5 datasets are not ready, for the reasons above: cars")
 
@@ -93,12 +82,8 @@ MISTAKES = [
 ]
 
 
-def test_number_of_mistakes() -> None:
-    assert len(MISTAKES) == 5
-
-
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_a_mistake_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(main: Main, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(*words) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -106,23 +91,9 @@ def test_a_mistake_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert shown.err.count("\n") == 1
 
 
-def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("--help") == 0
-    text = capsys.readouterr().out
-    for name in command.Arguments.__dataclass_fields__:
-        assert name == "dataset" or f"\n{name} " in text
-
-
 def test_as_a_program_a_person_is_told_the_steps(tmp_path: Path) -> None:
     """With the real facts, from another working directory, and with the root from the environment."""
-    done = subprocess.run(
-        [sys.executable, "-m", "data_prep.fgvc", "nabirds"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "GIFT_VIT_DATA": "my data"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_module("data_prep.fgvc", "nabirds", cwd=tmp_path, GIFT_VIT_DATA="my data")
     target = tmp_path / "my data/downloads/nabirds.tar.gz"
     again = "python -m data_prep.fgvc nabirds 'root=my data'"
     assert done.returncode == 2

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.fgvc import verify
-from gift_vit.data import VisionDataset
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import VisionDataset
 from tests.data_prep.fgvc_bench import BY_HAND, Bench
 from tests.data_prep.fgvc_trees import SMALL, Small, sha256
-from tests.data_prep.http_server import FileServer
 
 Make = Callable[..., Bench]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Make]:
-    with FileServer().running() as server:
-        yield lambda name, root="data": Bench(name, tmp_path / root, server)
-
-
-def test_number_of_datasets() -> None:
-    assert len(SMALL) == 5
 
 
 def check_pixels_and_labels(dataset: VisionDataset, small: Small, lists: dict[str, dict[str, Any]]) -> None:
@@ -41,8 +30,30 @@ def check_pixels_and_labels(dataset: VisionDataset, small: Small, lists: dict[st
             assert max(rest) <= 2
 
 
+ANNOTATIONS = {
+    "cub": {"boxes.parquet": 26, "parts.parquet": 52, "segmentations": 26},
+    "nabirds": {"boxes.parquet": 39, "parts.parquet": 78},
+    "dogs": {"boxes.parquet": 32},
+}
+
+
+def check_annotations(made: Bench, found: dict[str, int]) -> None:
+    assert found == ANNOTATIONS.get(made.small.name, {})
+    for file, rows in {"boxes.parquet": made.small.boxes, "parts.parquet": made.small.parts}.items():
+        assert (made.folder / file).exists() == (file in found)
+        if file in found:
+            table = pq.read_table(made.folder / file)
+            assert table.to_pylist() == rows
+            assert len(table) == found[file]
+            assert file != "boxes.parquet" or [str(kind) for kind in table.schema.types] == ["string"] + ["double"] * 4
+    masks = {str(file.relative_to(made.folder / "segmentations")) for file in made.folder.glob("segmentations/*/*")}
+    assert masks == ({path.replace(".jpg", ".png") for path in made.small.colours} if "segmentations" in found else set())
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_from_the_archives_to_a_dataset(bench: Make, name: str) -> None:
+def test_from_the_archives_to_a_dataset_and_again_nothing(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     made = bench(name)
     record = made.prepare()
     assert record == made.record()
@@ -57,34 +68,18 @@ def test_from_the_archives_to_a_dataset(bench: Make, name: str) -> None:
         assert record["sources"][archive]["sha256"] == sha256(small.files[archive])
     assert made.lists("paper") == small.lists
     check_pixels_and_labels(made.read(), small, small.lists)
-    assert {file.name for file in made.folder.iterdir()} == {
-        "prepared.json",
-        "splits",
-        *made.facts.images.folders,
-        *record["annotations"],
-    }, "nothing else is left behind"
+    check_annotations(made, record["annotations"])
+    left = {"prepared.json", "splits", *made.facts.images.folders, *record["annotations"]}
+    assert {file.name for file in made.folder.iterdir()} == left, "nothing else is left behind"
 
-
-@pytest.mark.parametrize(("name", "boxes", "parts"), [("cub", 26, 52), ("nabirds", 39, 78), ("dogs", 32, 0)])
-def test_boxes_and_parts(bench: Make, name: str, boxes: int, parts: int) -> None:
-    made = bench(name)
-    found = made.prepare(check_images=False)["annotations"]
-    table = pq.read_table(made.folder / "boxes.parquet")
-    assert table.to_pylist() == made.small.boxes
-    assert found["boxes.parquet"] == len(table) == boxes
-    assert [str(kind) for kind in table.schema.types] == ["string"] + ["double"] * 4
-    if parts:
-        table = pq.read_table(made.folder / "parts.parquet")
-        assert table.to_pylist() == made.small.parts
-        assert found["parts.parquet"] == len(table) == parts
-    assert (made.folder / "parts.parquet").exists() == bool(parts)
-
-
-def test_cubs_segmentations(bench: Make) -> None:
-    made = bench("cub")
-    assert made.prepare()["annotations"]["segmentations"] == 26
-    masks = {str(file.relative_to(made.folder / "segmentations")) for file in made.folder.glob("segmentations/*/*")}
-    assert masks == {path.replace(".jpg", ".png") for path in made.small.colours}
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}
+    shutil.rmtree(made.root / "downloads")
+    made.server.files.clear()
+    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
+    with caplog.at_level(logging.INFO):
+        assert made.prepare() == record
+    assert f"{name} is ready: nothing to do" in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()} == before
 
 
 def test_boxes_of_cars_come_when_the_devkit_does(bench: Make) -> None:
@@ -105,22 +100,6 @@ def test_boxes_of_cars_come_when_the_devkit_does(bench: Make) -> None:
     record = made.prepare()
     assert (record["annotations"], record["notes"]) == ({"boxes.parquet": 26}, [])
     assert pq.read_table(made.folder / "boxes.parquet").to_pylist() == made.small.boxes
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_again_does_nothing_and_says_so(
-    bench: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    made = bench(name)
-    first = made.prepare()
-    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}
-    shutil.rmtree(made.root / "downloads")
-    made.server.files.clear()
-    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
-    with caplog.at_level(logging.INFO):
-        assert made.prepare() == first
-    assert f"{name} is ready: nothing to do" in caplog.messages
-    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -12,12 +12,10 @@ import pytest
 
 from data_prep.fgvc.facts import FACTS, Archive
 from data_prep.fgvc.prepare import prepare
-from data_prep.fgvc.record import read_record
-from data_prep.fgvc.workspace import Request
-from gift_vit.compose import compose_config
+from data_prep.fgvc.workspace import Request, read_record
 from gift_vit.config import load_config
-from gift_vit.data import build_dataset
-from gift_vit.paths import conf_dir
+from gift_vit.config.compose import compose_config, conf_dir
+from gift_vit.data.base import build_dataset
 from tests.data_prep.fgvc_trees import jpeg
 
 LISTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "fgvc_splits"
@@ -98,15 +96,3 @@ def test_the_real_lists_prepare(name: str, tmp_path: Path) -> None:
     if name == "cars":
         official = prepare(facts, replace(request, splits="official"))["splits"]["official"]["counts"]
         assert official == {"train": 7329, "val": 815, "test": 8041}, "as many as in the paper's"
-
-
-@needs_lists
-def test_numbering_each_split_by_itself_would_have_shifted_nabirds_val() -> None:
-    lists = read("nabirds")
-    val, train = np.array(list(lists["val"].values())), np.array(list(lists["train"].values()))
-    every = np.unique(np.concatenate([np.array(list(listed.values())) for listed in lists.values()]))
-    np.testing.assert_array_equal(np.unique(train), every)
-    together, alone = np.searchsorted(every, val), np.searchsorted(np.unique(val), val)
-    assert len(np.unique(val)) == 553
-    assert 0 < (together != alone).sum() < len(val)
-    assert (together - alone).max() == 2

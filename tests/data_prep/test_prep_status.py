@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ import pytest
 from data_prep.fgvc.facts import FACTS
 from data_prep.status import MISSING, PARTIAL, READY, Status, all_statuses, fgvc_status, vtab_status
 from data_prep.vtab.tasks import TASKS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import run_module
 
 
 @pytest.fixture
@@ -123,21 +120,12 @@ def test_downloads_are_counted(root: Path) -> None:
     assert (status.state, status.command.endswith(f"'archives={other}'")) == (PARTIAL, True)
 
 
-def test_the_command_prints_whole_lines(root: Path) -> None:
+def test_the_command_prints_whole_lines(root: Path, tmp_path: Path) -> None:
     prepare_cub(root)
-    command = [sys.executable, "-m", "data_prep.status", f"root={root}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    lines = [line.rstrip() for line in found.stdout.splitlines()]
+    lines = [line.rstrip() for line in run_module("data_prep.status", f"root={root}", cwd=tmp_path).stdout.splitlines()]
     assert "1 of 24 datasets are ready" in lines[0]
     rows = [line for line in lines if "python -m" in line]
     assert len(rows) == 24
     assert rows[0].split()[:6] == ["cub", "ready", "5,394", "600", "5,794", "200"]
     assert rows[0].endswith(f"python -m gift_vit.train dataset=cub 'paths.data_root={root}'")
     assert rows[23].endswith(f"python -m data_prep.vtab smallnorb_elevation 'root={root}'")
-
-
-def test_a_word_that_is_no_argument() -> None:
-    command = [sys.executable, "-m", "data_prep.status", "cub"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert found.returncode == 2
-    assert found.stderr == "error: unexpected argument 'cub': expected root=…, archives=…\n"

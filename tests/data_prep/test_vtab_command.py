@@ -1,6 +1,6 @@
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from vtab_origins import small_origin
 
-import data_prep.vtab.__main__ as command
+import data_prep.vtab.__main__ as vtab
 from data_prep.vtab import export as export_module
 from data_prep.vtab import original, tfds_origin
 from data_prep.vtab.records import Origin
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError, RunError
+from tests.warm import Process, act_as
 
-ROOT = Path(__file__).parents[2]
+Run = Callable[..., int]
+Told = pytest.CaptureFixture[str]
 
 
 class Opened:
@@ -47,55 +49,45 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opened:
     monkeypatch.setattr(original, "open_original", stand_in.original)
     monkeypatch.setattr(tfds_origin, "open_tfds", stand_in.tfds)
     monkeypatch.setattr(export_module, "export", partial(export_module.export, official=False))
-    monkeypatch.setattr(command.cli, "interrupt_on_sigterm", lambda: None)
+    monkeypatch.setattr(vtab.cli, "interrupt_on_sigterm", lambda: None)
     for variable in ("GIFT_VIT_DATA", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     return stand_in
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of the command."""
-    monkeypatch.setattr(sys, "argv", ["vtab", *words])
-    with pytest.raises(SystemExit) as end:
-        command.main()
-    assert isinstance(end.value.code, int)
-    return end.value.code
+@pytest.fixture
+def run(command: Run) -> Run:
+    """Takes words of the command; its exit code."""
+    return partial(command, vtab)
 
 
-def test_a_task_is_prepared_from_its_original_files_or_else_by_tfds(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_original_files_come_first_then_tfds(opened: Opened, run: Run, capsys: Told, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    assert run(monkeypatch, "dtd") == 0
-    assert run(monkeypatch, "caltech101") == 0
+    assert run("dtd") == 0
+    assert run("caltech101") == 0
     assert opened.calls == [
         ("original", "dtd", None, Path("data/downloads")),
         ("tfds", "caltech101", Path("~/tensorflow_datasets").expanduser(), None),
     ]
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split(maxsplit=1) == ["dtd", "ready: 800 + 200 + 30 images from source=original in data/vtab1k/dtd"]
-    assert lines[1].split(maxsplit=1) == [
-        "caltech101",
-        "ready: 800 + 200 + 30 images from source=tfds in data/vtab1k/caltech101",
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["dtd", "ready: 800 + 200 + 30 images from source=original in data/vtab1k/dtd"],
+        ["caltech101", "ready: 800 + 200 + 30 images from source=tfds in data/vtab1k/caltech101"],
     ]
-    assert len(lines) == 2
     assert any(message.startswith("dtd: source=original") for message in caplog.messages)
     assert any(message.startswith("caltech101: source=tfds, since ") for message in caplog.messages)
     for task in ("dtd", "caltech101"):
         assert read_meta(Path("data/vtab1k") / task, task) is not None
 
 
-def test_folders_are_taken_from_the_command_line_and_the_environment(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "mine").mkdir()
-    assert run(monkeypatch, "dtd", "source=original", "root=here", "folder=mine") == 0
-    assert run(monkeypatch, "svhn", "root=here", "archives=mine") == 0
-    assert run(monkeypatch, "pets", "source=tfds", "root=here", "tfds_dir=prepared", "manual_dir=by_hand") == 0
+def test_folders_come_from_the_words_and_the_environment(opened: Opened, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine").mkdir()
+    assert run("dtd", "source=original", "root=here", "folder=mine") == 0
+    assert run("svhn", "root=here", "archives=mine") == 0
+    assert run("pets", "source=tfds", "root=here", "tfds_dir=prepared", "manual_dir=by_hand") == 0
     monkeypatch.setenv("GIFT_VIT_DATA", "from_environment")
     monkeypatch.setenv("TFDS_DATA_DIR", "tfds_from_environment")
-    assert run(monkeypatch, "pets", "source=tfds") == 0
+    assert run("pets", "source=tfds") == 0
     assert opened.calls == [
         ("original", "dtd", Path("mine"), Path("here/downloads")),
         ("original", "svhn_cropped", Path("mine"), Path("here/downloads")),
@@ -106,35 +98,27 @@ def test_folders_are_taken_from_the_command_line_and_the_environment(
     assert [path.name for path in Path("from_environment/vtab1k").iterdir()] == ["pets"]
 
 
-def test_what_is_ready_is_left_alone(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "dtd") == 0
+def test_what_is_ready_is_left_alone_and_what_is_not_complete_prepared_again(opened: Opened, run: Run, capsys: Told) -> None:
+    assert run("dtd") == 0
     before = {path: path.stat().st_mtime_ns for path in Path("data/vtab1k/dtd").iterdir()}
-    assert run(monkeypatch, "dtd") == run(monkeypatch, "dtd", "source=original") == 0
+    assert run("dtd") == run("dtd", "source=original") == 0
     assert len(opened.calls) == 1
     assert {path: path.stat().st_mtime_ns for path in Path("data/vtab1k/dtd").iterdir()} == before
     assert capsys.readouterr().out.count("ready already, nothing to do: 800 + 200 + 30 images from source=original") == 2
-    assert run(monkeypatch, "dtd", "source=tfds") == 2
-    assert "error: dtd: data/vtab1k/dtd is ready from source=original; remove it to prepare it from source=tfds" in (
-        capsys.readouterr().err
-    )
-
-
-def test_what_is_not_complete_is_prepared_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, "dtd") == 0
+    assert run("dtd", "source=tfds") == 2
+    told = capsys.readouterr().err
+    assert "error: dtd: data/vtab1k/dtd is ready from source=original; remove it to prepare it from source=tfds" in told
     file = Path("data/vtab1k/dtd/test.parquet")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    assert run(monkeypatch, "dtd") == 0
+    assert run("dtd") == 0
     assert file.read_bytes() == whole
+    assert [path.name for path in Path("data/vtab1k").iterdir()] == ["dtd"]
     assert len(opened.calls) == 2
 
 
-def test_all_tasks_open_each_builder_once(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "all") == 0
+def test_all_tasks_open_each_builder_once(opened: Opened, run: Run, capsys: Told) -> None:
+    assert run("all") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(TASKS)
     assert all(line.split()[1] == "ready:" for line in lines)
@@ -144,66 +128,50 @@ def test_all_tasks_open_each_builder_once(
         assert json.loads((Path("data/vtab1k") / name / "meta.json").read_text())["task"] == name
 
 
+STALLED, UNFORESEEN = RunError("the download stalled"), ValueError("unforeseen")
+
+
 @pytest.mark.parametrize(
-    ("errors", "code"),
+    ("errors", "code", "told"),
     [
-        ({"resisc45": RunError("the download stalled")}, 1),
-        ({"eurosat": ConfigError("no EuroSAT.zip"), "resisc45": RunError("the download stalled")}, 2),
-        ({"resisc45": ValueError("unforeseen")}, 1),
+        ({"resisc45": STALLED}, 1, ["resisc45: the download stalled"]),
+        ({"eurosat": ConfigError("no zip"), "resisc45": STALLED}, 2, ["eurosat: no zip", "resisc45: the download stalled"]),
+        ({"resisc45": UNFORESEEN}, 1, ["ValueError: unforeseen (GIFT_VIT_TRACEBACK=1 shows where)"]),
     ],
 )
 def test_one_that_fails_does_not_stop_the_others(
-    errors: dict[str, BaseException],
-    code: int,
-    opened: Opened,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    errors: dict[str, BaseException], code: int, told: list[str], opened: Opened, run: Run, capsys: Told
 ) -> None:
     opened.errors = errors
-    assert run(monkeypatch, "specialized") == code
+    assert run("specialized") == code
     printed = capsys.readouterr()
     outcomes = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
     assert list(outcomes) == GROUPS["specialized"]
     for name, outcome in outcomes.items():
         assert outcome.startswith(f"failed: {errors[name]}" if name in errors else "ready: ")
         assert (Path("data/vtab1k") / name).exists() == (name not in errors)
-    assert [line for line in printed.err.splitlines() if line.startswith("error: ")] == [
-        f"error: {name}: {error}"
-        if not isinstance(error, ValueError) or isinstance(error, ConfigError)
-        else f"error: ValueError: {error} (GIFT_VIT_TRACEBACK=1 shows where)"
-        for name, error in errors.items()
-    ]
+    assert [line for line in printed.err.splitlines() if line.startswith("error: ")] == [f"error: {line}" for line in told]
 
 
-def test_an_interrupt_stops_and_says_how_far_it_came(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_stops_and_says_how_far_it_came(opened: Opened, run: Run, capsys: Told) -> None:
     opened.errors = {"eurosat": KeyboardInterrupt()}
-    assert run(monkeypatch, "specialized") == 130
+    assert run("specialized") == 130
     outcomes = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
     assert outcomes[0].startswith("ready: ")
     assert outcomes[1:] == ["not prepared: interrupted"] * 3
     assert [path.name for path in Path("data/vtab1k").iterdir()] == ["patch_camelyon"]
 
 
-def test_a_missing_package_is_one_line_with_the_command_to_type(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_package_is_one_line_with_the_command_to_type(opened: Opened, run: Run, capsys: Told) -> None:
     opened.errors = {"dsprites": ModuleNotFoundError("No module named 'h5py'", name="h5py")}
-    assert run(monkeypatch, "dsprites_location") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        "error: dsprites_location: needs a package that is not there (No module named 'h5py'); "
-        "type: pip install 'gift-vit[vtab]'"
-    )
+    assert run("dsprites_location") == 2
+    missing = "needs a package that is not there (No module named 'h5py'); type: pip install 'gift-vit[vtab]'"
+    assert capsys.readouterr().err == f"error: dsprites_location: {missing}\n"
 
 
 MISTAKES = [
     ([], "a name is required"),
-    (
-        ["kitti_distanse"],
-        "there is no task 'kitti_distanse': give a task (cifar100, .*) or one of .*; did you mean kitti_distance?",
-    ),
+    (["kitti_distanse"], "no task 'kitti_distanse': give a task (cifar100, .*) or one of .*; did you mean kitti_distance?"),
     (["natral"], "did you mean natural?"),
     (["dtd", "source=tdfs"], "source=tdfs: give one of auto, original, tfds, folder; did you mean tfds?"),
     (["dtd", "out=x"], "unexpected argument 'out=x': expected task=…, source=…, root=…"),
@@ -215,11 +183,8 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_mistakes_on_the_command_line_are_one_line(
-    words: list[str], message: str, opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert len(MISTAKES) == 9
-    assert run(monkeypatch, *words) == 2
+def test_mistakes_are_one_line(words: list[str], message: str, opened: Opened, run: Run, capsys: Told) -> None:
+    assert run(*words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     for part in message.split(".*"):
@@ -228,29 +193,29 @@ def test_mistakes_on_the_command_line_are_one_line(
     assert not opened.calls
 
 
-def test_image_folders_are_read_and_marked(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_image_folders_are_read_and_marked(opened: Opened, run: Run, capsys: Told, tmp_path: Path) -> None:
     from test_vtab_folders import write_folder
 
     write_folder(tmp_path / "community" / "kitti", 4, {"train800": 800, "val200": 200, "test": 711})
-    assert run(monkeypatch, "kitti_distance", "source=folder", "folder=community") == 0
-    assert capsys.readouterr().out.endswith(
-        "800 + 200 + 711 images from source=folder in data/vtab1k/kitti_distance (with a warning)\n"
-    )
+    assert run("kitti_distance", "source=folder", "folder=community") == 0
+    ready = "800 + 200 + 711 images from source=folder in data/vtab1k/kitti_distance (with a warning)\n"
+    assert capsys.readouterr().out.endswith(ready)
     assert not opened.calls
-    assert run(monkeypatch, "dtd", "source=folder", "folder=community") == 2
+    assert run("dtd", "source=folder", "folder=community") == 2
     assert "error: dtd: there is no folder dtd in community" in capsys.readouterr().err
 
 
-BARE = """
-import sys
-for package in ("tensorflow", "tensorflow_datasets", "array_record", "h5py", "scipy", "cv2"):
-    sys.modules[package] = None
-sys.argv = ["vtab", *sys.argv[1:]]
-from data_prep.vtab.__main__ import main
-main()
-"""
+def without_packages(module: str, *words: str, cwd: Path) -> Process:
+    """A process that knows none of the packages of the extra vtab."""
+
+    def action() -> None:
+        for package in ("tensorflow", "tensorflow_datasets", "array_record", "h5py", "scipy", "cv2"):
+            for known in [name for name in sys.modules if name.split(".")[0] == package]:
+                del sys.modules[known]
+            sys.modules[package] = None  # pyright: ignore[reportArgumentType]
+        act_as(module, words)
+
+    return Process(action, cwd)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +227,8 @@ main()
     ],
 )
 def test_help_and_errors_need_no_extra_package(words: list[str], code: int, out: str, err: str, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", BARE, *words, *([] if "--help" in words else [f"root={tmp_path}"])]
-    ended = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=False)
+    with without_packages("data_prep.vtab", *words, cwd=tmp_path) as process:
+        ended = process.wait()
     assert ended.returncode == code
     assert out in ended.stdout
     assert err in ended.stderr

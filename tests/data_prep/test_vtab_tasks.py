@@ -1,8 +1,20 @@
+"""The benchmark's tasks: their cuts, in the order of TFDS, and what their labels and images are made of."""
+
+import hashlib
+import io
+import random
+from typing import Any
+
+import numpy as np
 import pytest
+from PIL import Image
+from vtab_origins import encode
 
-from data_prep.vtab.tasks import BUILDERS, GROUPS, TASKS, Cut
-from gift_vit.errors import ConfigError
+from data_prep.vtab.records import Key, tfds_order
+from data_prep.vtab.tasks import BUILDERS, GROUPS, TASKS, Cut, binary_to_grey
+from gift_vit.common.errors import ConfigError
 
+EYES, DSPRITES = "diabetic_retinopathy_detection", "train[589824:590024] train[663552:]"
 # task: title, group, builder/config:version, classes, the three cuts, size of the test split, height and width
 EXPECTED = {
     "cifar100": "CIFAR-100 natural cifar100:3.0.2 100 train[:800] train[45000:45200] test 10000 (32, 32)",
@@ -15,25 +27,20 @@ EXPECTED = {
     "patch_camelyon": "Patch Camelyon specialized patch_camelyon:2.0.0 2 train[:800] validation[:200] test 32768 (96, 96)",
     "eurosat": "EuroSAT specialized eurosat/rgb:2.0.0 10 train[:800] train[16200:16400] train[21600:] 5400 (64, 64)",
     "resisc45": "Resisc45 specialized resisc45:3.0.0 45 train[:800] train[18900:19100] train[25200:] 6300 (256, 256)",
-    "retinopathy": "Retinopathy specialized diabetic_retinopathy_detection/btgraham-300:3.0.0 5 train[:800] validation[:200] "
-    "test 42670 None",
+    "retinopathy": f"Retinopathy specialized {EYES}/btgraham-300:3.0.0 5 train[:800] validation[:200] test 42670 None",
     "clevr_count": "Clevr/count structured clevr:3.1.0 8 train[:800] train[63000:63200] validation 15000 (320, 480)",
     "clevr_distance": "Clevr/distance structured clevr:3.1.0 6 train[:800] train[63000:63200] validation 15000 (320, 480)",
     "dmlab": "DMLab structured dmlab:2.0.1 6 train[:800] validation[:200] test 22735 (360, 480)",
     "kitti_distance": "KITTI/distance structured kitti:3.3.0 4 train[:800] validation[:200] test 711 None",
-    "dsprites_location": "dSprites/loc structured dsprites:2.1.0 16 train[:800] train[589824:590024] train[663552:] "
-    "73728 (64, 64)",
-    "dsprites_orientation": "dSprites/ori structured dsprites:2.1.0 16 train[:800] train[589824:590024] train[663552:] "
-    "73728 (64, 64)",
+    "dsprites_location": f"dSprites/loc structured dsprites:2.1.0 16 train[:800] {DSPRITES} 73728 (64, 64)",
+    "dsprites_orientation": f"dSprites/ori structured dsprites:2.1.0 16 train[:800] {DSPRITES} 73728 (64, 64)",
     "smallnorb_azimuth": "SmallNORB/azi structured smallnorb:2.1.0 18 train[:800] test[:200] test[12150:] 12150 (96, 96)",
     "smallnorb_elevation": "SmallNORB/ele structured smallnorb:2.1.0 9 train[:800] test[:200] test[12150:] 12150 (96, 96)",
 }
 
 
-def test_there_are_19_tasks_of_16_builders_in_groups_of_7_4_and_8() -> None:
+def test_there_are_tasks_of_all_builders_in_groups_of_7_4_and_8() -> None:
     assert list(TASKS) == list(EXPECTED)
-    assert len(EXPECTED) == 19
-    assert len(BUILDERS) == 16
     assert {task.builder.name for task in TASKS.values()} == set(BUILDERS)
     assert {group: len(names) for group, names in GROUPS.items()} == {"natural": 7, "specialized": 4, "structured": 8}
     assert [name for names in GROUPS.values() for name in names] == list(TASKS)
@@ -59,12 +66,104 @@ def test_starts_are_rounded_down() -> None:
 
 def test_only_a_label_of_the_builder_has_its_class_names() -> None:
     without = {name for name, task in TASKS.items() if not task.label_is_builders}
-    pairs = {f"{builder}_{kind}" for builder, kinds in {"clevr": ("count", "distance")}.items() for kind in kinds}
-    pairs |= {"dsprites_location", "dsprites_orientation", "smallnorb_azimuth", "smallnorb_elevation"}
-    assert without == {*pairs, "kitti_distance"}
+    pairs = {"clevr": ("count", "distance"), "dsprites": ("location", "orientation"), "smallnorb": ("azimuth", "elevation")}
+    assert without == {f"{name}_{kind}" for name, kinds in pairs.items() for kind in kinds} | {"kitti_distance"}
 
 
 @pytest.mark.parametrize("cut", [Cut("train", 0, 800), Cut("train", 90, 200), Cut("train", 100)])
 def test_a_split_that_ends_too_early_is_an_error(cut: Cut) -> None:
     with pytest.raises(ConfigError, match=r"train\[.*needs more examples than the split's 799"):
         cut.positions(799)
+
+
+@pytest.mark.parametrize("keys", [range(500), [f"class/image_{index:03d}.jpg" for index in range(500)]], ids=["int", "str"])
+def test_keys_are_sorted_by_the_md5_of_split_and_key_whatever_their_order(keys: list[Key]) -> None:
+    def number(key: Key) -> int:
+        return int(hashlib.md5(f"validation{key}".encode()).hexdigest(), 16)
+
+    shuffled = random.Random(0).sample(list(keys), len(keys))
+    assert tfds_order("validation", shuffled) == sorted(keys, key=number)
+
+
+def test_the_first_images_of_cifar100_and_svhn_are_the_known_ones() -> None:
+    assert tfds_order("train", range(50000))[:5] == [16399, 1680, 47917, 17307, 27051]
+    assert tfds_order("test", range(10000))[:5] == [9933, 5669, 163, 6686, 4747]
+    assert tfds_order("train", range(73257))[65931:65934] == [21145, 64736, 23870]
+
+
+def test_backslashes_count_as_slashes() -> None:
+    windows = tfds_order("train", [f"folder\\{index}" for index in range(50)])
+    assert [str(key).replace("\\", "/") for key in windows] == tfds_order("train", [f"folder/{index}" for index in range(50)])
+
+
+count, clevr, kitti = (TASKS[name].label for name in ("clevr_count", "clevr_distance", "kitti_distance"))
+
+
+def clevr_objects(*distances: float) -> dict[str, Any]:
+    return {"objects": {"pixel_coords": np.array([(300, -1, distance) for distance in distances], np.float32)}}
+
+
+def kitti_objects(*objects: tuple[int, float]) -> dict[str, Any]:
+    location = np.array([(-50, 200, distance) for _, distance in objects], np.float32).reshape(-1, 3)
+    return {"objects": {"type": np.array([kind for kind, _ in objects], np.int64), "location": location}}
+
+
+@pytest.mark.parametrize("number", range(3, 11))
+def test_clevr_count_is_the_number_of_objects_from_three(number: int) -> None:
+    assert count(clevr_objects(*range(number))) == number - 3
+
+
+CLEVR = {0.1: 0, 8.0: 0, 8.001: 1, 8.5: 1, 8.501: 2, 9.0: 2, 9.001: 3, 9.5: 3, 9.501: 4, 10.0: 4, 10.01: 5, 50: 5}
+
+
+@pytest.mark.parametrize(("distance", "label"), CLEVR.items())
+def test_clevr_distance_of_one_on_a_bound_is_the_nearer_class(distance: float, label: int) -> None:
+    assert clevr(clevr_objects(60, distance, 99)) == label
+
+
+def test_distances_are_compared_in_single_precision() -> None:
+    just_above = 8.0 + 1e-8  # a double that no float tells from 8
+    assert clevr({"objects": {"pixel_coords": [(0, 0, just_above)]}}) == 0
+    assert kitti({"objects": {"type": [0], "location": [(0, 0, just_above)]}}) == 0
+
+
+KITTI = {
+    3: [[], [(3, 5.0), (4, 5.0), (5, 5.0), (6, 5.0), (7, 5.0)]],  # people, cyclists, trams, others
+    0: [[(0, 8.0)]],
+    1: [[(1, 8.1)], [(2, 20.0)], [(3, 1.0), (0, 30.0), (2, 15.0)]],
+    2: [[(0, 20.1)], [(0, 998.0)]],
+}
+
+
+@pytest.mark.parametrize(("objects", "label"), [(objects, label) for label, scenes in KITTI.items() for objects in scenes])
+def test_kitti_is_the_nearest_car_van_or_truck(objects: list[tuple[int, float]], label: int) -> None:
+    assert kitti(kitti_objects(*objects)) == label
+
+
+def test_dsprites_bins() -> None:
+    location, orientation = (TASKS[f"dsprites_{kind}"].label for kind in ("location", "orientation"))
+    assert [location({"label_x_position": x}) for x in range(32)] == np.repeat(range(16), 2).tolist()
+    bins = [orientation({"label_orientation": np.int64(angle)}) for angle in range(40)]
+    assert bins == [int(angle / 2.5) for angle in range(40)]
+    assert np.bincount(bins).tolist() == [3, 2] * 8
+
+
+def test_other_labels_are_taken_as_they_are() -> None:
+    norb = {"label_azimuth": 17, "label_elevation": 8}
+    assert [TASKS[f"smallnorb_{kind}"].label(norb) for kind in ("azimuth", "elevation")] == [17, 8]
+    others = [TASKS["cifar100"].label({"label": np.uint8(99), "coarse_label": 3}), TASKS["dmlab"].label({"label": 5})]
+    assert [(label, type(label)) for label in others] == [(99, int), (5, int)]
+
+
+def test_dsprites_images_become_black_and_white_without_loss() -> None:
+    stored = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8)
+    for name in ("dsprites_location", "dsprites_orientation"):
+        with Image.open(io.BytesIO(TASKS[name].image(encode(stored)))) as image:
+            assert image.format == "PNG"
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.repeat(stored[..., None] * 255, 3, axis=2))
+    assert binary_to_grey is TASKS["dsprites_location"].image
+
+
+def test_other_images_stay_the_bytes_that_are_stored() -> None:
+    others = [task for name, task in TASKS.items() if not name.startswith("dsprites")]
+    assert all(task.image(b"bytes") == b"bytes" for task in others)

@@ -1,143 +1,88 @@
 """Truncated, damaged, incomplete folders of TFDS: one line each that names the file."""
 
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 pytest.importorskip("tensorflow_datasets")
 
+from gift_vit.common.errors import ConfigError
+from tests.data_prep.tiny_tfds import TinyDataset, edit_info, everything, opened, prepare, prepare_random, random_examples
 
-from data_prep.vtab import tfrecord
-from gift_vit.errors import ConfigError
-from tests.data_prep.tiny_tfds import (
-    Tiny,
-    TinyDataset,
-    crc32c,
-    edit_info,
-    everything,
-    opened,
-    prepare,
-    prepare_random,
-    random_examples,
-)
+Change = Callable[[Path], object]
 
 
-@pytest.fixture
-def copied(tiny_dataset: TinyDataset, tmp_path: Path) -> Tiny:
-    """A copy of the tiny DTD to damage."""
-    tiny = tiny_dataset("dtd")
-    shutil.copytree(tiny.data_dir / "dtd", tmp_path / "dtd")
-    return Tiny(tmp_path, tiny.examples)
+def shard(change: Callable[[bytes], bytes]) -> Change:
+    """Changes the bytes of the one file of train."""
+
+    def apply(folder: Path) -> None:
+        (path,) = folder.glob("dtd-train.*-of-00001")
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
 
 
-class TestDamage:
-    def shard(self, data_dir: Path) -> Path:
-        (path,) = (data_dir / "dtd/3.0.1").glob("dtd-train.*-of-00001")
-        return path
+def cut(share: float) -> Change:
+    return shard(lambda data: data[: int(share * len(data))])
 
-    def read(self, data_dir: Path) -> None:
+
+def flip(offset: int, bits: int = 0xFF) -> Change:
+    return shard(lambda data: data[:offset] + bytes([data[offset] ^ bits]) + data[offset:][1:])
+
+
+def recorded(number: int) -> Change:
+    return lambda folder: edit_info(folder, lambda info: info["splits"][0].update(shardLengths=[str(number)]))
+
+
+AGAIN, SHARD = r"cannot read .*dtd/3\.0\.1.*: .*copy it again", r"cannot read .*dtd-train\.tfrecord-00000-of-00001: "
+ARRAY_RECORD: dict[str, tuple[Change, str]] = {
+    "empty": (cut(0), r"cannot read .*dtd-train\.array_record-00000-of-00001: .*copy it again"),
+    "half": (cut(0.5), AGAIN),
+    "all but the end": (cut(0.999), AGAIN),
+    "damaged": (flip(7000), r"cannot read .*dtd-train.*(hash mismatch|Corrupted)"),
+    "missing": (lambda folder: next(folder.glob("dtd-train.*")).unlink(), r"cannot read .*dtd-train.*No such file"),
+    "one more than recorded": (recorded(819), "holds 820 records, expected 819"),
+    "one less than recorded": (recorded(821), "holds 820 records, expected 821"),
+    "no description": (lambda folder: (folder / "dataset_info.json").write_text('{"name": "dtd", '), AGAIN),
+    "no features": (lambda folder: (folder / "features.json").unlink(), AGAIN),
+}
+TFRECORD: dict[str, tuple[Change, str]] = {
+    "one more than recorded": (recorded(19), SHARD + ".*bytes follow the last of its 19 records"),
+    "one less than recorded": (recorded(21), SHARD + ".*ends before record 20"),
+    "a byte less": (shard(lambda data: data[:-1]), SHARD + ".*within record 19"),
+    "a byte more": (shard(lambda data: data + b"x"), SHARD + ".*1 bytes follow"),
+    "empty": (cut(0), SHARD + ".*ends before record 0"),
+    "a length that is nonsense": (shard(lambda data: b"\xff" * 8 + data[8:]), SHARD + ".*(within|checksum of) record 0"),
+    "no example": (shard(lambda data: data[:12] + b"\xff" * 48 + data[60:]), SHARD),
+    **{f"a bit of record 0, {offset}": (flip(offset, 1), SHARD + ".*checksum of record 0 differs") for offset in (3, 9, 200)},
+    "a bit of the last record": (flip(-2, 1), SHARD + ".*checksum of record 19 differs"),
+}
+
+
+def check_refused(data_dir: Path, damage: tuple[Change, str]) -> None:
+    change, message = damage
+    change(data_dir / "dtd/3.0.1")
+    with pytest.raises(ConfigError, match=message) as caught:
         everything(opened("dtd", data_dir), "train")
-
-    @pytest.mark.parametrize("keep", [0, 0.5, 0.999])
-    def test_a_truncated_array_record(self, keep: float, copied: Tiny) -> None:
-        path = self.shard(copied.data_dir)
-        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-        with pytest.raises(
-            ConfigError, match=r"cannot read .*dtd-train\.array_record-00000-of-00001: .*copy it again"
-        ) as caught:
-            self.read(copied.data_dir)
-        assert "\n" not in str(caught.value)
-
-    def test_a_damaged_array_record(self, copied: Tiny) -> None:
-        path = self.shard(copied.data_dir)
-        data = bytearray(path.read_bytes())
-        data[len(data) // 3] ^= 0xFF
-        path.write_bytes(data)
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd-train.*(hash mismatch|Corrupted)"):
-            self.read(copied.data_dir)
-
-    def test_a_missing_shard(self, copied: Tiny) -> None:
-        self.shard(copied.data_dir).unlink()
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd-train.*No such file"):
-            self.read(copied.data_dir)
-
-    @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-    @pytest.mark.parametrize("recorded", [19, 21])
-    def test_a_shard_with_more_or_fewer_records_than_recorded(self, file_format: str, recorded: int, tmp_path: Path) -> None:
-        folder = prepare("dtd", random_examples("dtd", {"train": 20}), tmp_path, file_format)
-        edit_info(folder, lambda info: info["splits"][0].update(shardLengths=[str(recorded)]))
-        expected = {"array_record": f"holds 20 records, expected {recorded}"}
-        expected["tfrecord"] = "bytes follow the last of its 19 records" if recorded < 20 else "ends before record 20"
-        with pytest.raises(ConfigError, match=expected[file_format]):
-            self.read(tmp_path)
-
-    @pytest.mark.parametrize(
-        ("cut", "expected"), [(1, "within record 19"), (-1, "1 bytes follow"), (10**9, "ends before record 0")]
-    )
-    def test_a_tfrecord_with_the_wrong_end(self, cut: int, expected: str, tmp_path: Path) -> None:
-        prepare("dtd", random_examples("dtd", {"train": 20}), tmp_path, "tfrecord")
-        path = self.shard(tmp_path)
-        data = path.read_bytes()
-        path.write_bytes(data + b"x" if cut < 0 else data[: max(len(data) - cut, 0)])
-        with pytest.raises(ConfigError, match=rf"cannot read .*dtd-train\.tfrecord.*{expected}"):
-            self.read(tmp_path)
-
-    def test_a_tfrecord_whose_length_is_nonsense(self, tmp_path: Path) -> None:
-        prepare("dtd", random_examples("dtd", {"train": 20}), tmp_path, "tfrecord")
-        path = self.shard(tmp_path)
-        path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd-train\.tfrecord.*(within record 0|checksum of record 0)"):
-            self.read(tmp_path)
-
-    def test_a_record_that_is_no_example(self, tmp_path: Path) -> None:
-        prepare("dtd", random_examples("dtd", {"train": 20}), tmp_path, "tfrecord")
-        path = self.shard(tmp_path)
-        data = bytearray(path.read_bytes())
-        data[12:60] = b"\xff" * 48
-        path.write_bytes(data)
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd-train\.tfrecord") as caught:
-            self.read(tmp_path)
-        assert "\n" not in str(caught.value)
-
-    def test_an_unreadable_description(self, copied: Tiny) -> None:
-        (copied.data_dir / "dtd/3.0.1/dataset_info.json").write_text('{"name": "dtd", ')
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd/3\.0\.1: .*copy it again"):
-            self.read(copied.data_dir)
-
-    def test_missing_features(self, copied: Tiny) -> None:
-        (copied.data_dir / "dtd/3.0.1/features.json").unlink()
-        with pytest.raises(ConfigError, match=r"cannot read .*dtd/3\.0\.1: .*copy it again"):
-            self.read(copied.data_dir)
-
-    def test_a_missing_split(self, tmp_path: Path) -> None:
-        prepare_random("dtd", {"train": 5}, tmp_path)
-        with pytest.raises(ConfigError, match=r"dtd/3\.0\.1 has no split test, but train; prepare it again"):
-            opened("dtd", tmp_path).keys("test")
+    assert "\n" not in str(caught.value)
 
 
-class TestChecksums:
-    @pytest.fixture(autouse=True)
-    def with_google_crc32c(self, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """The library's one function, by the tests' own computation (it need not be installed)."""
-        monkeypatch.setitem(sys.modules, "google_crc32c", SimpleNamespace(value=crc32c))
-        tfrecord._crc32c.cache_clear()
-        yield
-        tfrecord._crc32c.cache_clear()
+@pytest.mark.parametrize("name", ARRAY_RECORD)
+def test_a_damaged_folder_of_array_records(name: str, tiny_dataset: TinyDataset, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dataset("dtd").data_dir / "dtd", tmp_path / "dtd")
+    check_refused(tmp_path, ARRAY_RECORD[name])
 
-    def test_the_tests_own_computation(self) -> None:
-        assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C's definition
 
-    @pytest.mark.parametrize("offset", [3, 9, 200, -2])
-    def test_one_changed_bit_is_found(self, offset: int, tmp_path: Path) -> None:
-        prepare("dtd", random_examples("dtd", {"train": 3}), tmp_path, "tfrecord")
-        assert len(everything(opened("dtd", tmp_path), "train")) == 3
-        path = tmp_path / "dtd/3.0.1/dtd-train.tfrecord-00000-of-00001"
-        data = bytearray(path.read_bytes())
-        data[offset] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(ConfigError, match=rf"checksum of record {2 if offset < 0 else 0} differs"):
-            everything(opened("dtd", tmp_path), "train")
+@pytest.mark.parametrize("name", TFRECORD)
+def test_a_damaged_folder_of_tfrecords(name: str, tmp_path: Path) -> None:
+    prepare("dtd", random_examples("dtd", {"train": 20}), tmp_path, "tfrecord")
+    assert len(everything(opened("dtd", tmp_path), "train")) == 20
+    check_refused(tmp_path, TFRECORD[name])
+
+
+def test_a_missing_split(tmp_path: Path) -> None:
+    prepare_random("dtd", {"train": 5}, tmp_path)
+    with pytest.raises(ConfigError, match=r"dtd/3\.0\.1 has no split test, but train; prepare it again"):
+        opened("dtd", tmp_path).keys("test")

@@ -1,7 +1,6 @@
 """What TFDS's own builders make of original files: their ``_split_generators`` and ``_generate_examples``, run as they are."""
 
 import gzip
-import io
 import os
 import sys
 import tarfile
@@ -14,60 +13,53 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from data_prep.vtab.records import Key
 from data_prep.vtab.tasks import BUILDERS
+from tests.data_prep.vtab_origins import encode
 
 # What the builders use of TensorFlow is its file access, which does for local files what Python does.
 FILE_ACCESS = SimpleNamespace(
     io=SimpleNamespace(
-        gfile=SimpleNamespace(
-            GFile=open,
-            glob=glob,
-            listdir=os.listdir,
-            exists=os.path.exists,
-            isdir=os.path.isdir,
-        )
+        gfile=SimpleNamespace(GFile=open, glob=glob, listdir=os.listdir, exists=os.path.exists, isdir=os.path.isdir)
     )
 )
+
+
+def unpack(path: Path, target: Path) -> Path:
+    """Unpack an archive by Python's own means, to ``target``; another file stays where it is. Returns the place."""
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            archive.extractall(target, filter="data")
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(target)
+    elif path.suffix == ".gz":
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(gzip.decompress(path.read_bytes()))
+    else:
+        return path
+    return target
 
 
 class LocalFiles:
     """Stands in for TFDS's download manager: a URL is the file of that name in a folder."""
 
     def __init__(self, folder: Path, scratch: Path):
-        self._folder = folder
-        self._scratch = scratch
-        self.manual_dir = folder
+        self._folder, self._scratch, self.manual_dir = folder, scratch, folder
 
     def download(self, urls: Any) -> Any:
-        """The paths of files."""
         if isinstance(urls, dict):
             return {key: self.download(url) for key, url in urls.items()}
         return str(self._folder / urls.rsplit("/", 1)[1].removesuffix("?raw=true"))
 
     def download_and_extract(self, urls: Any) -> Any:
-        """The paths of unpacked files; other files stay as they are."""
         if isinstance(urls, dict):
             return {key: self.download_and_extract(url) for key, url in urls.items()}
         path = Path(self.download(urls))
-        target = self._scratch / path.name
-        if tarfile.is_tarfile(path):
-            with tarfile.open(path) as archive:
-                archive.extractall(target, filter="data")
-        elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(target)
-        elif path.suffix == ".gz":
-            self._scratch.mkdir(exist_ok=True)
-            target.write_bytes(gzip.decompress(path.read_bytes()))
-        else:
-            return str(path)
-        return str(target)
+        return str(unpack(path, self._scratch / path.name))
 
     def iter_archive(self, path: str) -> Iterator[tuple[str, Any]]:
-        """The members of a zip."""
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as file:
@@ -80,30 +72,20 @@ def builder_of(name: str, data_dir: Path) -> Any:
     return tfds.builder(f"{config}:{BUILDERS[name].version}", data_dir=str(data_dir))
 
 
-def generate(
-    name: str, folder: Path, scratch: Path, monkeypatch: Any
-) -> tuple[Any, dict[str, list[tuple[Key, dict[str, Any]]]]]:
-    """Run a builder on original files, without TensorFlow.
-
-    Returns:
-        The builder, and by split what it generates: keys and examples.
-    """
+def generate(name: str, folder: Path, scratch: Path, patch: Any) -> tuple[Any, dict[str, list[tuple[Key, dict[str, Any]]]]]:
+    """Run a builder on original files, without TensorFlow; returns it, and by split what it generates: keys and examples."""
     builder = builder_of(name, scratch / "none")
     module = sys.modules[type(builder).__module__]
     if hasattr(module, "tf"):
-        monkeypatch.setattr(module, "tf", FILE_ACCESS)
+        patch.setattr(module, "tf", FILE_ACCESS)
     splits = builder._split_generators(LocalFiles(folder, scratch))
-    if isinstance(splits, dict):
-        generators = splits
-    else:
-        generators = {str(split.name): builder._generate_examples(**split.gen_kwargs) for split in splits}
-    return builder, {split: list(examples) for split, examples in generators.items()}
+    if not isinstance(splits, dict):
+        splits = {str(split.name): builder._generate_examples(**split.gen_kwargs) for split in splits}
+    return builder, {split: list(examples) for split, examples in splits.items()}
 
 
 def encoded(image: Any) -> bytes:
     """The image feature's value as TFDS stores it: files as they are, arrays as PNG."""
     if isinstance(image, np.ndarray):
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
-        return buffer.getvalue()
+        return encode(image[..., 0] if image.shape[-1] == 1 else image)
     return Path(image).read_bytes() if isinstance(image, str) else image.getvalue()

@@ -1,6 +1,5 @@
 """Tiny genuine TFDS datasets of the 16 builders: TFDS writes them itself, only where the examples come from is replaced."""
 
-import io
 import json
 import struct
 import zlib
@@ -12,14 +11,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
 
+import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core import file_adapters
 
 from data_prep.vtab.records import Key, Record
 from data_prep.vtab.tasks import BUILDERS
 from data_prep.vtab.tfds_origin import TfdsOrigin, open_tfds
+from tests.data_prep import vtab_origins
 
 Example: TypeAlias = dict[str, Any]
 Examples: TypeAlias = list[tuple[Key, Example]]
@@ -50,33 +50,11 @@ def edit_info(folder: Path, change: Any) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
-# Just enough for train800, val200 and a test split of every task.
-SIZES: dict[str, dict[str, int]] = {
-    "cifar100": {"train": 2000, "test": 30},
-    "caltech101": {"train": 2000, "test": 30},
-    "dtd": {"train": 820, "validation": 210, "test": 30},
-    "oxford_flowers102": {"train": 820, "validation": 210, "test": 30},
-    "oxford_iiit_pet": {"train": 1000, "test": 30},
-    "svhn_cropped": {"train": 2000, "test": 30, "extra": 5},
-    "sun397": {"train": 820, "validation": 210, "test": 30},
-    "patch_camelyon": {"train": 820, "validation": 210, "test": 30},
-    "eurosat": {"train": 1500},
-    "resisc45": {"train": 1500},
-    "diabetic_retinopathy_detection": {"sample": 5, "train": 820, "validation": 210, "test": 30},
-    "clevr": {"train": 2000, "validation": 30, "test": 5},
-    "dmlab": {"train": 820, "validation": 210, "test": 30},
-    "kitti": {"train": 820, "validation": 210, "test": 30},
-    "dsprites": {"train": 2000},
-    "smallnorb": {"train": 820, "test": 420},
-}
+# Splits that no task reads; the others are just large enough for train800, val200 and a test split.
+UNREAD = {"svhn_cropped": {"extra": 5}, "diabetic_retinopathy_detection": {"sample": 5}, "clevr": {"test": 5}}
+SIZES = {name: vtab_origins.SIZES[name] | UNREAD.get(name, {}) for name in BUILDERS}
 
-_CAPITALS = {
-    "background_google": "BACKGROUND_Google",
-    "faces": "Faces",
-    "faces_easy": "Faces_easy",
-    "leopards": "Leopards",
-    "motorbikes": "Motorbikes",
-}
+_CAPITALS = {name.lower(): name for name in ("BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "Motorbikes")}
 
 
 def prepare(
@@ -89,19 +67,11 @@ def prepare(
     shards: int | None = None,
     names: Mapping[str, list[str]] | None = None,
 ) -> Path:
-    """Let TFDS write a builder's dataset from the given examples; features that an example lacks are filled in.
+    """Let TFDS write a builder's dataset of the benchmark's config from examples; features that one lacks are filled in.
 
-    Args:
-        name: TFDS's name of the builder; its config is that of the benchmark.
-        examples: By split: the keys that TFDS hashes, and the values of features (images as encoded bytes).
-        data_dir: TFDS's data_dir.
-        file_format: array_record, tfrecord or parquet.
-        version: Of the builder; default: the benchmark's. Any may be given for a builder without config.
-        shards: Number of files of each split.
-        names: Class names by feature, for cifar100, which reads them from its archive.
-
-    Returns:
-        The folder of the version.
+    ``examples`` are, by split, the keys that TFDS hashes and the values of features (images as encoded bytes); ``file_format``
+    is array_record, tfrecord or parquet; ``version`` may be any for a builder without config; ``shards`` are those of each
+    split; ``names`` are class names by feature, for cifar100, which reads them from its archive. Returns the version's folder.
     """
     cls = tfds.builder_cls(name)
     version = version or BUILDERS[name].version
@@ -124,11 +94,7 @@ def prepare(
 
 
 def prepare_random(name: str, sizes: Mapping[str, int], data_dir: Path, **options: Any) -> dict[str, Examples]:
-    """Let TFDS write a builder's dataset of random examples, each with its own image; ``options`` are those of ``prepare``.
-
-    Returns:
-        What was put in, by split.
-    """
+    """Let TFDS write a builder's dataset of random examples, each with its own image; returns what was put in, by split."""
     examples = random_examples(name, sizes)
     names = {"label": [f"class {index}" for index in range(100)]} if name == "cifar100" else None
     prepare(name, examples, data_dir, **{"names": names, **options})
@@ -172,24 +138,21 @@ def _road_objects(rng: np.random.Generator) -> Example:
     plain = {"truncated": 0.0, "occluded": 0, "alpha": 0.0, "rotation_y": 0.0, "dimensions": np.zeros(3, np.float32)}
     plain["bbox"] = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
     depths = rng.choice([3.0, 8.0, 8.5, 20.0, 20.5, 70.0], int(rng.integers(0, 5)))
-    return {
-        "objects": [
-            {**plain, "type": int(rng.integers(8)), "location": np.array([1, 2, depth], np.float32)} for depth in depths
-        ]
-    }
+    places = [np.array([1, 2, depth], np.float32) for depth in depths]
+    return {"objects": [{**plain, "type": int(rng.integers(8)), "location": place} for place in places]}
 
 
 _SPECIAL: dict[str, Callable[[np.random.Generator], Example]] = {"clevr": _camera_objects, "kitti": _road_objects}
 
 
-def _row(pattern: str) -> Callable[..., tuple[Key, Example]]:
-    def make(split: str, index: int, unique: int, folder: str) -> tuple[Key, Example]:
-        return index, {"id": pattern.format(split=split, index=index)}
-
-    return make
+KeyRule: TypeAlias = Callable[[str, int, int, str], tuple[Key, Example]]
 
 
-def _text(field: str, pattern: str, key: str = "{text}") -> Callable[..., tuple[Key, Example]]:
+def _row(pattern: str) -> KeyRule:
+    return lambda split, index, *_: (index, {"id": pattern.format(split=split, index=index)})
+
+
+def _text(field: str, pattern: str, key: str = "{text}") -> KeyRule:
     def make(split: str, index: int, unique: int, folder: str) -> tuple[Key, Example]:
         values = {"index": index, "unique": unique, "folder": folder, "stored": _CAPITALS.get(folder, folder)}
         values["prefix"] = {"validation": "valid"}.get(split, split)
@@ -199,7 +162,7 @@ def _text(field: str, pattern: str, key: str = "{text}") -> Callable[..., tuple[
     return make
 
 
-_KEYS: dict[str, Callable[..., tuple[Key, Example]]] = {
+_KEYS: dict[str, KeyRule] = {
     "cifar100": _row("{split}_{index:05d}"),
     "caltech101": _text("image/file_name", "image_{unique:04d}.jpg", "{stored}/{text}"),
     "dtd": _text("file_name", "{folder}/{folder}_{unique:04d}.jpg"),
@@ -231,9 +194,7 @@ def encoded_image(name: str, shape: tuple[int | None, ...], number: int) -> byte
 def _plain_image(name: str, side: tuple[int, int], channels: int, encoding: str, seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 2 if name == "dsprites" else 256, (*side, channels)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels).save(buffer, encoding)
-    return buffer.getvalue()
+    return vtab_origins.encode(pixels.squeeze(-1) if channels == 1 else pixels, encoding)
 
 
 def _mark(image: bytes, number: int) -> bytes:
@@ -279,22 +240,5 @@ def framed(payload: bytes) -> bytes:
 
 
 def _masked(data: bytes) -> bytes:
-    checksum = crc32c(data)
+    checksum = google_crc32c.value(data)
     return struct.pack("<I", ((checksum >> 15) + (checksum << 17) + 0xA282EAD8) % 2**32)
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), by table."""
-    table = _table()
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ table[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
-
-
-@cache
-def _table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [value >> 1 ^ 0x82F63B78 * (value & 1) for value in table]
-    return table

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.engine import OptimConfig, Precision, TrainerConfig, evaluate, fit
-from gift_vit.engine.fit import FitInputs
-from gift_vit.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.engine.config import OptimConfig, TrainerConfig
+from gift_vit.engine.fit import FitInputs, evaluate, fit
+from gift_vit.engine.observer import EpochRecord, Observer
+from gift_vit.engine.state import Precision
 
 
 class Batches:
@@ -34,36 +36,39 @@ class Batches:
             yield (images * float("nan") if (epoch, step) == self.poison_at else images), self.labels[index]
 
 
-class Recorder:
+class Recorder(Observer):
     def __init__(self) -> None:
-        self.records: list[dict[str, float]] = []
+        self.records: list[EpochRecord] = []
         self.lrs: list[float] = []
-        self.history: list[dict[str, float]] | None = None
+        self.history: list[EpochRecord] | None = None
+        self.told: list[str] = []
 
-    def resumed(self, history: list[dict[str, float]]) -> None:
+    def resumed(self, history: list[EpochRecord]) -> None:
+        self.told.append("resumed")
         self.history = history
 
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
+        self.told.append(f"epoch {epoch} of {epochs}")
         assert images == 50
 
     def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+        self.told.append(f"step of {images}")
         assert not loss.requires_grad
         self.lrs.append(lr)
 
-    def epoch_done(self, record: Mapping[str, float]) -> None:
-        self.records.append(dict(record))
+    def epoch_done(self, record: EpochRecord) -> None:
+        self.told.append("done")
+        self.records.append(record)
 
 
-def optim(**changes: Any) -> OptimConfig:
-    values = {"lr": 0.01, "weight_decay": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}
-    schedule = {"warmup_epochs": 1, "warmup_lr": 1e-7, "min_lr": 1e-6, "schedule": "step"}
-    return OptimConfig(**(values | schedule | changes))
+def optim() -> OptimConfig:
+    schedule: Any = {"warmup_epochs": 1, "warmup_lr": 1e-7, "min_lr": 1e-6, "schedule": "step"}
+    return OptimConfig(lr=0.01, weight_decay=0.1, betas=[0.9, 0.999], eps=1e-8, **schedule)
 
 
 def trainer(**changes: Any) -> TrainerConfig:
-    values = {"epochs": 4, "batch_size": 16, "grad_accumulation": 1, "drop_path_rate": 0.0, "eval_every": 1}
-    rest = {"precision": "fp32", "compile": False, "device": "cpu", "workers": 0, "eval_batch_size": 32}
-    return TrainerConfig(**(values | rest | changes))
+    values = {"epochs": 4, "batch_size": 16, "grad_accumulation": 1, "eval_every": 1, "precision": "fp32", "compile": False}
+    return TrainerConfig(**(values | changes))
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -76,32 +81,30 @@ def train(model: nn.Module, folder: Path, batches: Batches | None = None, **chan
     stop = changes.pop("stop_epoch", None)
     val = [(Batches().images, Batches().labels)]
     inputs = FitInputs(batches or Batches(), val, identity="data")
-    result = fit(model, inputs, optim(), trainer(**changes), folder / "last.ckpt", recorder, stop)
+    result = fit(model, inputs, optim(), trainer(**changes), folder / "last.ckpt", [recorder], stop)
     return recorder, result
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module, atol: float = 0.0, rtol: float = 0.0) -> None:
+    torch.testing.assert_close(list(one.parameters()), list(other.parameters()), atol=atol, rtol=rtol)
 
 
 def test_loop_equals_a_plain_loop_written_out(tmp_path: Path) -> None:
     model, twin = network(), network()
     recorder, _ = train(model, tmp_path)
     parameters = list(twin.parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-        ]
-    )
-    step = 0
-    for epoch in range(4):
-        for images, labels in Batches().epoch(epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = recorder.lrs[step]
-            F.cross_entropy(twin(images), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-    assert step == len(recorder.lrs) == 16
-    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    steps = [batch for epoch in range(4) for batch in Batches().epoch(epoch)]
+    for (images, labels), lr in zip(steps, recorder.lrs, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        F.cross_entropy(twin(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(steps) == 16
+    assert_same_weights(model, twin, atol=1e-6, rtol=1e-5)
 
 
 def test_it_learns_and_records_every_epoch(tmp_path: Path) -> None:
@@ -113,13 +116,25 @@ def test_it_learns_and_records_every_epoch(tmp_path: Path) -> None:
     json.dumps(result.history)
 
 
+def test_observers_are_told_of_everything_in_order(tmp_path: Path) -> None:
+    """The first start makes one epoch of two, the second the other."""
+    both = [Recorder(), Recorder()]
+    inputs = FitInputs(Batches(), None, identity="data")
+    for stop in (1, None):
+        fit(network(), inputs, optim(), trainer(epochs=2), tmp_path / "last.ckpt", both, stop)
+    steps = ["step of 16"] * 3 + ["step of 2"]
+    for one in both:
+        assert one.told == ["epoch 0 of 1", *steps, "done", "resumed", "epoch 1 of 2", *steps, "done"]
+    keys = ["epoch", "train_loss", "lr", "steps", "seconds", "images_per_s"]
+    assert [list(record) for record in both[0].records] == [keys, keys]  # in the order of metrics.jsonl
+
+
 @pytest.mark.parametrize("pieces", [2, 3, 16])
 def test_accumulation_gives_the_same_weights(tmp_path: Path, pieces: int) -> None:
     whole, split = network(), network()
     train(whole, tmp_path / "a")
     train(split, tmp_path / "b", grad_accumulation=pieces)
-    for mine, theirs in zip(whole.parameters(), split.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-4)
+    assert_same_weights(whole, split, atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
@@ -134,11 +149,9 @@ def test_resuming_ends_bit_identical(tmp_path: Path, done: int) -> None:
     recorder, result = train(resumed, tmp_path / "b")
     assert len(recorder.records) == 4 - done
     assert recorder.history == result.history[:done]
-    for mine, theirs in zip(through.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-    times = {"seconds", "images_per_s"}
-    strip = [{k: v for k, v in record.items() if k not in times} for record in expected.history]
-    assert [{k: v for k, v in record.items() if k not in times} for record in result.history] == strip
+    assert_same_weights(through, resumed)
+    timeless = [[record | {"seconds": 0, "images_per_s": 0} for record in fitted.history] for fitted in (expected, result)]
+    assert timeless[0] == timeless[1]
 
 
 def test_the_search_phase_cuts_the_schedule_and_does_not_rescale_it(tmp_path: Path) -> None:
@@ -150,18 +163,12 @@ def test_the_search_phase_cuts_the_schedule_and_does_not_rescale_it(tmp_path: Pa
 
 @pytest.mark.parametrize(("every", "scored"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2, 3]), (0, [3])])
 def test_evaluation_as_often_as_asked_and_after_the_last_epoch(tmp_path: Path, every: int, scored: list[int]) -> None:
-    _, result = train(network(), tmp_path, eval_every=every)
+    models = [network(dropout=0.3), network(dropout=0.3)]
+    for model, often in zip(models, (1, every), strict=True):
+        torch.manual_seed(1)
+        _, result = train(model, tmp_path / str(id(model)), eval_every=often)
     assert [record["epoch"] for record in result.history if "val_top1" in record] == scored
-
-
-def test_how_often_is_evaluated_does_not_change_the_weights(tmp_path: Path) -> None:
-    often, seldom = network(dropout=0.3), network(dropout=0.3)
-    torch.manual_seed(1)
-    train(often, tmp_path / "a", eval_every=1)
-    torch.manual_seed(1)
-    train(seldom, tmp_path / "b", eval_every=0)
-    for mine, theirs in zip(often.parameters(), seldom.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    assert_same_weights(*models)
 
 
 def test_nan_loss_stops_where_it_happens_and_keeps_the_checkpoint(tmp_path: Path) -> None:
@@ -172,9 +179,7 @@ def test_nan_loss_stops_where_it_happens_and_keeps_the_checkpoint(tmp_path: Path
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
 
-def test_a_weight_spoilt_by_the_last_update_of_an_epoch_stays_out_of_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_weight_spoilt_by_an_epoch_s_last_update_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, original, calls = network(), torch.optim.AdamW.step, []
 
     def step(*args: Any, **kwargs: Any) -> None:
@@ -214,8 +219,7 @@ def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Monk
     train(plain, tmp_path / "a")
     train(fast, tmp_path / "b", compile=True)
     assert compiled == [fast]
-    for mine, theirs in zip(plain.parameters(), fast.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    assert_same_weights(plain, fast, atol=1e-5, rtol=1.3e-6)
 
 
 def test_frozen_parameters_stay_out_of_the_checkpoint(tmp_path: Path) -> None:
@@ -231,7 +235,7 @@ def test_checkpoint_of_other_data_or_cut_short_is_refused(tmp_path: Path) -> Non
     train(network(), tmp_path, stop_epoch=1)
     inputs = FitInputs(Batches(), None, identity="other data")
     with pytest.raises(ConfigError, match=r"last.ckpt was trained on other data .* delete it"):
-        fit(network(), inputs, optim(), trainer(), tmp_path / "last.ckpt", Recorder())
+        fit(network(), inputs, optim(), trainer(), tmp_path / "last.ckpt", [Recorder()])
     content = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ConfigError, match=r"last.ckpt cannot be read .* delete it"):
@@ -249,25 +253,5 @@ def test_evaluate_counts_by_hand_and_restores_training_mode() -> None:
     assert scores.loss == pytest.approx(negative_log.mean().item(), rel=1e-5)
     assert scores.images == 50
     assert model.training
-
-
-def test_evaluating_nothing_is_an_error() -> None:
     with pytest.raises(ConfigError, match="nothing to evaluate"):
-        evaluate(network(), [], torch.device("cpu"), Precision("fp32", torch.device("cpu")))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, "trainer.epochs=0"),
-        ({"batch_size": 0}, "trainer.batch_size=0"),
-        ({"grad_accumulation": 17}, "trainer.grad_accumulation=17 exceeds trainer.batch_size=16"),
-        ({"drop_path_rate": 1.0}, "trainer.drop_path_rate=1.0"),
-        ({"precision": "fp8"}, "unknown trainer.precision 'fp8' (known: fp32, tf32, bf16, fp16)"),
-        ({"workers": -1}, "trainer.workers=-1"),
-    ],
-)
-def test_values_out_of_range(changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        trainer(**changes)
-    assert message in str(error.value)
+        evaluate(model, [], torch.device("cpu"), Precision("fp32", torch.device("cpu")))

@@ -1,27 +1,29 @@
 import math
-from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from gift_vit.engine import OptimConfig, Schedule, build_optimizer
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
+from gift_vit.engine.config import OptimConfig
+from gift_vit.engine.state import Schedule, build_optimizer
 
 
 def optim(**changes: Any) -> OptimConfig:
-    values: dict[str, Any] = {
-        "lr": 1e-4,
-        "weight_decay": 0.01,
-        "betas": [0.9, 0.999],
-        "eps": 1e-8,
-        "warmup_epochs": 10,
-        "warmup_lr": 1e-7,
-        "min_lr": 1e-6,
-        "schedule": "epoch",
-    }
-    return OptimConfig(**(values | changes))
+    values = {"lr": 1e-4, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8}
+    schedule = {"warmup_epochs": 10, "warmup_lr": 1e-7, "min_lr": 1e-6, "schedule": "epoch"}
+    return OptimConfig(**(values | schedule | changes))
+
+
+def scheduled(config: OptimConfig, epochs: int = 100, steps: int = 5) -> Schedule:
+    return Schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs, steps)
+
+
+def shapes(model: nn.Module) -> dict[float, set[tuple[int, ...]]]:
+    """Of the parameters by weight decay."""
+    groups = build_optimizer(model, optim()).param_groups
+    return {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
 
 
 # the authors' learning rate by epoch, as a fraction of the peak (absolute where it is no fraction)
@@ -30,32 +32,24 @@ PAPER_EPOCHS = {9: 0.90, 10: 0.9755, 24: 0.8645, 49: 0.5157}
 
 @pytest.mark.parametrize("lr", [1e-3, 5e-3])
 def test_schedule_by_epoch_is_the_authors_table(lr: float) -> None:
-    optimizer = build_optimizer(nn.Linear(3, 3), optim(lr=lr))
-    schedule = Schedule(optimizer, optim(lr=lr), epochs=100, steps_per_epoch=7)
+    schedule = scheduled(optim(lr=lr))
     rates = [schedule.set_lr(epoch, step=3) for epoch in range(100)]
     assert rates[0] == 1e-7
     for epoch in range(100):
         warmup = 1e-7 + epoch * (lr - 1e-7) / 10
         cosine = 1e-6 + 0.5 * (lr - 1e-6) * (1 + math.cos(math.pi * epoch / 100))
         assert rates[epoch] == pytest.approx(warmup if epoch < 10 else cosine, rel=1e-9)
-    assert rates[9] / lr == pytest.approx(0.90, abs=1e-4)
     assert max(rates) < lr, "the nominal peak is never reached"
 
 
 def test_schedule_gives_the_published_epoch_table_to_four_digits() -> None:
-    config = optim(lr=1.0)  # a peak far above min_lr, so that the fractions show the cosine alone
-    schedule = Schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
+    schedule = scheduled(optim(lr=1.0))  # a peak far above min_lr, so that the fractions show the cosine alone
     for epoch, published in PAPER_EPOCHS.items():
         assert schedule.set_lr(epoch, 0) == pytest.approx(published, abs=5e-5)
-    config = optim(lr=1e-4)
-    schedule = Schedule(build_optimizer(nn.Linear(3, 3), config), config, epochs=100, steps_per_epoch=7)
-    assert schedule.set_lr(99, 0) == pytest.approx(1.02e-6, rel=5e-3)
 
 
 def test_schedule_by_step_changes_every_update_and_agrees_with_epochs_at_their_start() -> None:
-    by_epoch, by_step = optim(schedule="epoch"), optim(schedule="step")
-    first = Schedule(build_optimizer(nn.Linear(3, 3), by_epoch), by_epoch, 100, 5)
-    second = Schedule(build_optimizer(nn.Linear(3, 3), by_step), by_step, 100, 5)
+    first, second = scheduled(optim(schedule="epoch")), scheduled(optim(schedule="step"))
     for epoch in (0, 3, 10, 57, 99):
         assert second.set_lr(epoch, 0) == pytest.approx(first.set_lr(epoch, 0), rel=1e-12)
     rates = [second.set_lr(20, step) for step in range(5)]
@@ -65,9 +59,8 @@ def test_schedule_by_step_changes_every_update_and_agrees_with_epochs_at_their_s
 
 def test_schedule_is_a_function_of_the_position_alone() -> None:
     config = optim(schedule="step")
-    through = Schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
+    through, resumed = scheduled(config, 20, 4), scheduled(config, 20, 4)
     rates = [through.set_lr(epoch, step) for epoch in range(20) for step in range(4)]
-    resumed = Schedule(build_optimizer(nn.Linear(3, 3), config), config, 20, 4)
     assert [resumed.set_lr(12, step) for step in range(4)] == rates[48:52]
 
 
@@ -75,22 +68,17 @@ def test_groups_decay_matrices_only_and_hold_every_trainable_parameter_once(tiny
     tiny_vit.requires_grad_(False)
     for name in ("head.weight", "head.bias", "cls_token", "blocks.0.norm1.weight"):
         tiny_vit.get_parameter(name).requires_grad_(True)
-    groups = build_optimizer(tiny_vit, optim()).param_groups
-    by_decay = {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
-    assert by_decay == {0.01: {(10, 64), (1, 1, 64)}, 0.0: {(10,), (64,)}}
+    assert shapes(tiny_vit) == {0.01: {(10, 64), (1, 1, 64)}, 0.0: {(10,), (64,)}}
 
 
 class NoDecay(nn.Linear):
     exempt_from_weight_decay = True
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["model", "deepcopy"])
-def test_a_module_can_exempt_its_own_parameters(copied: bool) -> None:
+def test_a_module_can_exempt_its_own_parameters() -> None:
     model = nn.Sequential(nn.Linear(2, 3), NoDecay(3, 4), nn.Linear(4, 5, bias=False))
     model[1].add_module("inner", nn.Linear(6, 7))
-    groups = build_optimizer(deepcopy(model) if copied else model, optim()).param_groups
-    by_decay = {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
-    assert by_decay == {0.01: {(3, 2), (5, 4), (7, 6)}, 0.0: {(3,), (4, 3), (4,), (7,)}}
+    assert shapes(model) == {0.01: {(3, 2), (5, 4), (7, 6)}, 0.0: {(3,), (4, 3), (4,), (7,)}}
 
 
 def test_adamw_step_is_the_formula() -> None:
@@ -101,22 +89,6 @@ def test_adamw_step_is_the_formula() -> None:
     optimizer.step()
     expected = before * (1 - 0.1 * 0.5) - 0.1 * 3.0 / (3.0 + 1e-8)  # bias-corrected moments of the first step
     torch.testing.assert_close(layer.weight.detach(), expected, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"lr": 0.0}, "optim.lr=0.0: expected a number above 0"),
-        ({"weight_decay": -1.0}, "optim.weight_decay=-1.0"),
-        ({"betas": [0.9]}, "optim.betas=[0.9]: expected two numbers"),
-        ({"schedule": "cosine"}, "unknown optim.schedule 'cosine' (known: epoch, step)"),
-        ({"warmup_epochs": -1}, "optim.warmup_epochs=-1"),
-    ],
-)
-def test_values_out_of_range(changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        optim(**changes)
-    assert message in str(error.value)
 
 
 def test_nothing_to_train_is_refused() -> None:

@@ -1,8 +1,10 @@
 import json
-import sys
+import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import wandb
 
 from experiments import dashboard
 from experiments.dashboard import DashboardConfig, make_dashboard, read_definition
-from gift_vit.compose import compose_config
-from gift_vit.config import load_config
-from gift_vit.errors import ConfigError, RunError
-from gift_vit.record import Call
-from gift_vit.run import execute
-from tests.tracking.offline_run import Recorded, recorded, without_account
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.config import compose_config, load_config
+from gift_vit.engine.observer import EpochRecord
+from gift_vit.runs.result import METRICS, CostRecord, ParamRecord
+from gift_vit.runs.train import Call, train_run
+from gift_vit.tracking.fields import config_fields
+from tests.results.conftest import exit_code, refused
+from tests.tracking.offline_run import recorded, without_account
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its models use pydantic's older names
@@ -27,8 +31,9 @@ with warnings.catch_warnings():
     from wandb_workspaces.reports.v2 import internal
 
 Define = Callable[..., wr.Report]
-EXPECTED_CHARTS = 4 + 2 + 5 + 4 + 3
-ON_CUDA_ONLY = {"cost/peak_memory_mib"}
+METHOD_OF = {"final": "gift", "search": "vpt_deep"}
+SUMMARY = {*METRICS, *(f"params/{f.name}" for f in fields(ParamRecord)), *(f"cost/{f.name}" for f in fields(CostRecord))}
+EPOCH = set(EpochRecord.__annotations__)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,17 +42,14 @@ def wandb_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, wandb_on: None) -> dict[str, Recorded]:
-    """A real offline run of each phase, as W&B's own file holds it."""
-    found = {}
-    for phase, method in (("final", "gift"), ("search", "vpt_deep")):
-        root = tmp_path_factory.mktemp(phase)
-        words = ["debug=smoke", f"method={method}", f"phase={phase}", "tracker=wandb", f"paths.output_root={root}"]
-        cfg = load_config(compose_config(words))
-        execute(cfg, Call("", []))
-        found[phase] = recorded(cfg.folder)
-    return found
+def words_of(phase: str) -> list[str]:
+    return ["debug=smoke", f"method={METHOD_OF[phase]}", f"phase={phase}", "tracker=wandb"]
+
+
+@cache
+def promised(phase: str) -> Mapping[str, object]:
+    """The config fields that a run of the phase logs."""
+    return config_fields(load_config(compose_config(words_of(phase))).values)
 
 
 @pytest.fixture
@@ -80,71 +82,60 @@ def metric(bars: wr.BarPlot) -> str:
     return found.name
 
 
-def drawn(panel: object) -> tuple[list[object], list[object]]:
-    """What a panel takes from every run, and what it takes from each of their epochs."""
+def drawn(panel: object) -> set[str]:
+    """What a panel takes of every run (of its configuration or its summary) and of each epoch (a metric)."""
     if isinstance(panel, wr.BarPlot):
-        assert panel.groupby is not None
-        return [wr.SummaryMetric(metric(panel)), panel.groupby], []
-    if isinstance(panel, wr.LinePlot):
-        return [panel.groupby], [panel.x, *panel.y]
-    if isinstance(panel, wr.ScatterPlot):
-        legend = str(panel.legend_template).replace("}", "").split("${config:")[1:]
-        return [panel.x, panel.y, *(wr.Config(word.split()[0]) for word in legend)], []
-    assert isinstance(panel, wr.ParallelCoordinatesPlot)
-    return [column.metric for column in panel.columns], []
+        taken = [wr.SummaryMetric(metric(panel)), panel.groupby]
+    elif isinstance(panel, wr.LinePlot):
+        assert all(isinstance(field, wr.Metric) for field in (panel.x, *panel.y))
+        taken = [panel.groupby, panel.x, *panel.y]
+    elif isinstance(panel, wr.ScatterPlot):
+        taken = [panel.x, panel.y, *map(wr.Config, re.findall(r"\{config:(\w+)", str(panel.legend_template)))]
+    else:
+        assert isinstance(panel, wr.ParallelCoordinatesPlot)
+        taken = [column.metric for column in panel.columns]
+    return {f"{type(field).__name__} {getattr(field, 'name', field)}" for field in taken}
 
 
-def is_logged(field: object, run: Recorded) -> bool:
-    if field == "Group":  # W&B's own
-        return bool(run.run.run_group)
-    if isinstance(field, wr.Config):
-        return run.config.get(field.name) is not None
-    assert isinstance(field, wr.SummaryMetric)
-    return field.name in run.summary and (run.summary[field.name] is not None or field.name in ON_CUDA_ONLY)
-
-
-def test_every_chart_draws_what_runs_of_its_phase_log(define: Define, runs: dict[str, Recorded]) -> None:
+def test_every_chart_and_run_table_takes_what_runs_of_its_phase_log(define: Define) -> None:
+    of_any = {"str Group"} | {f"SummaryMetric {name}" for name in SUMMARY} | {f"Metric {name}" for name in EPOCH}
     charts = 0
     for grid in grids(define()):
-        run = runs[str(filters(grid)["phase"])]
-        assert filters(grid).keys() <= run.config.keys()
-        for panel in grid.panels:
-            of_run, of_epochs = drawn(panel)
-            assert [field for field in of_run if not is_logged(field, run)] == []
-            names = [field.name for field in of_epochs if isinstance(field, wr.Metric)]
-            assert len(names) == len(of_epochs)
-            assert [name for name in names if name not in run.history[-1]] == []
-            charts += 1
-    assert charts == EXPECTED_CHARTS
-
-
-def test_the_run_tables_name_what_is_logged(define: Define, runs: dict[str, Recorded]) -> None:
-    logged = {f"config:{name}.value" for run in runs.values() for name in run.config}
-    for grid in grids(define()):
+        config = promised(str(filters(grid)["phase"]))
+        assert filters(grid).keys() <= config.keys()
         assert len(grid.runsets[0].pinned_columns) >= 8
-        assert set(grid.runsets[0].pinned_columns) <= logged
+        assert set(grid.runsets[0].pinned_columns) <= {f"config:{name}.value" for p in METHOD_OF for name in promised(p)}
+        for panel in grid.panels:
+            assert drawn(panel) <= of_any | {f"Config {name}" for name, value in config.items() if value is not None}
+            charts += 1
+    assert charts == 4 + 2 + 5 + 4 + 3
 
 
-def test_recorded_runs_say_what_they_are(runs: dict[str, Recorded]) -> None:
-    run = runs["search"]
-    assert (run.run.run_group, run.run.job_type) == ("digits/vpt_deep", "search")
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", METHOD_OF)
+def test_runs_log_what_is_promised(phase: str, tmp_path: Path) -> None:
+    cfg = load_config(compose_config([*words_of(phase), f"paths.output_root={tmp_path}"]))
+    train_run(cfg, Call("", []))
+    run = recorded(cfg.folder)
+    logged = {name: value for name, value in run.config.items() if name not in {"config", "_wandb"}}
+    assert logged == {name: value for name, value in promised(phase).items() if name != "config"}
+    unscored = {"search": {"test_top1", "test_loss"}, "final": {"val_top1"}}[phase]
+    assert {name for name in SUMMARY if run.summary.get(name) is None} == {*unscored, "cost/peak_memory_mib"}  # on CUDA only
+    assert set(run.history[-1]) >= (EPOCH if phase == "search" else EPOCH - {"val_top1", "val_loss"})
+    assert (run.run.run_group, run.run.job_type) == (f"digits/{METHOD_OF[phase]}", phase)
     assert list(run.run.tags) == ["clean", "mini", "test_vit", "seed0"]
-    fields = {name: value for name, value in run.config.items() if name not in {"config", "_wandb"}}
-    assert fields == {
-        **{"dataset": "digits", "benchmark": "mini", "method": "vpt_deep", "kind": "vpt", "backbone": "test_vit"},
-        **{"protocol": "clean", "phase": "search", "seed": 0, "lr": 0.001, "weight_decay": 0.0001, "num_tokens": 5},
-    }
-    assert runs["final"].config["rank"] == 16
-    assert runs["final"].summary["params/adapter"] == 2 * 64 * 16
 
 
-def test_filters_take_the_runs_asked_for(define: Define, runs: dict[str, Recorded]) -> None:
+def test_filters_take_the_runs_asked_for(define: Define, tmp_path: Path) -> None:
     chosen = {"protocol": "gift_paper", "dataset": "cub", "backbone": "vit_b16_in21k"}
     report = define(**chosen, methods=["gift", "lora"])
     found = [filters(grid) for grid in grids(report)]
     final, search = {**chosen, "phase": "final"}, {**chosen, "phase": "search"}
     assert found == [final, search, {**search, "method": "gift"}, {**search, "method": "lora"}, final, final, search]
     assert report.description == "Runs with protocol gift_paper, dataset cub, backbone vit_b16_in21k."
+    dashboard.write_definition(report, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "dashboard.json").read_text()
+    assert report.width == "fluid"
 
 
 def test_aggregates_and_axes(define: Define) -> None:
@@ -152,23 +143,12 @@ def test_aggregates_and_axes(define: Define) -> None:
     bars = {panel.title: (metric(panel), panel.groupby_aggfunc) for panel in panels if isinstance(panel, wr.BarPlot)}
     assert bars["Test top-1 (%) per dataset and method, mean over seeds"] == ("test_top1", "mean")
     assert bars["Best validation top-1 (%) per dataset and method"] == ("val_top1", "max")
-    points = [panel for panel in panels if isinstance(panel, wr.ScatterPlot)]
-    assert [(panel.x, panel.y) for panel in points] == [
-        (wr.SummaryMetric("params/adapter"), wr.SummaryMetric("test_top1")),
-        (wr.SummaryMetric("cost/adapter_bytes"), wr.SummaryMetric("test_top1")),
-        (wr.Config("lr"), wr.SummaryMetric("val_top1")),
-    ]
-    assert all(panel.log_x for panel in points)
+    test, val = wr.SummaryMetric("test_top1"), wr.SummaryMetric("val_top1")
+    sizes = [wr.SummaryMetric(name) for name in ("params/adapter", "cost/adapter_bytes")]
+    points = [(panel.x, panel.y, panel.log_x) for panel in panels if isinstance(panel, wr.ScatterPlot)]
+    assert points == [*((size, test, True) for size in sizes), (wr.Config("lr"), val, True)]
     places = [panel.layout for panel in grids(define())[0].panels if isinstance(panel, wr.Panel)]
     assert {(place.x, place.y) for place in places} == {(0, 0), (12, 0), (0, 8), (12, 8)}
-
-
-def test_a_definition_comes_back_unchanged(define: Define, tmp_path: Path) -> None:
-    report = define(dataset="cub")
-    first = (tmp_path / "dashboard.json").read_text()
-    dashboard.write_definition(report, tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_text() == first
-    assert report.width == "fluid"
 
 
 class Server(ThreadingHTTPServer):
@@ -178,6 +158,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.saved: list[dict[str, Any]] = []
         self.refuses = False
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "upsertView" in query:
@@ -201,15 +182,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert isinstance(self.server, Server)
-        answer = {}
-        if self.path == "/graphql":
-            asked = json.loads(body)
-            answer = self.server.answer(asked["query"], asked.get("variables") or {})
-        content = json.dumps(answer).encode()
+        asked = json.loads(body) if self.path == "/graphql" else None
+        answer = self.server.answer(asked["query"], asked.get("variables") or {}) if asked else {}
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -220,21 +197,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     wandb.teardown()  # W&B reads its environment once per session
     with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         yield server
         wandb.teardown()
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_report_is_created_in_the_project(server: Server, define: Define, tmp_path: Path) -> None:
     define(dataset="cub")
     for cfg, entity, project in (
         (DashboardConfig(dataset="cub"), "me", "gift-vit"),
         (DashboardConfig(entity="team", project="other", definition=str(tmp_path / "dashboard.json")), "team", "other"),
     ):
-        address = make_dashboard(cfg)
-        assert address.startswith(f"http://127.0.0.1:{server.server_address[1]}/{entity}/{project}/reports/")
+        assert make_dashboard(cfg).startswith(f"{server.address}/{entity}/{project}/reports/")
         saved = server.saved.pop()
         assert (saved["entityName"], saved["projectName"], saved["type"]) == (entity, project, "runs")
         spec = internal.Spec.model_validate_json(saved["spec"])
@@ -245,65 +222,45 @@ def test_a_report_is_created_in_the_project(server: Server, define: Define, tmp_
     assert server.saved == []
 
 
-def test_no_such_project(server: Server) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^me has no W&B project 'gift-vitt'; did you mean gift-vit\?; give entity=… project=…$"
-    ):
-        make_dashboard(DashboardConfig(project="gift-vitt"))
-    with pytest.raises(ConfigError, match=r"^nobody has no W&B project 'gift-vit'; give"):
-        make_dashboard(DashboardConfig(entity="nobody"))
-    assert server.saved == []
-
-
-def test_a_refusal_is_one_line(server: Server) -> None:
+@pytest.mark.slow
+def test_what_the_server_does_not_take_is_one_line(server: Server) -> None:
+    misspelt = r"^me has no W&B project 'gift-vitt'; did you mean gift-vit\?; give entity=… project=…$"
+    nobody = "^nobody has no W&B project 'gift-vit'; give"
+    for cfg, message in ((DashboardConfig(project="gift-vitt"), misspelt), (DashboardConfig(entity="nobody"), nobody)):
+        with pytest.raises(ConfigError, match=message):
+            make_dashboard(cfg)
     server.refuses = True
     with pytest.raises(RunError, match="W&B did not take the report"):
         make_dashboard(DashboardConfig())
+    assert server.saved == []
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["dashboard", *words])
-    with pytest.raises(SystemExit) as stopped:
-        dashboard.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
+command = partial(exit_code, dashboard.main)
 
 
-def test_without_a_login(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(monkeypatch) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "no W&B login: run `wandb login`, set WANDB_API_KEY, or write a definition with out=dashboard.json" in err
+def test_without_a_login(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "no W&B login: run `wandb login`, set WANDB_API_KEY, or write a definition with out=dashboard.json"
+    assert expected in refused(command, capsys)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot read definition"),
-        (b"\xff\xfe", "cannot read definition"),
-        (b"{", "is no report"),
-        (b"[]", "is no report"),
-        (b'{"spec": {"blocks": 3}}', "is no report"),
-        (b"{}", "holds no charts"),
-    ],
-)
-def test_unreadable_definitions(
-    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+UNREADABLE = {
+    "cannot read definition=": (None, b"\xff\xfe"),
+    "is no report": (b"{", b"[]", b'{"spec": {"blocks": 3}}'),
+    "holds no charts": (b"{}",),
+}
+
+
+def test_unreadable_definitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.json"
-    if content is not None:
-        file.write_bytes(content)
-    assert command(monkeypatch, f"definition={file}") == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert message in err
-    assert str(file) in err
-    assert "expected a file that `python -m experiments.dashboard out=…` wrote" in err
+    for message, content in ((message, content) for message, contents in UNREADABLE.items() for content in contents):
+        if content is not None:
+            file.write_bytes(content)
+        said = refused(command, capsys, f"definition={file}")
+        for text in (message, str(file), "expected a file that `python -m experiments.dashboard out=…` wrote"):
+            assert text in said
 
 
-@pytest.mark.parametrize("argument", [{"protocol": "gift_paper"}, {"dataset": "cub"}, {"methods": ["gift"]}, {"out": "b.json"}])
-def test_a_definition_cannot_be_narrowed(argument: dict[str, Any]) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"definition=a\.json says already what is drawn; leave out {next(iter(argument))}=…"
-    ):
-        DashboardConfig(definition="a.json", **argument)
+def test_a_definition_cannot_be_narrowed(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("protocol=gift_paper", "dataset=cub", "methods=[gift]", "out=b.json"):
+        expected = f"definition=a.json says already what is drawn; leave out {word.partition('=')[0]}=…"
+        assert expected in refused(command, capsys, "definition=a.json", word)

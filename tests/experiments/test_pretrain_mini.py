@@ -1,4 +1,5 @@
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import pretrain_mini
-from experiments.pretrain_mini import PretrainConfig, lr_scale, train
+from experiments import pretrain_mini, pretraining
+from experiments.pretrain_mini import PretrainConfig
+from experiments.pretraining import lr_scale, train
+from tests.results.conftest import exit_code, refused
 
 
 @pytest.fixture
@@ -19,20 +22,13 @@ def upstream(tmp_path: Path) -> Path:
     """Two training files and a validation file of noise images in the pretraining data's format."""
     generator = np.random.default_rng(0)
     for name, count in (("train-0", 8), ("train-1", 8), ("val", 6)):
-        images = []
-        for _ in range(count):
-            buffer = io.BytesIO()
+        buffers = [io.BytesIO() for _ in range(count)]
+        for buffer in buffers:
             Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
-            images.append({"bytes": buffer.getvalue(), "path": None})
+        images = [{"bytes": buffer.getvalue(), "path": None} for buffer in buffers]
         table = pa.table({"image": images, "label": pa.array(range(count), pa.int64())})
         pq.write_table(table, tmp_path / f"{name}.parquet")
     return tmp_path
-
-
-def recipe(folder: Path, epochs: int) -> PretrainConfig:
-    return PretrainConfig(
-        data=str(folder), out=str(folder / "out"), epochs=epochs, cooldown_epochs=1, warmup_epochs=0.5, batch_size=4, workers=0
-    )
 
 
 def test_learning_rate_warms_up_stays_and_cools_down_to_zero() -> None:
@@ -47,19 +43,21 @@ def test_interrupted_pretraining_goes_on_and_ships_weights_that_timm_loads(
     upstream: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = upstream / "package" / "vit_mini.safetensors"
-    monkeypatch.setattr(pretrain_mini, "WEIGHTS_FILE", weights)
-    save = pretrain_mini.save_checkpoint
+    spans = {"epochs": 2, "cooldown_epochs": 1, "warmup_epochs": 0.5}
+    recipe = PretrainConfig(data=str(upstream), out=str(upstream / "out"), batch_size=4, workers=0, **spans)
+    monkeypatch.setattr(pretraining, "WEIGHTS_FILE", weights)
+    save = pretraining.save_checkpoint
 
     def save_and_stop(path: Path, state: dict) -> None:
         save(path, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_mini, "save_checkpoint", save_and_stop)
+        patch.setattr(pretraining, "save_checkpoint", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(upstream, epochs=2))
+            train(recipe)
     assert not weights.exists()
-    train(recipe(upstream, epochs=2))
+    train(recipe)
     assert "resuming after epoch 1" in capsys.readouterr().out
     state = load_file(weights)
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
@@ -69,3 +67,8 @@ def test_interrupted_pretraining_goes_on_and_ships_weights_that_timm_loads(
     card = weights.with_suffix(".md").read_text()
     for word in ("Tiny-ImageNet", "Validation top-1", "| epochs | 2 |", "| seed | 0 |", "hours on", "| 1 |"):
         assert word in card
+
+
+def test_a_folder_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(partial(exit_code, pretrain_mini.main), capsys, "data=no/where")
+    assert said == "error: no folder no/where; pass data=<folder with train-*.parquet and val.parquet>\n"

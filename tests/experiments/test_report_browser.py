@@ -10,11 +10,11 @@ from playwright.sync_api import Browser, Page
 
 from experiments.report.page import build_page, render_page
 from experiments.report.runs import collect_runs
-from gift_vit.results.schema import write_result
+from gift_vit.runs.result import write_result
 from tests.browser import browser, needs_chromium, opened  # noqa: F401 - a fixture
 from tests.results.conftest import make_result
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 TOP1 = {"linear": 80.0, "lora": 9.5, "gift": 90.0, "bitfit": 100.0}  # as texts they would sort otherwise
 
@@ -22,31 +22,16 @@ TOP1 = {"linear": 80.0, "lora": 9.5, "gift": 90.0, "bitfit": 100.0}  # as texts 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    for method, top1 in TOP1.items():
-        for dataset in ("digits", "tiny_mammals"):
-            write_run(root / "runs/final" / dataset / method, method, dataset, top1)
-    for lr in (0.001, 0.01):
-        folder = root / "runs/search" / str(lr)
-        result = make_result(top1=None, config={"optim.lr": lr}, run={"phase": "search"})
-        result.metrics.update(val_top1=50.0)
-        write_result(folder / "result.json", result)
-        write_curve(folder)
-    out = root / "report.html"
-    roots = [str(root / "runs")]
+    cells = [(m, d) for m in TOP1 for d in ("digits", "tiny_mammals") if (m, d) != ("lora", "tiny_mammals")]
+    runs = [make_result(*cell, top1=TOP1[cell[0]], params={"adapter": len(cell[0])}) for cell in cells]
+    runs += [make_result(val=50.0, config={"optim.lr": lr}, run={"phase": "search"}) for lr in (0.001, 0.01)]
+    epochs = [{"epoch": i, "train_loss": math.exp(-i), "lr": 0.1, "val_top1": 10.0 * i} for i in range(5)]
+    for index, result in enumerate(runs):
+        write_result(root / f"runs/{index}/result.json", result)
+        (root / f"runs/{index}/metrics.jsonl").write_text("\n".join(map(json.dumps, epochs)) + "\n")
+    out, roots = root / "report.html", [str(root / "runs")]
     out.write_text(render_page(build_page(collect_runs(roots), roots, root)))
     return out
-
-
-def write_run(folder: Path, method: str, dataset: str, top1: float) -> None:
-    missing = method == "lora" and dataset == "tiny_mammals"
-    if not missing:
-        write_result(folder / "result.json", make_result(method, dataset, top1=top1, params={"adapter": len(method)}))
-        write_curve(folder)
-
-
-def write_curve(folder: Path) -> None:
-    lines = [{"epoch": i, "train_loss": math.exp(-i), "lr": 0.1, "val_top1": 10.0 * i} for i in range(5)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -60,39 +45,42 @@ def column(page: Page, index: int) -> list[str]:
 
 
 def test_sorting_by_mouse_and_keyboard(page: Page) -> None:
-    titles = page.locator("#results-1 thead tr:last-child th").all_inner_texts()
-    digits = titles.index("Digits") + 1
-    header = page.locator(f"#results-1 thead tr:last-child th:nth-child({digits})")
+    heads = page.locator("#results-1 thead tr:last-child th")
+    digits, mammals = (heads.all_inner_texts().index(title) + 1 for title in ("Digits", "Tiny mammals"))
+    header = heads.nth(digits - 1)
     header.get_by_role("button").click()
     assert header.get_attribute("aria-sort") == "descending"
     assert column(page, digits) == ["100.00", "90.00", "80.00", "9.50"]
     header.get_by_role("button").press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
     assert column(page, 1) == ["LoRA", "Linear probing", "GIFT", "BitFit"]
-    mammals = page.get_by_role("table").first.get_by_role("button", name="Tiny mammals")
     for order in (["100.00", "90.00", "80.00", "–"], ["80.00", "90.00", "100.00", "–"]):  # a missing value stays last
-        mammals.press("Space")
-        assert column(page, titles.index("Tiny mammals") + 1) == order
+        heads.nth(mammals - 1).get_by_role("button").press("Space")
+        assert column(page, mammals) == order
     assert page.locator("[aria-sort]").count() == 1
     page.get_by_role("button", name="Method", exact=True).first.click()
     assert column(page, 1) == ["BitFit", "GIFT", "Linear probing", "LoRA"]
 
 
 def test_theme(page: Page) -> None:
-    def background() -> str:
-        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+    light, dark = ("rgb(255, 255, 255)", "rgb(0, 114, 178)"), ("rgb(20, 23, 26)", "rgb(86, 180, 233)")
 
-    assert background() == "rgb(255, 255, 255)"
+    def colours() -> tuple[str, str]:
+        """Of the page's ground and of a chart's line."""
+        line = page.locator("#curves .panel:visible .mark path").first
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return ground, line.evaluate("line => getComputedStyle(line).stroke")
+
+    assert colours() == light
     page.emulate_media(color_scheme="dark")
-    dark = background()
-    assert dark == "rgb(20, 23, 26)"
+    assert colours() == dark
     page.emulate_media(color_scheme="light")
     page.get_by_role("button", name="Dark theme").click()
-    assert background() == dark
+    assert colours() == dark
     page.reload()
-    assert background() == dark
+    assert colours() == dark
     page.get_by_role("button", name="Light theme").click()
-    assert background() == "rgb(255, 255, 255)"
+    assert colours() == light
 
 
 @pytest.mark.parametrize("width", [360, 768, 1400])
@@ -107,20 +95,19 @@ def test_menus_show_one_panel_and_never_none(page: Page) -> None:
     section.get_by_label("Method").select_option("lora")
     assert shown.all_inner_texts() == ["LoRA Digits, final"]
     section.get_by_label("Dataset").select_option("tiny_mammals")  # where LoRA has no run
-    assert shown.count() == 1
-    assert "Tiny mammals" in shown.inner_text()
+    assert ["Tiny mammals" in text for text in shown.all_inner_texts()] == [True]
     section.get_by_label("Phase").select_option("search")
-    assert shown.all_inner_texts() == ["GIFT Digits, search"]
-    assert section.get_by_label("Dataset").input_value() == "digits"
+    assert (shown.all_inner_texts(), section.get_by_label("Dataset").input_value()) == (["GIFT Digits, search"], "digits")
 
 
 def test_a_row_of_the_legend_brings_out_its_lines(page: Page) -> None:
     page.locator("#curves").get_by_label("Phase").select_option("search")
     panel = page.locator("#curves .panel:visible")
     panel.locator(".legend tbody tr").nth(1).get_by_role("link").focus()
-    chosen = panel.locator(".line.chosen")
-    assert chosen.count() == 3
-    assert {line.get_attribute("data-run") for line in chosen.all()} == {"1"}
+    assert [line.get_attribute("data-run") for line in panel.locator(".mark.chosen").all()] == ["1"] * 3
+    first, second = (panel.locator(f".mark[data-run='{run}'] path").first for run in (0, 1))
+    assert [line.evaluate("line => getComputedStyle(line).strokeWidth") for line in (first, second)] == ["1.8px", "3px"]
+    assert panel.locator(".mark[data-run='0']").first.evaluate("mark => getComputedStyle(mark).opacity") == "0.15"
 
 
 def test_the_list_of_runs_can_be_searched(page: Page) -> None:

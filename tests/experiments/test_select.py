@@ -1,29 +1,26 @@
 """The choice of hyper-parameters: by val alone, ties to the smaller rate, and what a person is warned of."""
 
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import select as module
-from experiments.select import Choice, choose
-from gift_vit.compose import compose_config
-from gift_vit.config import load_config
-from gift_vit.errors import ConfigError
-from gift_vit.results.schema import Result, write_result
-from gift_vit.sweeps import Job, Sweep, write_sweep
-from tests.results.conftest import make_result
+from experiments.select import main
+from gift_vit.common.errors import ConfigError
+from gift_vit.config import compose_config, load_config
+from gift_vit.runs.result import Result, write_result
+from gift_vit.sweeps.plan import Job, Sweep, write_sweep
+from gift_vit.sweeps.select import Choice, choose, recipe_text
+from tests.results.conftest import exit_code, make_result, refused
+
+command = partial(exit_code, main)
 
 
 def search(val: float | None, **kwargs: Any) -> Result:
     """A finished search run; ``config`` holds the values it was run with."""
-    result = make_result(top1=None, run={"phase": "search", **kwargs.pop("run", {})}, **kwargs)
-    result.metrics["val_top1"] = val
-    return result
+    return make_result(val=val, run={"phase": "search", **kwargs.pop("run", {})}, **kwargs)
 
 
 def grid(scores: dict[tuple[float, float], float], **kwargs: Any) -> list[Result]:
@@ -38,78 +35,52 @@ def best(choice: Choice) -> dict[str, Any]:
     return dict(choice.settings[0].values)
 
 
-def test_the_highest_val_top1_is_chosen_whatever_the_order() -> None:
-    for runs in (grid(SCORES), grid(SCORES)[::-1]):
+def test_the_highest_val_top1_is_chosen_whatever_the_order_and_the_training_loss() -> None:
+    misled = grid(SCORES)
+    for run in misled:
+        run.metrics["train_loss"] = float(run.metrics["val_top1"] or 0)
+    for runs in (grid(SCORES), grid(SCORES)[::-1], misled):
         choice = choose(runs)
         assert best(choice) == {"optim.lr": 1e-3, "optim.weight_decay": 0.0}
         assert [setting.score for setting in choice.settings] == [81.5, 81.0, 80.0, 79.0, 71.0, 70.0]
         assert choice.warnings == ()
-
-
-def test_neither_the_best_epoch_nor_the_training_loss_counts() -> None:
-    runs = grid(SCORES)
-    for run in runs:
-        run.metrics["best_val_top1"] = 100.0 - float(run.metrics["val_top1"] or 0)
-        run.metrics["train_loss"] = float(run.metrics["val_top1"] or 0)
-    assert best(choose(runs)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.0}
-
-
-def test_ties_go_to_the_smaller_learning_rate_then_the_smaller_decay() -> None:
     tied = grid({(lr, wd): 80.0 for lr in (1e-2, 1e-3) for wd in (0.1, 0.01)})
-    assert best(choose(tied)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.01}
+    assert best(choose(tied)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.01}, "the smaller of each"
 
 
 def test_seeds_are_averaged() -> None:
-    runs = [
-        search(value, seed=seed, config={"optim.lr": lr})
-        for lr, values in {1e-3: (80.0, 82.0), 1e-2: (89.0, 72.5)}.items()
-        for seed, value in enumerate(values)
-    ]
+    values = {1e-3: (80.0, 82.0), 1e-2: (89.0, 72.5)}
+    runs = [search(values[lr][seed], seed=seed, config={"optim.lr": lr}) for lr in values for seed in (0, 1)]
     choice = choose(runs)
     assert best(choice)["optim.lr"] == 1e-3
     assert [setting.scores for setting in choice.settings] == [(80.0, 82.0), (89.0, 72.5)]
     assert choose(runs[:-1]).warnings[-1] == "the settings have different numbers of seeds"
 
 
-@pytest.mark.parametrize(("peak", "side"), [(1e-4, "lowest"), (1e-2, "highest")])
-def test_an_optimum_on_the_edge_is_told(peak: float, side: str) -> None:
-    runs = grid({(lr, 0.0): 90.0 if lr == peak else 80.0 for lr in (1e-4, 1e-3, 1e-2)})
-    assert choose(runs).warnings == (f"the best optim.lr, {peak}, is the {side} of its axis: widen the grid",)
-
-
-def test_below_zero_weight_decay_there_is_nothing_to_try() -> None:
-    assert choose(grid({(1e-3, 0.0): 90.0, (1e-3, 0.01): 80.0})).warnings == ()
-
-
-def test_missing_points_of_the_grid_are_told(tmp_path: Path) -> None:
+def test_an_optimum_on_the_edge_and_missing_runs_are_told(tmp_path: Path) -> None:
+    for peak, side in ((1e-4, "lowest"), (1e-2, "highest")):
+        runs = grid({(lr, 0.0): 90.0 if lr == peak else 80.0 for lr in (1e-4, 1e-3, 1e-2)})
+        assert choose(runs).warnings == (f"the best optim.lr, {peak}, is the {side} of its axis: widen the grid",)
+    assert choose(grid({(1e-3, 0.0): 90.0, (1e-3, 0.01): 80.0})).warnings == (), "below zero there is nothing to try"
     scores = {point: score for point, score in SCORES.items() if point != (1e-2, 0.01)}
-    [warning] = choose(grid(scores)).warnings
-    assert warning == "1 of the grid's 6 settings have no finished run, as optim.lr=0.01 optim.weight_decay=0.01"
+    assert choose(grid(scores)).warnings == (
+        "1 of the grid's 6 settings have no finished run, as optim.lr=0.01 optim.weight_decay=0.01",
+    )
     job = Job(("optim.lr=1",), str(tmp_path / "search/digits/gift/vit_mini/lr1"))
     asked = Sweep("python -m gift_vit.train sweep=digits", "2026-01-01T00:00:00+00:00", (job,))
-    assert choose(grid(SCORES), [asked]).warnings == (
-        "1 runs that were asked for are not finished; see python -m experiments.status",
-    )
+    unfinished = "1 runs that were asked for are not finished; see python -m experiments.status"
+    assert choose(grid(SCORES), [asked]).warnings == (unfinished,)
 
 
 def test_every_swept_key_is_chosen_and_what_was_given_is_kept() -> None:
-    runs = [
-        search(
-            {2: 70.0, 4: 90.0, 8: 80.0}[rank],
-            config={"method.rank": rank, "optim.betas": [0.8, 0.999]},
-            run={"overrides": [f"method.rank={rank}", "optim.betas=[0.8,0.999]", "seed=0", "trainer.workers=2"]},
-        )
-        for rank in (2, 4, 8)
-    ]
+    given = {"overrides": ["method.rank=2", "optim.betas=[0.8,0.999]", "seed=0", "trainer.workers=2"]}
+    scores = {2: 70.0, 4: 90.0, 8: 80.0}
+    runs = [search(v, config={"method.rank": r, "optim.betas": [0.8, 0.999]}, run=given) for r, v in scores.items()]
     expected = {"optim.lr": 0.001, "optim.weight_decay": 0.01, "method.rank": 4, "optim.betas": [0.8, 0.999]}
     assert best(choose(runs)) == expected
-
-
-def test_the_recipe_names_the_command_that_uses_it() -> None:
-    words = ["experiment=mini", "backbone=vit_mini", "optim.lr=0.001", "seed=0"]
-    runs = grid(SCORES, run={"overrides": words})
+    circumstances = grid(SCORES, run={"overrides": ["experiment=mini", "backbone=vit_mini", "optim.lr=0.001", "seed=0"]})
     line = "# python -m gift_vit.train sweep=final dataset=digits method=gift experiment=mini backbone=vit_mini"
-    assert line in module.recipe_text(choose(runs)).splitlines()
+    assert line in recipe_text(choose(circumstances)).splitlines()
 
 
 def test_what_differs_in_more_than_its_settings_is_refused() -> None:
@@ -124,32 +95,18 @@ def test_what_differs_in_more_than_its_settings_is_refused() -> None:
         choose([search(None)])
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Callable[[str, Result], None]:
-    def store(folder: str, result: Result) -> None:
-        write_result(tmp_path / "outputs" / folder / "result.json", result)
-
-    return store
+def store(root: Path, *runs: Result) -> None:
+    for index, run in enumerate(runs):
+        write_result(root / "outputs" / run.run.phase / f"{run.run.method}{index}" / "result.json", run)
 
 
-def command(*words: str) -> int:
-    with patch.object(sys, "argv", ["select", *words]), pytest.raises(SystemExit) as stopped:
-        module.main()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
-
-
-def test_the_recipe_is_one_that_training_takes(
-    tmp_path: Path, stored: Callable[[str, Result], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_recipe_is_one_that_training_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {"protocol_changes": {"trainer.epochs": [100, 20], "trainer.drop_path_rate": [0.1, 0.0]}}
-    for index, run in enumerate(grid(SCORES, run=changes)):
-        stored(f"search/{index}", run)
+    store(tmp_path, *grid(SCORES, run=changes))
     assert command(f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'conf/recipe'}") == 0
-    captured = capsys.readouterr()
     path = tmp_path / "conf/recipe/digits_gift.yaml"
-    assert captured.out == f"{path}: optim.lr=0.001 optim.weight_decay=0.0 (val top-1 81.50 %, best of 6 settings)\n"
-    assert captured.err == ""
+    told = f"{path}: optim.lr=0.001 optim.weight_decay=0.0 (val top-1 81.50 %, best of 6 settings)\n"
+    assert capsys.readouterr() == (told, "")
     lines = path.read_text().splitlines()
     assert lines[0] == "# @package _global_"
     assert [line.split() for line in lines[2:5]] == [
@@ -164,37 +121,24 @@ def test_the_recipe_is_one_that_training_takes(
     assert (cfg.optim.lr, cfg.optim.weight_decay) == (0.001, 0.0)
 
 
-def test_only_what_was_asked_for(
-    tmp_path: Path, stored: Callable[[str, Result], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for dataset in ("digits", "cub"):
-        for method in ("gift", "lora"):
-            stored(f"search/{dataset}{method}", search(80.0, method=method, dataset=dataset))
-    stored("final", make_result("vpt_deep"))
+def test_only_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [search(80.0, method=method, dataset=dataset) for dataset in ("digits", "cub") for method in ("gift", "lora")]
+    store(tmp_path, *cells, make_result("vpt_deep"))
     words = [f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'recipe'}"]
     assert command(*words, "datasets=[cub]", "methods=[lora]") == 0
     assert {path.name for path in (tmp_path / "recipe").iterdir()} == {"cub_lora.yaml"}
     assert command(*words) == 0
     assert len(list((tmp_path / "recipe").iterdir())) == 4
-    assert command(*words, "methods=[vpt_deep]") == 2
-    assert "no finished search run among 4 below" in capsys.readouterr().err
+    capsys.readouterr()
+    assert "no finished search run among 4 below" in refused(command, capsys, *words, "methods=[vpt_deep]")
+    store(tmp_path, search(None, method="ssf"))
+    said = refused(command, capsys, words[0], f"out={tmp_path / 'none'}")
+    assert "outputs/search/ssf0/result.json is a search run without val_top1" in said
+    assert not (tmp_path / "none").exists(), "all or none"
 
 
-def test_one_bad_cell_writes_no_recipe(
-    tmp_path: Path, stored: Callable[[str, Result], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    stored("search/a", search(80.0))
-    stored("search/b", search(None, method="lora"))
-    assert command(f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'recipe'}") == 2
-    assert "outputs/search/b/result.json is a search run without val_top1" in capsys.readouterr().err
-    assert not (tmp_path / "recipe").exists()
-
-
-def test_warnings_are_printed_and_kept(
-    tmp_path: Path, stored: Callable[[str, Result], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for index, run in enumerate(grid({(1e-3, 0.0): 80.0, (1e-2, 0.0): 90.0})):
-        stored(f"search/{index}", run)
+def test_warnings_are_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, *grid({(1e-3, 0.0): 80.0, (1e-2, 0.0): 90.0}))
     write_sweep(tmp_path / "outputs", Sweep("python -m gift_vit.train -m", "2026-01-01T00:00:00+00:00", ()))
     assert command(f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'recipe'}") == 0
     edge = "the best optim.lr, 0.01, is the highest of its axis: widen the grid"

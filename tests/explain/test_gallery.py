@@ -13,39 +13,31 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
-from gift_vit.explain.gallery import GalleryText, write_gallery
+from gift_vit.explain.drawing.gallery import GalleryText, write_gallery
+from gift_vit.explain.drawing.overlay import overlay
 from gift_vit.explain.layers import LayerName
 from gift_vit.explain.maps import ClusterMaps, threshold_maps
-from gift_vit.explain.overlay import overlay
-from gift_vit.explain.sheets import Pictures
+from gift_vit.explain.samples import Pictures
 from tests.browser import browser, needs_chromium, opened  # noqa: F401 - a fixture
+from tests.explain.conftest import noise
 
 pytestmark = needs_chromium
 GRID, SIZE, CLUSTERS = (3, 5), (24, 40), (4, 7, 9)
-
-
-def some_pictures() -> Pictures:
-    images = np.random.default_rng(0).random((2, *SIZE, 3))
-    return Pictures(images, ["<b>cat</b>", "</script>"], ["<b>cat</b>", "elk"])
+IMAGES = np.random.default_rng(0).random((2, *SIZE, 3))
+PICTURES = Pictures(IMAGES, ["<b>cat</b>", "</script>"], ["<b>cat</b>", "elk"])
 
 
 def some_maps() -> ClusterMaps:
-    generator = torch.Generator().manual_seed(0)
-    post, pre = (torch.randn(2, 2, 3, *GRID, generator=generator) for _ in range(2))
+    post, pre = noise(2, 2, 2, 3, *GRID)
     pre[0, 1, 1] = 0.1  # a constant map
     return ClusterMaps((LayerName("attn.q", 3), LayerName("mlp.fc1", 5)), CLUSTERS, post, pre, torch.zeros(2, 2), SIZE)
 
 
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gallery") / "index.html"
-    write_gallery(path, some_pictures(), some_maps(), (1, 2), GalleryText("Maps of <i>it</i>", {"Run": "a & b"}))
-    return path
-
-
 @pytest.fixture
-def page(browser: Browser, page_file: Path) -> Iterator[Page]:  # noqa: F811
-    with opened(browser, page_file, width=1300) as page:
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:  # noqa: F811
+    file, text = tmp_path / "index.html", GalleryText("Maps of <i>it</i>", {"Run": "a & b"})
+    write_gallery(file, PICTURES, some_maps(), (1, 2), text)
+    with opened(browser, file, width=1300) as page:
         page.wait_for_selector("body[data-ready]")
         yield page
 
@@ -61,7 +53,7 @@ def painted(canvas: Locator) -> NDArray[np.floating]:
 
 def expected(image: int, layer: int, cluster: int, response: Any = "post", colours: str = "viridis") -> NDArray[np.floating]:
     heat = threshold_maps(some_maps().normalised(response))[image, layer, cluster].numpy()
-    return overlay(np.round(some_pictures().images[image] * 255) / 255, heat, colours)
+    return overlay(np.round(IMAGES[image] * 255) / 255, heat, colours)
 
 
 def assert_paints(page: Page, layer: int, cluster: int, response: str = "post", colours: str = "viridis") -> None:
@@ -85,13 +77,9 @@ def test_it_starts_where_it_was_told_and_names_what_it_shows(page: Page) -> None
 
 
 def test_keys_turn_through_clusters_layers_and_responses(page: Page) -> None:
-    page.keyboard.press("ArrowRight")
-    assert_paints(page, 1, 0)
-    page.keyboard.press("ArrowUp")
-    assert_paints(page, 0, 0)
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("ArrowLeft")
-    assert_paints(page, 0, 1)
+    for key, layer, cluster in [("ArrowRight", 1, 0), ("ArrowUp", 0, 0), ("ArrowLeft", 0, 2), ("ArrowLeft", 0, 1)]:
+        page.keyboard.press(key)
+        assert_paints(page, layer, cluster)
     page.keyboard.press("p")
     assert_paints(page, 0, 1, "pre")
     assert page.locator("#status").inner_text() == "attn.q of block 3, cluster 7, before the update"
@@ -111,32 +99,29 @@ def test_pointing_shows_and_clicking_stays(page: Page) -> None:
     assert_paints(page, 0, 2)
     picture = page.locator("main button").nth(1)
     picture.hover()
-    np.testing.assert_allclose(painted(picture.locator("canvas")), some_pictures().images[1], atol=0.01)
+    np.testing.assert_allclose(painted(picture.locator("canvas")), IMAGES[1], atol=0.01)
     picture.click()
     second = painted(clusters.nth(1).locator("canvas"))
     assert np.median(np.abs(second - expected(1, 0, 1))) < 0.01
 
 
 def test_jet_and_no_threshold(page: Page) -> None:
-    page.get_by_label("Colours").select_option("jet")
-    assert_paints(page, 1, 2, colours="jet")
-    assert page.locator("#low").inner_text() == "0"
-    page.get_by_label("Colours").select_option("magma")
-    assert_paints(page, 1, 2, colours="magma")
+    for colours, low in [("jet", "0"), ("magma", "0.5")]:
+        page.get_by_label("Colours").select_option(colours)
+        assert_paints(page, 1, 2, colours=colours)
+        assert page.locator("#low").inner_text() == low
     page.get_by_label("upper half only").uncheck()
-    grey = np.repeat((some_pictures().images[0] @ [0.299, 0.587, 0.114])[..., None], 3, -1)
+    grey = np.repeat((IMAGES[0] @ [0.299, 0.587, 0.114])[..., None], 3, -1)
     tinted = np.abs(painted(page.locator("main canvas").first) - grey).max(-1) > 0.01
     assert tinted.mean() > 0.9
     assert page.locator("#low").inner_text() == "0"
 
 
 def test_dark_and_light(page: Page) -> None:
-    def background() -> str:
-        return page.evaluate("getComputedStyle(document.body).backgroundColor")
-
-    assert background() == "rgb(255, 255, 255)"
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
     page.emulate_media(color_scheme="dark")
-    assert background() == "rgb(20, 23, 26)"
+    assert page.evaluate(background) == "rgb(20, 23, 26)"
 
 
 @pytest.mark.parametrize("width", [360, 768, 1300])
@@ -146,15 +131,13 @@ def test_nothing_sticks_out(page: Page, width: int) -> None:
 
 
 def test_the_chosen_cluster_is_in_sight(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
-    pictures, raw = some_pictures(), torch.randn(2, 1, 40, *GRID)
+    raw = noise(2, 1, 40, *GRID)
     maps = ClusterMaps((LayerName("attn.q", 0),), tuple(range(40)), raw, raw, torch.zeros(2, 2), SIZE)
-    write_gallery(tmp_path / "many.html", pictures, maps, (0, 30), GalleryText("Many", {}))
-    page = browser.new_page(viewport={"width": 400, "height": 800})
-    page.goto((tmp_path / "many.html").as_uri())
-    page.wait_for_selector("body[data-ready]")
-    for cluster in (30, 31):
-        box = page.locator("#clusters button").nth(cluster).bounding_box()
-        assert box is not None
-        assert 0 < box["x"] < box["x"] + box["width"] < 400
-        page.keyboard.press("ArrowRight")
-    page.close()
+    write_gallery(tmp_path / "many.html", PICTURES, maps, (0, 30), GalleryText("Many", {}))
+    with opened(browser, tmp_path / "many.html", width=400) as page:
+        page.wait_for_selector("body[data-ready]")
+        for cluster in (30, 31):
+            box = page.locator("#clusters button").nth(cluster).bounding_box()
+            assert box is not None
+            assert 0 < box["x"] < box["x"] + box["width"] < 400
+            page.keyboard.press("ArrowRight")

@@ -3,23 +3,17 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from PIL import Image
 
-from gift_vit import train
-from gift_vit.sweeps import run_state
-from tests.test_sweeps import UNLOGGED
+from gift_vit.runs.run import Run
+from tests.warm import Process, run_module, start, until
 
 LAUNCHERS = {
     "processes": ["hydra.launcher.n_jobs=2"],
@@ -27,36 +21,18 @@ LAUNCHERS = {
     "ray": ["hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2"],
     "submitit": ["hydra/launcher=submitit_local"],
 }
+# those of others start Python anew for every run
+SLOW = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(600)]) for name in ("joblib", "ray", "submitit")]
 
 
 def words_of(launcher: str, *words: str) -> list[str]:
     if launcher != "processes" and find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
         pytest.skip(f"hydra-{launcher}-launcher is not installed")
-    return [sys.executable, "-m", "gift_vit.train", "-m", "debug=smoke", "run_name=null", *LAUNCHERS[launcher], *words]
+    return ["gift_vit.train", "-m", "debug=smoke", "run_name=null", *LAUNCHERS[launcher], *words]
 
 
-def start(folder: Path, words: list[str]) -> "subprocess.Popen[str]":
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("GIFT_VIT", "OMP"))}
-    return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(folder: Path, words: list[str]) -> tuple[int, str]:
-    with start(folder, words) as process:
-        output, _ = process.communicate(timeout=280)
-    return process.returncode, output
-
-
-def children(process: "subprocess.Popen[str]") -> list[int]:
+def children(process: Process) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait for a condition, while a process runs if one is given."""
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -70,24 +46,21 @@ def images(tmp_path: Path) -> list[str]:
     return [*words, "dataset.cache=disk", "paths.cache_root=cache"]
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "launcher", ["processes", "joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray", "submitit"))]
-)
+@pytest.mark.parametrize("launcher", ["processes", *SLOW])
 def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     tmp_path: Path, images: list[str], launcher: str
 ) -> None:
     words = words_of(launcher, *images, "method.rank=2,99,4")
-    code, output = finish(tmp_path, words)
+    ended = run_module(*words, cwd=tmp_path)
+    output = ended.stdout + ended.stderr
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
     assert {result["run"]["config"]["method"]["rank"] for result in results} == {2, 4}, output
-    assert {result["run"]["command"] for result in results} == {" ".join(["python", *words[1:]])}
-    assert code == 2
+    assert {result["run"]["command"] for result in results} == {" ".join(["python", "-m", *words])}
+    assert ended.returncode == 2
     reason = "method.rank=99 is larger than the target's d_in=64"
     [failed] = tmp_path.rglob("failed.json")
     assert reason in json.loads(failed.read_text())["message"]
-    lines = output.rstrip().splitlines()
-    assert any(line.startswith("error: 1 of 3 runs failed") for line in lines)
+    assert any(line.startswith("error: 1 of 3 runs failed") for line in output.splitlines())
     assert "Traceback" not in output
     if launcher != "submitit":  # its runs print into files
         assert output.count(f"error: {reason}") == 1
@@ -96,100 +69,42 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     assert logs.count("images once into") == 2, "train and val, whichever run came first"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     failed_before = failed.stat().st_mtime_ns
-    assert finish(tmp_path, words)[0] == 2
+    assert run_module(*words, cwd=tmp_path).returncode == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
     assert failed.stat().st_mtime_ns > failed_before
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", ["processes", "joblib", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", ["processes", *SLOW[:-1]])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launcher: str, number: signal.Signals) -> None:
-    with start(tmp_path, words_of(launcher, "trainer.epochs=500", "seed=0,1,2")) as process:
-        try:
-            until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
-            folders = [path.parent for path in tmp_path.rglob("last.ckpt")]
-            assert [run_state(folder)[0] for folder in folders] == ["running", "running"]
-            process.send_signal(number)
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    for folder in folders:
-        until(lambda folder=folder: run_state(folder)[0] != "running")
-        assert run_state(folder) == ("interrupted", "")
+    with start(*words_of(launcher, "trainer.epochs=5000", "seed=0,1,2"), cwd=tmp_path) as process:
+        process.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
+        runs = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]
+        assert [run.state for run in runs] == ["running", "running"]
+        process.send_signal(number)
+        ended = process.wait(60)
+    assert ended.returncode == 130, ended
+    assert "Traceback" not in ended.stdout + ended.stderr
+    until(lambda: "running" not in {run.state for run in runs})
+    assert [(run.state, run.reason) for run in runs] == [("interrupted", "")] * 2
 
 
-@pytest.mark.timeout(600)
 def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "gift_vit.train", "-m", "debug=smoke", "run_name=null", "trainer.epochs=500,2"]
-    with start(tmp_path, words) as process:
-        try:
-            until(lambda: bool(list(tmp_path.rglob("last.ckpt"))), process)
-            [run] = [path.parent for path in tmp_path.rglob("last.ckpt")]
-            [child] = children(process)
-            os.kill(child, signal.SIGKILL)
-            output, _ = process.communicate(timeout=200)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + signal.SIGKILL, output
-    killed = f"killed by SIGKILL (out of memory?): {run}"
-    assert output.index(f"error: {killed}") < output.index("finished: ") < output.index("error: 1 of 2 runs failed")
-    assert json.loads((run / "failed.json").read_text())["message"] == killed
-    assert run_state(run) == ("failed", killed)
-    assert (run / "last.ckpt").is_file()
+    words = ["gift_vit.train", "-m", "debug=smoke", "run_name=null", "trainer.epochs=5000,2"]
+    with start(*words, cwd=tmp_path) as process:
+        process.until(lambda: list(tmp_path.rglob("last.ckpt")))
+        [run] = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]
+        [child] = children(process)
+        os.kill(child, signal.SIGKILL)
+        ended = process.wait()
+    assert ended.returncode == 128 + signal.SIGKILL, ended.stderr
+    killed = f"killed by SIGKILL (out of memory?): {run.folder}"
+    told = ended.stderr
+    assert told.index(f"error: {killed}") < told.index("finished: ") < told.index("error: 1 of 2 runs failed")
+    assert (run.state, run.reason) == ("failed", killed)
+    assert (run.folder / "last.ckpt").is_file()
     [result] = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["run"]["config"]["trainer"]["epochs"] == 2
-
-
-@pytest.mark.timeout(600)
-def test_runs_of_a_sweep_share_processes_and_a_second_start_does_nothing(tmp_path: Path) -> None:
-    common = ["debug=smoke", "run_name=null", "method=linear", "backbone.img_size=32", "trainer.parallel_runs=3"]
-    common += ["trainer.epochs=3", "optim.weight_decay=1"]
-    words = [sys.executable, "-m", "gift_vit.train", "-m", *common, "seed=0,1", "optim.lr=1e-3,1e-2,99999"]  # the last diverges
-    code, output = finish(tmp_path, words)
-    results = {path: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
-    assert {(r["run"]["seed"], r["run"]["config"]["optim"]["lr"]) for r in results.values()} == {
-        (seed, lr) for seed in (0, 1) for lr in (1e-3, 1e-2)
-    }, output
-    assert {r["env"]["parallel_runs"] for r in results.values()} == {3}
-    assert {r["run"]["command"] for r in results.values()} == {" ".join(["python", *words[1:]])}
-    assert all("trainer.parallel_runs=3" in r["run"]["overrides"] for r in results.values())
-    assert len(list(tmp_path.rglob("failed.json"))) == 2
-    assert code == 1
-    assert output.rstrip().splitlines()[-1].startswith("error: 2 of 6 runs failed")
-    assert "Traceback" not in output
-    before = {path: path.stat().st_mtime_ns for path in results}
-    assert finish(tmp_path, words)[0] == 1
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
-
-
-@pytest.mark.timeout(600)
-def test_runs_that_share_a_process_end_resumably_or_are_told_to_be_killed(tmp_path: Path) -> None:
-    common = ["debug=smoke", "run_name=null", "method=linear", "trainer.epochs=500", "trainer.parallel_runs=2"]
-    words = [sys.executable, "-m", "gift_vit.train", "-m", *common, "seed=0,1"]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with start(tmp_path, words) as process:
-            try:
-                until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2 and children(process) != [], process)
-                folders = [path.parent for path in tmp_path.rglob("last.ckpt")]
-                [child] = children(process)
-                if number == signal.SIGTERM:
-                    process.send_signal(number)
-                else:
-                    os.kill(child, number)
-                output, _ = process.communicate(timeout=200)
-            finally:
-                process.kill()
-        if number == signal.SIGTERM:
-            assert process.returncode == 130, output
-            assert {run_state(folder) for folder in folders} == {("interrupted", "")}
-        else:
-            assert process.returncode == 128 + number, output
-            assert output.count("error: killed by SIGKILL (out of memory?): ") == 1
-            assert {run_state(folder)[0] for folder in folders} == {"failed"}
-        assert "Traceback" not in output
 
 
 MISSING = {
@@ -203,18 +118,12 @@ MISSING = {
 
 @pytest.mark.parametrize("choice", MISSING)
 def test_a_launcher_that_is_not_installed_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], choice: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], train_here: Callable[..., int], choice: str
 ) -> None:
     plugin, extra = MISSING[choice]
     Plugins.instance()  # has registered what is installed
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], f"{plugin}.yaml", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    GlobalHydra.instance().clear()
-    argv = ["train", "-m", "debug=smoke", "seed=0,1", f"hydra/launcher={choice}", *UNLOGGED]
-    with patch.object(sys, "argv", argv), patch("gift_vit.cli.interrupt_on_sigterm"), pytest.raises(SystemExit) as stopped:
-        train.main()
-    assert stopped.value.code == 2
+    assert train_here("-m", "debug=smoke", "seed=0,1", f"hydra/launcher={choice}") == 2
     assert capsys.readouterr().err == (
         f"error: hydra/launcher={plugin} is not installed; type: pip install 'gift-vit[{extra}]'\n"
     )

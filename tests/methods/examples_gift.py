@@ -17,9 +17,7 @@ EXAMPLES = {
     ),
     "gift_one_block": Example(GiftConfig(rank=4, blocks=[1]), r"gift\.attn\.proj\.(phi|psi)", 2 * 64 * 4),
     "gift_biases": Example(
-        GiftConfig(rank=4, phi_bias=True, psi_bias=True),
-        r"gift\.attn\.proj\.(phi|psi|phi_bias|psi_bias)",
-        2 * 64 * 4 + 4 + 64,
+        GiftConfig(rank=4, phi_bias=True, psi_bias=True), r"gift\.attn\.proj\.(phi|psi|phi_bias|psi_bias)", 2 * 64 * 4 + 4 + 64
     ),
     "gift_sliced_biases": Example(
         GiftConfig(rank=4, target_modules=["attn.k"], phi_bias=True, psi_bias=True),

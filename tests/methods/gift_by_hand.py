@@ -3,21 +3,12 @@
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gift_vit.methods import GiftConfig
 
 Array = NDArray[np.float64]
-
-
-def randomise(module: nn.Module, std: float = 0.4, seed: int = 5) -> None:
-    """Give every parameter a value away from its start, as training would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
 
 
 class ByHand:

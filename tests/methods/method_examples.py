@@ -1,20 +1,29 @@
 """The configs that the contract is checked on: every YAML of conf/method, and the examples beside this file.
 
-``examples_<kind>.py`` holds ``EXAMPLES``: label → :class:`Example`. A label that a YAML has too says what that
-method must have.
+``examples_*.py`` hold ``EXAMPLES``: label → :class:`Example`. A label that a YAML has too says what that method must have.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from gift_vit.config.compose import conf_dir
 from gift_vit.methods.adapter import method_config
-from gift_vit.paths import conf_dir
+
+# one label of each kind, and those that take another way through its code
+SELECTED = (
+    *("gift", "gift_v1", "lora", "lora_qv", "dora", "vera", "vpt_deep", "vpt_shallow"),
+    *("bitfit", "adaptformer", "ssf", "linear", "full"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,6 @@ class Example:
         unchanged: Whether the outputs at the start are those of the plain model.
         unmergeable: What the error says when merging, for a config that cannot be merged though its kind can; None: it can.
         merged_in: The precision that merging computes in, where it is not the model's; None: the model's.
-        uncompiled: Why ``torch.compile`` cannot take it as one graph; None: it can.
         unreached: Pattern of parameters that two steps need not reach, such as those that stay frozen until later.
     """
 
@@ -40,18 +48,29 @@ class Example:
     unchanged: bool = True
     unmergeable: str | None = None
     merged_in: torch.dtype | None = None
-    uncompiled: str | None = None
     unreached: str = r"(?!)"
+
+
+@cache
+def yaml_configs() -> dict[str, Any]:
+    """The configs of ``conf/method`` by label."""
+    configs = {}
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Hydra's, that a file composed by itself should name _self_
+        for label in (file.stem for file in sorted((conf_dir() / "method").glob("*.yaml"))):
+            values: Any = OmegaConf.to_container(compose(f"method/{label}").method)
+            assert values.pop("name") == label
+            del values["grid"]  # of sweeps, not of the method
+            configs[label] = method_config(values)
+    return configs
 
 
 def yaml_config(label: str) -> Any:
     """The config of ``conf/method/<label>.yaml``."""
-    values: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / f"{label}.yaml"))
-    assert values.pop("name") == label
-    del values["grid"]  # of sweeps, not of the method
-    return method_config(values)
+    return yaml_configs()[label]
 
 
+@cache
 def all_examples() -> dict[str, Example]:
     """Examples by label."""
     examples: dict[str, Example] = {}
@@ -59,9 +78,14 @@ def all_examples() -> dict[str, Example]:
         own: dict[str, Example] = import_module(f"tests.methods.{file.stem}").EXAMPLES
         assert not set(own) & set(examples), f"{file.name} repeats a label"
         examples |= own
-    for file in sorted((conf_dir() / "method").glob("*.yaml")):
-        examples.setdefault(file.stem, Example(yaml_config(file.stem)))
-    return examples
+    return {label: Example(config) for label, config in yaml_configs().items()} | examples
+
+
+def one_of_a_kind(*more: str) -> pytest.MarkDecorator:
+    """``label``: of every kind, and ``more``, in the default suite; all others in the slow one."""
+    fast = dict.fromkeys([*SELECTED, *more])
+    slow = [pytest.param(label, marks=pytest.mark.slow) for label in all_examples() if label not in fast]
+    return pytest.mark.parametrize("label", [*fast, *slow])
 
 
 def matches(pattern: str, name: str) -> bool:

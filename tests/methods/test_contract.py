@@ -1,4 +1,8 @@
-"""Every method × every property of the contract in gift_vit/methods/registry.py."""
+"""Methods × the properties of the contract in gift_vit/methods/config.py.
+
+Every label for what is at its core: unchanged outputs at the start, the declared parameters, training them, the adapter file,
+merging. One label of a kind for the rest; `make test-all` has every label there too.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -8,10 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.methods import (
     METHODS,
     LinearConfig,
@@ -23,15 +28,14 @@ from gift_vit.methods import (
     merge_method,
     save_adapter,
 )
-from gift_vit.methods.registry import spec_of
-from tests.methods.method_examples import Example, all_examples, matches
-from tests.tolerance import TOLERANCE
+from gift_vit.methods.config import spec_of
+from tests.methods.checks import assert_close, assert_same_modules
+from tests.methods.method_examples import SELECTED, Example, all_examples, matches, one_of_a_kind
 
 HEAD = {"head.weight", "head.bias"}
-
-
 EXAMPLES = all_examples()
 every_example = pytest.mark.parametrize("label", EXAMPLES)
+every_kind = one_of_a_kind()
 
 
 @pytest.fixture
@@ -48,12 +52,6 @@ def model(tiny_vit: nn.Module, example: Example) -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(2))
-
-
-def assert_close(actual: Tensor, expected: Tensor, computed_in: torch.dtype | None = None) -> None:
-    """Equal within the tolerance of ``actual``'s dtype, or of another that it was computed in."""
-    tolerance = TOLERANCE[computed_in or actual.dtype]
-    torch.testing.assert_close(actual, expected.to(actual.dtype), atol=tolerance["atol"], rtol=tolerance["rtol"])
 
 
 def train(model: nn.Module, images: Tensor) -> set[str]:
@@ -94,31 +92,18 @@ def changed(before: dict[str, Tensor], model: nn.Module) -> set[str]:
 
 
 def test_every_kind_and_every_yaml_is_here() -> None:
-    kinds = {spec_of(example.config).kind for example in EXAMPLES.values()}
-    assert kinds == set(METHODS), "each kind of method has a YAML, or an example beside this file"
-    assert len(EXAMPLES) > len(METHODS) >= 3
+    kinds = {label: spec_of(example.config).kind for label, example in EXAMPLES.items()}
+    assert set(kinds.values()) == set(METHODS), "each kind of method has a YAML, or an example beside this file"
+    assert {kinds[label] for label in SELECTED} == set(METHODS)
+    assert len(EXAMPLES) > 50
 
 
 @every_example
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_outputs_are_unchanged_at_the_start(
-    tiny_vit: nn.Module, model: nn.Module, images: Tensor, example: Example, training: bool
-) -> None:
-    same = torch.equal(model.train(training)(images), tiny_vit.train(training)(images))
-    assert same == example.unchanged
+def test_outputs_are_unchanged_at_the_start(tiny_vit: nn.Module, model: nn.Module, images: Tensor, example: Example) -> None:
+    for training in (False, True):
+        same = torch.equal(model.train(training)(images), tiny_vit.train(training)(images))
+        assert same == example.unchanged
     assert example.unchanged or not spec_of(example.config).identity_at_init
-
-
-@every_example
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_applying_keeps_the_mode_and_the_weights(tiny_vit: nn.Module, example: Example, training: bool) -> None:
-    before = tensors_of(tiny_vit)
-    tiny_vit.train(training)
-    assert apply_method(tiny_vit, example.config) is tiny_vit
-    after = tensors_of(tiny_vit)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name in after)
-    assert after.keys() >= HEAD
-    assert {module.training for module in tiny_vit.modules()} == {training}
 
 
 @every_example
@@ -135,18 +120,13 @@ def test_exactly_the_declared_parameters_are_trainable(model: nn.Module, example
 
 
 @every_example
-def test_training_reaches_all_declared_parameters_and_no_other(model: nn.Module, images: Tensor, example: Example) -> None:
-    declared = trainable(model)
+def test_training_reaches_what_is_declared_and_a_file_restores_the_logits(
+    tiny_vit: nn.Module, model: nn.Module, images: Tensor, example: Example, tmp_path: Path
+) -> None:
+    untrained, before, declared = deepcopy(model), tensors_of(model), trainable(model)
     late = {name for name in declared if matches(example.unreached, name)}
-    before = tensors_of(model)
     assert train(model, images) | late == declared
     assert changed(before, model) | late == declared
-
-
-@every_example
-def test_an_adapter_file_restores_the_logits(tiny_vit: nn.Module, model: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    untrained = deepcopy(model)
-    train(model, images)
     logits = model(images)
     save_adapter(model, tmp_path / "adapter.safetensors")
     assert not torch.equal(untrained(images), logits)
@@ -154,19 +134,10 @@ def test_an_adapter_file_restores_the_logits(tiny_vit: nn.Module, model: nn.Modu
     assert torch.equal(load_adapter(tiny_vit, tmp_path / "adapter.safetensors")(images), logits)
 
 
-@every_example
-def test_state_dicts_round_trip_and_copy(model: nn.Module, images: Tensor) -> None:
-    other = deepcopy(model)
-    train(model, images)
-    load_adapter_state_dict(other, adapter_state_dict(model))
-    assert changed(tensors_of(model), other) == set()
-    before = tensors_of(other)
-    train(model, images)
-    assert changed(before, other) == set()
+MERGED = [(label, torch.float64) for label in EXAMPLES] + [(label, torch.float32) for label in SELECTED]
 
 
-@every_example
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize(("label", "dtype"), MERGED, ids=[f"{label}-{str(dtype)[-2:]}" for label, dtype in MERGED])
 def test_merging_leaves_a_plain_model_of_the_same_logits(
     tiny_vit: nn.Module, model: nn.Module, images: Tensor, example: Example, dtype: torch.dtype
 ) -> None:
@@ -184,15 +155,27 @@ def test_merging_leaves_a_plain_model_of_the_same_logits(
     assert not torch.allclose(logits, plain(images), atol=1e-2)
     assert merge_method(model) is model
     assert_close(model(images), logits, example.merged_in)
-    assert [(name, type(module)) for name, module in model.named_modules()] == [
-        (name, type(module)) for name, module in plain.named_modules()
-    ]
+    assert_same_modules(model, plain)
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(plain(images), model(images))
 
 
-@every_example
+@every_kind
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_applying_keeps_the_mode_and_the_weights(tiny_vit: nn.Module, example: Example, training: bool) -> None:
+    before = tensors_of(tiny_vit)
+    tiny_vit.train(training)
+    assert apply_method(tiny_vit, example.config) is tiny_vit
+    after = tensors_of(tiny_vit)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name in after)
+    assert after.keys() >= HEAD
+    if spec_of(example.config).kind not in {"lora", "peft"}:
+        assert after.keys() >= before.keys(), "the backbone keeps its keys"
+    assert {module.training for module in tiny_vit.modules()} == {training}
+
+
+@every_kind
 def test_after_merging_a_method_can_be_applied_again(model: nn.Module, images: Tensor, example: Example) -> None:
     if refused := refusal(example):
         pytest.skip(refused)
@@ -206,10 +189,8 @@ def test_after_merging_a_method_can_be_applied_again(model: nn.Module, images: T
     assert count_parameters(model).backbone == 306_240
 
 
-@every_example
+@every_kind
 def test_compiles_without_graph_breaks(images: Tensor, example: Example) -> None:
-    if example.uncompiled:
-        pytest.skip(example.uncompiled)
     images = images[..., :32, :32]
     torch.manual_seed(0)
     model = apply_method(timm.create_model("test_vit", depth=2, img_size=32, num_classes=10), example.config)
@@ -219,7 +200,7 @@ def test_compiles_without_graph_breaks(images: Tensor, example: Example) -> None
     assert_close(compiled(images), model(images))
 
 
-@every_example
+@every_kind
 def test_bf16_autocast_is_close_and_keeps_gradients_in_fp32(model: nn.Module, images: Tensor) -> None:
     train(model, images)
     logits = model(images)
@@ -229,16 +210,23 @@ def test_bf16_autocast_is_close_and_keeps_gradients_in_fp32(model: nn.Module, im
         F.cross_entropy(rounded, torch.tensor([1, 2])).backward()
     assert rounded.dtype == torch.bfloat16
     assert_close(rounded, logits)
-    for name in trainable(model):
-        parameter = model.get_parameter(name)
-        gradient = parameter.grad
-        assert parameter.dtype == torch.float32
-        assert gradient is not None
-        assert gradient.dtype == torch.float32
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {p.grad.dtype if p.grad is not None else None for p in trained} == {torch.float32}
 
 
-@every_example
-def test_deep_copies_are_independent(model: nn.Module, images: Tensor, example: Example) -> None:
+@pytest.mark.parametrize("label", ["adaptformer", "vpt_deep", "vpt_shallow"])
+def test_half_precision_backbones_keep_the_adapter_in_fp32(tiny_vit: nn.Module, images: Tensor, example: Example) -> None:
+    model = apply_method(tiny_vit.bfloat16(), example.config)
+    logits = model(images.bfloat16())
+    logits.sum().backward()
+    assert logits.dtype == torch.bfloat16
+    gradients = [model.get_parameter(name).grad for name in trainable(model) - HEAD]
+    assert gradients
+    assert all(gradient is not None and gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
+
+
+@every_kind
+def test_copies_and_state_dicts_are_independent(model: nn.Module, images: Tensor, example: Example) -> None:
     before, logits = tensors_of(model), model(images)
     copy = deepcopy(model)
     train(copy, images)
@@ -247,9 +235,14 @@ def test_deep_copies_are_independent(model: nn.Module, images: Tensor, example: 
     late = {name for name in trainable(model) if matches(example.unreached, name)}
     assert changed(before, copy) | late == trainable(model)
     assert not torch.equal(copy(images), logits)
+    load_adapter_state_dict(model, adapter_state_dict(copy))
+    trained = tensors_of(model)
+    assert changed(trained, copy) == set()
+    train(copy, images)
+    assert changed(trained, model) == set()
 
 
-@every_example
+@every_kind
 def test_the_same_seed_gives_the_same_weights(tiny_vit: nn.Module, example: Example) -> None:
     models = []
     for _ in range(2):
@@ -258,13 +251,39 @@ def test_the_same_seed_gives_the_same_weights(tiny_vit: nn.Module, example: Exam
     assert changed(tensors_of(models[0]), models[1]) == set()
 
 
-@every_example
-def test_applying_twice_is_an_error(model: nn.Module, example: Example) -> None:
-    kind = spec_of(example.config).kind
+def test_applying_twice_is_an_error(tiny_vit: nn.Module) -> None:
+    model = apply_method(tiny_vit, EXAMPLES["gift"].config)
     before = tensors_of(model)
-    with pytest.raises(ConfigError, match=f"method '{kind}' is applied to this model already; merge it first"):
-        apply_method(model, example.config)
+    with pytest.raises(ConfigError, match="method 'gift' is applied to this model already; merge it first"):
+        apply_method(model, EXAMPLES["lora"].config)
     assert changed(before, model) == set()
+
+
+ONLY_VIT = "needs a timm VisionTransformer"
+OTHER_MODELS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("vpt_deep", "eva02_tiny_patch14_224", {}, f"'vpt' {ONLY_VIT}, .* not a Eva$"),
+    ("vpt_deep", "beit_base_patch16_224", {}, f"'vpt' {ONLY_VIT}, .* not a Beit$"),
+    ("vpt_deep", "vit_srelpos_small_patch16_224", {}, f"'vpt' {ONLY_VIT}, .* not a VisionTransformerRelPos$"),
+    ("adaptformer", "beit_base_patch16_224", {}, f"'adaptformer' {ONLY_VIT}, not a Beit"),
+    (
+        "adaptformer",
+        "test_vit",
+        {"block_fn": ResPostBlock},
+        "'adaptformer' needs blocks of timm's class Block, not ResPostBlock",
+    ),
+    ("ssf", "beit_base_patch16_224", {}, r"target 'attn\.qkv' cannot be adapted in Beit: .* directly"),
+    ("lora_qv", "beit_base_patch16_224", {}, r"target 'attn\.q' cannot be adapted in Beit: .* directly"),
+]
+
+
+@pytest.mark.parametrize(("label", "name", "options", "message"), OTHER_MODELS)
+def test_models_that_do_not_fit_are_refused(example: Example, name: str, options: dict[str, Any], message: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, **options)
+    keys = list(model.state_dict())
+    with pytest.raises(ConfigError, match=message):
+        apply_method(model, example.config)
+    assert list(model.state_dict()) == keys
 
 
 @pytest.mark.parametrize("function", [merge_method, count_parameters, adapter_state_dict])

@@ -1,20 +1,22 @@
-"""A factory of fabricated results."""
+"""A factory of fabricated results, and calling a command in this process."""
 
 import copy
+import sys
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from gift_vit.results.schema import CostRecord, DataRecord, ParamRecord, Result, RunRecord, read_result, write_result
-
-Make = Callable[..., Result]
+from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, read_result, write_result
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
     "run_name": "lr0.001_seed0",
     "method": {"kind": "gift", "rank": 16, "target_modules": ["attn.proj"]},
+    **{"dataset": {}, "backbone": {}, "protocol": {}},
     "optim": {"lr": 0.001, "weight_decay": 0.01, "betas": [0.9, 0.999]},
     "trainer": {"workers": 2, "device": "cpu", "epochs": 5},
     "paths": {"output_root": "outputs", "data": "data"},
@@ -27,88 +29,67 @@ def make_result(
     dataset: str = "digits",
     seed: int = 0,
     top1: float | None = 90.0,
-    config: dict[str, Any] | None = None,
-    run: dict[str, Any] | None = None,
-    data: dict[str, Any] | None = None,
-    backbone: dict[str, Any] | None = None,
-    params: dict[str, Any] | None = None,
+    val: float | None = None,
     adapter_bytes: int = 10_240,
-    cost: dict[str, Any] | None = None,
-    env: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
 ) -> Result:
-    """A final run; ``config`` holds dotted keys to set in the configuration, the others replace fields."""
-    resolved = copy.deepcopy(CONFIG) | {"seed": seed, "run_name": f"{method}_seed{seed}"}
-    for key, value in (config or {}).items():
-        *sections, name = key.split(".")
-        target = resolved
-        for section in sections:
-            target = target[section]
-        target[name] = value
+    """A final run, or with ``run={"phase": "search"}`` a search run without a test score.
+
+    ``changes`` replace fields of its sections; those to ``config`` have dotted keys.
+    """
+    assert changes.keys() <= {"config", "run", "data", "backbone", "params", "cost", "env"}
+    resolved = copy.deepcopy(CONFIG)
     run_values: dict[str, Any] = {
-        "name": f"{dataset}/{method}/seed{seed}",
-        "phase": "final",
-        "dataset": dataset,
-        "benchmark": "mini",
-        "method": method,
-        "kind": "gift",
-        "backbone": "vit_mini",
-        "protocol": "clean",
-        "protocol_changes": {},
-        "seed": seed,
-        "config": resolved,
-        "overrides": [f"seed={seed}"],
-        "command": "python -m gift_vit.train",
-        "started_at": "2026-01-02T03:04:05+00:00",
-        "git_sha": "0123456789abcdef",
-        "git_dirty": False,
-        "gift_vit_version": "0.1.0",
-    }
+        "name": f"{dataset}/{method}/seed{seed}", "phase": "final", "dataset": dataset, "benchmark": "mini", "method": method,
+        "kind": "gift", "backbone": "vit_mini", "protocol": "clean", "protocol_changes": {}, "seed": seed, "config": resolved,
+        "overrides": [f"seed={seed}"], "command": "python -m gift_vit.train", "started_at": "2026-01-02T03:04:05+00:00",
+        "git_sha": "0123456789abcdef", "git_dirty": False, "gift_vit_version": "0.1.0",
+        **changes.get("run", {}),
+    }  # fmt: skip
+    facts = {"seed": seed, "run_name": f"{method}_seed{seed}", "phase": run_values["phase"], "dataset.name": dataset}
+    facts |= {f"{section}.name": run_values[section] for section in ("method", "backbone", "protocol")}
+    for key, value in (facts | {"dataset.benchmark": run_values["benchmark"]} | changes.get("config", {})).items():
+        *sections, name = key.split(".")
+        reduce(dict.__getitem__, sections, resolved)[name] = value
+    scored = top1 is not None and run_values["phase"] == "final"
     data_values: dict[str, Any] = {
-        "name": dataset,
-        "fingerprint": f"sha-{dataset}",
-        "num_classes": 10,
-        "train_split": "trainval",
-        "train_images": 1000,
-        "val_images": None,
-        "test_images": 400,
-    }
+        "name": dataset, "fingerprint": f"sha-{dataset}", "num_classes": 10,
+        "train_split": "trainval", "train_images": 1000, "val_images": None, "test_images": 400,
+    }  # fmt: skip
     backbone_values: dict[str, Any] = {
-        "architecture": "vit_mini_patch8_64",
-        "tag": "tiny_imagenet",
-        "input_size": [3, 64, 64],
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "interpolation": "bicubic",
-        "weights_sha256": "ab" * 32,
-        "weights": "vit_mini.safetensors",
-    }
-    param_values: dict[str, Any] = {
-        "adapter": 6144,
-        "head": 1930,
-        "backbone": 2_700_000,
-        "total": 2_708_074,
-        "percent": 0.22755,
-    }
+        "architecture": "vit_mini_patch8_64", "tag": "tiny_imagenet", "input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "weights_sha256": "ab" * 32, "weights": "vit_mini.safetensors",
+    }  # fmt: skip
+    param_values = {"adapter": 6144, "head": 1930, "backbone": 2_700_000, "total": 2_708_074, "percent": 0.22755}
     return Result(
-        run=RunRecord(**(run_values | (run or {}))),
-        data=DataRecord(**(data_values | (data or {}))),
-        backbone=backbone_values | (backbone or {}),
-        params=ParamRecord(**(param_values | (params or {}))),
-        metrics={
-            "train_loss": 0.1, "val_top1": None, "best_val_top1": None, "best_val_epoch": None,
-            "test_top1": top1, "test_loss": None if top1 is None else 0.3, "epochs": 5,
-        },
+        run=RunRecord(**run_values),
+        data=DataRecord(**(data_values | changes.get("data", {}))),
+        backbone=backbone_values | changes.get("backbone", {}),
+        params=ParamRecord(**(param_values | changes.get("params", {}))),
+        metrics={"train_loss": 0.1, "val_top1": val, "epochs": 5}
+        | {"test_top1": top1 if scored else None, "test_loss": 0.3 if scored else None},
         cost=CostRecord(**{
             "train_seconds": 12.5, "total_seconds": 20.0, "images_per_s": 400.0, "step_time_ms": 80.0,
-            "peak_memory_mib": None, "peak_rss_mib": 900.5, "adapter_bytes": adapter_bytes, **(cost or {}),
+            "peak_memory_mib": None, "peak_rss_mib": 900.5, "adapter_bytes": adapter_bytes, **changes.get("cost", {}),
         }),
-        env={"python": "3.11.7", "torch": "2.6.0", "device": "cpu", "cuda": None, "threads": 2, **(env or {})},
+        env={"python": "3.11.7", "torch": "2.6.0", "device": "cpu", "cuda": None, "threads": 2} | changes.get("env", {}),
     )  # fmt: skip
 
 
-@pytest.fixture
-def make() -> Make:
-    return make_result
+def exit_code(main: Callable[[], None], *words: str) -> int:
+    """The exit code of a command with these words."""
+    with patch.object(sys, "argv", ["command", *words]), pytest.raises(SystemExit) as stopped:
+        main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def refused(command: Callable[..., int], capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the command says to a mistake in its words: one line and exit code 2."""
+    assert command(*words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
 
 
 @pytest.fixture

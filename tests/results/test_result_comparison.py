@@ -1,18 +1,19 @@
 """Ranks and paired statistics against enumeration of all cases, hand computation, and their sentences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
 import pytest
 
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 from gift_vit.results.collect import build_grid
 from gift_vit.results.comparison import compare_scores, comparison_notes, mean_ranks
-from gift_vit.results.schema import Result
-from gift_vit.results.tables import fgvc_table, mini_table
+from gift_vit.results.mini import mini_table
+from gift_vit.results.paper import fgvc_table
+from gift_vit.runs.result import Result
+from tests.results.conftest import make_result as make
 
-Make = Callable[..., Result]
 FIRST, SECOND = [89.7, 86.3, 99.2, 87.4, 84.3], [88.0, 84.9, 99.3, 85.4, 85.9]
 
 
@@ -22,14 +23,6 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     given = sum(rank for rank, d in zip(ranks, differences, strict=True) if d > 0)
     positive = np.array([np.dot(ranks, signs) for signs in product((0, 1), repeat=len(ranks))])
     return min(1.0, 2 * min(np.mean(positive <= given), np.mean(positive >= given)))
-
-
-def test_wins_and_mean_difference_by_hand() -> None:
-    result = compare_scores(FIRST, SECOND)
-    assert (result.wins, result.ties, result.losses) == (3, 0, 2)
-    assert result.mean_difference == pytest.approx((1.7 + 1.4 - 0.1 + 2.0 - 1.6) / 5)
-    assert result.p_value == signed_rank_p(np.subtract(FIRST, SECOND).tolist()) == 0.4375  # 10 of 15 ranks are positive
-    assert result.smallest_p_value == 0.0625
 
 
 @pytest.mark.parametrize("n", [2, 6, 12])
@@ -48,24 +41,18 @@ def test_the_interval_is_that_of_all_resamples() -> None:
     low, high = compare_scores(FIRST, SECOND).interval
     error = 4 * (0.025 * 0.975 / 10_000) ** 0.5  # of the drawn resamples
     for tail in (low - means, means - high):
-        assert np.mean(tail > 1e-9) <= 0.025 + error
-        assert np.mean(tail > -1e-9) >= 0.025 - error
+        assert np.mean(tail > 1e-9) - error <= 0.025 <= np.mean(tail > -1e-9) + error
     assert compare_scores(FIRST[::-1], SECOND[::-1]).interval == (low, high)
     assert compare_scores(SECOND, FIRST).interval == pytest.approx((-high, -low), abs=0.1)
 
 
 def test_equal_as_printed_is_a_tie_but_counts_in_the_difference() -> None:
     result = compare_scores([90.001, 80.0, 70.0], [90.004, 80.0, 69.0])
-    assert (result.wins, result.ties, result.losses) == (1, 2, 0)
+    assert (result.wins, result.ties, result.losses, result.smallest_p_value) == (1, 2, 0, 0.5)
     assert result.mean_difference == pytest.approx((1 - 0.003) / 3, abs=1e-6)
-    assert result.smallest_p_value == 0.5  # two differences
-
-
-def test_rows_that_are_equal_everywhere() -> None:
-    noisy = [0.1 + 0.2, 1.0]
-    result = compare_scores(noisy, [0.3, 1.0])
-    assert (result.ties, result.mean_difference, result.interval, result.p_value) == (2, 0.0, (0.0, 0.0), 1.0)
-    assert result.smallest_p_value == 1.0
+    equal = compare_scores([0.1 + 0.2, 1.0], [0.3, 1.0])  # but for a rounding
+    assert (equal.ties, equal.mean_difference, equal.interval, equal.p_value) == (2, 0.0, (0.0, 0.0), 1.0)
+    assert equal.smallest_p_value == 1.0
 
 
 def test_mean_ranks_by_hand() -> None:
@@ -77,20 +64,16 @@ def test_mean_ranks_by_hand() -> None:
     }
 
 
-def runs(make: Make, scores: Mapping[str, Sequence[float]], datasets: Sequence[str]) -> list[Result]:
-    return [
-        make(method, dataset, seed, top1=top1 + seed)
-        for method, row in scores.items()
-        for dataset, top1 in zip(datasets, row, strict=False)
-        for seed in (0, 1)
-    ]
+def runs(scores: Mapping[str, Sequence[float]], datasets: Sequence[str]) -> list[Result]:
+    cells = [(method, *cell) for method, row in scores.items() for cell in zip(datasets, row, strict=False)]
+    return [make(method, dataset, seed, top1=top1 + seed) for method, dataset, top1 in cells for seed in (0, 1)]
 
 
 FIVE = ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k")
 
 
-def test_sentences_below_a_table(make: Make) -> None:
-    everything = runs(make, {"gift": FIRST, "lora": SECOND, "linear": [50.0] * 5}, FIVE)
+def test_sentences_below_a_table() -> None:
+    everything = runs({"gift": FIRST, "lora": SECOND, "linear": [50.0] * 5}, FIVE)
     plain = mini_table(everything)
     table = mini_table(everything, compare=["gift", "lora"])
     low, high = compare_scores(FIRST, SECOND).interval
@@ -105,21 +88,15 @@ def test_sentences_below_a_table(make: Make) -> None:
     )
 
 
-def test_caution_goes_as_datasets_come(make: Make) -> None:
-    def notes(n: int) -> tuple[str, ...]:
-        datasets = [f"d{i}" for i in range(n)]
-        scores = {"gift": [80.0 + i for i in range(n)], "lora": [70.0] * n}
-        return comparison_notes(build_grid(runs(make, scores, datasets), "mini"), ["gift", "lora"])
-
-    assert "cannot fall below p = 0.0625" in notes(5)[1]
-    assert notes(6)[1].startswith("Caution: 6 datasets are few")
-    assert "cannot fall below" not in notes(6)[1]
-    assert notes(9)[1].startswith("Caution")
-    assert not any("Caution" in note for note in notes(10))
+@pytest.mark.parametrize(("n", "few", "floor"), [(5, True, True), (6, True, False), (9, True, False), (10, False, False)])
+def test_caution_goes_as_datasets_come(n: int, few: bool, floor: bool) -> None:
+    scores = {"gift": [80.0 + i for i in range(n)], "lora": [70.0] * n}
+    notes = " ".join(comparison_notes(build_grid(runs(scores, [f"d{i}" for i in range(n)]), "mini"), ["gift", "lora"]))
+    assert (f"Caution: {n} datasets are few" in notes, "cannot fall below p = " in notes) == (few, floor)
 
 
-def test_only_shared_datasets_are_compared_and_the_others_named(make: Make) -> None:
-    grid = build_grid(runs(make, {"gift": FIRST, "lora": SECOND[:3], "linear": [50.0]}, FIVE), "mini", FIVE)
+def test_only_shared_datasets_are_compared_and_the_others_named() -> None:
+    grid = build_grid(runs({"gift": FIRST, "lora": SECOND[:3], "linear": [50.0]}, FIVE), "mini", FIVE)
     first, _, ranks = comparison_notes(grid, ["gift", "lora"])
     assert first.startswith("GIFT against LoRA over 3 datasets (without Tiny vehicles, CIFAR-10 (1k), where a run is missing),")
     assert "wins/ties/losses 2/0/1" in first
@@ -127,39 +104,21 @@ def test_only_shared_datasets_are_compared_and_the_others_named(make: Make) -> N
     assert comparison_notes(grid, ["lora", "linear"]) == (
         "LoRA against Linear probing: they have 1 of the 5 datasets in common, a comparison needs two.",
     )
-    apart = build_grid([*runs(make, {"gift": FIRST, "lora": SECOND}, FIVE[:2]), make("linear", "cifar10_1k")], "mini")
+    apart = build_grid([*runs({"gift": FIRST, "lora": SECOND}, FIVE[:2]), make("linear", "cifar10_1k")], "mini")
     assert comparison_notes(apart, ["gift", "lora"])[-1] == "No mean rank: no dataset has a run of all 3 rows."
 
 
-def test_rows_of_an_ablation_are_named_by_their_values(make: Make) -> None:
-    everything = [
-        make(dataset=d, top1=80.0 + rank, config={"method.rank": rank}, run={"name": f"{d}{rank}"})
-        for d in FIVE
-        for rank in (2, 16)
-    ]
-    table = mini_table(
-        everything, method="gift", rows=["method.rank", "method.target_modules"], compare=["16, attn.proj", "2, attn.proj"]
-    )
+def test_rows_of_an_ablation_are_named_by_their_values() -> None:
+    everything = [make(dataset=d, top1=80.0 + rank, config={"method.rank": rank}) for d in FIVE for rank in (2, 16)]
+    rows, compared = ["method.rank", "method.target_modules"], ["16, attn.proj", "2, attn.proj"]
+    table = mini_table(everything, method="gift", rows=rows, compare=compared)
     assert any(note.startswith("16, attn.proj against 2, attn.proj over 5 datasets") for note in table.notes)
 
 
-WRONG = [
-    (["gift", "lra"], "there is no row lra; name two different rows of gift; lora"),
-    (["gift"], "it has 1 names; name two different rows of gift; lora"),
-    (["gift", "gift"], "name two different rows"),
-    (["gift", "lora", "gift"], "it has 3 names"),
-]
-
-
-def test_number_of_mistakes() -> None:
-    assert len(WRONG) == 4
-
-
-@pytest.mark.parametrize(("names", "message"), WRONG)
-@pytest.mark.parametrize(("table", "benchmark", "dataset"), [(mini_table, "mini", "digits"), (fgvc_table, "fgvc", "cub")])
-def test_two_different_rows_are_asked_for(
-    make: Make, table: Callable[..., object], benchmark: str, dataset: str, names: list[str], message: str
-) -> None:
-    everything = [make(method, dataset, run={"benchmark": benchmark}) for method in ("gift", "lora")]
-    with pytest.raises(ConfigError, match=message):
-        table(everything, compare=names)
+def test_two_different_rows_are_asked_for() -> None:
+    wrong = {"gift lra": "there is no row lra", "gift": "it has 1 names", "gift gift": "2 names", "gift lora gift": "3 names"}
+    for table, benchmark, dataset in ((mini_table, "mini", "digits"), (fgvc_table, "fgvc", "cub")):
+        everything = [make(method, dataset, run={"benchmark": benchmark}) for method in ("gift", "lora")]
+        for names, problem in wrong.items():
+            with pytest.raises(ConfigError, match=rf"{problem}; name two different rows of gift; lora"):
+                table(everything, compare=names.split())

@@ -1,6 +1,6 @@
 """One run on two processes gives one process's numbers, and ends on all of them when it ends on one.
 
-The processes are forks of this one that join as torchrun's do; torchrun itself is started once, since importing torch is slow.
+The processes are forks of this one that join as torchrun's do; torchrun itself is started once, in the slow suite.
 """
 
 import json
@@ -10,26 +10,26 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Callable
-from importlib import import_module
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from gift_vit import distributed, train
+import gift_vit.engine.fit as fit_module
+from gift_vit.common import cli, distributed
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
 from gift_vit.config import RunConfig
-from gift_vit.errors import ConfigError
-from gift_vit.files import write_text
-from gift_vit.record import Call
-from gift_vit.results.schema import read_result
-from gift_vit.run import execute, resolve_device
+from gift_vit.runs.build import resolve_device
+from gift_vit.runs.result import read_result
+from gift_vit.runs.train import Call, train_run
+from tests.warm import Process, act_as, clean_environment
 
-fit_module = import_module("gift_vit.engine.fit")  # the package exports the function of that name
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
 SMALL = ["backbone.img_size=32", "trainer.epochs=2"]
 SECONDS = 120.0  # far more than any of these takes, far less than the patience of a process that waits for another
@@ -38,54 +38,33 @@ Configure = Callable[..., RunConfig]
 Sabotage = Callable[[int], None]
 
 
-def two_processes(folder: Path, action: Callable[[int], int]) -> tuple[list[int], list[str]]:
+def two_processes(action: Callable[[int], object]) -> tuple[list[int], list[str]]:
     """Run ``action(rank)`` in two processes; their exit codes (−9 for SIGKILL) and what each wrote to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    outputs = [folder / f"stderr{rank}" for rank in (0, 1)]
-    children: list[int] = []
-    for rank, output in enumerate(outputs):
-        child = os.fork()
-        if child == 0:
+
+    def act(rank: int) -> None:
+        cli.quiet_other_processes()
+        action(rank)
+
+    with ExitStack() as stack:
+        processes = []
+        for rank in range(2):
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in names.items()})
-            code = 99
-            with output.open("w", buffering=1) as sys.stderr:
-                try:
-                    distributed.quiet_others()
-                    code = action(rank)
-                except SystemExit as end:
-                    code = int(str(end.code))
-                except BaseException:
-                    output.write_text(traceback.format_exc())
-                finally:
-                    os._exit(code)
-        children.append(child)
-    codes = [ended(child) for child in children]
-    return codes, [output.read_text() for output in outputs]
-
-
-def ended(child: int) -> int:
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("a process did not end")
+            env = clean_environment(**{name: str(value) for name, value in names.items()})
+            processes.append(stack.enter_context(Process(lambda rank=rank: act(rank), env=env)))
+        ended = [process.wait(SECONDS) for process in processes]
+    return [end.returncode for end in ended], [end.stderr for end in ended]
 
 
 def run_on_two(cfg: RunConfig, sabotage: Sabotage | None = None) -> tuple[list[int], list[str]]:
-    def action(rank: int) -> int:
+    def action(rank: int) -> None:
         if sabotage is not None:
             sabotage(rank)
-        return distributed.run_command(lambda: execute(cfg, CALL) and None)
+        sys.exit(cli.run_command(lambda: distributed.together(lambda: train_run(cfg, CALL) and None)))
 
-    cfg.folder.parent.mkdir(parents=True, exist_ok=True)
-    return two_processes(cfg.folder.parent, action)
+    return two_processes(action)
 
 
 def in_step(step: int, rank: int, act: Callable[[], None]) -> Sabotage:
@@ -144,7 +123,7 @@ METHODS = {
 def test_two_processes_give_the_numbers_of_one(configure: Configure, method: str) -> None:
     words = [*SMALL, f"method={method}", *METHODS[method]]
     alone, pair = configure(*words, "run_name=alone"), configure(*words, "run_name=pair")
-    execute(alone, CALL)
+    train_run(alone, CALL)
     assert run_on_two(pair)[0] == [0, 0]
     if "bf16" in METHODS[method][-1]:  # rounds coarsely, and products of other shapes otherwise
         assert history(pair)[-1]["train_loss"] == pytest.approx(history(alone)[-1]["train_loss"], rel=5e-3)
@@ -169,11 +148,11 @@ def test_an_interrupted_run_goes_on_with_as_many_or_fewer_processes(configure: C
     assert history(cut) == history(whole)
     tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
     assert all(torch.equal(tensors[name], reference[name]) for name in reference)
-    execute(fewer, CALL)
+    train_run(fewer, CALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "is_scored", lambda epoch, *_: signalled(signal.SIGINT)() if epoch == 1 else True)
         with pytest.raises(KeyboardInterrupt):
-            execute(more, CALL)
+            train_run(more, CALL)
     assert run_on_two(more)[0] == [0, 0]
     if drop_path == 0:
         assert_same_numbers(fewer, whole)
@@ -187,7 +166,7 @@ def test_processes_draw_different_masks(configure: Configure, tmp_path: Path) ->
     def note(rank: int) -> None:
         original = fit_module._sum_over_processes
 
-        def patched(*arguments: object) -> None:
+        def patched(*arguments: Any) -> None:
             write_text(tmp_path / f"draw{rank}", str(torch.initial_seed()))
             original(*arguments)
 
@@ -267,17 +246,12 @@ def test_a_killed_process_leaves_none_waiting(configure: Configure, rank: int) -
 
 
 def test_a_sweep_or_a_misspelt_key_under_torchrun_is_refused_in_one_line(tmp_path: Path) -> None:
-    def command(*words: str) -> Callable[[int], int]:
-        def action(rank: int) -> int:
-            sys.argv = ["train", *words, "debug=smoke", f"paths.output_root={tmp_path}"]
-            train.main()
-            return 0
+    def command(*words: str) -> Callable[[int], None]:
+        return lambda _: act_as("gift_vit.train", (*words, "debug=smoke", f"paths.output_root={tmp_path}"))
 
-        return action
-
-    line = one_line(*two_processes(tmp_path, command("-m", "optim.lr=1e-3,1e-2")), code=2)
+    line = one_line(*two_processes(command("-m", "optim.lr=1e-3,1e-2")), code=2)
     assert "torchrun trains one run on several processes, no sweep" in line
-    assert "optim.lrr" in one_line(*two_processes(tmp_path, command("optim.lrr=1")), code=2)
+    assert "optim.lrr" in one_line(*two_processes(command("optim.lrr=1")), code=2)
 
 
 def test_every_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +271,7 @@ def test_every_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPa
         resolve_device("auto")
 
 
+@pytest.mark.slow
 def test_torchrun(configure: Configure, tmp_path: Path) -> None:
     words = ["debug=smoke", *SMALL, f"paths.output_root={tmp_path / 'outputs'}"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -310,5 +285,5 @@ def test_torchrun(configure: Configure, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("finished:") == 1
     alone = configure(*SMALL, "run_name=alone")
-    execute(alone, CALL)
+    train_run(alone, CALL)
     assert_same_numbers(configure(*SMALL, "run_name=pair"), alone)

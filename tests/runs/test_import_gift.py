@@ -19,16 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gift_vit import evaluate, import_gift, merge
+from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig
-from gift_vit.errors import ConfigError
-from gift_vit.import_gift import Arguments, import_checkpoint
 from gift_vit.methods import GiftConfig, count_parameters, load_adapter, merge_method, read_adapter
 from gift_vit.methods.adapter import applied_method
-from gift_vit.record import Call
-from gift_vit.released import DATASETS, read_released
 from gift_vit.results.collect import collect_results
-from gift_vit.run import execute, load_finished_model, load_run
+from gift_vit.runs.imported import import_checkpoint
+from gift_vit.runs.released import DATASETS, read_released
+from gift_vit.runs.run import Run
+from gift_vit.runs.train import Call, train_run
 from tests.tolerance import TOLERANCE
+from tests.warm import run_module
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL = SHARED / "gift_released"
@@ -40,6 +41,12 @@ RELEASED = {
     "cars": ("StanfordCars.pth.tar", 196, 84.2806, 2.5e-4, 1e-4),
     "dogs": ("StanfordDogs.pth.tar", 120, 87.4359, 1e-4, 0.0),
 }
+
+
+def import_file(file: Path, folder: Path, dataset: str = "cub", weights: str | None = None) -> None:
+    import_checkpoint(read_released(file, dataset), folder, weights)
+
+
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs the authors' checkpoints in ../shared/data/gift_released")
 
 
@@ -52,12 +59,13 @@ def vit() -> nn.Module:
 
 @needs_real
 @pytest.mark.parametrize("dataset", RELEASED)
-def test_the_released_checkpoints(dataset: str, vit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_released_checkpoints(dataset: str, vit: Any, tmp_path: Path) -> None:
     assert len(RELEASED) == len(list(REAL.glob("*.pth.tar"))) == 4
     name, classes, top1, lr, weight_decay = RELEASED[dataset]
-    import_checkpoint(Arguments(str(REAL / name), dataset, str(tmp_path / "run")))
+    words = ["gift_vit.import_gift", str(REAL / name), f"dataset={dataset}", "out=run"]
+    done = run_module(*words, cwd=tmp_path)
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
-    assert f"24,576 adapter parameters and a head of {classes} classes" in capsys.readouterr().out
+    assert f"24,576 adapter parameters and a head of {classes} classes" in done.stdout
 
     record = json.loads((tmp_path / "run/imported.json").read_text())
     assert record["reported"] == {"split": "test", "top1": pytest.approx(top1, abs=5e-5)}
@@ -65,7 +73,7 @@ def test_the_released_checkpoints(dataset: str, vit: Any, tmp_path: Path, capsys
     digest = subprocess.run(["sha256sum", REAL / name], capture_output=True, text=True, check=True).stdout.split()[0]
     assert record["sha256"] == digest
     assert record["arguments"].items() >= {"lr": lr, "weight_decay": weight_decay, "seed": 42, "opt": "adamw"}.items()
-    cfg = load_run(tmp_path / "run")
+    cfg = Run.open(tmp_path / "run").config
     assert (cfg.dataset.name, cfg.dataset.num_classes, cfg.protocol.name) == (dataset, classes, "gift_paper")
     assert (cfg.backbone.name, cfg.optim.lr, cfg.optim.weight_decay, cfg.seed) == ("vit_b16_in21k", lr, weight_decay, 42)
 
@@ -89,7 +97,7 @@ def test_the_released_checkpoints(dataset: str, vit: Any, tmp_path: Path, capsys
 
 @needs_real
 def test_delta_weight_and_merging_of_a_released_checkpoint(vit: Any, tmp_path: Path) -> None:
-    import_checkpoint(Arguments(str(REAL / "CUB.pth.tar"), "cub", str(tmp_path / "run")))
+    import_file(REAL / "CUB.pth.tar", tmp_path / "run")
     vit.reset_classifier(200)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, 224, 224, generator=generator)
@@ -121,7 +129,6 @@ def test_a_head_numbers_the_classes_as_our_one_class_map(name: str) -> None:
     lists = [json.loads((folder / f"{split}.json").read_text()) for split in ("train", "val", "test")]
     together = sorted({class_id for listed in lists for class_id in listed.values()})
     assert sorted(set(lists[0].values())) == together
-    assert len(DATASETS) == 5
 
 
 Write = Callable[..., Path]
@@ -205,9 +212,8 @@ def test_evaluate_and_merge_take_an_imported_folder(
     assert scored.endswith("200 images")
     assert reported == "imported from last.pth.tar, reported test top-1 51.25 %"
     assert run_command(merge, monkeypatch, f"run={run}", f"out={merged}") == 0
-    cfg = load_run(run)
     plain = timm.create_model("test_vit.r160_in1k", num_classes=200, checkpoint_path=str(merged)).eval()
-    tuned = load_finished_model(cfg, run).eval()
+    tuned = Run.open(run).model().eval()
     images = torch.rand(3, 3, 160, 160)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), **TOLERANCE[torch.float32])
@@ -216,10 +222,10 @@ def test_evaluate_and_merge_take_an_imported_folder(
 
 def test_an_imported_folder_is_not_trained_in(write: Write, tmp_path: Path, configure: Callable[..., RunConfig]) -> None:
     cfg = configure()
-    import_checkpoint(Arguments(str(write()), "cub", str(cfg.folder)))
+    import_file(write(), cfg.folder)
     before = (cfg.folder / "adapter.safetensors").read_bytes()
     with pytest.raises(ConfigError, match=r"holds an imported adapter; give run_name=<another name> or delete it"):
-        execute(cfg, Call("python -m gift_vit.train", []))
+        train_run(cfg, Call("python -m gift_vit.train", []))
     assert {path.name for path in cfg.folder.iterdir()} == FILES
     assert (cfg.folder / "adapter.safetensors").read_bytes() == before
 
@@ -235,38 +241,38 @@ def content(folder: Path) -> dict[str, Any]:
 def test_the_folder_must_be_free_or_hold_the_same_checkpoint(
     write: Write, tmp_path: Path, configure: Callable[..., RunConfig]
 ) -> None:
-    arguments = Arguments(str(write()), "cub", str(tmp_path / "run"))
-    import_checkpoint(arguments)
+    file = write()
+    import_file(file, tmp_path / "run")
     before = content(tmp_path / "run")
-    import_checkpoint(arguments)
+    import_file(file, tmp_path / "run")
     assert content(tmp_path / "run") == before
     write(metric=51.5)
     with pytest.raises(
         ConfigError, match=r"run holds a run or another checkpoint \(imported.json\); give out=<another folder>"
     ):
-        import_checkpoint(arguments)
+        import_file(file, tmp_path / "run")
     assert content(tmp_path / "run") == before
     for name in ("result.json", "last.ckpt", "train.log"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("{}")
         with pytest.raises(ConfigError, match=rf"holds a run or another checkpoint \({name}\)"):
-            import_checkpoint(Arguments(arguments.file, "cub", str(tmp_path / name)))
+            import_file(file, tmp_path / name)
         assert [path.name for path in (tmp_path / name).iterdir()] == [name]
     with pytest.raises(ConfigError, match="cannot write"):
-        import_checkpoint(Arguments(arguments.file, "cub", arguments.file))
+        import_file(file, file)
 
 
 def test_a_killed_import_leaves_no_folder_that_seems_complete(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = Arguments(str(write()), "cub", str(tmp_path / "run"))
+    file = write()
     with monkeypatch.context() as patch:
-        patch.setattr("gift_vit.files.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("gift_vit.runs.imported.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            import_checkpoint(arguments)
+            import_file(file, tmp_path / "run")
     with pytest.raises(ConfigError, match="is not finished"):
-        load_finished_model(load_run(tmp_path / "run"), tmp_path / "run")
-    import_checkpoint(arguments)
+        Run.open(tmp_path / "run").model()
+    import_file(file, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
 
 
@@ -275,7 +281,7 @@ def test_several_targets_and_the_argument_names_of_the_published_code(write: Wri
     args = {"hypernet_target_modules": ..., "hypernet_block_block_type": ...}
     args |= {"gift_target_modules": ["mlp:fc2", "attn:proj"], "gift_block_block_type": "simple_block", "seed": 7}
     file = write(args=args | {"gift_block_act_layer": "identity"}, state=extra)
-    import_checkpoint(Arguments(str(file), "cub", str(tmp_path / "run")))
+    import_file(file, tmp_path / "run")
     tensors = load_file(tmp_path / "run/adapter.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
         "gift.attn.proj.phi": (64, 4),
@@ -286,7 +292,7 @@ def test_several_targets_and_the_argument_names_of_the_published_code(write: Wri
         "head.bias": (200,),
     }
     assert torch.equal(tensors["gift.mlp.fc2.phi"], extra["in_projections.mlp:fc2.weight"].T)
-    cfg = load_run(tmp_path / "run")
+    cfg = Run.open(tmp_path / "run").config
     assert (cfg.method.rank, cfg.method.target_modules, cfg.seed) == (4, ["attn.proj", "mlp.fc2"], 7)
 
 
@@ -295,7 +301,7 @@ def test_half_precision_and_a_score_on_val(write: Write) -> None:
         f"{side}_projections.attn:proj.weight": torch.ones(*shape).bfloat16()
         for side, shape in (("in", (4, 64)), ("out", (64, 4)))
     }
-    released = read_released(write(args={"evaluate": False}, state=half, epoch=24))
+    released = read_released(write(args={"evaluate": False}, state=half, epoch=24), "cub")
     assert {tensor.dtype for tensor in released.tensors.values()} == {torch.float32}
     assert (released.split, released.epochs, released.top1) == ("val", 25, 51.25)
 
@@ -305,20 +311,20 @@ def test_local_weights_are_named_in_the_config(write: Write, tmp_path: Path, mon
     state = {"backbone.head.weight": torch.randn(200, 384), "in_projections.attn:proj.weight": torch.randn(4, 384)}
     state["out_projections.attn:proj.weight"] = torch.randn(384, 4)
     file = write(state=state, arch="vit_small_patch16_224.augreg_in21k")
-    import_checkpoint(Arguments(str(file), "cub", "run", weights="vit_s.safetensors"))
-    cfg = load_run(tmp_path / "run")
+    import_file(file, Path("run"), weights="vit_s.safetensors")
+    cfg = Run.open(tmp_path / "run").config
     assert (cfg.backbone.name, cfg.backbone.weights) == ("vit_s16_in21k", str(tmp_path / "vit_s.safetensors"))
     vit = timm.create_model("vit_small_patch16_224", num_classes=9)
     torch.save(vit.state_dict(), tmp_path / "vit_s.pth")
-    import_checkpoint(Arguments(str(file), "cub", "run", weights="vit_s.pth"))
-    model = load_finished_model(load_run(tmp_path / "run"), tmp_path / "run")
+    import_file(file, Path("run"), weights="vit_s.pth")
+    model = Run.open(tmp_path / "run").model()
     assert torch.equal(model.get_parameter("blocks.5.attn.proj.weight"), vit.get_parameter("blocks.5.attn.proj.weight"))
 
 
 def test_that_the_weights_fingerprint_is_not_known_is_said(
     write: Write, tmp_path: Path, tiny_vit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import_checkpoint(Arguments(str(write()), "cub", str(tmp_path / "run")))
+    import_file(write(), tmp_path / "run")
     metadata = read_adapter(tmp_path / "run/adapter.safetensors").metadata
     assert metadata["backbone"]["weights_sha256"] is None
     assert (metadata["dataset"], "class_names" in metadata) == ("cub", False)
@@ -376,12 +382,12 @@ def test_a_malicious_pickle_of_a_protocol_that_torch_does_not_read(tmp_path: Pat
     file = tmp_path / "last.pth.tar"
     file.write_bytes(pickle.dumps(Evil(f"touch {tmp_path / 'marker'}"), protocol=4))
     with pytest.raises(ConfigError, match=r"is no readable PyTorch checkpoint, or it is cut short \(UnpicklingError\)$"):
-        read_released(file)
+        read_released(file, "cub")
     assert os.listdir(tmp_path) == [file.name]
 
 
 def test_namespaces_are_allowed_for_this_reading_only(write: Write) -> None:
-    read_released(write())
+    read_released(write(), "cub")
     assert Namespace not in torch.serialization.get_safe_globals()
 
 
@@ -391,7 +397,7 @@ def test_a_checkpoint_that_is_cut_short(part: float, write: Write) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(part * len(content)) if isinstance(part, float) else part])
     with pytest.raises(ConfigError, match=r"last.pth.tar is no readable PyTorch checkpoint, or it is cut short \(\w+\)$"):
-        read_released(file)
+        read_released(file, "cub")
 
 
 PROJECTION = "projections.attn:proj"
@@ -495,10 +501,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"args": {"dataset": "vtab-dtd"}},
         "it was trained on vtab-dtd; expected one of CUB, nabirds, OxfordFlowers",
     ),
-    "another dataset": (
-        {"args": {"dataset": "StanfordDogs"}},
-        "was trained on dogs, not on cub; give dataset=dogs",
-    ),
+    "another dataset": ({"args": {"dataset": "StanfordDogs"}}, "was trained on dogs, not on cub; give dataset=dogs"),
     "another class count": (
         {"state": {"backbone.head.weight": torch.zeros(199, 64), "backbone.head.bias": torch.zeros(199)}},
         "has a head of 199 classes; cub has 200",
@@ -544,32 +547,6 @@ def test_a_plain_timm_checkpoint(tmp_path: Path, tiny_vit: nn.Module) -> None:
     ):
         torch.save(content, file)
         with pytest.raises(ConfigError, match=rf"timm.pth {NO}{found}") as caught:
-            read_released(file)
+            read_released(file, "cub")
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
-
-
-WORDS = {
-    "absent file": (["none.pth.tar", "dataset=cub", "out=run"], "error: no checkpoint none.pth.tar"),
-    "no file": (["dataset=cub", "out=run"], "error: a name is required; --help explains"),
-    "no dataset": (["x.pth.tar", "out=run"], "error: dataset=… is required; --help explains"),
-    "unknown dataset": (
-        ["x.pth.tar", "dataset=flower", "out=run"],
-        "error: dataset=flower has no released checkpoints; did you mean flowers? (known: cub, nabirds, flowers, cars, dogs)",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WORDS)
-def test_wrong_words(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words, message = WORDS[name]
-    monkeypatch.chdir(tmp_path)
-    assert run_command(import_gift, monkeypatch, *words) == 2
-    assert capsys.readouterr().err == f"{message}\n"
-    assert os.listdir(tmp_path) == []
-
-
-def test_help_is_readable() -> None:
-    done = subprocess.run([sys.executable, "-m", "gift_vit.import_gift", "--help"], capture_output=True, text=True, check=True)
-    assert "python -m gift_vit.import_gift <last.pth.tar> dataset=cub out=<folder>" in done.stdout
-    assert max(len(line) for line in done.stdout.splitlines()) <= 130

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import wandb
@@ -47,10 +47,13 @@ class Recorded(NamedTuple):
     folder: Path
     records: list[Record]
 
+    def of(self, kind: str) -> list[Any]:
+        return [getattr(record, kind) for record in self.records if record.WhichOneof("record_type") == kind]
+
     @property
     def run(self) -> RunRecord:
-        (record,) = [r for r in self.records if r.WhichOneof("record_type") == "run"]
-        return record.run
+        (run,) = self.of("run")
+        return run
 
     @property
     def config(self) -> dict[str, object]:
@@ -58,21 +61,20 @@ class Recorded(NamedTuple):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        lines = [r.history for r in self.records if r.WhichOneof("record_type") == "history"]
-        return [{item.nested_key[0]: json.loads(item.value_json) for item in line.item} for line in lines]
+        return [{item.nested_key[0]: json.loads(item.value_json) for item in line.item} for line in self.of("history")]
 
     @property
     def summary(self) -> dict[str, object]:
-        updates = [item for r in self.records if r.WhichOneof("record_type") == "summary" for item in r.summary.update]
+        updates = [item for summary in self.of("summary") for item in summary.update]
         return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
 
     @property
     def artifacts(self) -> list[ArtifactRecord]:
-        return [r.artifact for r in self.records if r.WhichOneof("record_type") == "artifact"]
+        return self.of("artifact")
 
     @property
     def exit_codes(self) -> list[int]:
-        return [r.exit.exit_code for r in self.records if r.WhichOneof("record_type") == "exit"]
+        return [end.exit_code for end in self.of("exit")]
 
 
 def recorded(folder: Path) -> Recorded:

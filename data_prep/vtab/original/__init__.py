@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.vtab.original.arrays import cifar100, smallnorb, svhn
+from data_prep.vtab.original.arrays import cifar100, dsprites, patch_camelyon, smallnorb, svhn
 from data_prep.vtab.original.dmlab import dmlab
-from data_prep.vtab.original.hdf5 import dsprites, patch_camelyon
 from data_prep.vtab.original.origin import OriginalOrigin
 from data_prep.vtab.original.places import Place
 from data_prep.vtab.original.retinopathy import retinopathy
@@ -13,9 +12,9 @@ from data_prep.vtab.original.scenes import clevr, kitti
 from data_prep.vtab.original.trees import dtd, eurosat, flowers102, pets, resisc45
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from gift_vit.common.errors import ConfigError
 
-_READERS: dict[str, Callable[[Builder, Place], OriginalOrigin]] = {
+_READERS: dict[str, Callable[[Place], OriginalOrigin]] = {
     "cifar100": cifar100,
     "dtd": dtd,
     "oxford_flowers102": flowers102,
@@ -43,12 +42,7 @@ UNAVAILABLE: dict[str, str] = {
 
 
 def open_original(builder: Builder, folder: Path | None, downloads: Path) -> Origin:
-    """Open the original files of a builder; fetches what is missing and unpacks what cannot be read in place.
-
-    Args:
-        builder: The builder.
-        folder: May hold the archives, or what they unpack to (:class:`~data_prep.vtab.original.places.Place` says where).
-        downloads: Where archives that are not in ``folder`` are fetched to.
+    """Open a builder's original files: those in ``folder`` (see :class:`Place`), or else fetched to ``downloads``.
 
     Raises:
         ConfigError: If the builder is not available from its original files, or a file is missing, damaged or of another kind.
@@ -56,4 +50,4 @@ def open_original(builder: Builder, folder: Path | None, downloads: Path) -> Ori
     """
     if builder.name not in _READERS:
         raise ConfigError(f"{builder.name} cannot be had from its original files: {UNAVAILABLE[builder.name]}; use source=tfds")
-    return _READERS[builder.name](builder, Place(builder.name, folder, downloads))
+    return _READERS[builder.name](Place(builder, folder, downloads))

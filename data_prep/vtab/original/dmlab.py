@@ -1,49 +1,31 @@
 """DMLab: TFRecord files of serialised examples in a tar archive, read without TensorFlow."""
 
 import logging
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from data_prep.vtab.original.origin import OriginalOrigin, Row, Table
 from data_prep.vtab.original.places import Place
-from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from data_prep.vtab.tfrecord import FOOTER, HEADER
+from gift_vit.common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<QI")  # payload's length, its checksum; the payload and 4 bytes of checksum follow
-_FOOTER_SIZE = 4
 _VARINT, _BYTES = 0, 2  # wire types of protocol buffers
 _INTEGERS = 3  # the field of a feature
 
 
-class _Place(NamedTuple):
-    path: Path
-    start: int
-    size: int
-
-
-class _Example(NamedTuple):
-    name: str
-    image: bytes
-    label: int
-
-
-def dmlab(builder: Builder, place: Place) -> OriginalOrigin:
+def dmlab(place: Place) -> OriginalOrigin:
     """DMLab; the key is the example's ``filename``, the image its JPEG as stored."""
     root = place.unpacked("dmlab.tar.gz", "", "dmlab-train.tfrecord*")
-
-    def table(split: str) -> Callable[[], Table]:
-        return lambda: _table(root, split)
-
-    return OriginalOrigin(builder, {split: table(split) for split in ("train", "validation", "test")}, None, place.used)
+    return OriginalOrigin(place, {split: partial(_table, root, split) for split in ("train", "validation", "test")})
 
 
 def _table(root: Path, split: str) -> Table:
-    """Reads every record once, for its file name; only places are kept."""
+    """Reads every record once, for its file name; only path, start and size of each are kept."""
     paths = sorted(root.glob(f"dmlab-{split}.tfrecord*"))
     if not paths:
         raise ConfigError(f"{root} holds no dmlab-{split}.tfrecord files; unpack the archive again, or delete the folder")
@@ -51,48 +33,46 @@ def _table(root: Path, split: str) -> Table:
     for path in paths:
         logger.info("reading the file names in %s", path)
         with path.open("rb") as file:
-            for place in _records(path, file):
-                places.append(place)
-                keys.append(_example(file, place).name)
+            for start, size in _records(path, file):
+                places.append((path, start, size))
+                keys.append(_example(path, file, start, size)[0])
 
     def read(rows: Sequence[int]) -> Iterator[Row]:
         with ExitStack() as stack:
             files = {path: stack.enter_context(path.open("rb")) for path in paths}
             for row in rows:
-                example = _example(files[places[row].path], places[row])
-                yield example.image, {"label": example.label}
+                path, start, size = places[row]
+                _, image, label = _example(path, files[path], start, size)
+                yield image, {"label": label}
 
     return Table(keys, read)
 
 
-def _records(path: Path, file: BinaryIO) -> Iterator[_Place]:
-    """The records of a TFRecord file.
-
-    Raises:
-        ConfigError: If it ends within a record.
-    """
-    size = path.stat().st_size
-    start = 0
-    while start < size:
-        file.seek(start)
-        header = file.read(_HEADER.size)
-        length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else size
-        start += _HEADER.size + length + _FOOTER_SIZE
-        if start > size:
+def _records(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Where the payload of each record of a TFRecord file starts, and its size; a ConfigError if the file ends within one."""
+    total, end = path.stat().st_size, 0
+    while end < total:
+        file.seek(end)
+        header = file.read(HEADER.size)
+        size = HEADER.unpack(header)[0] if len(header) == HEADER.size else total
+        start = end + HEADER.size
+        end = start + size + FOOTER.size
+        if end > total:
             raise ConfigError(f"{path} ends within a record, or is damaged before its end; unpack the archive again")
-        yield _Place(path, start - _FOOTER_SIZE - length, length)
+        yield start, size
 
 
-def _example(file: BinaryIO, place: _Place) -> _Example:
-    file.seek(place.start)
+def _example(path: Path, file: BinaryIO, start: int, size: int) -> tuple[str, bytes, int]:
+    """File name, image and label."""
+    file.seek(start)
     try:
-        values = parse_example(file.read(place.size))
+        values = parse_example(file.read(size))
         name, image, label = _message(values["filename"]), _message(values["image"]), values["label"]
         if not isinstance(label, int):
             raise ValueError("a label that is no number")
-        return _Example(name.decode(), image, label)
+        return name.decode(), image, label
     except (ValueError, IndexError, KeyError, StopIteration) as error:
-        raise ConfigError(f"{place.path} is damaged at byte {place.start} ({error!r}); unpack the archive again") from error
+        raise ConfigError(f"{path} is damaged at byte {start} ({error!r}); unpack the archive again") from error
 
 
 def parse_example(payload: bytes) -> dict[str, bytes | int]:

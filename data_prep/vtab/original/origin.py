@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.vtab.order import tfds_order
-from data_prep.vtab.records import Key, Record
-from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from data_prep.vtab.original.places import Files, Place
+from data_prep.vtab.records import Key, Record, tfds_order
+from gift_vit.common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +35,14 @@ class Table:
 
 
 class OriginalOrigin:
-    """The source splits of one builder, read from the dataset's original files."""
+    """The source splits of one builder, read from the dataset's original files; a table is opened when it is first needed."""
 
     source = "original"
 
-    def __init__(
-        self,
-        builder: Builder,
-        tables: Mapping[str, Callable[[], Table]],
-        class_names: list[str] | None,
-        files: list[str],
-    ):
+    def __init__(self, place: Place, tables: Mapping[str, Callable[[], Table]], class_names: list[str] | None = None):
         self.class_names = class_names
-        self._builder = builder
+        self._builder, self._files = place.builder, place.used
         self._open = tables
-        self._files = files
         self._tables: dict[str, Table] = {}
         self._orders: dict[str, list[Key]] = {}
 
@@ -89,6 +81,34 @@ class OriginalOrigin:
             logger.info("%s: reading split %s", self._builder.name, split)
             self._tables[split] = self._open[split]()
         return self._tables[split]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table of files: key, file, features."""
+
+    key: Key
+    file: str
+    features: Mapping[str, Any]
+
+
+def file_table(files: Files, entries: list[Entry], listed_in: str) -> Table:
+    """A table of image files, whose bytes are taken as they are.
+
+    Raises:
+        ConfigError: If files are missing: the archive was unpacked half-way.
+    """
+    missing = [entry.file for entry in entries if not files.exists(entry.file)]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of the {len(entries)} images listed in {listed_in} are missing, the first is "
+            f"{files.where(missing[0])}; unpack the archive again, or delete the folder to have the archive fetched"
+        )
+
+    def read(rows: Sequence[int]) -> Iterator[Row]:
+        return ((files.read(entries[row].file), entries[row].features) for row in rows)
+
+    return Table([entry.key for entry in entries], read)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

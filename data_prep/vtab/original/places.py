@@ -1,13 +1,83 @@
-"""Finding a builder's original files: in the folder a person points at, as archives or unpacked, or downloaded."""
+"""Finding a builder's original files, in the folder a person points at or downloaded, and reading them, unpacked or zipped."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
-from data_prep.archives import gunzip, unpack
+from data_prep.archives import gunzip, open_zip, reading, unpack
 from data_prep.download import RemoteFile, fetch
-from data_prep.vtab.original.access import Files, FolderFiles, ZipFiles
 from data_prep.vtab.original.files import FILES
-from gift_vit.errors import ConfigError
+from data_prep.vtab.tasks import Builder
+from gift_vit.common.errors import ConfigError
+
+
+class FolderFiles:
+    """Files in an unpacked folder, named by their relative path with slashes."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def where(self, name: str) -> str:
+        """The place of a file, for messages."""
+        return str(self._root / name)
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the files directly in a folder, without the hidden ones; empty where there is no such folder."""
+        path = self._root / folder
+        if not path.is_dir():
+            return []
+        return sorted(entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        return (self._root / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes; a ConfigError if it is missing or cannot be read."""
+        path = self._root / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {path} ({error.strerror}); unpack the archive there again, or delete the folder to fetch it anew"
+            ) from error
+
+
+class ZipFiles:
+    """The same for the files below the folder ``inside`` of a zip archive, which stays open."""
+
+    def __init__(self, archive: Path, inside: str = ""):
+        self._path = archive
+        self._inside = f"{inside}/" if inside else ""
+        self._zip = open_zip(archive)
+        self._members = {name for name in self._zip.namelist() if name.startswith(self._inside) and not name.endswith("/")}
+        self._folders: dict[str, list[str]] = defaultdict(list)
+        for member in sorted(self._members):
+            path = PurePosixPath(member)
+            if not path.name.startswith("."):
+                self._folders[str(path.parent)].append(path.name)
+
+    def where(self, name: str) -> str:
+        """Archive and member."""
+        return f"{self._path}:{self._inside}{name}"
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the members directly in a folder, without the hidden ones."""
+        return self._folders.get(str(PurePosixPath(self._inside + folder)), [])
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a member."""
+        return self._inside + name in self._members
+
+    def read(self, name: str) -> bytes:
+        """The member's bytes, whose CRC zipfile checks; a ConfigError if it is missing or damaged."""
+        if not self.exists(name):
+            raise ConfigError(f"{self.where(name)} is missing; delete the archive and fetch it again")
+        with reading(self._path):
+            return self._zip.read(self._inside + name)
+
+
+Files: TypeAlias = FolderFiles | ZipFiles
 
 
 class Place:
@@ -20,49 +90,46 @@ class Place:
         used: What was found, for the record: archives with their SHA-256, unpacked folders by name.
     """
 
-    def __init__(self, builder: str, folder: Path | None, downloads: Path):
+    def __init__(self, builder: Builder, folder: Path | None, downloads: Path):
         if folder is not None and not folder.is_dir():
-            raise ConfigError(f"archives={folder} is not a folder; expected the one that holds the files of {builder}")
+            raise ConfigError(f"archives={folder} is not a folder; expected the one that holds the files of {builder.name}")
         self.builder = builder
         self.folder = folder
         self.downloads = downloads
         self.used: list[str] = []
+        self._folders = [downloads] if folder is None else [folder, downloads]
 
     def file(self, name: str) -> Path:
         """A file of the builder's table, verified; downloaded where it is not in the folder."""
-        remote = self._remote(name)
-        here = self.folder is not None and (self.folder / name).is_file()
-        path = fetch(remote, self.folder if here and self.folder is not None else self.downloads)
+        remote, there = self._remote(name), self._there(name)
+        path = fetch(remote, there.parent if there else self.downloads)
         self.used.append(f"{name} (SHA-256 {remote.sha256})")
         return path
 
     def gunzipped(self, name: str) -> Path:
         """The content of a ``.gz`` file, written beside it once."""
         plain = name.removesuffix(".gz")
-        for folder in self._folders():
-            if (folder / plain).is_file():
-                self.used.append(f"{plain} (unpacked)")
-                return folder / plain
+        there = self._there(plain)
+        if there is not None:
+            self.used.append(f"{plain} (unpacked)")
+            return there
         archive = self.file(name)
-        target = archive.with_name(plain)
-        gunzip(archive, target)
-        return target
+        gunzip(archive, archive.with_name(plain))
+        return archive.with_name(plain)
 
     def unpacked(self, name: str, inside: str, marker: str) -> Path:
-        """The folder ``inside`` of an archive, unpacked into ``<archive>.unpacked`` once.
+        """The folder ``inside`` ("" for all) of an archive, unpacked into ``<archive>.unpacked`` once.
 
-        Args:
-            name: The archive.
-            inside: A folder in it, or "".
-            marker: A glob pattern that matches something in that folder, by which it is recognised.
+        ``marker`` is a glob pattern that matches something in that folder, by which it is recognised.
         """
         by_hand = self._by_hand(inside, marker)
         if by_hand is not None:
             return by_hand
-        target = next(self._unpacked_before(name), None)
+        before = [folder / f"{name}.unpacked" for folder in self._folders]
+        target = next((folder for folder in before if folder.is_dir()), None)
         if target is None:
             archive = self.file(name)
-            target = archive.with_name(_unpacked_name(name))
+            target = archive.with_name(f"{name}.unpacked")
             unpack(archive, target)
         else:
             self.used.append(f"{name} (unpacked, SHA-256 {self._remote(name).sha256})")
@@ -85,24 +152,15 @@ class Place:
         return files
 
     def _remote(self, name: str) -> RemoteFile:
-        return next(file for file in FILES[self.builder] if file.name == name)
+        return next(file for file in FILES[self.builder.name] if file.name == name)
 
-    def _folders(self) -> list[Path]:
-        return [self.downloads] if self.folder is None else [self.folder, self.downloads]
+    def _there(self, name: str) -> Path | None:
+        return next((folder / name for folder in self._folders if (folder / name).is_file()), None)
 
     def _by_hand(self, inside: str, marker: str) -> Path | None:
         """The unpacked folder in the person's folder, or that folder itself."""
-        if self.folder is None:
-            return None
-        for candidate in dict.fromkeys([self.folder / inside, self.folder]):
+        for candidate in dict.fromkeys([self.folder / inside, self.folder]) if self.folder else ():
             if any(candidate.glob(marker)):
                 self.used.append(f"{candidate.name}/ (unpacked)")
                 return candidate
         return None
-
-    def _unpacked_before(self, name: str) -> Iterator[Path]:
-        return (folder / _unpacked_name(name) for folder in self._folders() if (folder / _unpacked_name(name)).is_dir())
-
-
-def _unpacked_name(archive: str) -> str:
-    return f"{archive}.unpacked"

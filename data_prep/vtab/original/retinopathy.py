@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -10,12 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.vtab.original.access import FolderFiles
-from data_prep.vtab.original.origin import OriginalOrigin, Row, Table
-from data_prep.vtab.original.places import Place
-from data_prep.vtab.original.trees import Entry, file_table
-from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from data_prep.vtab.original.origin import Entry, OriginalOrigin, Row, Table, file_table
+from data_prep.vtab.original.places import FolderFiles, Place
+from gift_vit.common.errors import ConfigError
 
 RADIUS = 300  # of the eye, in pixels, after scaling
 _KEPT_RADIUS = int(0.9 * RADIUS)
@@ -24,7 +22,7 @@ _JPEG_QUALITY = 72
 _AHEAD = 64  # images prepared at once by all cores
 
 
-def retinopathy(builder: Builder, place: Place) -> OriginalOrigin:
+def retinopathy(place: Place) -> OriginalOrigin:
     """Kaggle's training images, and its test images by leaderboard: public is validation, private is test.
 
     The key is ``10_left``. Expected in the folder pointed at, or in ``downloads/diabetic_retinopathy_detection``:
@@ -33,8 +31,11 @@ def retinopathy(builder: Builder, place: Place) -> OriginalOrigin:
     Raises:
         ConfigError: If the files that have to be put there by hand are not.
     """
-    cv2 = _opencv()
-    root = place.folder or place.downloads / builder.name
+    try:
+        cv2 = import_module("cv2")  # which only this builder needs
+    except ImportError as error:
+        raise ConfigError("the retinopathy images are prepared with OpenCV: pip install opencv-python-headless") from error
+    root = place.folder or place.downloads / place.builder.name
     for needed in ("trainLabels.csv", "train", "test"):
         if not (root / needed).exists():
             raise ConfigError(
@@ -45,30 +46,17 @@ def retinopathy(builder: Builder, place: Place) -> OriginalOrigin:
             )
     place.used.append("train/, test/, trainLabels.csv (by hand)")
     solution = place.file("retinopathy_solution.csv")
-    files = FolderFiles(root)
-
-    def table(folder: str, listing: Path, usage: str | None) -> Callable[[], Table]:
-        return lambda: _table(cv2, files, folder, listing, usage)
-
+    table = partial(_table, cv2, FolderFiles(root))
     tables = {
-        "train": table("train", root / "trainLabels.csv", None),
-        "validation": table("test", solution, "Public"),
-        "test": table("test", solution, "Private"),
+        "train": partial(table, "train", root / "trainLabels.csv", None),
+        "validation": partial(table, "test", solution, "Public"),
+        "test": partial(table, "test", solution, "Private"),
     }
-    return OriginalOrigin(builder, tables, None, place.used)
-
-
-def _opencv() -> Any:
-    """OpenCV, which only this builder needs."""
-    try:
-        return import_module("cv2")
-    except ImportError as error:
-        raise ConfigError("the retinopathy images are prepared with OpenCV: pip install opencv-python-headless") from error
+    return OriginalOrigin(place, tables)
 
 
 def _table(cv2: Any, files: FolderFiles, folder: str, listing: Path, usage: str | None) -> Table:
     entries = _entries(folder, listing, usage)
-    raw = file_table(files, entries, str(listing))
 
     def prepared(row: int) -> bytes:
         name = entries[row].file
@@ -84,19 +72,20 @@ def _table(cv2: Any, files: FolderFiles, folder: str, listing: Path, usage: str 
                 for row, image in zip(part, pool.imap(prepared, part), strict=True):
                     yield image, entries[row].features
 
-    return Table(raw.keys, read)
+    return Table(file_table(files, entries, str(listing)).keys, read)
 
 
 def _entries(folder: str, listing: Path, usage: str | None) -> list[Entry]:
+    """The images of ``folder`` that are listed, and listed for ``usage`` where that is given."""
     with listing.open(newline="") as file:
         try:
-            return [_entry(folder, line) for line in csv.DictReader(file) if usage in {None, line.get("Usage")}]
+            return [
+                Entry(line["image"], f"{folder}/{line['image']}.jpeg", {"label": int(line["level"])})
+                for line in csv.DictReader(file)
+                if usage in {None, line.get("Usage")}
+            ]
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{listing} is not Kaggle's list of images and levels ({error}); fetch it again") from error
-
-
-def _entry(folder: str, line: Mapping[str, str]) -> Entry:
-    return Entry(line["image"], f"{folder}/{line['image']}.jpeg", {"label": int(line["level"])})
 
 
 def prepare(cv2: Any, data: bytes) -> bytes:

@@ -2,17 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from data_prep.vtab.original.access import Files
-from data_prep.vtab.original.origin import OriginalOrigin, Table
-from data_prep.vtab.original.places import Place
-from data_prep.vtab.original.trees import Entry, file_table
-from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from data_prep.vtab.original.origin import Entry, OriginalOrigin, Table, file_table
+from data_prep.vtab.original.places import Files, Place
+from gift_vit.common.errors import ConfigError
 
 _SCENE_FIELDS = frozenset({"scenes", "image_filename", "objects", "pixel_coords"})
 _KITTI_TYPES = ["Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc"]
@@ -21,22 +18,15 @@ _SPLIT_SEED = 123
 _HELD_OUT_PERCENT = 10
 
 
-def clevr(builder: Builder, place: Place) -> OriginalOrigin:
+def clevr(place: Place) -> OriginalOrigin:
     """CLEVR v1.0; the key is ``CLEVR_train_000000.png``; features are the objects' pixel coordinates with their depth."""
     files = place.zipped("CLEVR_v1.0.zip", "CLEVR_v1.0", "scenes/CLEVR_train_scenes.json")
-
-    def table(part: str) -> Callable[[], Table]:
-        return lambda: _clevr_table(files, part)
-
-    return OriginalOrigin(builder, {"train": table("train"), "validation": table("val")}, None, place.used)
+    parts = {"train": "train", "validation": "val"}
+    return OriginalOrigin(place, {split: partial(_clevr_table, files, part) for split, part in parts.items()})
 
 
 def _clevr_table(files: Files, part: str) -> Table:
-    """Scenes and images, paired by their file names, which the scenes list in ascending order.
-
-    Raises:
-        ConfigError: If the two do not match one to one.
-    """
+    """Scenes and images, paired one to one by their file names, which the scenes list in ascending order."""
     listing = f"scenes/CLEVR_{part}_scenes.json"
     try:
         scenes = json.loads(files.read(listing), object_hook=_needed)["scenes"]
@@ -60,7 +50,7 @@ def _clevr_entry(scene: dict[str, Any], part: str) -> Entry:
     return Entry(name, f"images/{part}/{name}", {"objects": {"pixel_coords": coords}})
 
 
-def kitti(builder: Builder, place: Place) -> OriginalOrigin:
+def kitti(place: Place) -> OriginalOrigin:
     """KITTI's labelled images of the left colour camera; the key is ``000016.png``.
 
     The files' bytes are kept (TFDS re-encodes the same pixels as PNG). The splits are TFDS's own, by video.
@@ -68,16 +58,11 @@ def kitti(builder: Builder, place: Place) -> OriginalOrigin:
     images = place.zipped("data_object_image_2.zip", "", "training/image_2")
     labels = place.zipped("data_object_label_2.zip", "", "training/label_2")
     kit = place.zipped("devkit_object.zip", "", "mapping/train_rand.txt")
-    parts = _kitti_split(kit)
 
-    def table(part: str) -> Callable[[], Table]:
-        def read() -> Table:
-            entries = [_kitti_entry(labels, number) for number in parts[part]]
-            return file_table(images, entries, kit.where("mapping"))
+    def table(numbers: list[int]) -> Table:
+        return file_table(images, [_kitti_entry(labels, number) for number in numbers], kit.where("mapping"))
 
-        return read
-
-    return OriginalOrigin(builder, {part: table(part) for part in parts}, None, place.used)
+    return OriginalOrigin(place, {split: partial(table, numbers) for split, numbers in _kitti_split(kit).items()})
 
 
 def _kitti_split(kit: Files) -> dict[str, list[int]]:
@@ -107,11 +92,7 @@ def _kitti_split(kit: Files) -> dict[str, list[int]]:
 
 
 def _kitti_entry(labels: Files, number: int) -> Entry:
-    """An image's objects, but for the regions marked DontCare.
-
-    Raises:
-        ConfigError: If a line is not one of KITTI's labels.
-    """
+    """An image's objects, but for the regions marked DontCare; a ConfigError if a line is not one of KITTI's labels."""
     name = f"training/label_2/{number:06d}.txt"
     types, locations = [], []
     for line in labels.read(name).decode().splitlines():

@@ -3,102 +3,36 @@
 Every record holds the file's bytes as they are, as TFDS stores them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from data_prep.vtab.original import names
-from data_prep.vtab.original.access import Files, FolderFiles, ZipFiles
-from data_prep.vtab.original.matlab import read_mat
-from data_prep.vtab.original.origin import OriginalOrigin, Row, Table
-from data_prep.vtab.original.places import Place
-from data_prep.vtab.records import Key
-from data_prep.vtab.tasks import Builder
-from gift_vit.errors import ConfigError
+from data_prep.vtab.original.arrays import read_mat
+from data_prep.vtab.original.origin import Entry, OriginalOrigin, Table, file_table
+from data_prep.vtab.original.places import Files, FolderFiles, Place, ZipFiles
+from gift_vit.common.errors import ConfigError
 
 _RESISC45 = "NWPU-RESISC45"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A row of a table of files: key, file, features."""
-
-    key: Key
-    file: str
-    features: Mapping[str, Any]
-
-
-def file_table(files: Files, entries: list[Entry], listed_in: str) -> Table:
-    """A table of image files.
-
-    Raises:
-        ConfigError: If files are missing: the archive was unpacked half-way.
-    """
-    missing = [entry.file for entry in entries if not files.exists(entry.file)]
-    if missing:
-        raise ConfigError(
-            f"{len(missing)} of the {len(entries)} images listed in {listed_in} are missing, the first is "
-            f"{files.where(missing[0])}; unpack the archive again, or delete the folder to have the archive fetched"
-        )
-
-    def read(rows: Sequence[int]) -> Iterator[Row]:
-        return ((files.read(entries[row].file), entries[row].features) for row in rows)
-
-    return Table([entry.key for entry in entries], read)
-
-
-def dtd(builder: Builder, place: Place) -> OriginalOrigin:
+def dtd(place: Place) -> OriginalOrigin:
     """DTD, fold 1; the key is ``banded/banded_0002.jpg``, the label its folder."""
-    root = place.unpacked("dtd-r1.0.1.tar.gz", "dtd", "labels/train1.txt")
-    files = FolderFiles(root)
-
-    def table(part: str) -> Callable[[], Table]:
-        def read() -> Table:
-            listing = f"labels/{part}1.txt"
-            entries = [_dtd_entry(line, root / listing) for line in _lines(files, listing)]
-            return file_table(files, entries, str(root / listing))
-
-        return read
-
-    tables = {"train": table("train"), "validation": table("val"), "test": table("test")}
-    return OriginalOrigin(builder, tables, names.DTD, place.used)
+    files = FolderFiles(place.unpacked("dtd-r1.0.1.tar.gz", "dtd", "labels/train1.txt"))
+    parts = {"train": "train", "validation": "val", "test": "test"}
+    tables = {split: partial(_listed_table, files, f"labels/{part}1.txt", files, _dtd_entry) for split, part in parts.items()}
+    return OriginalOrigin(place, tables, names.DTD)
 
 
-def _dtd_entry(line: str, listing: Path) -> Entry:
-    return Entry(line, f"images/{line}", {"label": _label(line.partition("/")[0], names.DTD, listing)})
+def _dtd_entry(line: str, listing: str) -> Entry:
+    name, classes = line.partition("/")[0], names.DTD
+    if name not in classes:
+        known = f"one of the {len(classes)} from {classes[0]} to {classes[-1]}"
+        raise ConfigError(f"{listing} names the class {name!r}; expected {known}")
+    return Entry(line, f"images/{line}", {"label": classes.index(name)})
 
 
-def flowers102(builder: Builder, place: Place) -> OriginalOrigin:
-    """Oxford Flowers 102; the key is ``image_00001.jpg``, the label the official one less 1."""
-    images = FolderFiles(place.unpacked("102flowers.tgz", "", "jpg/image_*.jpg"))
-    labels_path, parts_path = place.file("imagelabels.mat"), place.file("setid.mat")
-
-    def table(part: str) -> Callable[[], Table]:
-        def read() -> Table:
-            labels, numbers = _row(labels_path, "labels"), _row(parts_path, part)
-            entries = []
-            for number in numbers:
-                name = f"image_{number:05d}.jpg"
-                if not 1 <= number <= len(labels):
-                    raise ConfigError(
-                        f"{parts_path} lists {name}, but {labels_path} has {len(labels)} labels; fetch both again"
-                    )
-                entries.append(Entry(name, f"jpg/{name}", {"label": labels[number - 1] - 1}))
-            return file_table(images, entries, f"{parts_path} ({part})")
-
-        return read
-
-    tables = {"train": table("trnid"), "validation": table("valid"), "test": table("tstid")}
-    return OriginalOrigin(builder, tables, names.FLOWERS102, place.used)
-
-
-def _row(path: Path, variable: str) -> list[int]:
-    """A MATLAB row vector of integers."""
-    return [int(value) for value in read_mat(path, variable)[variable].reshape(-1)]
-
-
-def pets(builder: Builder, place: Place) -> OriginalOrigin:
+def pets(place: Place) -> OriginalOrigin:
     """Oxford-IIIT Pet; the key is ``Abyssinian_1.jpg``, the label the breed's number less 1.
 
     All files are taken as they are, as in TFDS's version 3.2.0, which the benchmark's reference used. Version 4.0.0 re-encodes
@@ -106,15 +40,9 @@ def pets(builder: Builder, place: Place) -> OriginalOrigin:
     """
     lists = FolderFiles(place.unpacked("annotations.tar.gz", "annotations", "trainval.txt"))
     images = FolderFiles(place.unpacked("images.tar.gz", "", "images/*.jpg"))
-
-    def table(listing: str) -> Callable[[], Table]:
-        def read() -> Table:
-            entries = [_pets_entry(line, lists.where(listing)) for line in _lines(lists, listing)]
-            return file_table(images, entries, lists.where(listing))
-
-        return read
-
-    return OriginalOrigin(builder, {"train": table("trainval.txt"), "test": table("test.txt")}, names.PETS, place.used)
+    parts = {"train": "trainval.txt", "test": "test.txt"}
+    tables = {split: partial(_listed_table, lists, listing, images, _pets_entry) for split, listing in parts.items()}
+    return OriginalOrigin(place, tables, names.PETS)
 
 
 def _pets_entry(line: str, listing: str) -> Entry:
@@ -126,13 +54,45 @@ def _pets_entry(line: str, listing: str) -> Entry:
     return Entry(name, f"images/{name}", {"label": int(words[1]) - 1})
 
 
-def eurosat(builder: Builder, place: Place) -> OriginalOrigin:
+def _listed_table(lists: Files, listing: str, images: Files, entry: Callable[[str, str], Entry]) -> Table:
+    """The images that a list names, a line each; empty lines and comments are passed over."""
+    where = lists.where(listing)
+    lines = (line.strip() for line in lists.read(listing).decode().splitlines())
+    return file_table(images, [entry(line, where) for line in lines if line and not line.startswith("#")], where)
+
+
+def flowers102(place: Place) -> OriginalOrigin:
+    """Oxford Flowers 102; the key is ``image_00001.jpg``, the label the official one less 1."""
+    images = FolderFiles(place.unpacked("102flowers.tgz", "", "jpg/image_*.jpg"))
+    labels, numbers = place.file("imagelabels.mat"), place.file("setid.mat")
+    parts = {"train": "trnid", "validation": "valid", "test": "tstid"}
+    tables = {split: partial(_flowers_table, images, labels, numbers, part) for split, part in parts.items()}
+    return OriginalOrigin(place, tables, names.FLOWERS102)
+
+
+def _flowers_table(images: Files, labels_path: Path, parts_path: Path, part: str) -> Table:
+    labels, numbers = _row(labels_path, "labels"), _row(parts_path, part)
+    entries = []
+    for number in numbers:
+        name = f"image_{number:05d}.jpg"
+        if not 1 <= number <= len(labels):
+            raise ConfigError(f"{parts_path} lists {name}, but {labels_path} has {len(labels)} labels; fetch both again")
+        entries.append(Entry(name, f"jpg/{name}", {"label": labels[number - 1] - 1}))
+    return file_table(images, entries, f"{parts_path} ({part})")
+
+
+def _row(path: Path, variable: str) -> list[int]:
+    """A MATLAB row vector of integers."""
+    return [int(value) for value in read_mat(path, variable)[variable].reshape(-1)]
+
+
+def eurosat(place: Place) -> OriginalOrigin:
     """EuroSAT RGB; the key is ``Forest_Forest_687.jpg``: class, underscore, file name."""
     files = place.zipped("EuroSAT.zip", "2750", names.EUROSAT[0])
-    return OriginalOrigin(builder, {"train": lambda: _class_table(files, names.EUROSAT)}, names.EUROSAT, place.used)
+    return OriginalOrigin(place, {"train": partial(_class_table, files, names.EUROSAT)}, names.EUROSAT)
 
 
-def resisc45(builder: Builder, place: Place) -> OriginalOrigin:
+def resisc45(place: Place) -> OriginalOrigin:
     """NWPU-RESISC45, put there by hand; the key is ``palace_palace_207.jpg``: class, underscore, file name.
 
     Accepted: the folder ``NWPU-RESISC45`` with one folder per class, in the folder pointed at (else in ``downloads``) or
@@ -142,26 +102,25 @@ def resisc45(builder: Builder, place: Place) -> OriginalOrigin:
         ConfigError: If none of them is there, or the class folders are not where they are expected.
     """
     base = place.folder or place.downloads
-    roots = [base / _RESISC45, base]
-    root = next((root for root in roots if (root / names.RESISC45[0]).is_dir()), None)
     archive = base / f"{_RESISC45}.zip"
+    root = next((root for root in (base / _RESISC45, base) if (root / names.RESISC45[0]).is_dir()), None)
     if root is None and not archive.is_file():
         raise _resisc45_missing(base)
-    files: Files = FolderFiles(root) if root is not None else ZipFiles(archive, _RESISC45)
+    files = FolderFiles(root) if root is not None else ZipFiles(archive, _RESISC45)
     place.used.append(f"{_RESISC45}/ (by hand)" if root is not None else archive.name)
+    return OriginalOrigin(place, {"train": partial(_resisc45_table, files)}, names.RESISC45)
 
-    def table() -> Table:
-        result = _class_table(files, names.RESISC45)
-        counts = {name: len(files.names(name)) for name in names.RESISC45}
-        least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-        if counts[least] != counts[most]:
-            raise ConfigError(
-                f"{files.where(least)} holds {counts[least]} images, but {most} {counts[most]}; "
-                "every class has 700: unpack the archive again"
-            )
-        return result
 
-    return OriginalOrigin(builder, {"train": table}, names.RESISC45, place.used)
+def _resisc45_table(files: Files) -> Table:
+    table = _class_table(files, names.RESISC45)
+    counts = {name: len(files.names(name)) for name in names.RESISC45}
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[least] != counts[most]:
+        raise ConfigError(
+            f"{files.where(least)} holds {counts[least]} images, but {most} {counts[most]}; "
+            "every class has 700: unpack the archive again"
+        )
+    return table
 
 
 def _resisc45_missing(base: Path) -> ConfigError:
@@ -181,11 +140,7 @@ def _resisc45_missing(base: Path) -> ConfigError:
 
 
 def _class_table(files: Files, classes: list[str]) -> Table:
-    """One folder per class; the label is the class's place in ``classes``.
-
-    Raises:
-        ConfigError: If a class has no folder or an empty one.
-    """
+    """One folder per class, or else a ConfigError; the label is the class's place in ``classes``."""
     entries = []
     for label, name in enumerate(classes):
         images = [image for image in files.names(name) if image.endswith(".jpg")]
@@ -195,17 +150,3 @@ def _class_table(files: Files, classes: list[str]) -> Table:
             )
         entries += [Entry(f"{name}_{image}", f"{name}/{image}", {"label": label}) for image in images]
     return file_table(files, entries, files.where(""))
-
-
-def _lines(files: Files, name: str) -> list[str]:
-    """The lines of a list that are neither empty nor a comment."""
-    lines = (line.strip() for line in files.read(name).decode().splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _label(name: str, classes: list[str], listing: Path) -> int:
-    if name not in classes:
-        raise ConfigError(
-            f"{listing} names the class {name!r}; expected one of the {len(classes)} from {classes[0]} to {classes[-1]}"
-        )
-    return classes.index(name)

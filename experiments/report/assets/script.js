@@ -45,7 +45,7 @@ document.querySelectorAll(".legend").forEach((legend) => {
   const choose = (event) => {
     const row = event.target.closest("tr[data-run]");
     panel.classList.toggle("has-chosen", Boolean(row));
-    panel.querySelectorAll(".line").forEach((line) => {
+    panel.querySelectorAll(".mark").forEach((line) => {
       line.classList.toggle("chosen", Boolean(row) && line.dataset.run === row.dataset.run);
     });
   };

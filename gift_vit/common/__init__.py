@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, locks, the command line, several processes."""

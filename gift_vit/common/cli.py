@@ -1,0 +1,174 @@
+"""What all commands share: exit codes, one-line errors, ``key=value`` arguments."""
+
+import inspect
+import logging
+import os
+import re
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import MISSING as REQUIRED
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError, RunError, SweepError
+
+TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
+_HELP_COLUMNS = 120
+SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+T = TypeVar("T")
+
+
+def report(error: BaseException) -> int:
+    """Print an error as one line on stderr and return the exit code it stands for.
+
+    The traceback is printed too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    """
+    if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    message = " ".join(str(error).split())
+    if isinstance(error, ConfigError | RunError):
+        print(f"error: {message}", file=sys.stderr)
+    else:
+        print(f"error: {type(error).__name__}: {message} ({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
+    if isinstance(error, SweepError):
+        return error.exit_code
+    return USER_ERROR if isinstance(error, ConfigError) else FAILURE
+
+
+def run_command(action: Callable[[], None]) -> int:
+    """Run a command's body; returns its exit code."""
+    try:
+        action()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error)
+    return SUCCESS
+
+
+def main(cls: type[T], action: Callable[[T], None], positional: str | None = None) -> None:
+    """A whole command: read the words of the command line into ``cls``, do ``action``, exit with the code that fits."""
+    log_to_stderr()
+    raise SystemExit(run_command(lambda: action(parse_arguments(cls, positional))))
+
+
+def parse_arguments(cls: type[T], positional: str | None = None) -> T:
+    """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints what its docstring says, and exits.
+
+    ``--key value``, ``--key=value`` and, for what is true or false, ``--key`` mean the same. The first word without '=' is the
+    value of the field ``positional``, if one is named. A field that ends in an underscore is typed without it: ``class_`` is
+    ``class=…``, which Python could not name.
+
+    Raises:
+        ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
+    """
+    words = _without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
+    if positional is not None:
+        named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
+        if named is not None:
+            words[named] = f"{positional}={words[named]}"
+    if {"-h", "--help"} & set(words):
+        print(help_text(cls))
+        raise SystemExit(SUCCESS)
+    arguments = OmegaConf.structured(cls)
+    known = {str(name).rstrip("_"): str(name) for name in arguments}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or key not in known:
+            raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
+        try:
+            arguments = OmegaConf.merge(arguments, OmegaConf.from_dotlist([known[key] + word[len(key) :]]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
+    missing = sorted(OmegaConf.missing_keys(arguments))
+    if missing:
+        raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
+    return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+
+
+def help_text(cls: type[Any]) -> str:
+    """What ``--help`` prints: the docstring of a dataclass of arguments, its attributes as a table with their defaults."""
+    before, _, rest = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
+    after = rest.partition("\n\n")[2].strip()
+    told = {name: text for base in reversed(cls.__mro__) for name, text in _attributes(base).items()}
+    names = {field.name: field.name.rstrip("_") for field in fields(cls)}
+    width = max(map(len, names.values()))
+    rows = [
+        textwrap.fill(
+            f"{names[field.name]:{width}}   {_with_default(told.get(field.name, ''), field)}",
+            _HELP_COLUMNS,
+            initial_indent="    ",
+            subsequent_indent=" " * (width + 7),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        for field in fields(cls)
+    ]
+    return "\n\n".join(filter(None, [before.strip(), "\n".join(rows), after]))
+
+
+def _attributes(cls: type[Any]) -> dict[str, str]:
+    """What a dataclass's own docstring says of its attributes."""
+    section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2].partition("\n\n")[0]
+    told: dict[str, str] = {}
+    for line in section.splitlines():
+        if entry := re.match(r"    (\w+): (.*)", line):
+            told[entry[1]] = entry[2]
+        elif told:
+            told[list(told)[-1]] += f" {line.strip()}"
+    return told
+
+
+def _with_default(text: str, field: Field[Any]) -> str:
+    """The text of an attribute, and its default where that is a value and the text does not tell it."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    if value is None or value == [] or "(default: " in text:
+        return text
+    if value == REQUIRED:
+        return f"{text} (required)"
+    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    return f"{text} (default: {shown.lower() if isinstance(value, bool) else shown})"
+
+
+def _without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
+    """``--key value`` and ``--key=value`` as ``key=value``, ``--flag`` as ``flag=true``."""
+    plain, rest = [], iter(words)
+    for word in rest:
+        key = word.removeprefix("--")
+        if word in (key, "--help"):
+            plain.append(word)
+        elif "=" in key:
+            plain.append(key)
+        else:
+            value = "true" if key in flags else next(rest, None)
+            plain.append(word if value is None else f"{key}={value}")
+    return plain
+
+
+def quiet_other_processes() -> None:
+    """Of several processes let the main one alone write to stderr, unless tracebacks are asked for."""
+    if distributed.launched() and int(os.environ["RANK"]) > 0 and os.environ.get(TRACEBACK_VARIABLE) != "1":
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a scheduler's SIGTERM end a run as Ctrl-C does: resumable, and logged."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def log_to_stderr() -> None:
+    """Plain log lines on stderr, for the commands that Hydra does not set up."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights repeat what a run says

@@ -1,0 +1,129 @@
+"""A VTAB-1k task as ``python -m data_prep.vtab`` writes it: ``train800``, ``val200``, ``test`` in Parquet, and ``meta.json``.
+
+The images are those TensorFlow Datasets stores, encoded as there; TensorFlow is not needed to read them. ``train`` is train800
+and ``val`` val200, so that ``trainval`` are the benchmark's 1,000 examples.
+"""
+
+import hashlib
+import json
+import logging
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import Decoder, ImageSource, VisionDataset, decode_named, fingerprint, jpeg_decoder, register_dataset
+from gift_vit.data.config import Vtab1kConfig
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+FILES = {"train": "train800", "val": "val200", "test": "test"}
+REMEDY = "delete its folder and prepare the task again"
+_GROUPS_IN_MEMORY = 2  # row groups: train800 has two, and test is read in order
+
+
+class TaskSplit:
+    """The images of one Parquet file, read by row groups: a test split of gigabytes stays on disk.
+
+    ``images_sha256`` stands for the images' content, which was hashed when they were exported; that the bytes read are those
+    written is checked by the file's page checksums.
+    """
+
+    def __init__(self, file: Path, facts: dict[str, Any], decode: Decoder) -> None:
+        self.file = file
+        self.images_sha256: str = facts["images_sha256"]
+        self._decode = decode
+        with _reading(file) as parquet:
+            table = parquet.read(columns=["label", "id"])
+            rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        self.labels: NDArray[np.int64] = table["label"].to_numpy().astype(np.int64)
+        self.ids: list[str] = table["id"].to_pylist()
+        self._starts = [0, *np.cumsum(rows)[:-1].tolist()]
+        self._groups: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        found = {
+            "images": len(self.labels),
+            "bytes": file.stat().st_size,
+            "labels_sha256": hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest(),
+            "ids_sha256": hashlib.sha256("\n".join(self.ids).encode()).hexdigest(),
+        }
+        for key, value in found.items():
+            if facts[key] != value:
+                raise ConfigError(f"{file}: {key} is {value}, where meta.json beside it says {facts[key]}; {REMEDY}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        group = bisect_right(self._starts, index) - 1
+        data = self._group(group)[index - self._starts[group]].as_py()
+        return decode_named(data, f"in {self.file}, row {index} ({self.ids[index]})", self._decode), int(self.labels[index])
+
+    def content(self, index: int) -> bytes:
+        """The id in the source dataset, and the hash of all images of the split."""
+        return f"{self.images_sha256} {self.ids[index]}".encode()
+
+    version = content
+
+    def _group(self, group: int) -> pa.ChunkedArray:
+        if group not in self._groups:
+            with _reading(self.file) as parquet:
+                self._groups[group] = parquet.read_row_group(group, columns=["image"])["image"]
+            if len(self._groups) > _GROUPS_IN_MEMORY:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(group)
+        return self._groups[group]
+
+
+@register_dataset("vtab1k", Vtab1kConfig)
+def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
+    """Read a prepared task; the images are decoded on access."""
+    root = Path(cfg.root).expanduser()
+    meta = _read_meta(root, cfg)
+    decoder, decode = jpeg_decoder(cfg.jpeg_decoder)
+    for warning in meta["warnings"]:
+        log.warning("%s: %s", cfg.name, warning)
+    splits: dict[str, ImageSource] = {}
+    for split, name in FILES.items():
+        splits[split] = TaskSplit(root / f"{name}.parquet", meta["splits"][name], decode)
+    return VisionDataset(
+        cfg.name,
+        cfg.num_classes or meta["num_classes"],
+        meta["class_names"],
+        splits,
+        fingerprint(splits),
+        decoder,
+        meta["source"],
+    )
+
+
+def _read_meta(root: Path, cfg: Vtab1kConfig) -> dict[str, Any]:
+    file = root / "meta.json"
+    try:
+        meta = json.loads(file.read_bytes())
+        known, absent = meta["format"], {"num_classes", "class_names", "source", "splits", "warnings"} - set(meta)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"dataset {cfg.name}: {file} is damaged ({error}); {REMEDY}") from error
+    if known != FORMAT or absent:
+        raise ConfigError(f"dataset {cfg.name}: {file} is of another form than this version reads{cfg.how_to_prepare()}")
+    return meta
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; opened anew at each use, so that forked workers share no file position."""
+    try:
+        with pq.ParquetFile(file, memory_map=True, page_checksum_verification=True) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {file}: {reason}; {REMEDY}") from error

@@ -1,0 +1,55 @@
+"""What the engine is told. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from gift_vit.common.checks import Options, at_least, one_of, pair, positive
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SCHEDULES = ("epoch", "step")
+
+
+@dataclass
+class TrainerConfig(Options, section="trainer"):
+    """How training runs.
+
+    Attributes:
+        epochs: Length of the schedule.
+        batch_size: Images per update, over all processes.
+        grad_accumulation: Pieces a process computes its share of a batch in; lowers memory, not the batch size.
+        eval_every: Score the validation split after every so many epochs, and after the last; 0: after the last only.
+        precision: fp32, tf32, bf16 or fp16.
+        compile: Run the model through ``torch.compile``.
+    """
+
+    epochs: Annotated[int, at_least(1)]
+    batch_size: Annotated[int, at_least(1)]
+    grad_accumulation: Annotated[int, at_least(1)]
+    eval_every: Annotated[int, at_least(0)]
+    precision: Annotated[str, one_of(PRECISIONS)]
+    compile: bool
+
+
+@dataclass
+class OptimConfig(Options, section="optim"):
+    """AdamW with a cosine schedule.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay of matrices; vectors, scalars and modules that say so have none.
+        betas: Decay rates of the two moments.
+        eps: Added to the denominator.
+        warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; the cosine runs over all epochs, so warm-up cuts into it.
+        warmup_lr: Learning rate of the first update.
+        min_lr: Learning rate the cosine ends at.
+        schedule: ``epoch``: one learning rate per epoch, as the authors; ``step``: a new one for every update.
+    """
+
+    lr: Annotated[float, positive]
+    weight_decay: Annotated[float, at_least(0)]
+    betas: Annotated[list[float], pair(0, 1)]
+    eps: float
+    warmup_epochs: Annotated[int, at_least(0)]
+    warmup_lr: float
+    min_lr: float
+    schedule: Annotated[str, one_of(SCHEDULES)]

@@ -1,0 +1,1 @@
+"""What is drawn of maps: overlays, sheets, and a gallery."""

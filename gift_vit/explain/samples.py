@@ -1,0 +1,118 @@
+"""The images to explain: read from files or from a dataset's split, and as a person sees them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.data.base import VisionDataset, decode_named
+
+T = TypeVar("T")
+_NAME = 22  # characters of a class name that fit beside the mark
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image by a name that can stand in a file's, and its label if it has one."""
+
+    name: str
+    image: Image.Image
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N images as people see them.
+
+    Attributes:
+        images: (N, H, W, 3) in 0..1.
+        true: The N class names; empty where an image has none.
+        predicted: The N names that the model answered.
+    """
+
+    images: NDArray[np.floating]
+    true: Sequence[str]
+    predicted: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.images) == 0:
+            raise ConfigError(f"expected images (N, H, W, 3), at least one, got {self.images.shape}")
+        counts = (len(self.images), len(self.true), len(self.predicted))
+        if len(set(counts)) > 1:
+            raise ConfigError("got {} images, {} true and {} predicted names; expected one each".format(*counts))
+
+    def one(self, index: int) -> "Pictures":
+        """One of the images alone."""
+        return Pictures(self.images[index : index + 1], [self.true[index]], [self.predicted[index]])
+
+    def is_wrong(self, index: int) -> bool:
+        """Whether the model's answer is known to be wrong."""
+        return bool(self.true[index]) and self.true[index] != self.predicted[index]
+
+    def caption(self, index: int) -> str:
+        """The true and the predicted name and a mark, on two lines where one is too short."""
+        answer = _shortened(self.predicted[index])
+        if not self.true[index]:
+            return f"→ {answer}"
+        first, second = _shortened(self.true[index]), f"→ {answer} {'✗' if self.is_wrong(index) else '✓'}"
+        return f"{first} {second}" if len(first) + len(second) < _NAME else f"{first}\n{second}"
+
+
+def read_samples(files: Iterable[Path]) -> Iterator[Sample]:
+    """The images of files, which have no label; one that cannot be read is an error."""
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read image {file}: {error.strerror}") from error
+        yield Sample(file.stem, decode_named(content, str(file)), None)
+
+
+def split_samples(data: VisionDataset, split: str, label: int | None) -> Iterator[Sample]:
+    """The images of a split in its order, of one class or all.
+
+    Raises:
+        ConfigError: If the split is absent, or has no image of the class.
+    """
+    source = data.split(split)
+    indices = np.arange(len(source)) if label is None else np.flatnonzero(source.labels == label)
+    if len(indices) == 0:
+        raise ConfigError(f"dataset {data.name} has no image of class {label} in its {split} split")
+    for index in indices.tolist():
+        image, own = source[index]
+        yield Sample(f"{split}{index:05}", image, own)
+
+
+def spread_samples(data: VisionDataset, split: str, count: int) -> Iterator[Sample]:
+    """``count`` images of a split, or all if there are fewer, at equal distances: many a split is sorted by class."""
+    source = data.split(split)
+    for index in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist():
+        yield Sample(f"{split}{index:05}", *source[index])
+
+
+def find_class(wanted: str, class_names: list[str]) -> int:
+    """The index (from 0) of a class given by index or name; one that does not exist is an error that says which do."""
+    if wanted in class_names:
+        return class_names.index(wanted)
+    if wanted.isdigit() and int(wanted) < len(class_names):
+        return int(wanted)
+    shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
+    hint = did_you_mean(wanted, class_names)
+    raise ConfigError(f"unknown class {wanted!r}: give an index from 0 to {len(class_names) - 1} or a name ({shown}){hint}")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, of which the last may be shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"

@@ -1,0 +1,1 @@
+"""How good maps are: against annotations, against what the model uses, and across trainings."""

@@ -1,0 +1,84 @@
+"""Whether a map shows what the model uses: how probable its answer stays as patches are hidden or shown in the map's order.
+
+Insertion and deletion curves of Petsiuk et al. (RISE, arXiv 1806.07421), patch by patch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.explain.maps import eval_mode, patch_grid
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Probability of the class that the model gives the whole image.
+
+    Attributes:
+        fractions: (S,), parts of the patches, 0 to 1.
+        insertion: (B, S), with that part of the patches shown, first those where the map is largest.
+        deletion: (B, S), with that part of them hidden, in the same order.
+    """
+
+    fractions: Tensor
+    insertion: Tensor
+    deletion: Tensor
+
+    def areas(self) -> tuple[Tensor, Tensor]:
+        """Areas under the curves, 0..1, each (B,): large for insertion and small for deletion where the map is faithful."""
+        return torch.trapezoid(self.insertion, self.fractions), torch.trapezoid(self.deletion, self.fractions)
+
+    def gains(self) -> Tensor:
+        """Area under insertion minus that under deletion, −1..1, (B,): 0 is expected of an order that knows nothing."""
+        insertion, deletion = self.areas()
+        return insertion - deletion
+
+
+def join_curves(batches: Sequence[Curves]) -> Curves:
+    """The curves of several batches as those of one."""
+    insertion, deletion = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("insertion", "deletion"))
+    return Curves(batches[0].fractions, insertion, deletion)
+
+
+@torch.no_grad()
+def perturbation_curves(model: nn.Module, images: Tensor, maps: Tensor, steps: int = 16) -> Curves:
+    """Insertion and deletion curves of one map per image.
+
+    Hidden patches have the mean colour of the model's training images: 0 after normalisation. Equal values of a map are taken
+    in row-major order.
+
+    Args:
+        model: A timm ViT, left as it was found.
+        images: (B, 3, H, W), as the model expects them.
+        maps: (B, h, w) on the model's patch grid.
+        steps: Points of a curve after the first.
+
+    Raises:
+        ConfigError: If the maps are not on the model's grid.
+    """
+    grid = patch_grid(model, images)
+    if maps.shape != (len(images), *grid):
+        raise ConfigError(f"maps have shape {tuple(maps.shape)}; these images need {(len(images), *grid)}")
+    count = grid[0] * grid[1]
+    order = torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
+    shown = torch.linspace(0, count, min(steps, count) + 1).round().long().tolist()
+    curves: list[list[Tensor]] = [[], []]
+    with eval_mode(model):
+        classes = model(images).argmax(1, keepdim=True)
+        for number in shown:
+            first = _at_pixels(rank < number, grid, images)
+            for curve, mask in zip(curves, (first, ~first), strict=True):
+                curve.append(cast(Tensor, model(images * mask)).softmax(1).gather(1, classes)[:, 0])
+    insertion, deletion = (torch.stack(curve, 1) for curve in curves)
+    return Curves(torch.tensor(shown, device=images.device) / count, insertion, deletion)
+
+
+def _at_pixels(patches: Tensor, grid: tuple[int, int], images: Tensor) -> Tensor:
+    """Booleans per patch (B, h·w) as booleans per pixel, (B, 1, H, W)."""
+    height, width = images.shape[2] // grid[0], images.shape[3] // grid[1]
+    return patches.unflatten(1, grid).repeat_interleave(height, 1).repeat_interleave(width, 2).unsqueeze(1)

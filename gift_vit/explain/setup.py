@@ -1,0 +1,56 @@
+"""Opening what a command looks at. Imports no torch, so that a mistake is answered at once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.config import GiftConfig
+from gift_vit.runs.run import Run
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def open_run(folder: str, dataset_root: str | None, split: str | None = "test") -> Run:
+    """A finished run of GIFT, of which the split may be looked at.
+
+    Args:
+        folder: The run's folder.
+        dataset_root: Where its data lies now; None: where it was during training.
+        split: None stands for the one that is looked at by default.
+
+    Raises:
+        ConfigError: If it is no finished run, one of another method, or one whose split must not be looked at.
+    """
+    run = Run.open(folder, dataset_root)
+    run.check_finished()
+    if not isinstance(run.config.method, GiftConfig):
+        raise ConfigError(f"cluster maps explain GIFT; {run.folder} was trained with method={run.config.method_name}")
+    run.split(split)
+    return run
+
+
+def image_files(where: str) -> list[Path]:
+    """The image files of a folder in the order of their names, or the one file.
+
+    Raises:
+        ConfigError: If there is no such file or folder, or no image in it.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"images={where}: there is no such file or folder")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(f"images={where}: the folder holds no image ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that differ in more than what is drawn."""
+    for run in runs[1:]:
+        for name in ("dataset", "backbone", "method", "protocol"):
+            if getattr(run.config, name) != getattr(runs[0].config, name):
+                raise ConfigError(
+                    f"{run.folder} has another {name} than {runs[0].folder}; give runs that differ in their seed, say"
+                )

@@ -1,0 +1,77 @@
+"""What a run is built from: its data, its model, its loaders, its device."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gift_vit.backbones.build import build_backbone, input_statistics
+from gift_vit.common import distributed
+from gift_vit.common.errors import ConfigError
+from gift_vit.config.run_config import RunConfig
+from gift_vit.data.base import VisionDataset, build_dataset
+from gift_vit.data.cache import PixelSource, open_pixels
+from gift_vit.data.config import CacheSettings
+from gift_vit.data.loaders import EvalLoader, TrainLoader
+from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
+from gift_vit.engine.fit import Evaluation, evaluate
+from gift_vit.engine.state import Precision
+from gift_vit.methods.adapter import apply_method
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"trainer.device={name!r} is no device; expected auto, cpu, cuda or cuda:<index>") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use trainer.device=auto"
+        )
+    return distributed.own_device(device)
+
+
+def open_data(cfg: RunConfig) -> VisionDataset:
+    """The run's dataset, with all splits it needs."""
+    data = build_dataset(cfg.dataset)
+    if cfg.phase == "final":
+        data.parts("test")  # absent: better said now than after training
+    return data
+
+
+def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
+    """The run's backbone with its method applied, on the CPU, drawn from the run's seed."""
+    torch.manual_seed(cfg.seed)
+    model = build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
+    return apply_method(model, cfg.method)
+
+
+def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainLoader:
+    """The batches the run trains on."""
+    transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
+    pixels = _pixels(cfg, data, cfg.train_split, transform, reread=cfg.trainer.epochs > 1)
+    return TrainLoader(pixels, transform, cfg.trainer.batch_size, cfg.loading.workers, cfg.seed, device)
+
+
+def eval_loader(
+    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
+) -> EvalLoader:
+    """A split's images in order; ``reread`` says that they are gone through more than once."""
+    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+    pixels = _pixels(cfg, data, split, transform, reread)
+    return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
+
+
+def score(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Evaluation:
+    """Top-1 and loss of a model on one split."""
+    loader = eval_loader(cfg, model, data, split, device)
+    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device))
+
+
+def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTransform, reread: bool) -> PixelSource:
+    cache = CacheSettings(cfg.dataset.cache, Path(cfg.paths.cache_root), cfg.loading.workers)
+    with distributed.main_first():  # it decodes the images into the cache
+        return open_pixels(data, split, transform, cache, reread)

@@ -1,0 +1,268 @@
+"""The record of one finished run: ``result.json``, written last and atomically, and the only source of tables.
+
+No ``result.json``: not finished. Reading is strict, since a table must not rest on a record that says something else.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import write_json
+
+SCHEMA = 1
+METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
+_FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What was run.
+
+    Attributes:
+        method: The method's label: the stem of its YAML file. ``kind`` is the registered kind behind it.
+        backbone: The backbone's label.
+        protocol_changes: Key to ``[the protocol's value, the value used]``.
+        config: The resolved configuration, whole.
+        started_at: ISO 8601, UTC.
+        git_sha: Commit of the checkout; None outside of one. ``git_dirty``: it had uncommitted changes.
+    """
+
+    name: str
+    phase: Literal["search", "final"]
+    dataset: str
+    benchmark: str
+    method: str
+    kind: str
+    backbone: str
+    protocol: str
+    protocol_changes: dict[str, list[object]]
+    seed: int
+    config: dict[str, object]
+    overrides: list[str]
+    command: str
+    started_at: str
+    git_sha: str | None
+    git_dirty: bool | None
+    gift_vit_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The dataset; a size is None where the split is absent.
+
+    ``decoder`` is what decoded the images, with its version; ``source`` where they were prepared from. Both are None where that
+    is not known, as in results that are older than these two fields.
+    """
+
+    name: str
+    fingerprint: str
+    num_classes: int
+    train_split: str
+    train_images: int
+    val_images: int | None
+    test_images: int | None
+    decoder: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamRecord:
+    """Parameters by role; ``percent`` is the adapter in percent of the backbone, ``total`` the whole model."""
+
+    adapter: int
+    head: int
+    backbone: int
+    total: int
+    percent: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """What the run cost; ``peak_memory_mib`` is device memory on CUDA, ``adapter_bytes`` the file with adapter and head.
+
+    Of a run that was trained together with others (``env.parallel_runs`` says with how many, itself included) times and memory
+    are those of all of them.
+    """
+
+    train_seconds: float
+    total_seconds: float
+    images_per_s: float
+    step_time_ms: float
+    peak_memory_mib: float | None
+    peak_rss_mib: float | None
+    adapter_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        backbone: The facts of ``describe_backbone``, and ``weights``: their hub name or file name.
+        metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100; test numbers in phase ``final`` only.
+        path: The file it was read from; not part of the record.
+    """
+
+    schema: int = SCHEMA
+    status: Literal["finished"] = "finished"
+    run: RunRecord
+    data: DataRecord
+    backbone: dict[str, object]
+    params: ParamRecord
+    metrics: dict[str, float | int | None]
+    cost: CostRecord
+    env: dict[str, object]
+    path: Path | None = field(default=None, compare=False)
+
+    @property
+    def source(self) -> str:
+        """The file, or the run's name where there is none: what an error message names."""
+        return str(self.path or self.run.name)
+
+
+def to_json(result: Result) -> str:
+    """The text of ``result.json``.
+
+    Raises:
+        RunError: If the record could not be read back: a number is NaN or infinite, a type or a range is wrong.
+    """
+    return json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+
+
+def write_result(path: str | Path, result: Result) -> None:
+    """Write ``result.json`` atomically; as the last act of a run. Raises as :func:`to_json` does, and then writes nothing."""
+    write_json(Path(path), _plain(result))
+
+
+def read_result(path: str | Path) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        ConfigError: If the file is absent, cut short, of another schema, or has missing, unknown or wrong values.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"it is no text file ({error.reason})") from error
+    try:
+        return _parse(json.loads(text), path)
+    except json.JSONDecodeError as error:
+        raise _unreadable(path, f"it is not valid JSON, perhaps cut short ({error})") from error
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, problem: str) -> ConfigError:
+    return ConfigError(f"{path} is no readable result: {problem}; delete it and start the run again")
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    """The record as JSON's types, checked to read back as it was written."""
+    value = asdict(result)
+    del value["path"]
+    try:
+        _check_finite(value, "")
+        value = json.loads(json.dumps(value))
+        _parse(value, None)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the result of run {result.run.name} cannot be written: {error}") from error
+    return value
+
+
+def _parse(value: object, path: Path | None) -> Result:
+    """Build the record from parsed JSON; what is wrong is a ValueError that names the key."""
+    if isinstance(value, dict) and "schema" in value and value["schema"] != SCHEMA:
+        raise ValueError(f"it has schema {value['schema']!r}, this version of gift_vit reads schema {SCHEMA}")
+    result = _build(Result, value, "", path=path)
+    _check_finite(value, "")
+    for key in _FORMER_METRICS:
+        result.metrics.pop(key, None)
+    if set(result.metrics) != set(METRICS):
+        raise ValueError(_keys_problem("metrics", result.metrics, METRICS))
+    for key in ("val_top1", "test_top1"):
+        top1 = result.metrics[key]
+        if top1 is not None and not 0 <= top1 <= 100:
+            raise ValueError(f"metrics.{key} is {top1}, expected percent between 0 and 100")
+    if result.run.phase == "search" and (result.metrics["test_top1"], result.metrics["test_loss"]) != (None, None):
+        raise ValueError("it has test numbers in phase search; they belong to phase final only")
+    for key, change in result.run.protocol_changes.items():
+        if len(change) != 2:
+            raise ValueError(f"run.protocol_changes.{key} has {len(change)} values, expected [the protocol's, the used one]")
+    return result
+
+
+def _build(cls: Any, value: object, where: str, **extra: object) -> Any:
+    """An instance of a record class from a JSON object with exactly its fields, ``extra`` aside.
+
+    Fields that default to None may be absent.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where or 'it'} is {_short(value)}, expected an object")
+    hints, required = _hints(cls, tuple(extra))
+    if not required <= value.keys() <= hints.keys():
+        raise ValueError(_keys_problem(where or "it", value, [key for key in hints if key in required or key in value]))
+    prefix = f"{where}." if where else ""
+    return cls(**{key: _checked(item, hints[key], prefix + key) for key, item in value.items()}, **extra)
+
+
+@cache
+def _hints(cls: Any, given: tuple[str, ...]) -> tuple[dict[str, Any], frozenset[str]]:
+    """Types by field, without the fields that are given otherwise, and the names that must be there."""
+    hints = {f.name: f.type for f in fields(cls) if f.name not in given}
+    return hints, frozenset(f.name for f in fields(cls) if f.name in hints and f.default is not None)
+
+
+def _checked(value: object, hint: Any, where: str) -> object:
+    if is_dataclass(hint):
+        return _build(hint, value, where)
+    if not _fits(value, hint):
+        expected = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+        raise ValueError(f"{where} is {_short(value)}, expected {expected}")
+    return value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type; an integer may stand for a float, a boolean never for a number."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin is UnionType:
+        return any(_fits(value, arg) for arg in args)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _check_finite(value: object, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, expected a finite number")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_finite(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_finite(item, f"{where}[{index}]")
+
+
+def _keys_problem(where: str, given: Any, expected: Any) -> str:
+    missing = [key for key in expected if key not in given]
+    unknown = [key for key in given if key not in expected]
+    parts = [f"{word} {', '.join(keys)}" for word, keys in (("misses", missing), ("has unknown", unknown)) if keys]
+    return f"{where} {' and '.join(parts)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,342 @@
+"""A run is a folder: its files, its lock, its log, how far it is, and :class:`Run`, the word for it.
+
+Imports no torch until a model or data are asked for.
+"""
+
+import json
+import logging
+import math
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, write_json, write_text, writing
+from gift_vit.config.loader import load_config
+from gift_vit.config.run_config import RunConfig
+from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
+from gift_vit.runs.result import Result, read_result
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gift_vit.data.base import VisionDataset
+
+CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
+METRICS, LOG = "metrics.jsonl", "train.log"
+PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
+IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
+
+State = Literal["done", "running", "failed", "interrupted", "missing", "pruned"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed: ``failed.json``, in its folder until the run is started again."""
+
+    error: str
+    message: str
+    failed_at: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, and everything that can be read from it.
+
+    Attributes:
+        folder: Where the run is, or would be: nothing needs to be there.
+        dataset_root: Where its data lies now, if elsewhere than during training.
+    """
+
+    folder: Path
+    dataset_root: str | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, dataset_root: str | None = None) -> "Run":
+        """The run of a folder; what is not there is said when it is asked for."""
+        return cls(Path(folder).expanduser(), dataset_root)
+
+    @property
+    def state(self) -> State:
+        """``done``, ``running``, ``failed``, ``interrupted``, ``pruned`` (stopped early) or ``missing``, as it is now."""
+        return state_of(self.folder)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """What the run was told.
+
+        Raises:
+            ConfigError: If there is no ``config.yaml``, or this version cannot read it.
+        """
+        file = self.folder / CONFIG
+        if not file.is_file():
+            raise ConfigError(f"{self.folder} is no run folder: it holds no {CONFIG}; give run=<a folder below outputs/>")
+        try:
+            cfg = OmegaConf.load(file)
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(cfg, DictConfig):
+            raise ConfigError(f"{file} is no configuration of a run")
+        if self.dataset_root is not None and "root" in cfg.dataset:
+            cfg.dataset.root = self.dataset_root
+        return load_config(cfg)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The resolved configuration as plain containers; empty where it is absent or damaged."""
+        try:
+            values: Any = OmegaConf.to_container(OmegaConf.load(self.folder / CONFIG))
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    @cached_property
+    def result(self) -> Result | None:
+        """The record of a finished run; None: it is not finished.
+
+        Raises:
+            ConfigError: If ``result.json`` cannot be read.
+        """
+        file = self.folder / RESULT
+        return read_result(file) if file.is_file() else None
+
+    @cached_property
+    def imported(self) -> dict[str, Any] | None:
+        """What is known of an adapter from elsewhere, see :mod:`gift_vit.import_gift`; None: it was trained here."""
+        file = self.folder / IMPORTED
+        return json.loads(file.read_text(encoding="utf-8")) if self.result is None and file.is_file() else None
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run failed; None: it did not."""
+        return read_failure(self.folder)
+
+    @property
+    def reason(self) -> str:
+        """Why the run failed or was stopped early; empty for others."""
+        state = self.state
+        if state == "failed" and (failure := self.failure):
+            return failure.message
+        if state != "pruned":
+            return ""
+        try:
+            return str(json.loads((self.folder / PRUNED).read_text(encoding="utf-8"))["message"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{self.folder / PRUNED} cannot be read"
+
+    def curve(self) -> list[dict[str, float]]:
+        """One record per finished epoch, its finite numbers only; a line that is being written or is damaged is left out."""
+        try:
+            lines = (self.folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [record for record in map(_epoch_record, lines) if "epoch" in record]
+
+    def split(self, wanted: str | None = None) -> str:
+        """The split to look at: ``wanted``, or for None test, and val in the search phase, which does not see test."""
+        phase = self.config.phase
+        if phase == "search" and wanted == "test":
+            raise ConfigError(f"{self.folder} is a search run, and test is for the final phase; train it with phase=final")
+        return wanted or ("test" if phase == "final" else "val")
+
+    def model(self) -> "nn.Module":
+        """The fine-tuned model, on the CPU; the data need not be there.
+
+        Of an imported adapter only the name of its pretrained weights is known, and checked.
+
+        Raises:
+            ConfigError: If the run is not finished, or its pretrained weights are others now.
+        """
+        from gift_vit.methods.adapter import applied_method, load_adapter  # torch
+        from gift_vit.runs.build import build_model
+
+        self.check_finished()
+        cfg = self.config
+        classes = self.result.data.num_classes if self.result else cfg.dataset.num_classes
+        assert classes is not None, "an import compared it with the head"
+        model = build_model(cfg, classes)
+        if self.result and applied_method(model).backbone["weights_sha256"] != self.result.backbone["weights_sha256"]:
+            raise ConfigError(
+                f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
+            )
+        return load_adapter(model, self.folder / ADAPTER)
+
+    def data(self) -> "VisionDataset":
+        """The data the run was trained on.
+
+        Raises:
+            ConfigError: If it is not there, or no longer what it was. For an imported adapter the latter is not known.
+        """
+        from gift_vit.data.base import build_dataset  # images, and for some kinds torch
+
+        self.check_finished()
+        data = build_dataset(self.config.dataset)
+        self.check_fingerprint(data)
+        return data
+
+    def check_fingerprint(self, data: "VisionDataset") -> None:
+        """Refuse data that is not what the finished run was trained on; of an imported adapter that is not known."""
+        if self.result is not None and data.fingerprint != self.result.data.fingerprint:
+            raise ConfigError(
+                f"{self.folder} was trained on other data than {data.name} holds now; restore that data, "
+                "or start a new run with run_name=<another name>"
+            )
+
+    def check_finished(self) -> None:
+        """Refuse a folder without a trained adapter: a run that is not finished, or no run at all."""
+        if self.config and self.result is None and self.imported is None:
+            raise ConfigError(f"{self.folder} is not finished: it holds no {RESULT}; start its training again to finish it")
+
+
+def find_runs(*roots: str | Path) -> list[Run]:
+    """Every run below the folders, by path, done or not; adapters that were imported are none.
+
+    Links to other folders are not followed. What lies below two of the roots counts once.
+    """
+    return [Run(folder) for folder in sorted({folder for root in roots for folder in _run_folders(root)})]
+
+
+def _run_folders(root: str | Path) -> Iterator[Path]:
+    for folder, _, files in os.walk(root):
+        there = set(files)
+        if RESULT in there or (IMPORTED not in there and (FAILED in there or {CONFIG, LOG} <= there)):
+            yield Path(folder)
+
+
+def _epoch_record(line: str) -> dict[str, float]:
+    try:
+        return {key: float(value) for key, value in json.loads(line).items() if math.isfinite(value)}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def state_of(folder: Path) -> State:
+    """How far the run of a folder is."""
+    if (folder / RESULT).is_file():
+        return "done"
+    if not folder.is_dir():
+        return "missing"
+    if is_locked(folder):
+        return "running"
+    if (folder / FAILED).is_file():
+        return "failed"
+    if (folder / PRUNED).is_file():
+        return "pruned"
+    return "interrupted" if (folder / CHECKPOINT).is_file() else "missing"
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """What ``failed.json`` says; None: there is none. One that cannot be read says so in its place."""
+    file = folder / FAILED
+    try:
+        return Failure(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return Failure("unknown", f"{file} cannot be read", "", "")
+
+
+def write_failure(folder: Path, error: BaseException) -> None:
+    """Keep an error in a run's folder; where even that fails there is a warning, for the error itself matters more."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    failure = Failure(type(error).__name__, str(error), now, "".join(traceback.format_exception(error)))
+    try:
+        write_json(folder / FAILED, asdict(failure))
+    except Exception as second:
+        log.warning("could not write %s: %s", folder / FAILED, second)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make a run's folder and let one process at a time work in it; the lock ends with the process, however it ends.
+
+    Raises:
+        ConfigError: If another process works in it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder, wait=False):
+            yield
+    except LockedError as error:
+        raise ConfigError(f"another process is training in {folder}; wait for it or give run_name=<another name>") from error
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep what happens to a run in its folder: the log, and what ended it early.
+
+    Neither an interruption nor being stopped early is a failure.
+    """
+    remove_leftovers(folder)
+    for record in (FAILED, PRUNED):
+        (folder / record).unlink(missing_ok=True)
+    with _logged_to(folder / LOG):
+        try:
+            yield
+        except StopTraining as stopped:
+            log.info("%s: %s", stopped, folder)
+            write_json(folder / PRUNED, {"message": str(stopped), **stopped.facts})
+            raise
+        except Exception as error:
+            write_failure(folder, error)
+            raise
+        except KeyboardInterrupt:
+            log.info("interrupted: %s can be resumed with the same command", folder)
+            raise
+
+
+class _QuietFileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk must not fill the terminal with the log's own troubles."""
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = _QuietFileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, ours = logging.getLogger(), logging.getLogger("gift_vit")
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        ours.setLevel(logging.NOTSET)
+
+
+class MetricsFile(Observer):
+    """Observer that appends each epoch's record; resuming, it starts from the checkpoint's history: no line lost or doubled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.unlink(missing_ok=True)
+
+    def resumed(self, history: list[EpochRecord]) -> None:
+        """Write the records of the epochs that are done."""
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in history))
+
+    def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
+        """Nothing to write yet."""
+
+    def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
+        """Steps are not recorded."""
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Append one line."""
+        with writing(self.path), self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")

@@ -1,0 +1,307 @@
+"""One run from its config to ``result.json``, from top to bottom."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from gift_vit import __version__
+from gift_vit.acceleration.accelerate import accelerate
+from gift_vit.acceleration.speed import settle_speed
+from gift_vit.backbones.build import weights_source
+from gift_vit.common import distributed
+from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
+from gift_vit.config.keys import config_difference
+from gift_vit.config.loader import protocol_changes
+from gift_vit.config.run_config import RunConfig
+from gift_vit.data.base import VisionDataset, build_dataset
+from gift_vit.data.loaders import mix_seed
+from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
+from gift_vit.engine.observer import Observer
+from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
+from gift_vit.methods.config import spec_of
+from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
+from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
+from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
+from gift_vit.tracking.fields import config_fields
+from gift_vit.tracking.progress import Progress
+from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a run was started: the command line and its overrides."""
+
+    command: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC)."""
+
+    data: VisionDataset
+    model: nn.Module
+    device: torch.device
+    acceleration: dict[str, Any]
+    call: Call
+    started_at: str
+
+
+def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) -> Result:
+    """Train and score one run, or return its result where it is finished already; an interrupted run is resumed.
+
+    Under torchrun all processes of the run come here. The main one alone writes and speaks.
+
+    Args:
+        cfg: Everything the run depends on.
+        call: How it was started; goes into its record.
+        observers: Are told of its epochs, beside the metrics file, the tracker and the progress display.
+
+    Raises:
+        ConfigError: If the folder holds a run of another configuration, or the configuration does not fit data or model.
+        StopTraining: If an observer ends the run early; ``pruned.json`` says why, and the run can be gone on with.
+    """
+    started_at, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
+    folder, main = cfg.folder, distributed.is_main()
+    with ExitStack() as stack:
+        # ---- The folder is this run's alone, and whatever ends the run early is kept there.
+        if main:
+            stack.enter_context(locked_folder(folder))
+        with distributed.main_first():
+            finished = _finished_result(cfg)
+        if finished is not None:
+            return finished
+        if main:
+            stack.enter_context(recorded(folder))
+
+        # ---- Data and model.
+        data, device = open_data(cfg), resolve_device(cfg.compute.device)
+        cfg = _with_speed_settled(cfg, device)
+        with distributed.main_first():  # it downloads the weights
+            model = build_model(cfg, data.num_classes)
+        acceleration = accelerate(model.to(device), cfg.compute, cfg.trainer)
+        reset_peaks(device)
+
+        # ---- What is about to be trained.
+        if main and not (folder / CHECKPOINT).is_file():
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
+        counts = count_parameters(model)
+        log.info(
+            "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
+            *(cfg.method_name, data.name, cfg.backbone.model),
+            *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
+        )
+
+        # ---- Training, on train or train + val; the test split is not in sight.
+        training = Training(data, model, device, acceleration, call, started_at)
+        tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
+        with tracker or nullcontext():
+            has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
+            inputs = FitInputs(
+                train=train_loader(cfg, model, data, device),
+                val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
+                identity=f"{data.fingerprint} {data.decoder}",
+            )
+            # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
+            torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
+            with Progress() if main else nullcontext() as progress:
+                own = [MetricsFile(folder / METRICS), tracker, progress] if main else []
+                watching = [*filter(None, own), *observers]
+                fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, watching, cfg.stop_epoch)
+
+            # ---- The test split, once, in the final phase.
+            test = score(cfg, model, data, "test", device) if cfg.phase == "final" else None
+
+            # ---- The adapter and the record.
+            with distributed.main_first():
+                if main:
+                    save_adapter(model, folder / ADAPTER, dataset=data.name, class_names=data.class_names)
+            result = build_result(cfg, training, fitted, test, time.perf_counter() - clock)
+            if tracker is not None:
+                summary = {**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}
+                tracker.finish(summary, folder / ADAPTER)
+
+        # ---- result.json, the last act: from here on the run is done.
+        if main:
+            write_result(folder / RESULT, result)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            log.info("finished: %s (%s)", folder, _scores(result))
+    return result
+
+
+def _finished_result(cfg: RunConfig) -> Result | None:
+    """The result of a run that is finished already; None: it is not.
+
+    Raises:
+        ConfigError: If the folder holds a run of another configuration, or of other data, or an imported adapter.
+    """
+    run = Run.open(cfg.folder)
+    if run.imported is not None:
+        raise ConfigError(f"{cfg.folder} holds an imported adapter; give run_name=<another name> or delete it")
+    _check_same_config(cfg, run)
+    if run.result is None:
+        return None
+    trained_on: Any = run.result.run.config["dataset"]
+    if trained_on.get("root") != cfg.values["dataset"].get("root"):  # it does not answer for other data
+        run.check_fingerprint(build_dataset(cfg.dataset))
+    (cfg.folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
+    log.info("finished already: %s (%s); nothing to do", cfg.folder, _scores(run.result))
+    return run.result
+
+
+def _check_same_config(cfg: RunConfig, run: Run) -> None:
+    """Refuse a folder that another configuration has trained in."""
+    if run.result is None and not (cfg.folder / CHECKPOINT).is_file():
+        return
+    differences = config_difference(run.values, cfg.values) if run.values else {}
+    if differences:
+        listed = "; ".join(f"{key} is {old} there, {new} now" for key, (old, new) in list(differences.items())[:4])
+        raise ConfigError(
+            f"{cfg.folder} holds a run of another configuration ({listed}); give run_name=<another name> or delete it"
+        )
+
+
+def _with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
+    """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
+    if cfg.compute.speed == "exact":
+        return cfg
+    begun = (cfg.folder / CHECKPOINT).is_file()
+    trainer = Run.open(cfg.folder).config.trainer if begun else settle_speed(cfg.trainer, cfg.compute, device)
+    settled = {"precision": trainer.precision, "compile": trainer.compile}
+    log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
+    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled}}
+    return replace(cfg, trainer=replace(cfg.trainer, **settled), values=values)
+
+
+def _is_tracked(cfg: RunConfig) -> bool:
+    """Whether the run is recorded in W&B; ``WANDB_MODE=disabled`` in the environment switches that off."""
+    return cfg.tracker.kind == "wandb" and os.environ.get("WANDB_MODE") != "disabled"
+
+
+def _describe(cfg: RunConfig) -> RunDescription:
+    """What the run's tracker records of it."""
+    return RunDescription(
+        name=cfg.run_name,
+        folder=cfg.folder,
+        config=config_fields(cfg.values),
+        group=f"{cfg.dataset.name}/{cfg.method_name}",
+        job_type=cfg.phase,
+        tags=[cfg.protocol.name, cfg.dataset.benchmark, cfg.backbone.name, f"seed{cfg.seed}"],
+        # a run that is deleted and trained anew is another one
+        run_id=f"{cfg.run_name}-{(cfg.folder / CONFIG).stat().st_mtime_ns}",
+    )
+
+
+def _scores(result: Result) -> str:
+    shown = {"val_top1": "val top-1", "test_top1": "test top-1"}
+    return ", ".join(f"{label} {top1:.2f} %" for key, label in shown.items() if (top1 := result.metrics.get(key)) is not None)
+
+
+def build_result(
+    cfg: RunConfig, training: Training, fitted: FitResult, test: Evaluation | None, total_seconds: float
+) -> Result:
+    """Everything that is known of a finished run whose adapter is saved; ``test`` is None in the search phase.
+
+    All processes of a run take part.
+    """
+    model, counts = training.model, count_parameters(training.model)
+    return Result(
+        run=_run_record(cfg, training),
+        data=_data_record(cfg, training.data),
+        backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
+        params=ParamRecord(
+            adapter=counts.adapter,
+            head=counts.head,
+            backbone=counts.backbone,
+            total=sum(parameter.numel() for parameter in model.parameters()),
+            percent=counts.percent,
+        ),
+        metrics=_metrics(fitted, test),
+        cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
+        env={**describe_environment(training.device), "acceleration": training.acceleration},
+    )
+
+
+def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | int | None]:
+    scored = [record for record in fitted.history if "val_top1" in record]
+    return {
+        "train_loss": fitted.history[-1]["train_loss"],
+        "val_top1": scored[-1]["val_top1"] if scored else None,
+        "test_top1": test.top1 if test else None,
+        "test_loss": test.loss if test else None,
+        "epochs": len(fitted.history),
+    }
+
+
+def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
+    sha, dirty = git_state()
+    return RunRecord(
+        name=cfg.run_name,
+        phase=cfg.phase,
+        dataset=cfg.dataset.name,
+        benchmark=cfg.dataset.benchmark,
+        method=cfg.method_name,
+        kind=spec_of(cfg.method).kind,
+        backbone=cfg.backbone.name,
+        protocol=cfg.protocol.name,
+        protocol_changes={key: list(change) for key, change in protocol_changes(cfg).items()},
+        seed=cfg.seed,
+        config=cfg.values,
+        overrides=training.call.overrides,
+        command=training.call.command,
+        started_at=training.started_at,
+        git_sha=sha,
+        git_dirty=dirty,
+        gift_vit_version=__version__,
+    )
+
+
+def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
+    def size(split: str) -> int | None:
+        return len(data.splits[split]) if split in data.splits else None
+
+    return DataRecord(
+        name=data.name,
+        fingerprint=data.fingerprint,
+        num_classes=data.num_classes,
+        train_split=cfg.train_split,
+        train_images=sum(len(part) for part in data.parts(cfg.train_split)),
+        val_images=size("val"),
+        test_images=size("test"),
+        decoder=data.decoder,
+        source=data.source,
+    )
+
+
+def _cost(fitted: FitResult, device: torch.device, total_seconds: float, adapter: Path) -> CostRecord:
+    images = sum(record["images_per_s"] * record["seconds"] for record in fitted.history)
+    steps = sum(record["steps"] for record in fitted.history)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return CostRecord(
+        train_seconds=fitted.seconds,
+        total_seconds=total_seconds,
+        images_per_s=images / fitted.seconds,
+        step_time_ms=1000 * fitted.seconds / steps,
+        peak_memory_mib=_largest(peak),
+        peak_rss_mib=_largest(peak_rss_mib()),
+        adapter_bytes=adapter.stat().st_size,
+    )
+
+
+def _largest(value: float | None) -> float | None:
+    """The largest value among the processes of the run; None where none has one."""
+    return max((own for own in distributed.gather(value) if own is not None), default=None)

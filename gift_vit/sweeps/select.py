@@ -1,0 +1,239 @@
+"""From finished search runs to recipes: the best setting of every dataset and method by val top-1."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from math import prod
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
+from gift_vit.config.compose import conf_dir
+from gift_vit.config.keys import identifying, value_order
+from gift_vit.results.collect import collect_results
+from gift_vit.runs.result import Result
+from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
+
+CIRCUMSTANCES = ("experiment=", "backbone=", "protocol=")
+ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not
+
+
+@dataclass
+class Arguments:
+    """Choose hyper-parameters from finished search runs and write them as recipes, which the final phase then uses.
+
+        python -m experiments.select [root=outputs] [datasets=[cub]] [methods=[gift]] [out=conf/recipe]
+
+    Attributes:
+        root: the output folder of the sweeps
+        datasets: only these; without it every dataset that has search runs
+        methods: only these; without it every method that has search runs
+        protocol: only runs of this one; needed where a cell holds several
+        backbone: only runs of this one; needed where a cell holds several
+        out: folder of the recipes (default: recipe/ in the configuration's own folder)
+
+    Per dataset and method the setting with the highest val top-1 after the last epoch (mean over seeds, if there are several);
+    a tie goes to the smaller learning rate. Warns where the best value lies on the edge of its axis, and where runs are
+    missing.
+    Then: python -m gift_vit.train sweep=final dataset=<dataset> method=<method>
+    With out=my_conf/recipe add --config-dir my_conf to it.
+    """
+
+    root: str = "outputs"
+    datasets: list[str] | None = None
+    methods: list[str] | None = None
+    protocol: str | None = None
+    backbone: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of a grid: its values by key, the val top-1 of its runs by seed, and what they changed of the protocol."""
+
+    values: Mapping[str, Any]
+    scores: tuple[float, ...]
+    changes: Mapping[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Mean val top-1 in percent."""
+        return fmean(self.scores)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen setting of one dataset and method.
+
+    Attributes:
+        circumstances: Words of the search's command line that the final runs need too, as ``experiment=mini``.
+        settings: All that were tried, the best first.
+        warnings: What a person should know before relying on the choice.
+    """
+
+    dataset: str
+    method: str
+    backbone: str
+    protocol: str
+    circumstances: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    warnings: tuple[str, ...]
+
+
+def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
+    """The best setting among the search runs of one dataset and one method.
+
+    Raises:
+        ConfigError: If a run has no val score, or the runs differ in what a choice must share.
+    """
+    first = runs[0].run
+    _check_comparable(runs)
+    configs = {id(run): identifying(run.run.config) for run in runs}
+    swept = _varying(list(configs.values()))
+    keys = list(dict.fromkeys([*ALWAYS, *swept, *_given(runs, configs[id(runs[0])])]))
+    by_setting: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for run in runs:
+        by_setting[tuple(repr(configs[id(run)][key]) for key in keys)].append(run)
+    settings = []
+    for same in by_setting.values():
+        values = {key: configs[id(same[0])][key] for key in keys}
+        changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
+        settings.append(Setting(values, tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)), changes))
+    settings.sort(key=lambda setting: (-setting.score, *(value_order(setting.values[key]) for key in keys)))
+    warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
+    if missing := unfinished(sweeps, first.dataset, first.method):
+        warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
+    circumstances = tuple(word for word in first.overrides if word.startswith(CIRCUMSTANCES))
+    return Choice(
+        *(first.dataset, first.method, first.backbone, first.protocol, circumstances), tuple(settings), tuple(warnings)
+    )
+
+
+def recipe_text(choice: Choice) -> str:
+    """The recipe's YAML: the chosen values, and in its header the numbers behind them."""
+    keys = list(choice.settings[0].values)
+    rows = [[*keys, "val top-1 %", "runs"]]
+    rows += [[*(str(s.values[key]) for key in keys), f"{s.score:.2f}", str(len(s.scores))] for s in choice.settings]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["#   " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    best = choice.settings[0]
+    chosen_with = {key: getattr(choice, key) for key in ("dataset", "method", "backbone", "protocol")}
+    node = OmegaConf.create({"recipe": {**chosen_with, "changes": dict(best.changes)}})
+    for key, value in best.values.items():
+        OmegaConf.update(node, key, value)
+    lines = [
+        "# @package _global_",
+        f"# Chosen by python -m experiments.select for {choice.method} on {choice.dataset}: the first of",
+        *table,
+        *(f"# Note: {warning}" for warning in choice.warnings),
+        " ".join(
+            [f"# python -m gift_vit.train sweep=final dataset={choice.dataset} method={choice.method}", *choice.circumstances]
+        ),
+    ]
+    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(node)
+
+
+def select(cfg: Arguments) -> None:
+    """Choose, tell, and write a recipe for every dataset and method that has search runs."""
+    found = collect_results(cfg.root, phase="search", protocol=cfg.protocol, backbone=cfg.backbone)
+    wanted = [run for run in found if _asked(cfg.datasets, run.run.dataset) and _asked(cfg.methods, run.run.method)]
+    if not wanted:
+        raise ConfigError(
+            f"no finished search run among {len(found)} below {cfg.root}; "
+            "run python -m gift_vit.train sweep=<dataset> method=<method> first"
+        )
+    sweeps = read_sweeps(Path(cfg.root))
+    wanted.sort(key=lambda run: (run.run.dataset, run.run.method))
+    cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
+    out = Path(cfg.out) if cfg.out else conf_dir() / "recipe"
+    for choice in [choose(cell, sweeps) for cell in cells]:  # all or none
+        path = out / f"{choice.dataset}_{choice.method}.yaml"
+        write_text(path, recipe_text(choice))
+        best = choice.settings[0]
+        listed = " ".join(f"{key}={value}" for key, value in best.values.items())
+        print(f"{path}: {listed} (val top-1 {best.score:.2f} %, best of {len(choice.settings)} settings)")
+        for warning in choice.warnings:
+            print(f"warning: {choice.method} on {choice.dataset}: {warning}", file=sys.stderr)
+
+
+def _check_comparable(runs: Sequence[Result]) -> None:
+    """Scores may be compared where nothing but the configuration differs."""
+    first = runs[0]
+    for run in runs:
+        for what, option in (("protocol", "protocol=<name>"), ("backbone", "backbone=<name>")):
+            if getattr(run.run, what) != getattr(first.run, what):
+                raise ConfigError(f"{first.source} and {run.source} have different {what}s; choose one with {option}")
+        if run.data.fingerprint != first.data.fingerprint:
+            raise ConfigError(f"{first.source} and {run.source} were trained on different data; move one of them away")
+        if run.metrics["val_top1"] is None:
+            raise ConfigError(f"{run.source} is a search run without val_top1; delete it and start the run again")
+
+
+def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values differ among the runs, but for the seed."""
+    keys = sorted({key for config in configs for key in config} - {"seed"})
+    varying = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    absent = [key for key in varying if any(key not in config for config in configs)]
+    if absent:
+        raise ConfigError(f"some search runs have {absent[0]} and some have not; move those of another version away")
+    return varying
+
+
+def _given(runs: Sequence[Result], config: Mapping[str, Any]) -> list[str]:
+    """What the runs were told of method and optimiser, though they were all told the same."""
+    words = [word.partition("=")[0].lstrip("+") for run in runs for word in run.run.overrides]
+    return [key for key in dict.fromkeys(words) if key.startswith(("method.", "optim.")) and key in config]
+
+
+def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
+    """Axes on which the best value is the lowest or highest tried; below zero there is nothing to try."""
+    warnings = []
+    for key in swept:
+        values = {setting.values[key] for setting in settings if _is_number(setting.values[key])}
+        best = settings[0].values[key]
+        if len(values) < 2 or best not in values or best == 0 or best not in (min(values), max(values)):
+            continue
+        side = "lowest" if best == min(values) else "highest"
+        warnings.append(f"the best {key}, {best}, is the {side} of its axis: widen the grid")
+    return warnings
+
+
+def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
+    """Combinations of the values tried that were not tried themselves, and settings with fewer seeds than others."""
+    values = {key: {repr(setting.values[key]) for setting in settings} for key in swept}
+    tried = {tuple(repr(setting.values[key]) for key in swept) for setting in settings}
+    whole = prod(len(axis) for axis in values.values())
+    warnings = []
+    if len(tried) < whole:
+        absent = next(point for point in product(*map(sorted, values.values())) if point not in tried)
+        listed = " ".join(f"{key}={value}" for key, value in zip(swept, absent, strict=True))
+        warnings.append(f"{whole - len(tried)} of the grid's {whole} settings have no finished run, as {listed}")
+    if len({len(setting.scores) for setting in settings}) > 1:
+        warnings.append("the settings have different numbers of seeds")
+    return warnings
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _val_top1(run: Result) -> float:
+    top1 = run.metrics["val_top1"]
+    assert top1 is not None, "checked by _check_comparable"
+    return float(top1)
+
+
+def _asked(names: Sequence[str] | None, name: str) -> bool:
+    return names is None or name in names
+
+
+def main() -> None:
+    """Entry point of ``python -m experiments.select``."""
+    cli.main(Arguments, select)

@@ -1,0 +1,156 @@
+"""How far sweeps are."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError
+from gift_vit.runs.result import Result
+from gift_vit.runs.run import Run
+from gift_vit.sweeps.plan import Job, Sweep, read_sweeps
+
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "refused": "red",
+    "pruned": "blue",
+    "interrupted": "yellow",
+    "missing": "dim",
+}
+
+
+@dataclass
+class Arguments:
+    """How far the sweeps under an output folder are: every run of their grids, the best one, why others failed, the time left.
+
+        python -m experiments.status [root=outputs] [dataset=cub] [method=gift] [runs=true]
+
+    Attributes:
+        root: the output folder of the sweeps
+        dataset: only sweeps with runs on this dataset
+        method: only sweeps with runs of this method
+        runs: false: one block a sweep without its table of runs
+
+    Starting a sweep's command again runs what is not done.
+    """
+
+    root: str = "outputs"
+    dataset: str | None = None
+    method: str | None = None
+    runs: bool = True
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job of a sweep: how far it is, the reason if it failed, the result if it is done."""
+
+    job: Job
+    state: str
+    reason: str
+    result: Result | None
+
+    @property
+    def score(self) -> float | None:
+        """Top-1 in percent: on test for a final run, on val for a search run."""
+        if self.result is None:
+            return None
+        return self.result.metrics["test_top1" if self.result.run.phase == "final" else "val_top1"]
+
+
+def job_status(job: Job) -> JobStatus:
+    """How far a job is."""
+    if job.folder is None:
+        return JobStatus(job, "refused", str(job.problem), None)
+    run = Run.open(job.folder)
+    return JobStatus(job, run.state, run.reason, run.result)
+
+
+def axes(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """Of each job the words in which the jobs differ, as ``{key: value}``."""
+    words = [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
+    keys = dict.fromkeys(key for job in words for key in job)
+    swept = [key for key in keys if len({job.get(key) for job in words}) > 1]
+    return [{key: job.get(key, "") for key in swept} for job in words]
+
+
+def seconds_left(statuses: Sequence[JobStatus]) -> float | None:
+    """Expected time until every job is done, at the present number of runs at a time; None where nothing tells."""
+    took = [status.result.cost.total_seconds for status in statuses if status.result]
+    counts = Counter(status.state for status in statuses)
+    left = counts["running"] / 2 + counts["missing"] + counts["interrupted"] / 2 + counts["failed"]
+    return median(took) * left / max(1, counts["running"]) if took and left else None
+
+
+def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
+    """One sweep's block."""
+    statuses = [job_status(job) for job in sweep.jobs]
+    words = axes(sweep.jobs)
+    counts = Counter(status.state for status in statuses)
+    console.print(Text(sweep.command, style="bold"), soft_wrap=True)
+    console.print(f"  {len(statuses)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
+    scored = [(status.score, index) for index, status in enumerate(statuses) if status.score is not None]
+    if scored:
+        score, index = max(scored, key=lambda item: (item[0], -item[1]))
+        listed = " ".join(f"{key}={value}" for key, value in words[index].items())
+        console.print(f"  best so far: top-1 {score:.2f} % {f'with {listed}' if listed else ''}".rstrip(), highlight=False)
+    if (seconds := seconds_left(statuses)) is not None:
+        console.print(f"  about {_duration(seconds)} left, {max(1, counts['running'])} run(s) at a time", highlight=False)
+    if runs:
+        console.print(_runs_table(statuses, words))
+    console.print()
+
+
+def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) -> Table:
+    keys = list(words[0]) if words else []
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for title in (*keys, "state"):
+        table.add_column(title)
+    table.add_column("top-1 %", justify="right")
+    table.add_column("reason", overflow="fold")
+    for status, values in zip(statuses, words, strict=True):
+        score = f"{status.score:.2f}" if status.score is not None else "–"
+        table.add_row(
+            *(Text(values[key]) for key in keys),
+            Text(status.state, style=STYLES[status.state]),
+            score,
+            Text(" ".join(status.reason.split())),
+        )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"
+
+
+def print_status(cfg: Arguments) -> None:
+    """All blocks."""
+    if not Path(cfg.root).is_dir():
+        raise ConfigError(f"no folder {cfg.root}; pass root=<the output folder of the sweeps>")
+    sweeps = [sweep for sweep in read_sweeps(Path(cfg.root)) if _concerns(sweep, cfg)]
+    if not sweeps:
+        raise ConfigError(
+            f"no such sweep below {cfg.root}; start one with python -m gift_vit.train sweep=<dataset> method=<method>"
+        )
+    console = Console()
+    for sweep in sweeps:
+        print_sweep(console, sweep, cfg.runs)
+
+
+def _concerns(sweep: Sweep, cfg: Arguments) -> bool:
+    """Whether any job is on the asked dataset and of the asked method; where all were refused, nobody can tell."""
+    cells = {job.cell for job in sweep.jobs if job.cell}
+    return not cells or any(cfg.dataset in (None, dataset) and cfg.method in (None, method) for _, dataset, method in cells)
+
+
+def main() -> None:
+    """Entry point of ``python -m experiments.status``."""
+    cli.main(Arguments, print_status)

@@ -1,0 +1,88 @@
+"""Parameters of every method on ViT-B/16 with 200 classes, by the closed formulas, and in percent as the papers print them."""
+
+import pytest
+import timm
+import torch
+
+from gift_vit.methods import GiftConfig, ParameterCount, apply_method, count_parameters
+from gift_vit.methods.config import PeftConfig
+from tests.methods.method_examples import yaml_config, yaml_configs
+
+# label of conf/method → adapter parameters
+LABELS = {
+    "linear": 0,
+    "full": 85_798_656,
+    "gift": 24_576,
+    "gift_v1": 27_824 + 32 * 17,  # 96 clusters instead of 64
+    "lora": 12 * 8 * (768 + 768),
+    "lora_qv": 2 * 12 * 8 * (768 + 768),
+    "vpt_deep": 12 * 5 * 768,
+    "vpt_shallow": 5 * 768,
+    "bitfit": 12 * (2304 + 768 + 3072 + 768),
+    "bitfit_all": 82_944 + 12 * 2 * 768 + 768 + 768,  # and norms of the blocks, last norm, patch embedding
+    "adaptformer": 12 * (2 * 768 * 64 + 64 + 768),
+    "ssf": 2 * (768 + 12 * (768 + 2304 + 768 + 768 + 3072 + 768) + 768),
+    "dora": 12 * (8 * 2 * 768 + 768),
+    "vera": 12 * (768 + 256),
+    "adalora": 12 * 8 * (2 * 768 + 1),
+    "ia3": 12 * (2304 + 3072),
+    "oft": 12 * 768 // 32 * 32 * 31 // 2,
+    "boft": 12 * (768 // 8 * 8**2 + 768),
+    "hra": 12 * 8 * 768,
+    "fourierft": 12 * 3000,
+    "ln_tuning": (2 * 12 + 1) * 2 * 768,
+    "loha": 12 * 4 * 8 * 768,
+    "lokr": 12 * (24 * 24 + 8 * (32 + 32)),  # 768 = 24 × 32
+    "miss": 12 * 16 * 768,
+    "randlora": 12 * 768 // 32 * (32 + 768),
+    "road": 12 * 768,
+    "vblora": 12 * 2 * (768 // 64) * 4 * 256 + 256 * 64,
+    "c3a": 12 * 768 * 768 // 64,
+    "delora": 12 * (8 * 2 * 768 + 1),
+    "hira": 12 * 8 * 2 * 768,
+    "gralora": 12 * 8 * 2 * 768,
+    "glora": 12 * (2 * 8 * 2 * 768 + 8 * (768 + 1) + 2),
+    "tinylora": 12 * 64,
+}
+# schema: parameters between phi and psi at rank 16 and at rank 96, and the percentages
+SCHEMAS = {
+    "linear": (0, 0, "0.0286", "0.1719"),
+    "gelu": (0, 0, "0.0286", "0.1719"),
+    "sigmoid": (0, 0, "0.0286", "0.1719"),
+    "mlp": (1_072, 37_152, "0.0299", "0.2152"),
+    "paca_attn": (2_176, 43_456, "0.0312", "0.2225"),
+    "transformer": (2_160, 74_400, "0.0312", "0.2586"),
+    "paca_transformer": (3_248, 80_608, "0.0324", "0.2658"),
+    "mlp_mixer": (100_208, 136_288, "0.1454", "0.3307"),
+}
+# in percent of the backbone, to the digits that the papers print
+PERCENT = {"lora": "0.1719", "vpt_deep": "0.0537", "vpt_shallow": "0.0045", "bitfit": "0.0967", "bitfit_all": "0.1199"}
+PERCENT |= {"gift": "0.0286", "ssf": "0.2399"}
+
+
+def count(config: object) -> ParameterCount:
+    with torch.device("meta"):
+        vit = timm.create_model("vit_base_patch16_224", num_classes=200)
+    apply_method(vit, config)
+    devices = {parameter.device.type for parameter in vit.parameters()}
+    assert devices == {"meta"} or isinstance(config, PeftConfig)  # peft draws some of its tensors on the CPU
+    return count_parameters(vit)
+
+
+def test_every_yaml_is_counted() -> None:
+    schemas = {f"gift_{schema}" for schema in SCHEMAS} - {"gift_linear", "gift_paca_transformer"}  # gift and gift_v1
+    assert set(yaml_configs()) == {*LABELS} | schemas
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_every_label(label: str) -> None:
+    counted = count(yaml_config(label))
+    assert counted == ParameterCount(adapter=LABELS[label], head=153_800, backbone=85_798_656)
+    assert label not in PERCENT or f"{counted.percent:.4f}" == PERCENT[label]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_schema(schema: str) -> None:
+    for rank, between, percent in zip((16, 96), SCHEMAS[schema][:2], SCHEMAS[schema][2:], strict=True):
+        counted = count(GiftConfig(rank=rank, schema=schema))
+        assert (counted.adapter, f"{counted.percent:.4f}") == (2 * 768 * rank + between, percent)

@@ -1,0 +1,346 @@
+"""One run from its configuration to its record: what it leaves, what it refuses, and what interruptions and failures leave."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gift_vit.engine.fit as fit_module
+import gift_vit.runs.train as run_module
+from gift_vit.acceleration import speed
+from gift_vit.backbones.build import input_statistics
+from gift_vit.common.environment import onednn_is_faster
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import atomic_path
+from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config.compose import flatten
+from gift_vit.data.transforms import build_eval_transform
+from gift_vit.methods import merge_method
+from gift_vit.runs.build import score
+from gift_vit.runs.result import read_result
+from gift_vit.runs.run import Run, locked_folder
+from gift_vit.runs.train import Call, train_run
+from tests.tolerance import TOLERANCE
+from tests.warm import Process
+
+CALL = Call("python -m gift_vit.train", ["debug=smoke"])
+FILES = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
+Configure = Callable[..., RunConfig]
+
+
+def without_times(path: Path) -> list[dict]:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in {"seconds", "images_per_s"}} for record in records]
+
+
+def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(configure: Configure) -> None:
+    cfg = configure("phase=search")
+    result = train_run(cfg, CALL)
+    assert {path.name for path in cfg.folder.iterdir()} == FILES
+    assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "smoke")
+    assert result.metrics["test_top1"] is None
+    assert result.metrics["val_top1"] == without_times(cfg.folder / "metrics.jsonl")[-1]["val_top1"]
+    assert (result.data.train_split, result.data.train_images) == ("train", 800)
+    assert read_result(cfg.folder / "result.json") == result
+    assert set(load_file(cfg.folder / "adapter.safetensors")) == {
+        "gift.attn.proj.phi",
+        "gift.attn.proj.psi",
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_a_final_run_trains_on_what_the_protocol_says_and_scores_test_once(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    original = run_module.score
+    monkeypatch.setattr(run_module, "score", lambda *given: scored.append(given[3]) or original(*given))
+    clean = train_run(configure("phase=final"), CALL)
+    assert (clean.data.train_split, clean.data.train_images, clean.data.test_images) == ("trainval", 1000, 797)
+    assert clean.metrics["val_top1"] is None
+    assert scored == ["test"]
+    paper = train_run(configure("phase=final", "protocol=gift_paper", "run_name=paper"), CALL)
+    assert (paper.data.train_split, paper.data.train_images) == ("train", 800)
+    assert paper.metrics["val_top1"] is not None
+    assert scored == ["test", "test"]
+    assert paper.run.protocol_changes["trainer.epochs"] == [100, 3]
+    assert "optim.schedule" not in paper.run.protocol_changes
+
+
+def test_test_top1_is_what_the_saved_adapter_scores_by_hand(configure: Configure) -> None:
+    cfg = configure("phase=final")
+    result = train_run(cfg, CALL)
+    run = Run.open(cfg.folder)
+    data, model = run.data(), run.model().eval()
+    assert score(run.config, model, data, "test", torch.device("cpu")).top1 == result.metrics["test_top1"]
+    test = data.split("test")
+    transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
+    images = torch.stack([transform(test[i][0]) for i in range(len(test))])
+    with torch.no_grad():
+        logits = model(images)
+        merged = merge_method(model)(images)
+    correct = (logits.argmax(1) == torch.from_numpy(test.labels)).double().mean()
+    assert result.metrics["test_top1"] == pytest.approx(100 * correct.item(), abs=1e-9)
+    torch.testing.assert_close(merged, logits, **TOLERANCE[torch.float32])
+
+
+def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
+    configure: Configure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure()
+    first = train_run(cfg, CALL)
+    before = {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()}
+    for name in ("build_dataset", "open_data", "build_model"):
+        monkeypatch.setattr(run_module, name, None)  # nothing may be built
+    with caplog.at_level(logging.INFO):
+        assert train_run(configure("trainer.workers=3"), CALL) == first
+    assert "finished already" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()} == before
+    with pytest.raises(ConfigError, match=r"another configuration \(optim.lr is 0.001 there, 0.002 now\); give run_name"):
+        train_run(configure("optim.lr=0.002"), CALL)
+
+
+def write_images(root: Path, splits: dict[str, int], shade: int) -> Path:
+    for split, count in splits.items():
+        for label in ("a", "b"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (20 + index, 30), (shade, 10 * index, 0)).save(root / split / label / f"{index}.png")
+    return root
+
+
+def test_a_finished_run_does_not_answer_for_other_data(configure: Configure, tmp_path: Path) -> None:
+    words = ["dataset=folder", "trainer.batch_size=8", "dataset.val_fraction=0.25"]
+    mine = write_images(tmp_path / "mine/images", {"train": 8}, shade=10)
+    yours = write_images(tmp_path / "yours/images", {"train": 9}, shade=200)
+    first = configure(*words, f"dataset.root={mine}")
+    result = train_run(first, CALL)
+    other = configure(*words, f"dataset.root={yours}")
+    assert other.folder == first.folder
+    with pytest.raises(ConfigError, match=r"was trained on other data than folder_images holds now"):
+        train_run(other, CALL)
+    moved = shutil.copytree(mine, tmp_path / "moved/images")
+    assert train_run(configure(*words, f"dataset.root={moved}"), CALL) == result
+
+
+def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Configure, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", {"train": 8}, shade=10)
+    cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
+    with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
+        train_run(cfg, CALL)
+    assert {path.name for path in cfg.folder.iterdir()} == {"failed.json", "train.log"}
+
+
+def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
+    wrong = configure("method.rank=99")
+    with pytest.raises(ConfigError, match=r"method.rank=99 is larger than the target.s d_in=64"):
+        train_run(wrong, CALL)
+    right = configure("method.rank=4")
+    assert right.folder == wrong.folder
+    train_run(right, CALL)
+    assert {path.name for path in right.folder.iterdir()} == FILES
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(cfg: RunConfig, sabotage: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """Run in a child process that kills itself with SIGKILL at the sabotaged moment."""
+
+    def action() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            sabotage(patch)
+            train_run(cfg, CALL)
+
+    with Process(action) as process:
+        assert process.wait().returncode == -signal.SIGKILL, "the run ended before the moment it was to be killed at"
+
+
+def in_step(patch: pytest.MonkeyPatch) -> None:
+    """In the middle of the second epoch."""
+    original = torch.optim.AdamW.step
+    calls: list[int] = []
+    patch.setattr(torch.optim.AdamW, "step", lambda *a, **k: die() if len(calls) == 5 else calls.append(1) or original(*a, **k))
+
+
+def while_writing_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    original = torch.save
+    calls: list[int] = []
+
+    def save(state: object, path: Path) -> None:
+        original(state, path)
+        calls.append(1)
+        if len(calls) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            die()
+
+    patch.setattr(torch, "save", save)
+
+
+def after_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Between the checkpoint of the first epoch and its line in metrics.jsonl."""
+    original = fit_module.save_checkpoint
+    patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), die()))
+
+
+def before_the_result(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_module, "write_result", die)
+
+
+MOMENTS = [in_step, while_writing_a_checkpoint, after_a_checkpoint, before_the_result]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that nothing has interrupted."""
+    words = [
+        "debug=smoke",
+        "trainer.epochs=3",
+        "trainer.drop_path_rate=0.2",
+        f"paths.output_root={tmp_path_factory.mktemp('a')}",
+    ]
+    cfg = load_config(compose_config(words))
+    train_run(cfg, CALL)
+    return cfg
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+def test_killed_and_started_again_ends_bit_identical(
+    configure: Configure, whole: RunConfig, moment: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    cut = configure("trainer.drop_path_rate=0.2")
+    killed(cut, moment)
+    assert Run.open(cut.folder).state == "interrupted"
+    result = train_run(cut, CALL)
+    assert result.metrics == read_result(whole.folder / "result.json").metrics
+    assert without_times(cut.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
+    tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
+    assert tensors.keys() == reference.keys()
+    assert all(torch.equal(tensors[name], reference[name]) for name in reference)
+    assert {path.name for path in cut.folder.iterdir()} == FILES
+
+
+def test_killed_between_the_result_and_the_end_is_finished(configure: Configure) -> None:
+    cfg = configure()
+
+    def after_the_result(patch: pytest.MonkeyPatch) -> None:
+        original = run_module.write_result
+        patch.setattr(run_module, "write_result", lambda *a: (original(*a), die()))
+
+    killed(cfg, after_the_result)
+    assert (cfg.folder / "last.ckpt").exists()
+    assert train_run(cfg, CALL) == read_result(cfg.folder / "result.json")
+    assert {path.name for path in cfg.folder.iterdir()} == FILES
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure()
+
+    with monkeypatch.context() as patch:
+        original = fit_module.save_checkpoint
+        patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            train_run(cfg, CALL)
+    assert (cfg.folder / "last.ckpt").is_file()
+    assert not (cfg.folder / "failed.json").exists()
+    assert "can be resumed with the same command" in (cfg.folder / "train.log").read_text()
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(configure: Configure) -> None:
+    cfg = configure("optim.lr=1e30", "trainer.precision=fp32")
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch \d, step \d"):
+        train_run(cfg, CALL)
+    failed = json.loads((cfg.folder / "failed.json").read_text())
+    assert failed["error"] == "RunError"
+    assert "the loss became" in failed["message"]
+    assert "Traceback" in failed["traceback"]
+    assert not (cfg.folder / "result.json").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
+    cfg = configure()
+    with locked_folder(cfg.folder), pytest.raises(ConfigError, match="another process is training in"):
+        train_run(cfg, CALL)
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure()
+    original, calls = torch.save, []
+
+    def save(state: object, path: Path) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        original(state, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RunError, match=r"no space left on the device while writing .*last.ckpt; free some and start"):
+        train_run(cfg, CALL)
+    assert torch.load(cfg.folder / "last.ckpt", weights_only=True)["progress"]["epochs_done"] == 1
+    assert not list(cfg.folder.glob(".*partial"))
+    monkeypatch.undo()
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_really_full_device_is_recognised(tmp_path: Path) -> None:
+    """On a file system of 256 KiB, where the machine lets us mount one; torch hides the system's error number."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=256k none {mount} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(RunError, match="no space left on the device"), atomic_path(mount / "last.ckpt") as partial:
+            torch.save(torch.zeros(1_000_000), partial)
+        assert list(mount.iterdir()) == []
+    finally:
+        os.system(f"umount {mount}")
+
+
+def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configure: Configure) -> None:
+    plain = train_run(configure("trainer.cls_last_block=off", "trainer.drop_path_rate=0.2"), CALL)
+    fixed = {"drop_path_on_kept": True, "plain_attention": False, "onednn_products": onednn_is_faster()}
+    fixed |= {"precision": "fp32", "compile": False}
+    assert plain.env["acceleration"] == {"cls_last_block": False, "memory": "fast"} | fixed
+    lean = configure("trainer.memory=lean", "trainer.drop_path_rate=0.2")
+    assert train_run(lean, CALL) == plain, "finished already"
+    shutil.rmtree(lean.folder)
+    result = train_run(lean, CALL)
+    assert result.env["acceleration"] == {"cls_last_block": True, "memory": "lean"} | fixed
+    assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
+
+
+def test_the_machine_settles_the_speed_and_a_resumed_run_keeps_it(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure("trainer.speed=auto")
+    monkeypatch.setattr(speed, "cpu_flags", lambda: {"avx512_bf16"})
+    with monkeypatch.context() as patch:
+        original = fit_module.save_checkpoint
+        patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            train_run(cfg, CALL)
+    monkeypatch.setattr(speed, "cpu_flags", set)  # another machine
+    result = train_run(cfg, CALL)
+    assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]
+    assert dict(flatten(result.run.config))["trainer.precision"] == Run.open(cfg.folder).config.trainer.precision == "bf16"
+    assert train_run(cfg, CALL) == result, "finished already"
+    with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
+        train_run(replace(configure(), folder=cfg.folder), CALL)
