@@ -6,9 +6,6 @@ One sweep and one signal are real starts of Python; all other processes are fork
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ import torch
 from PIL import Image
 
 from gift_vit.runs.run import Run
-from tests.warm import Ended, clean_environment, run_module, start
+from tests.warm import Ended, run_module, start
 
 
 def command(folder: Path, *words: str) -> Ended:
@@ -92,9 +89,7 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
 def test_a_sweep_goes_on_past_a_failing_job_and_a_second_start_runs_only_what_is_missing(tmp_path: Path) -> None:
     """Its first start is that of a person: over 10 s."""
     words = ["gift_vit.train", "-m", "debug=smoke", "run_name=null", "method.rank=2,99,4"]
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=240
-    )
+    done = run_module(*words, cwd=tmp_path, fresh=True)
     assert done.returncode == 2
     assert "error: method.rank=99 is larger than the target's d_in=64" in done.stderr
     assert "1 of 3 runs failed" in done.stderr
@@ -126,37 +121,18 @@ ENDLESS = ["gift_vit.train", "debug=smoke", "trainer.epochs=2000"]
 ENDLESS_RUN = Path("outputs/search/digits/gift/test_vit/smoke")
 
 
-def assert_resumable(folder: Path, code: int | None, stderr: str) -> None:
-    assert code == 130
-    assert "can be resumed with the same command" in stderr
-    assert "Traceback" not in stderr
-    assert Run.open(folder / ENDLESS_RUN).state == "interrupted"
-
-
-def test_ctrl_c_leaves_a_resumable_run(tmp_path: Path) -> None:
-    with start(*ENDLESS, cwd=tmp_path) as process:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_leaves_a_resumable_run(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM as a scheduler sends it to a process that it has started: over 5 s."""
+    with start(*ENDLESS, cwd=tmp_path, fresh=number == signal.SIGTERM) as process:
         process.until((tmp_path / ENDLESS_RUN / "last.ckpt").is_file)
         assert Run.open(tmp_path / ENDLESS_RUN).state == "running"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ended = process.wait()
-    assert_resumable(tmp_path, ended.returncode, ended.stderr)
-
-
-def test_sigterm_leaves_a_resumable_run(tmp_path: Path) -> None:
-    """As a scheduler does it to a process that it started: over 10 s."""
-    words = [sys.executable, "-m", *ENDLESS]
-    with subprocess.Popen(words, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 200
-            while not (tmp_path / ENDLESS_RUN / "last.ckpt").is_file():
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.1)
-            process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=100)
-        finally:
-            process.kill()
-    assert_resumable(tmp_path, process.returncode, stderr)
+    assert ended.returncode == 130
+    assert "can be resumed with the same command" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert Run.open(tmp_path / ENDLESS_RUN).state == "interrupted"
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:

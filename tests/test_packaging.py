@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.warm import clean_environment
+from tests.warm import Ended, run_module
 
 ROOT = Path(__file__).parent.parent
 # what a run on digits has no use for; timm and scikit-learn would like to import some of it
@@ -27,11 +27,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def command(installed: Path, folder: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    environment = clean_environment(PYTHONPATH=str(installed), **env)
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+def command(installed: Path, folder: Path, *words: str, **env: str) -> Ended:
+    done = run_module(*words, cwd=folder, fresh=True, PYTHONPATH=str(installed), **env)
     assert done.returncode == 0, done.stderr
     return done
 

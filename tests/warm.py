@@ -125,14 +125,20 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **more}
 
 
-def start(module: str, *words: str, cwd: Path, **env: str) -> Process:
-    """A process that does what ``python -m module words…`` does; ``env`` goes into its environment."""
-    return Process(lambda: act_as(module, words), cwd, clean_environment(**env))
+def start(module: str, *words: str, cwd: Path, fresh: bool = False, **env: str) -> Process:
+    """A process that does what ``python -m module words…`` does; ``env`` goes into its environment.
+
+    With ``fresh`` Python starts anew, as for a person; that takes seconds.
+    """
+    command, environment = [sys.executable, "-m", module, *words], clean_environment(**env)
+    if fresh:
+        return Process(lambda: os.execve(sys.executable, command, environment), cwd)
+    return Process(lambda: act_as(module, words), cwd, environment)
 
 
-def run_module(module: str, *words: str, cwd: Path, timeout: float = SECONDS, **env: str) -> Ended:
+def run_module(module: str, *words: str, cwd: Path, timeout: float = SECONDS, fresh: bool = False, **env: str) -> Ended:
     """The end of ``python -m module words…``."""
-    with start(module, *words, cwd=cwd, **env) as process:
+    with start(module, *words, cwd=cwd, fresh=fresh, **env) as process:
         return process.wait(timeout)
 
 

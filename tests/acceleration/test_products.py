@@ -70,7 +70,7 @@ def test_under_vmap(dims: tuple[int | None, ...]) -> None:
     for index, dim in enumerate(dims):
         if dim is not None:
             arguments[index] = torch.stack([arguments[index], 2 * arguments[index], arguments[index] + 1], dim)
-    found, expected = (torch.vmap(product, dims)(*arguments) for product in (linear, F.linear))
+    found, expected = torch.vmap(linear, dims)(*arguments), torch.vmap(F.linear, dims)(*arguments)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 

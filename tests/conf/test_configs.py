@@ -1,6 +1,7 @@
 """Every YAML composes, loads strictly and says what it is; every mistake is one line; every default stands once."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hydra.errors import HydraException
@@ -20,6 +21,11 @@ def loaded(*words: str) -> RunConfig:
     return load_config(composed(*words))
 
 
+def plain(cfg: Any) -> Any:
+    """Containers, interpolations as they are written."""
+    return OmegaConf.to_container(cfg)
+
+
 def test_every_file_is_among_those_tested() -> None:
     tried = {word for words in together() for word in words} | {f"sweep={stem}" for stem in stems("sweep")}
     apart = [file for file in FILES if file in BASES or file.name == "train.yaml" or {"hydra", "recipe"} & set(file.parts)]
@@ -34,9 +40,7 @@ def test_every_choice_composes_and_loads(words: tuple[str, ...]) -> None:
     cfg = composed(*words, "recipe=none")
     choices = dict(word.split("=") for word in words)
     for group in {"dataset", "method", "backbone", "tracker"} & choices.keys():
-        assert OmegaConf.to_container(cfg[group]) == OmegaConf.to_container(
-            entire(conf_dir() / group / f"{choices[group]}.yaml")
-        )
+        assert plain(cfg[group]) == plain(entire(conf_dir() / group / f"{choices[group]}.yaml"))
     run = load_config(composed(*words, "recipe=none", *root(words)))
     names = {
         "method": run.method_name,
@@ -71,8 +75,8 @@ def test_no_file_restates_what_it_is_built_on() -> None:
     based = [file for file in FILES if "hydra" not in file.parts and bases(file)]
     assert len(based) >= 100
     for file in based:
-        given = dict(flatten(OmegaConf.to_container(built_on(file))))
-        repeated = {key: value for key, value in flatten(OmegaConf.to_container(content(file))) if given.get(key, ...) == value}
+        given = dict(flatten(plain(built_on(file))))
+        repeated = {key: value for key, value in flatten(plain(content(file))) if given.get(key, ...) == value}
         assert not repeated, f"{file} repeats {repeated}"
 
 

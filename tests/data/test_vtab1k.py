@@ -20,7 +20,8 @@ from gift_vit.data.base import build_dataset, jpeg_decoder
 from gift_vit.data.config import Vtab1kConfig
 from gift_vit.data.kinds import vtab1k
 
-Noise, Make = Callable[..., Image.Image], Callable[..., Vtab1kConfig]
+Noise = Callable[..., Image.Image]
+Make = Callable[..., Vtab1kConfig]
 SIZES = {"train800": 11, "val200": 4, "test": 9}
 
 

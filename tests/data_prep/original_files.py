@@ -66,7 +66,7 @@ def cifar100(folder: Path) -> Content:
     return content
 
 
-def svhn(folder: Path) -> Content:
+def svhn_cropped(folder: Path) -> Content:
     rng = np.random.default_rng(2)
     content: Content = {}
     for split, size in {"train": 30, "test": 12, "extra": 2}.items():
@@ -94,7 +94,7 @@ def dtd(folder: Path) -> Content:
     return content
 
 
-def flowers102(folder: Path) -> Content:
+def oxford_flowers102(folder: Path) -> Content:
     rng = np.random.default_rng(3)
     labels = np.append(rng.integers(1, 103, 38), [1, 102])  # from 1
     images = {number: picture(number) for number in range(1, 41)}
@@ -109,7 +109,7 @@ def flowers102(folder: Path) -> Content:
     }
 
 
-def pets(folder: Path) -> Content:
+def oxford_iiit_pet(folder: Path) -> Content:
     breeds = {"Abyssinian": 1, "american_bulldog": 2, "yorkshire_terrier": 37}
     content: Content = {"train": {}, "test": {}}
     lines: dict[str, list[str]] = {"train": [], "test": []}
@@ -273,7 +273,7 @@ def eye(number: int) -> bytes:
     return encode(pixels.astype(np.uint8), "JPEG")
 
 
-def retinopathy(folder: Path) -> Content:
+def diabetic_retinopathy_detection(folder: Path) -> Content:
     """The images as put there by hand; what becomes of them is tested apart."""
     rows = {"train": ["10_left", "10_right", "13_left"], "validation": ["1_left", "2_right"], "test": ["1_right", "2_left"]}
     tables = {"train": "image,level\n", "test": "image,level,Usage\n"}
@@ -311,19 +311,7 @@ def dmlab(folder: Path) -> Content:
     return content
 
 
-WRITERS: dict[str, Callable[[Path], Content]] = {
-    "cifar100": cifar100,
-    "svhn_cropped": svhn,
-    "dtd": dtd,
-    "oxford_flowers102": flowers102,
-    "oxford_iiit_pet": pets,
-    "eurosat": eurosat,
-    "resisc45": resisc45,
-    "patch_camelyon": patch_camelyon,
-    "clevr": clevr,
-    "kitti": kitti,
-    "dsprites": dsprites,
-    "smallnorb": smallnorb,
-    "diabetic_retinopathy_detection": retinopathy,
-    "dmlab": dmlab,
-}
+ARRAYS = [cifar100, svhn_cropped, patch_camelyon, dsprites, smallnorb]
+TREES = [dtd, oxford_flowers102, oxford_iiit_pet, eurosat, resisc45, diabetic_retinopathy_detection]
+OTHERS = [clevr, kitti, dmlab]
+WRITERS: dict[str, Callable[[Path], Content]] = {write.__name__: write for write in ARRAYS + TREES + OTHERS}

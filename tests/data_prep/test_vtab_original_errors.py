@@ -25,6 +25,7 @@ from tests.data_prep.original_files import DSPRITES, NORB_TEST, NORB_TRAIN, WRIT
 Change = Callable[[Path], object]
 EYES = "diabetic_retinopathy_detection"
 FETCHED = sorted(name for name in WRITERS if FILES[name])
+ARCHIVES = [(name, file.name) for name in FETCHED for file in FILES[name] if not file.name.endswith(".csv")]
 
 
 def read_all(name: str, folder: Path | None, downloads: Path) -> dict[str, list[Record]]:
@@ -71,9 +72,7 @@ def test_another_file_under_the_archives_name(tmp_path: Path) -> None:
     assert "13 bytes, expected 168513733" in message
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [(name, file.name) for name in FETCHED for file in FILES[name] if not file.name.endswith(".csv")]
-)
+@pytest.mark.parametrize(("name", "file"), ARCHIVES)
 def test_an_archive_that_is_cut_off(name: str, file: str, files: Path) -> None:
     WRITERS[name](files)
     whole = (files / file).read_bytes()
@@ -192,6 +191,7 @@ AT_FIRST: list[tuple[str, Change, str]] = [
     ("dsprites", sprites(other=[1]), f"files/{DSPRITES} is damaged or another file"),
 ]
 CIFAR, DTD = "cifar-100-binary.tar.gz.unpacked/cifar-100-binary/test.bin", "dtd-r1.0.1.tar.gz.unpacked/dtd"
+FOLD = f"{DTD}/labels/train1.txt"
 FLOWERS, JPG = "oxford_flowers102", "102flowers.tgz.unpacked/jpg"
 PETS, BREEDS = "oxford_iiit_pet", "annotations.tar.gz.unpacked/annotations/trainval.txt"
 GONE = "are missing, the first is .*{}; unpack the archive again"
@@ -205,12 +205,8 @@ ONCE_UNPACKED: list[tuple[str, Change, str]] = [
     ("dmlab", spoil_record, "dmlab-train.tfrecord-00000-of-00002 is damaged at byte 12"),
     ("dmlab", remove("dmlab.tar.gz.unpacked/dmlab-test*"), r"holds no dmlab-test\.tfrecord files"),
     ("dtd", remove(f"{DTD}/images/banded/banded_0102.jpg"), "1 of the 12 images .*val1.txt " + GONE.format("banded_0102.jpg")),
-    (
-        "dtd",
-        overwrite(f"{DTD}/labels/train1.txt", "hairy/hairy_1.jpg\n"),
-        "train1.txt names the class 'hairy'; expected one of",
-    ),
-    ("dtd", overwrite(f"{DTD}/labels/train1.txt", "banded/banded_0002.jpg\n" * 2), "split train name an example twice"),
+    ("dtd", overwrite(FOLD, "hairy/hairy_0001.jpg\n"), "train1.txt names the class 'hairy'; expected one of"),
+    ("dtd", overwrite(FOLD, "banded/banded_0002.jpg\n" * 2), "split train name an example twice"),
     (FLOWERS, remove(f"{JPG}/image_00040.jpg"), r"1 of the \d+ images .*setid.mat \(trnid\) " + GONE.format("image_00040.jpg")),
     (PETS, remove("images.tar.gz.unpacked/images/Abyssinian_102.jpg"), "1 of the 9 images listed in .*test.txt are"),
     (PETS, overwrite(BREEDS, "Abyssinian_1 one 1 1\n"), "trainval.txt: got the line 'Abyssinian_1 one 1 1', expected"),

@@ -60,10 +60,6 @@ LABELS: dict[str, Callable[[Mapping[str, Any]], int]] = {
 }
 
 
-def test_all_tasks_are_covered() -> None:
-    assert set(SLICES) == set(TASKS)
-
-
 @cache
 def read_by_tfds(name: str, data_dir: Path, expression: str) -> list[dict[str, Any]]:
     """The examples of a slice through TFDS's own data source, images encoded."""
@@ -73,12 +69,11 @@ def read_by_tfds(name: str, data_dir: Path, expression: str) -> list[dict[str, A
     return list(source.as_data_source(split=expression, decoders={"image": tfds.decode.SkipDecoding()}))
 
 
-@pytest.mark.parametrize("name", list(SLICES))
+@pytest.mark.parametrize("name", TASKS)
 def test_export_holds_what_tfds_reads(name: str, tiny_dataset: TinyDataset, tmp_path: Path) -> None:
     task, tiny = TASKS[name], tiny_dataset(TASKS[name].builder.name)
     out = tmp_path / "vtab1k" / name
     meta = export(task, open_tfds(task.builder, tiny.data_dir, None, prepare=False), out, official=False)
-    assert sorted(path.name for path in out.iterdir()) == ["meta.json", "test.parquet", "train800.parquet", "val200.parquet"]
     assert json.loads((out / "meta.json").read_text()) == meta
     assert (meta["source"], meta["origin"]["builder"], meta["num_classes"]) == ("tfds", task.builder.name, task.num_classes)
     for split, expression in zip(("train800", "val200", "test"), ("train[:800]", *SLICES[name]), strict=True):

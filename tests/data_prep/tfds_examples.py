@@ -19,11 +19,8 @@ from data_prep.vtab.tasks import BUILDERS
 from tests.data_prep.vtab_origins import encode
 
 # What the builders use of TensorFlow is its file access, which does for local files what Python does.
-FILE_ACCESS = SimpleNamespace(
-    io=SimpleNamespace(
-        gfile=SimpleNamespace(GFile=open, glob=glob, listdir=os.listdir, exists=os.path.exists, isdir=os.path.isdir)
-    )
-)
+GFILE = SimpleNamespace(GFile=open, glob=glob, listdir=os.listdir, exists=os.path.exists, isdir=os.path.isdir)
+FILE_ACCESS = SimpleNamespace(io=SimpleNamespace(gfile=GFILE))
 
 
 def unpack(path: Path, target: Path) -> Path:

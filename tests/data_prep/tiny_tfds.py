@@ -118,6 +118,8 @@ def random_examples(name: str, sizes: Mapping[str, int]) -> dict[str, Examples]:
             folder = features["label"].names[label] if label is not None else ""
             key, text = _KEYS[name](split, index, unique, folder)
             examples[split].append((key, example | text))
+    images = [example["image"] for rows in examples.values() for _, example in rows]
+    assert len(set(images)) == len(images)
     return examples
 
 

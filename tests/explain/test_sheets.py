@@ -58,7 +58,7 @@ def test_jet_as_the_paper_has_it() -> None:
     expected = (mixed - mixed.min()) / (mixed.max() - mixed.min())
     np.testing.assert_allclose(overlay(rgb, np.array([[0.0, 0.5, 1.0]]), "jet"), expected, atol=1e-3)
     # an empty map alone has the whole range too
-    np.testing.assert_allclose(overlay(np.zeros((1, 1, 3)), np.zeros((1, 1)), "jet"), [[[0, 0, 1]]])
+    np.testing.assert_allclose(overlay(rgb[:, ::2], np.zeros((1, 2)), "jet"), [[[0.4, 0.4, 1], [0, 0, 0.6]]])
 
 
 def test_viridis_tints_the_grey_image_above_the_threshold_only() -> None:

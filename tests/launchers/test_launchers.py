@@ -51,7 +51,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     tmp_path: Path, images: list[str], launcher: str
 ) -> None:
     words = words_of(launcher, *images, "method.rank=2,99,4")
-    ended = run_module(*words, cwd=tmp_path)
+    ended = run_module(*words, cwd=tmp_path, fresh=launcher != "processes")
     output = ended.stdout + ended.stderr
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
     assert {result["run"]["config"]["method"]["rank"] for result in results} == {2, 4}, output
@@ -69,7 +69,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     assert logs.count("images once into") == 2, "train and val, whichever run came first"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     failed_before = failed.stat().st_mtime_ns
-    assert run_module(*words, cwd=tmp_path).returncode == 2
+    assert run_module(*words, cwd=tmp_path, fresh=launcher != "processes").returncode == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
     assert failed.stat().st_mtime_ns > failed_before
 
@@ -77,7 +77,8 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
 @pytest.mark.parametrize("launcher", ["processes", *SLOW[:-1]])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launcher: str, number: signal.Signals) -> None:
-    with start(*words_of(launcher, "trainer.epochs=5000", "seed=0,1,2"), cwd=tmp_path) as process:
+    words = words_of(launcher, "trainer.epochs=5000", "seed=0,1,2")
+    with start(*words, cwd=tmp_path, fresh=launcher != "processes") as process:
         process.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
         runs = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]
         assert [run.state for run in runs] == ["running", "running"]

@@ -73,6 +73,6 @@ class ByHand:
             assignment = 1 / (1 + np.exp(-scores.T)) / len(u)
         else:
             assignment = np.clip(scores.T + 3, 0, 6) / 6 / len(u)
-        centres = np.stack([centre / math.sqrt(sum(centre**2)) for centre in assignment @ u])
+        centres = np.stack([centre / (math.sqrt(sum(centre**2)) or 1) for centre in assignment @ u])
         q, k, v = (self.linear(x, f"{name}.{part}") for x, part in ((u, "q"), (centres, "k"), (centres, "v")))
         return self.linear(self.attend(q, k, v), f"{name}.proj")

@@ -16,7 +16,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from gift_vit import evaluate, import_gift, merge
 from gift_vit.common.errors import ConfigError
@@ -33,6 +33,8 @@ from tests.warm import run_module
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL = SHARED / "gift_released"
+IN, OUT, BIAS = (f"{part}_projections.attn:proj.{kind}" for part, kind in (("in", "weight"), ("out", "weight"), ("in", "bias")))
+NO = "is no checkpoint of GIFT that can be imported: "
 FILES = {"adapter.safetensors", "config.yaml", "imported.json"}
 # dataset → file, classes, test top-1, learning rate, weight decay
 RELEASED = {
@@ -150,13 +152,8 @@ def write(tmp_path: Path) -> Write:
             "opt_betas": [0.9, 0.999],
         }
         options |= {"hypernet_target_modules": ["attn:proj"], "hypernet_block_block_type": "simple_block", **(args or {})}
-        tensors = {
-            "backbone.head.weight": 0.1 * torch.randn(200, 64),
-            "backbone.head.bias": torch.randn(200),
-            "in_projections.attn:proj.weight": torch.randn(4, 64),
-            "out_projections.attn:proj.weight": 0.1 * torch.randn(64, 4),
-            **(state or {}),
-        }
+        tensors = {"backbone.head.weight": 0.1 * torch.randn(200, 64), "backbone.head.bias": torch.randn(200)}
+        tensors |= {IN: torch.randn(4, 64), OUT: 0.1 * torch.randn(64, 4), **(state or {})}
         checkpoint = {
             "epoch": 99,
             "arch": "test_vit.r160_in1k",
@@ -297,10 +294,7 @@ def test_several_targets_and_the_argument_names_of_the_published_code(write: Wri
 
 
 def test_half_precision_and_a_score_on_val(write: Write) -> None:
-    half = {
-        f"{side}_projections.attn:proj.weight": torch.ones(*shape).bfloat16()
-        for side, shape in (("in", (4, 64)), ("out", (64, 4)))
-    }
+    half = {IN: torch.ones(4, 64).bfloat16(), OUT: torch.ones(64, 4).bfloat16()}
     released = read_released(write(args={"evaluate": False}, state=half, epoch=24), "cub")
     assert {tensor.dtype for tensor in released.tensors.values()} == {torch.float32}
     assert (released.split, released.epochs, released.top1) == ("val", 25, 51.25)
@@ -308,8 +302,7 @@ def test_half_precision_and_a_score_on_val(write: Write) -> None:
 
 def test_local_weights_are_named_in_the_config(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    state = {"backbone.head.weight": torch.randn(200, 384), "in_projections.attn:proj.weight": torch.randn(4, 384)}
-    state["out_projections.attn:proj.weight"] = torch.randn(384, 4)
+    state = {"backbone.head.weight": torch.randn(200, 384), IN: torch.randn(4, 384), OUT: torch.randn(384, 4)}
     file = write(state=state, arch="vit_small_patch16_224.augreg_in21k")
     import_file(file, Path("run"), weights="vit_s.safetensors")
     cfg = Run.open(tmp_path / "run").config
@@ -400,15 +393,23 @@ def test_a_checkpoint_that_is_cut_short(part: float, write: Write) -> None:
         read_released(file, "cub")
 
 
-PROJECTION = "projections.attn:proj"
-NO = "is no checkpoint of GIFT that can be imported: "
+def of_targets(targets: list[str], pairs: list[str], width: int = 64, rank: int = 4, kept: bool = False) -> dict[str, Any]:
+    """A checkpoint whose arguments name some targets, and whose pairs are of others (and of attn:proj where it is kept)."""
+    tensors: dict[str, Any] = {} if kept else {IN: None, OUT: None}
+    for pair in pairs:
+        tensors |= {f"in_projections.{pair}.weight": torch.zeros(rank, width)}
+        tensors |= {f"out_projections.{pair}.weight": torch.zeros(width, rank)}
+    return {"args": {"hypernet_target_modules": targets}, "state": tensors}
+
+
+SCHEMA = {"state": {"hypernets.attn:proj.blocks.0.attn.qkv.weight": torch.zeros(48, 16)}}
+TRANSFORMER = {"args": {"hypernet_block_block_type": "transformer"}, "state": {"hypernets.attn:proj.0.norm": torch.zeros(2)}}
+TWO = ["attn:proj", "mlp:fc1"]
+HEAD_199 = {"backbone.head.weight": torch.zeros(199, 64), "backbone.head.bias": torch.zeros(199)}
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "another schema": (
-        {"args": {"hypernet_block_block_type": "transformer"}, "state": {"hypernets.attn:proj.0.norm": torch.zeros(2)}},
-        NO + "it was trained with gift_block_block_type='transformer'; expected 'simple_block'",
-    ),
+    "another schema": (TRANSFORMER, NO + "it was trained with gift_block_block_type='transformer'; expected 'simple_block'"),
     "parameters of a schema": (
-        {"state": {"hypernets.attn:proj.blocks.0.attn.qkv.weight": torch.zeros(48, 16)}},
+        SCHEMA,
         NO + "its state_dict has hypernets.attn:proj.blocks.0.attn.qkv.weight; expected the head, and one in_ and "
         "out_projections.<target>.weight per target (the simple block, without biases)",
     ),
@@ -416,73 +417,38 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"args": {"gift_block_act_layer": "gelu"}},
         NO + "it was trained with gift_block_act_layer='gelu'; expected 'identity'",
     ),
-    "a bias": (
-        {"state": {f"in_{PROJECTION}.bias": torch.zeros(4)}},
-        f"its state_dict has in_{PROJECTION}.bias; expected the head",
-    ),
-    "no psi": (
-        {"state": {f"out_{PROJECTION}.weight": None}},
-        f"its state_dict lacks out_{PROJECTION}.weight; expected the head",
-    ),
+    "a bias": ({"state": {BIAS: torch.zeros(4)}}, f"its state_dict has {BIAS}; expected the head"),
+    "no psi": ({"state": {OUT: None}}, f"its state_dict lacks {OUT}; expected the head"),
     "no head": ({"state": {"backbone.head.bias": None}}, "its state_dict lacks backbone.head.bias; expected"),
     "psi not transposed": (
-        {"state": {f"out_{PROJECTION}.weight": torch.zeros(4, 64)}},
+        {"state": {OUT: torch.zeros(4, 64)}},
         "attn:proj has in_projections (4, 64) and out_projections (4, 64); expected (r, d_in) and (d_in, r) with r = 4",
     ),
     "two ranks": (
-        {
-            "args": {"hypernet_target_modules": ["attn:proj", "mlp:fc1"]},
-            "state": {
-                "in_projections.mlp:fc1.weight": torch.zeros(2, 64),
-                "out_projections.mlp:fc1.weight": torch.zeros(64, 2),
-            },
-        },
+        of_targets(TWO, ["mlp:fc1"], rank=2, kept=True),
         "mlp:fc1 has in_projections (2, 64) and out_projections (64, 2); expected (r, d_in) and (d_in, r) with r = 4",
     ),
     "another width": (
-        {"state": {f"in_{PROJECTION}.weight": torch.zeros(4, 96), f"out_{PROJECTION}.weight": torch.zeros(96, 4)}},
+        of_targets(["attn:proj"], ["attn:proj"], width=96),
         "does not fit test_vit.r160_in1k: the adapter does not fit this model: gift.attn.proj.phi has shape (96, 4), the model "
         "expects (64, 4)",
     ),
     "integers": (
-        {"state": {f"in_{PROJECTION}.weight": torch.zeros(4, 64, dtype=torch.int64)}},
-        f"in_{PROJECTION}.weight is torch.int64 of shape (4, 64); expected floats",
+        {"state": {IN: torch.zeros(4, 64, dtype=torch.int64)}},
+        f"{IN} is torch.int64 of shape (4, 64); expected floats",
     ),
-    "one dimension": ({"state": {f"in_{PROJECTION}.weight": torch.zeros(64)}}, "of shape (64,); expected floats, weights in 2"),
+    "one dimension": ({"state": {IN: torch.zeros(64)}}, "of shape (64,); expected floats, weights in 2"),
     "no tensor": ({"state": {"backbone.head.bias": [0.0]}}, "backbone.head.bias is a list; expected a tensor"),
     "a shared pair": (
-        {
-            "args": {"hypernet_target_modules": ["attn:proj", "mlp:fc1"]},
-            "state": {
-                f"in_{PROJECTION}.weight": None,
-                f"out_{PROJECTION}.weight": None,
-                "in_projections.shared_projection.weight": torch.zeros(4, 64),
-                "out_projections.shared_projection.weight": torch.zeros(64, 4),
-            },
-        },
+        of_targets(TWO, ["shared_projection"]),
         "its pairs are of shared_projection, its args name attn:proj, mlp:fc1; expected one pair per target",
     ),
     "slices of qkv": (
-        {
-            "args": {"hypernet_target_modules": ["qkv"]},
-            "state": {
-                f"in_{PROJECTION}.weight": None,
-                f"out_{PROJECTION}.weight": None,
-                **{f"{side}_projections.{name}.weight": torch.zeros(4, 4) for side in ("in", "out") for name in "qv"},
-            },
-        },
+        of_targets(["qkv"], ["q", "v"], width=4),
         "its pairs are of q, v, its args name qkv; expected one pair per target",
     ),
     "unknown target": (
-        {
-            "args": {"hypernet_target_modules": ["attn:prj"]},
-            "state": {
-                f"in_{PROJECTION}.weight": None,
-                f"out_{PROJECTION}.weight": None,
-                "in_projections.attn:prj.weight": torch.zeros(4, 64),
-                "out_projections.attn:prj.weight": torch.zeros(64, 4),
-            },
-        },
+        of_targets(["attn:prj"], ["attn:prj"]),
         "does not fit test_vit.r160_in1k: target 'attn.prj' matches no layer; name one of attn.qkv",
     ),
     "lora": ({"args": {"method": "lora"}}, NO + "it was trained with method='lora'; expected 'gift'"),
@@ -502,10 +468,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "it was trained on vtab-dtd; expected one of CUB, nabirds, OxfordFlowers",
     ),
     "another dataset": ({"args": {"dataset": "StanfordDogs"}}, "was trained on dogs, not on cub; give dataset=dogs"),
-    "another class count": (
-        {"state": {"backbone.head.weight": torch.zeros(199, 64), "backbone.head.bias": torch.zeros(199)}},
-        "has a head of 199 classes; cub has 200",
-    ),
+    "another class count": ({"state": HEAD_199}, "has a head of 199 classes; cub has 200"),
     "a head of two minds": (
         {"state": {"backbone.head.bias": torch.zeros(199)}},
         "head.bias has shape (199,), the model expects (200,)",
@@ -532,21 +495,22 @@ def test_what_cannot_be_imported_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plain_timm_checkpoint(tmp_path: Path, tiny_vit: nn.Module) -> None:
-    file = tmp_path / "timm.pth"
-    state: dict[str, Tensor] = tiny_vit.state_dict()
-    for content, found in (
-        (state, "it holds cls_token, "),
-        ({"state_dict": state}, "its args are a NoneType"),
-        (
-            {"state_dict": state, "args": Namespace(model="test_vit")},
-            "its state_dict lacks backbone.head.weight, backbone.head.bias, ",
-        ),
-        ([state], "it holds list"),
-        ({}, "it holds nothing"),
-    ):
-        torch.save(content, file)
-        with pytest.raises(ConfigError, match=rf"timm.pth {NO}{found}") as caught:
-            read_released(file, "cub")
-        assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < 600
+FOREIGN = {
+    "it holds cls_token, ": lambda state: state,
+    "its args are a NoneType": lambda state: {"state_dict": state},
+    "its state_dict lacks backbone.head.weight, backbone.head.bias, ": lambda state: {
+        "state_dict": state,
+        "args": Namespace(model="test_vit"),
+    },
+    "it holds list": lambda state: [state],
+    "it holds nothing": lambda _: {},
+}
+
+
+@pytest.mark.parametrize("found", FOREIGN)
+def test_a_plain_timm_checkpoint(found: str, tmp_path: Path, tiny_vit: nn.Module) -> None:
+    torch.save(FOREIGN[found](tiny_vit.state_dict()), tmp_path / "timm.pth")
+    with pytest.raises(ConfigError, match=rf"timm.pth {NO}{found}") as caught:
+        read_released(tmp_path / "timm.pth", "cub")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600

@@ -20,7 +20,8 @@ from gift_vit.tracking.config import TrackerConfig
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, _wandb_id
 from tests.tracking.offline_run import recorded, without_account
 
-Log, Patch = pytest.LogCaptureFixture, pytest.MonkeyPatch
+Log = pytest.LogCaptureFixture
+Patch = pytest.MonkeyPatch
 OFFLINE, ONLINE = (TrackerConfig("wandb", "p", None, mode, log_adapter=False) for mode in ("offline", "online"))
 SPEED: Any = {"steps": 4, "seconds": 2.0, "images_per_s": 5.0}
 RECORDS = [
