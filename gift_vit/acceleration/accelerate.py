@@ -162,6 +162,7 @@ def _set_fused_attention(model: nn.Module, fused: bool) -> None:
 
 
 def _set_memory(model: nn.Module, memory: str) -> None:
+    vars(model)["recomputes"] = memory != "fast"  # what is computed anew in the backward pass cannot be recorded with it
     for module in model.modules():
         if hasattr(module, "set_mlp_recomputed"):
             module.set_mlp_recomputed(memory == "lean")  # pyright: ignore[reportCallIssue]

@@ -7,6 +7,7 @@ from gift_vit.common.checks import Options, at_least, one_of, pair, positive
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SCHEDULES = ("epoch", "step")
+STEP_GRAPH = ("auto", "on", "off")
 
 
 @dataclass
@@ -20,6 +21,7 @@ class TrainerConfig(Options, section="trainer"):
         eval_every: Score the validation split after every so many epochs, and after the last; 0: after the last only.
         precision: fp32, tf32, bf16 or fp16.
         compile: Run the model through ``torch.compile``.
+        step_graph: ``on``: a GPU repeats a recording of the whole step; ``off``; ``auto``: ``on`` where that can be.
     """
 
     epochs: Annotated[int, at_least(1)]
@@ -28,6 +30,7 @@ class TrainerConfig(Options, section="trainer"):
     eval_every: Annotated[int, at_least(0)]
     precision: Annotated[str, one_of(PRECISIONS)]
     compile: bool
+    step_graph: Annotated[str, one_of(STEP_GRAPH)]
 
 
 @dataclass

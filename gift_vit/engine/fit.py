@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,16 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.engine.state import Precision, Schedule, TrainingState, build_optimizer, load_checkpoint, save_checkpoint
+from gift_vit.engine.step import Step, build_step
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
-_LOSS_CHECK_STEPS = 50  # a GPU is asked for its losses this often, so that it does not wait for the host every step
+_WINDOW = 25  # steps whose losses a GPU sends together; they are looked at when the next ones are sent, and nothing waits
 
 
 class TrainBatches(Protocol):
@@ -42,10 +42,17 @@ class TrainBatches(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished training hands back: one record per epoch, and the training time over all starts in seconds."""
+    """What a finished training hands back.
+
+    Attributes:
+        history: One record per epoch.
+        seconds: Training time over all starts.
+        captured: Whether its steps were repetitions of a recording.
+    """
 
     history: list[EpochRecord]
     seconds: float
+    captured: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,20 @@ class FitInputs:
 
 
 class EpochLosses:
-    """The losses of an epoch's updates; one that is not finite ends the run."""
+    """The losses of an epoch's updates; one that is not finite ends the run.
+
+    On a CPU each is looked at when it is noted. A GPU is not waited for: it sends those of :data:`_WINDOW` updates at a time,
+    which are looked at when the next are sent, within 50 updates.
+    """
 
     def __init__(self, epoch: int, device: torch.device) -> None:
         self._epoch = epoch
-        self._check_every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
+        self._on_cpu = device.type == "cpu"
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
         self._checked = 0
+        self._arriving: Callable[[], Tensor] | None = None
+        self._known: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of updates."""
@@ -81,24 +94,50 @@ class EpochLosses:
         """Note the loss of an update, a detached scalar, which is the mean over ``images`` images.
 
         Raises:
-            RunError: If this or an earlier loss is not finite; a GPU is asked now and then only.
+            RunError: If this or an earlier loss is not finite.
         """
         self._losses.append(loss)
         self._sizes.append(images)
-        if len(self._losses) % self._check_every == 0:
-            self._check()
+        if self._on_cpu:
+            self._check([loss])
+        elif len(self._losses) % _WINDOW == 0:
+            if self._arriving is not None:
+                losses = self._arriving()
+                self._check(losses)
+                self._known = losses[-1]
+            self._arriving = _send(self._losses[-_WINDOW:])
+
+    def to_show(self) -> Tensor:
+        """The latest loss that can be read without waiting for the device; at the start of an epoch, one to wait for."""
+        return self._losses[-1] if self._known is None else self._known
 
     def mean(self) -> float:
         """The mean loss over the images; raises as :meth:`add` does."""
-        self._check()
+        losses = torch.stack(self._losses).double().cpu()
+        self._check(losses[self._checked :])
         weights = torch.tensor(self._sizes, dtype=torch.float64)
-        return float((torch.stack(self._losses).double().cpu() * weights).sum() / weights.sum())
+        return float((losses * weights).sum() / weights.sum())
 
-    def _check(self) -> None:
-        for step, loss in enumerate(self._losses[self._checked :], self._checked):
+    def _check(self, losses: Iterable[Tensor]) -> None:
+        for step, loss in enumerate(losses, self._checked):
             if not math.isfinite(loss):
                 raise RunError(f"the loss became {float(loss)} in epoch {self._epoch}, step {step}; {_CALMER}")
-        self._checked = len(self._losses)
+            self._checked = step + 1
+
+
+def _send(losses: list[Tensor]) -> Callable[[], Tensor]:
+    """Send losses from their device to the host; what is returned waits for them."""
+    sent = torch.stack(losses).to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event() if losses[0].is_cuda else None
+    if arrived is not None:
+        arrived.record()
+
+    def receive() -> Tensor:
+        if arrived is not None:
+            arrived.synchronize()
+        return sent
+
+    return receive
 
 
 def fit(
@@ -134,18 +173,19 @@ def fit(
             observer.resumed(list(progress.history))
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     forward: nn.Module = torch.compile(model) if trainer.compile else model  # pyright: ignore[reportAssignmentType]
+    step, logits = build_step(forward, optimizer, precision, trainer)
     last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):
         started = time.perf_counter()
         for observer in observers:
             observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
         model.train()
-        loss, lr, steps = _train_epoch(forward, inputs.train, epoch, schedule, precision, trainer, observers)
+        loss, lr, steps = _train_epoch(step, inputs.train, epoch, schedule, trainer.batch_size, observers)
         seconds = time.perf_counter() - started
         speed = inputs.train.num_images / seconds
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
-            scores = evaluate(forward, inputs.val, device, precision)
+            scores = evaluate(forward, inputs.val, device, precision, logits)
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         check_finite_weights(optimizer, epoch)
         progress.history.append(record)
@@ -154,7 +194,7 @@ def fit(
         save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
         for observer in observers:
             observer.epoch_done(record)
-    return FitResult(progress.history, progress.seconds)
+    return FitResult(progress.history, progress.seconds, step.captured)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
@@ -163,54 +203,18 @@ def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
 
 
 def _train_epoch(
-    model: nn.Module,
-    batches: TrainBatches,
-    epoch: int,
-    schedule: Schedule,
-    precision: Precision,
-    trainer: TrainerConfig,
-    observers: Sequence[Observer],
+    step: Step, batches: TrainBatches, epoch: int, schedule: Schedule, batch_size: int, observers: Sequence[Observer]
 ) -> tuple[float, float, int]:
     """One pass over the training images: the mean loss over images, the last learning rate, the number of updates."""
-    optimizer = schedule.optimizer
-    device = optimizer.param_groups[0]["params"][0].device
-    losses = EpochLosses(epoch, device)
+    losses = EpochLosses(epoch, schedule.optimizer.param_groups[0]["params"][0].device)
     lr = 0.0
-    for step, (images, labels) in enumerate(batches.epoch(epoch)):
-        lr = schedule.set_lr(epoch, step)
-        size = min(trainer.batch_size, batches.num_images - step * trainer.batch_size)  # of the batch, over all processes
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = torch.zeros((), device=device)
-        pieces = zip(images.chunk(trainer.grad_accumulation), labels.chunk(trainer.grad_accumulation), strict=True)
-        for piece, targets in pieces:
-            with precision.autocast():
-                logits = model(piece)
-            piece_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / size
-            precision.scaler.scale(piece_loss).backward()
-            loss += piece_loss.detach()
-        _sum_over_processes(loss, optimizer)
-        precision.scaler.step(optimizer)
-        precision.scaler.update()
-        optimizer.zero_grad()
-        losses.add(loss, size)
+    for number, (images, labels) in enumerate(batches.epoch(epoch)):
+        lr = schedule.set_lr(epoch, number)
+        size = min(batch_size, batches.num_images - number * batch_size)  # of the batch, over all processes
+        losses.add(step(images, labels, size), size)
         for observer in observers:
-            observer.step_done(loss, lr, size)
+            observer.step_done(losses.to_show(), lr, size)
     return losses.mean(), lr, len(losses)
-
-
-def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Turn a process's part of the loss (a scalar) and of the gradients into those of the whole batch, in place.
-
-    One sum after the backward pass instead of DistributedDataParallel, whose overlap of the two has nothing to gain from an
-    adapter's few kilobytes. In return layers may share parameters, parameters may have no gradient, and accumulation and
-    ``torch.compile`` see the bare model.
-    """
-    if distributed.world_size() == 1:
-        return
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = parameters_to_vector([loss, *gradients])
-    distributed.sum_over_processes(flat)
-    vector_to_parameters(flat, [loss, *gradients])
 
 
 def check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
@@ -257,11 +261,16 @@ class Tally:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: Precision
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    precision: Precision,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
-    Of several processes each scores the batches it is given; the evaluation is of all of them.
+    Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
+    logits where they are computed in another way than by calling it.
     """
     was_training = model.training
     model.eval()
@@ -269,7 +278,7 @@ def evaluate(
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():
-            logits = model(inputs)
+            logits = model(inputs) if forward is None else forward(inputs)
         tally.add(logits, labels)
     model.train(was_training)
     return tally.evaluation()

@@ -44,7 +44,7 @@ class Observer:
         """Epoch ``epoch`` (from 0) of ``epochs`` begins; it has ``images`` images."""
 
     def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
-        """An update was made; ``loss`` is a detached scalar, and reading it waits for the device."""
+        """An update was made; ``loss`` is a detached scalar: on a GPU the latest that can be read without waiting for it."""
 
     def epoch_done(self, record: EpochRecord) -> None:
         """An epoch is finished, checkpointed and, if it was due, scored.

@@ -88,10 +88,10 @@ class Precision:
             torch.backends.cudnn.allow_tf32 = name == "tf32"  # convolutions have a switch of their own, on by default
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
-    def autocast(self) -> torch.autocast:
-        """Context of the forward pass."""
-        enabled = self.autocast_dtype is not None
-        return torch.autocast(self.device_type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
+    def autocast(self, keep_casts: bool = True) -> torch.autocast:
+        """Context of the forward pass; ``keep_casts``: a trained parameter that is used twice in it is cast once."""
+        dtype = self.autocast_dtype
+        return torch.autocast(self.device_type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=keep_casts)
 
 
 @dataclass

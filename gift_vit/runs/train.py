@@ -219,6 +219,7 @@ def build_result(
     All processes of a run take part.
     """
     model, counts = training.model, count_parameters(training.model)
+    acceleration = training.acceleration | ({"step_graph": True} if fitted.captured else {})
     return Result(
         run=_run_record(cfg, training),
         data=_data_record(cfg, training.data),
@@ -232,7 +233,7 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
-        env={**describe_environment(training.device), "acceleration": training.acceleration},
+        env={**describe_environment(training.device), "acceleration": acceleration},
     )
 
 

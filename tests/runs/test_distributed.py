@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gift_vit.engine.fit as fit_module
+import gift_vit.engine.step as step_module
 from gift_vit.common import cli, distributed
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
@@ -71,7 +72,7 @@ def in_step(step: int, rank: int, act: Callable[[], None]) -> Sabotage:
     """Lets a process act before its update ``step``, counted from 0 over all epochs; the other one goes on."""
 
     def sabotage(own: int) -> None:
-        original, calls = fit_module._sum_over_processes, []
+        original, calls = step_module._sum_over_processes, []
 
         def patched(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
             if len(calls) == step and own == rank:
@@ -79,7 +80,7 @@ def in_step(step: int, rank: int, act: Callable[[], None]) -> Sabotage:
             calls.append(1)
             original(loss, optimizer)
 
-        setattr(fit_module, "_sum_over_processes", patched)  # noqa: B010 - in a fork, that ends with it
+        setattr(step_module, "_sum_over_processes", patched)  # noqa: B010 - in a fork, that ends with it
 
     return sabotage
 
@@ -164,13 +165,13 @@ def test_processes_draw_different_masks(configure: Configure, tmp_path: Path) ->
     cfg = configure(*SMALL, "trainer.batch_size=800", "trainer.epochs=1")
 
     def note(rank: int) -> None:
-        original = fit_module._sum_over_processes
+        original = step_module._sum_over_processes
 
         def patched(*arguments: Any) -> None:
             write_text(tmp_path / f"draw{rank}", str(torch.initial_seed()))
             original(*arguments)
 
-        setattr(fit_module, "_sum_over_processes", patched)  # noqa: B010
+        setattr(step_module, "_sum_over_processes", patched)  # noqa: B010
 
     assert run_on_two(cfg, note)[0] == [0, 0]
     seeds = [int((tmp_path / f"draw{rank}").read_text()) for rank in (0, 1)]
