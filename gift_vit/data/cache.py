@@ -57,14 +57,19 @@ class PreparedImages:
 
 
 class CachedImages:
-    """Prepared pixels out of an Arrow file on disk or in memory; read-only views, no copies."""
+    """Prepared pixels out of an Arrow file on disk or in memory; read-only views, no copies.
+
+    Attributes:
+        sizes: Height and width of every image in pixels, (len, 2).
+    """
 
     def __init__(self, file: Path | pa.Buffer, labels: NDArray[np.int64]) -> None:
         self.file = file
         self.labels = labels
         source = pa.memory_map(str(file)) if isinstance(file, Path) else file
         self._table = pa.ipc.open_file(source).read_all()
-        self._sizes = np.stack([self._table[side].to_numpy() for side in ("height", "width")], axis=1)
+        sides = [self._table[side].to_numpy() for side in ("height", "width")]
+        self.sizes: NDArray[np.int64] = np.stack(sides, axis=1).astype(np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Workers that are not forked map the file again, rather than being sent its content."""
@@ -76,7 +81,7 @@ class CachedImages:
     def __getitem__(self, index: int) -> tuple[Pixels, int]:
         chunk, row = divmod(index, _ROWS)
         buffer = self._table["pixels"].chunk(chunk)[row].as_buffer()
-        height, width = self._sizes[index]
+        height, width = self.sizes[index]
         dtype = np.uint8 if buffer.size == 3 * height * width else np.float32
         pixels = np.frombuffer(buffer, dtype).reshape(3, height, width)
         pixels.setflags(write=False)  # the file is mapped for reading
@@ -190,7 +195,7 @@ def _opened(file: Path, prepared: PreparedImages) -> CachedImages | None:
     except (pa.ArrowException, OSError) as error:
         log.warning("building %s anew: %s", file, " ".join(str(error).split()))
         return None
-    return cached if len(cached._sizes) == len(prepared) else None
+    return cached if len(cached.sizes) == len(prepared) else None
 
 
 class _Encoded(Dataset["dict[str, Any] | ConfigError"]):

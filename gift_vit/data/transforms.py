@@ -75,9 +75,19 @@ class ImageTransform:
 
     def finish(self, pixels: Pixels, generator: torch.Generator | None = None) -> Tensor:
         """Crop and flip prepared pixels by draws from ``generator`` (None: torch's own), to (3, S, S)."""
-        top, left = (self._offset(side - self.size, generator) for side in pixels.shape[1:])
+        top, left, flipped = self.place(pixels.shape[1], pixels.shape[2], generator)
         crop = pixels[:, top : top + self.size, left : left + self.size]
-        return torch.from_numpy((crop[:, :, ::-1] if self._is_flipped(generator) else crop).copy())
+        return torch.from_numpy((crop[:, :, ::-1] if flipped else crop).copy())
+
+    @property
+    def is_random(self) -> bool:
+        """Whether :meth:`place` draws random numbers."""
+        return self.random_crop or self.flip_probability > 0
+
+    def place(self, height: int, width: int, generator: torch.Generator | None = None) -> tuple[int, int, bool]:
+        """Where :meth:`finish` cuts prepared pixels of that size: top, left, and whether the cut is flipped."""
+        top, left = (self._offset(side - self.size, generator) for side in (height, width))
+        return top, left, self._is_flipped(generator)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Finished images (…, 3, S, S) as the backbone's input, float32, on the same device; float32 ones are overwritten."""

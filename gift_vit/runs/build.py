@@ -1,6 +1,8 @@
 """What a run is built from: its data, its model, its loaders, its device."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,11 +14,14 @@ from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
 from gift_vit.data.config import CacheSettings
-from gift_vit.data.loaders import EvalLoader, TrainLoader
+from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from gift_vit.engine.fit import Evaluation, evaluate
+from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method
+
+if TYPE_CHECKING:
+    from gift_vit.data.table import PixelTable
 
 
 def resolve_device(name: str) -> torch.device:
@@ -49,19 +54,26 @@ def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     return apply_method(model, cfg.method)
 
 
-def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainLoader:
+def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
-    pixels = _pixels(cfg, data, cfg.train_split, transform, reread=cfg.trainer.epochs > 1)
+    reread = cfg.trainer.epochs > 1
+    pixels = _pixels(cfg, data, cfg.train_split, transform, reread)
+    table = _table(pixels, device, reread)
+    if table is not None:
+        return table.train_batches(transform, cfg.trainer.batch_size, cfg.seed)
     return TrainLoader(pixels, transform, cfg.trainer.batch_size, cfg.loading.workers, cfg.seed, device)
 
 
 def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
-) -> EvalLoader:
+) -> Iterable[Batch]:
     """A split's images in order; ``reread`` says that they are gone through more than once."""
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
+    table = _table(pixels, device, reread)
+    if table is not None:
+        return table.eval_batches(transform, cfg.loading.eval_batch_size)
     return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
 
 
@@ -75,3 +87,12 @@ def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTra
     cache = CacheSettings(cfg.dataset.cache, Path(cfg.paths.cache_root), cfg.loading.workers)
     with distributed.main_first():  # it decodes the images into the cache
         return open_pixels(data, split, transform, cache, reread)
+
+
+def _table(pixels: PixelSource, device: torch.device, reread: bool) -> "PixelTable | None":
+    """The pixels on a GPU, where they are read more than once and it has the room."""
+    if device.type != "cuda" or not reread:
+        return None
+    from gift_vit.data.table import open_table  # a CPU has no use for it
+
+    return open_table(pixels, device)
