@@ -245,6 +245,11 @@ def drop_plan(block: Any) -> None:
         del block.plan, block.forward
 
 
+def compute(block: Any, x: Tensor) -> Tensor:
+    """What ``block.forward`` computes, as one function of any block that :func:`is_computable`."""
+    return type(block).forward(block, x) if plan_of(block) is None else _forward(block, x)
+
+
 def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
     """Tokens (B, N, d) to (B, N, d), or (B, 1, d) where only the class token is wanted; with a mask, as timm does."""
     plan: BlockPlan = block.plan

@@ -172,7 +172,8 @@ def fit(
         for observer in observers:
             observer.resumed(list(progress.history))
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
-    forward: nn.Module = torch.compile(model) if trainer.compile else model  # pyright: ignore[reportAssignmentType]
+    whole = trainer.compile and not getattr(model, "compiled_by_block", False)
+    forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
     step, logits = build_step(forward, optimizer, precision, trainer)
     last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):

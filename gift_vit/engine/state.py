@@ -73,7 +73,8 @@ class Precision:
     """One of :data:`PRECISIONS` on a device.
 
     ``fp32`` computes products in full float32; ``tf32`` lets a GPU round the factors of float32 products to TF32 (without
-    effect where there is no such unit); ``bf16`` and ``fp16`` use autocast with float32 parameters, ``fp16`` with loss scaling.
+    effect where there is no such unit); ``bf16`` and ``fp16`` use autocast with float32 parameters, ``fp16`` with loss scaling;
+    with ``bf16`` a GPU computes in TF32 what autocast leaves in float32.
 
     Creating one sets torch's process-wide float32 product precision.
     """
@@ -83,8 +84,10 @@ class Precision:
             raise ConfigError(f"unknown trainer.precision {name!r} (known: {', '.join(PRECISIONS)})")
         self.device_type = device.type
         self.autocast_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        if device.type == "cuda":
+        on_gpu = device.type == "cuda"
+        # what a GPU's autocast leaves in float32 is rounded to bf16 right after
+        torch.set_float32_matmul_precision("high" if name == "tf32" or (name == "bf16" and on_gpu) else "highest")
+        if on_gpu:
             torch.backends.cudnn.allow_tf32 = name == "tf32"  # convolutions have a switch of their own, on by default
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 

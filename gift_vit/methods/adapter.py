@@ -124,6 +124,9 @@ def merge_method(model: Model) -> Model:
     if spec.merge is None:
         reason = f": {spec.unmergeable}" if spec.unmergeable else ""
         raise ConfigError(f"method {spec.kind!r} cannot be merged into the backbone{reason}; keep the adapter beside it")
+    for name, value in vars(model).pop("held_in_bf16", {}).items():  # what training rounded, see acceleration/frozen.py
+        parameter = model.get_parameter(name)
+        parameter.data = value.to(parameter.device)
     spec.merge(model, config)
     delattr(model, _APPLIED)
     return model

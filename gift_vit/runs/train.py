@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gift_vit import __version__
-from gift_vit.acceleration.accelerate import accelerate
-from gift_vit.acceleration.speed import settle_speed
+from gift_vit.acceleration.speed import Work, prepare_to_train, settle_speed
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
 from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
@@ -90,10 +89,10 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
         # ---- Data and model.
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
-        cfg = _with_speed_settled(cfg, device)
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
-        acceleration = accelerate(model.to(device), cfg.compute, cfg.trainer)
+        cfg = _with_speed_settled(cfg, device, model, data)
+        acceleration = prepare_to_train(model.to(device), cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
         reset_peaks(device)
 
         # ---- What is about to be trained.
@@ -175,12 +174,15 @@ def _check_same_config(cfg: RunConfig, run: Run) -> None:
         )
 
 
-def _with_speed_settled(cfg: RunConfig, device: torch.device) -> RunConfig:
+def _with_speed_settled(cfg: RunConfig, device: torch.device, model: nn.Module, data: VisionDataset) -> RunConfig:
     """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
     if cfg.compute.speed == "exact":
         return cfg
-    begun = (cfg.folder / CHECKPOINT).is_file()
-    trainer = Run.open(cfg.folder).config.trainer if begun else settle_speed(cfg.trainer, cfg.compute, device)
+    if (cfg.folder / CHECKPOINT).is_file():
+        trainer = Run.open(cfg.folder).config.trainer
+    else:
+        images = (cfg.stop_epoch or cfg.trainer.epochs) * sum(len(part) for part in data.parts(cfg.train_split))
+        trainer = settle_speed(cfg.trainer, cfg.compute, device, Work.of(model, images, Path(cfg.paths.cache_root)))
     settled = {"precision": trainer.precision, "compile": trainer.compile}
     log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
     values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled}}

@@ -1,12 +1,14 @@
 """What ``trainer.speed=auto`` settles on, by machine."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from gift_vit.acceleration import speed
-from gift_vit.acceleration.speed import settle_speed
+from gift_vit.acceleration.speed import Work, settle_speed
 from gift_vit.common import environment
 from gift_vit.engine.config import TrainerConfig
 from tests.acceleration.settings import configs
@@ -14,8 +16,11 @@ from tests.acceleration.settings import configs
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def settled(device: torch.device, **values: Any) -> TrainerConfig:
-    return settle_speed(*configs(**values), device)
+LONG = Work(images=5_994 * 100, gflop=34.0, cached=False)  # a ViT-B on CUB
+
+
+def settled(device: torch.device, work: Work = LONG, **values: Any) -> TrainerConfig:
+    return settle_speed(*configs(**values), device, work)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +43,31 @@ def test_a_gpu(capability: tuple[int, int], compiler: str | None, expected: Any,
     monkeypatch.setattr(speed.shutil, "which", lambda _: compiler)
     trainer = settled(GPU, speed="auto", precision="tf32")
     assert (trainer.precision, trainer.compile) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "gflop", "cached", "compiles"),
+    [
+        (5_994 * 100, 34.0, False, True),
+        (5_994 * 25, 34.0, False, False),
+        (1_000 * 100, 34.0, False, False),
+        (1_000 * 100, 34.0, True, True),  # the compiler has a cache
+        (100 * 100, 34.0, True, False),
+        (5_994 * 100, 0.1, False, False),  # small models have little to save
+    ],
+)
+def test_a_gpu_compiles_where_the_images_repay_it(
+    images: int, gflop: float, cached: bool, compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(speed.shutil, "which", lambda _: "/usr/bin/gcc")
+    assert settled(GPU, Work(images, gflop, cached), speed="auto").compile == compiles
+
+
+def test_the_work_of_a_forward_pass(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        base = timm.create_model("vit_base_patch16_224")
+    assert Work.of(base, 1, tmp_path).gflop == pytest.approx(34, abs=0.5)
 
 
 def test_exact_leaves_what_is_given() -> None:
