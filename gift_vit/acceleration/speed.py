@@ -91,7 +91,8 @@ def settle_speed(trainer: TrainerConfig, compute: ComputeConfig, device: torch.d
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         fast_bf16 = capability >= _AMPERE
-        compiles = shutil.which(os.environ.get("CC", "gcc")) is not None and work.repays_compiling
+        possible = shutil.which(os.environ.get("CC", "gcc")) is not None and not trainer.deterministic
+        compiles = possible and work.repays_compiling
     else:
         fast_bf16, compiles = bool(_BF16_FLAGS & cpu_flags()), trainer.compile
     return replace(trainer, precision="bf16" if fast_bf16 else trainer.precision, compile=compiles)

@@ -11,7 +11,7 @@ from gift_vit.config.compose import flatten
 # are the same run; what lies under dataset.root is compared by the data's fingerprint.
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
-    *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph"),
+    *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
     *("dataset.root", "dataset.prepare", "dataset.cache"),
 )
 # With trainer.speed=auto the machine chooses these.

@@ -40,7 +40,9 @@ _SCALARS = ("seed", "phase", "run_name")
 _PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
-_ADDED = {"trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto"}}
+_ADDED = {
+    "trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto", "deterministic": False}
+}
 
 
 def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = None) -> RunConfig:

@@ -22,6 +22,7 @@ class TrainerConfig(Options, section="trainer"):
         precision: fp32, tf32, bf16 or fp16.
         compile: Run the model through ``torch.compile``.
         step_graph: ``on``: a GPU repeats a recording of the whole step; ``off``; ``auto``: ``on`` where that can be.
+        deterministic: Bit-identical repeats on one GPU; slower.
     """
 
     epochs: Annotated[int, at_least(1)]
@@ -31,6 +32,7 @@ class TrainerConfig(Options, section="trainer"):
     precision: Annotated[str, one_of(PRECISIONS)]
     compile: bool
     step_graph: Annotated[str, one_of(STEP_GRAPH)]
+    deterministic: bool
 
 
 @dataclass

@@ -3,6 +3,9 @@
 A checkpoint holds everything the next epoch depends on, and is written atomically.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,6 +98,24 @@ class Precision:
         """Context of the forward pass; ``keep_casts``: a trained parameter that is used twice in it is cast once."""
         dtype = self.autocast_dtype
         return torch.autocast(self.device_type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=keep_casts)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Within it, torch takes deterministic algorithms alone, the backward pass of attention included, or raises.
+
+    cuBLAS reads its setting when a GPU is first used: enter before that.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        memory.fill_uninitialized_memory = before[1]
 
 
 @dataclass

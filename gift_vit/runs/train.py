@@ -28,6 +28,7 @@ from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.loaders import mix_seed
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
+from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
@@ -88,6 +89,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             stack.enter_context(recorded(folder))
 
         # ---- Data and model.
+        if cfg.trainer.deterministic:
+            stack.enter_context(deterministic())
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
@@ -221,7 +224,8 @@ def build_result(
     All processes of a run take part.
     """
     model, counts = training.model, count_parameters(training.model)
-    acceleration = training.acceleration | ({"step_graph": True} if fitted.captured else {})
+    used = {"step_graph": fitted.captured, "deterministic": cfg.trainer.deterministic}
+    acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training),
         data=_data_record(cfg, training.data),

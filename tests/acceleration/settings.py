@@ -12,7 +12,7 @@ from gift_vit.engine.config import TrainerConfig
 DEFAULTS = {
     **{"epochs": 1, "batch_size": 8, "grad_accumulation": 1, "eval_every": 1, "precision": "fp32", "compile": False},
     **{"device": "cpu", "drop_path_rate": 0.0, "cls_last_block": "auto", "memory": "fast", "speed": "exact"},
-    **{"step_graph": "auto"},
+    **{"step_graph": "auto", "deterministic": False},
 }
 
 

@@ -61,7 +61,9 @@ def test_a_gpu_compiles_where_the_images_repay_it(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(speed.shutil, "which", lambda _: "/usr/bin/gcc")
-    assert settled(GPU, Work(images, gflop, cached), speed="auto").compile == compiles
+    work = Work(images, gflop, cached)
+    assert settled(GPU, work, speed="auto").compile == compiles
+    assert not settled(GPU, work, speed="auto", deterministic=True).compile
 
 
 def test_the_work_of_a_forward_pass(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def optim() -> OptimConfig:
 
 def trainer(**changes: Any) -> TrainerConfig:
     values: dict[str, Any] = {"epochs": 4, "batch_size": 16, "grad_accumulation": 1, "eval_every": 1, "precision": "fp32"}
-    return TrainerConfig(**(values | {"compile": False, "step_graph": "auto"} | changes))
+    return TrainerConfig(**(values | {"compile": False, "step_graph": "auto", "deterministic": False} | changes))
 
 
 def network(dropout: float = 0.0) -> nn.Module:

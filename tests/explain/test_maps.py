@@ -256,7 +256,7 @@ def test_a_choice_that_does_not_fit_is_an_error(
 def test_an_accelerated_model_has_the_same_maps(tiny_vit: nn.Module, target: str) -> None:
     model, images = with_gift(tiny_vit, target).eval(), some_images()
     expected, logits = explain(model, images).post, model(images)
-    accelerate(model, ComputeConfig("cpu", 0.0, "on", "fast", "exact"), TrainerConfig(1, 2, 1, 1, "fp32", False, "off"))
+    accelerate(model, ComputeConfig("cpu", 0.0, "on", "fast", "exact"), TrainerConfig(1, 2, 1, 1, "fp32", False, "off", False))
     assert_close(explain(model, images).post, expected)
     assert_close(model(images), logits)
     assert model.get_submodule("blocks")(torch.zeros(2, 5, 64, dtype=torch.float64)).shape == (2, 1, 64), "it is on again"
