@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo test test-all test-vtab test-slurm bench bench-data check fix smoke config tables report mini-chain explain-mini
+.PHONY: help setup demo test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test-vtab: $(READY)  ## install TensorFlow and compare VTAB-1k's preparation and
 test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root, slurm-wlm and munge
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { echo "error: type: apt-get install slurm-wlm munge"; exit 2; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-gpu: $(READY)  ## what needs a CUDA device; docs/speed.md says how on a bare machine
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes a minute
 	$(BIN)/python -m experiments.bench $(ARGS)

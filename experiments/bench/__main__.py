@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.bench.variants import QUICK, choose_variants
+from experiments.bench.variants import NEEDS_GPU, QUICK, SLOW_TO_COMPILE, choose_variants
 from gift_vit.common import cli
 
 FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
@@ -13,13 +13,13 @@ FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
 class Arguments:
     """Time and memory of a training step and of inference, measured in turns in one run.
 
-        python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[8,32,64]] [variants=[gift,reference]]
+        python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[32,64]] [variants=[gift,reference]]
                                     [rounds=7] [device=auto] [out=outputs/bench]
 
     Attributes:
         quick: a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
         model: a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
-        batch_sizes: images in a step
+        batch_sizes: images in a step; 8, 32 and 64 on a CPU, 32 and 64 on a GPU
         variants: only these (an unknown name lists all); without it all that make sense on the device
         rounds: how often each variant has its turn
         device: auto, cpu, cuda or cuda:1
@@ -48,19 +48,24 @@ def bench(arguments: Arguments) -> None:
     from experiments.bench.report import commit_line, machine, records, table, write
 
     architecture = arguments.model or (SMALL if quick else FULL)
-    sizes, rounds = arguments.batch_sizes or ([8] if quick else [8, 32, 64]), arguments.rounds or (3 if quick else 7)
-    if device.type == "cpu":
-        variants = [variant for variant in variants if variant.precision != "tf32" and not variant.cuda_graphs]
-    found = [figures for size in sizes for figures in measure(variants, architecture, size, rounds, device)]
+    usual = [8, 32, 64] if device.type == "cpu" else [32, 64]
+    sizes, rounds = arguments.batch_sizes or ([8] if quick else usual), arguments.rounds or (3 if quick else 7)
+    left_out = NEEDS_GPU if device.type == "cpu" else SLOW_TO_COMPILE if arguments.variants is None else set()
+    variants = [variant for variant in variants if variant.name not in left_out]
     precisions = {variant.precision for variant in variants}
     rates = {(p, size): matmul_rate(p, architecture, size, device) for p in precisions for size in sizes}
     facts, described = machine(device)
-    lines = records(found, rates, {"model": architecture, **facts})
     title = f"{architecture} on {described}; {rounds} rounds"
     rated = ", ".join(f"{p} at batch {size}: {rate / 1e9:,.0f}" for (p, size), rate in sorted(rates.items()))
-    markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", commit_line(facts))
+    markdown, before = "", []
+    for size in sizes:
+        found = []
+        for found in measure(variants, architecture, size, rounds, device):
+            lines = records([*before, *found], rates, {"model": architecture, **facts})
+            markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", commit_line(facts))
+            write(lines, markdown, Path(arguments.out), title)
+        before += found
     print(markdown, end="")
-    write(lines, markdown, Path(arguments.out), title)
 
 
 def main() -> None:

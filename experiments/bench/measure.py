@@ -1,6 +1,6 @@
 """Measuring variants in turns: what a step costs, how long it takes, what the device could do."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,8 @@ from torch.utils.benchmark import Measurement, Timer
 from experiments.bench.cost import inference_flops, training_cost
 from experiments.bench.models import NUM_CLASSES, build
 from experiments.bench.variants import Variant
+from gift_vit.acceleration.compiling import compile_blocks
+from gift_vit.engine.capture import CapturedStep, CudaCapture
 from gift_vit.engine.state import Precision
 from gift_vit.explain.maps import explain
 
@@ -50,7 +52,7 @@ class Figures:
 @dataclass
 class _Runner:
     variant: Variant
-    step: Callable[[], None]
+    step: Callable[[], object]
     flops: int
     saved_bytes: int | None
     peak_bytes: int | None
@@ -59,8 +61,11 @@ class _Runner:
 
 def measure(
     variants: Sequence[Variant], architecture: str, batch_size: int, rounds: int, device: torch.device
-) -> list[Figures]:
-    """Time the variants in turns, A B C A B C …, after a warm-up; the frozen weights are shared by all."""
+) -> Iterator[list[Figures]]:
+    """Time the variants in turns, A B C A B C …, after a warm-up; the frozen weights are shared by all.
+
+    Yields what is known after each round, so that a measurement that is cut off leaves what it has.
+    """
     images = torch.randn(batch_size, 3, *input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
     frozen = dict(build(Variant("", "plain"), architecture, device).named_parameters())
     runners = [_prepare(variant, architecture, images, frozen) for variant in variants]
@@ -69,12 +74,13 @@ def measure(
             Precision(runner.variant.precision, device)  # the process's float32 precision, which the variant before has set too
             timer = Timer("step()", globals={"step": runner.step}, num_threads=torch.get_num_threads())
             runner.times.append(timer.timeit(1))
-    return [_figures(runner, batch_size) for runner in runners]
+        yield [_figures(runner, batch_size) for runner in runners]
 
 
 def matmul_rate(precision: str, architecture: str, batch_size: int, device: torch.device) -> float:
     """Operations per second of the device in the ViT's largest product, (B N, d) × (d, 4 d), in a precision's number format."""
-    model = build(Variant("", "plain"), architecture, device)
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
     width, tokens = model.get_parameter("pos_embed").shape[-1], model.get_parameter("pos_embed").shape[-2]
     own = Precision(precision, device)
     dtype = own.autocast_dtype or torch.float32
@@ -97,14 +103,19 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     model = build(variant, architecture, device, frozen)
     flops, saved_bytes = step_cost(variant, model, images)
-    if variant.compiled:
+    if variant.compiled and variant.captured:
+        assert compile_blocks(model)
+    elif variant.compiled:
         model.compile(fullgraph=True, mode="reduce-overhead" if variant.cuda_graphs else None)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # what is recorded takes its memory when that is made
     step = training_step(variant, model, images) if variant.training else inference_step(variant, model, images)
     for _ in range(WARM_UP):
         step()
     peak_bytes = None
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        if not (variant.captured or variant.cuda_graphs):
+            torch.cuda.reset_peak_memory_stats(device)
         step()
         torch.cuda.synchronize(device)
         shared = sum(
@@ -124,11 +135,14 @@ def step_cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, 
     return cost.flops, None if variant.compiled else cost.saved_bytes
 
 
-def training_step(variant: Variant, model: nn.Module, images: Tensor) -> Callable[[], None]:
+def training_step(variant: Variant, model: nn.Module, images: Tensor) -> Callable[[], object]:
     """One update of the trainable parameters by AdamW, its result waited for."""
     precision = Precision(variant.precision, images.device)
     labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
     optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, fused=True)
+    if variant.captured:
+        repeat = CapturedStep(model, optimizer, precision, len(images), CudaCapture(images.device), images)
+        return lambda: repeat(images, labels, len(images)).item()
 
     def step() -> None:
         with precision.autocast():

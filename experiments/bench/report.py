@@ -36,8 +36,12 @@ def commit_line(facts: Mapping[str, Any]) -> str:
 
 
 def yardsticks(figures: Sequence[Figures]) -> dict[tuple[int, bool], Figures]:
-    """By batch size and whether it is training: the reference form in fp32, or timm's own model in inference."""
-    names = {True: REFERENCE, False: f"{PLAIN}, inference"}
+    """By batch size and whether it is training: the reference form, or timm's own model in inference.
+
+    The reference is in TF32, as its authors train, where that was measured; otherwise in fp32.
+    """
+    own = f"{REFERENCE} tf32" if any(f.variant.name == f"{REFERENCE} tf32" for f in figures) else REFERENCE
+    names = {True: own, False: f"{PLAIN}, inference"}
     return {(f.batch_size, f.variant.training): f for f in figures if f.variant.name == names[f.variant.training]}
 
 
@@ -93,8 +97,9 @@ def table(found: Sequence[Mapping[str, Any]], caption: str, provenance: str) -> 
     notes = (
         "Step: one update of the trainable parameters (training) or one forward pass (inference); median and interquartile "
         "range over the rounds, in which the variants take turns.",
-        f"× reference: median over the rounds of the ratio to {REFERENCE!r} (GIFT as its authors' code computes it, fp32, "
-        f"timm's forward), in inference to {PLAIN!r}. {FLOOR}: a frozen backbone that only passes a gradient through.",
+        f"× reference: median over the rounds of the ratio to {REFERENCE!r} (GIFT as its authors' code computes it, timm's "
+        f"forward; fp32, or TF32 where there is a line of it), in inference to {PLAIN!r}. {FLOOR}: a frozen backbone that only "
+        "passes a gradient through.",
         "% of product: FLOP/s as a share of what the device reaches in the model's largest matrix product in the same "
         "precision. Saved: kept for the backward pass, parameters left out. Device: peak of its memory, parameters included.",
     )

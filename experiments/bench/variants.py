@@ -20,6 +20,8 @@ class Variant:
         accelerated: With what :func:`gift_vit.acceleration.accelerate.accelerate` does; otherwise as timm computes.
         compiled: By ``torch.compile``, as one graph.
         cuda_graphs: Compiled, and its kernels launched as CUDA graphs (mode ``reduce-overhead``).
+        captured: The whole step recorded as one CUDA graph; with frozen products held in bf16 where that is the precision, and
+            ``compiled`` by block: as a run on a GPU is.
         drop_path: Drop path rate.
         training: A training step; otherwise a forward pass in eval mode.
         merged: With the adapter merged.
@@ -33,6 +35,7 @@ class Variant:
     accelerated: bool = True
     compiled: bool = False
     cuda_graphs: bool = False
+    captured: bool = False
     drop_path: float = 0.0
     training: bool = True
     merged: bool = False
@@ -74,6 +77,11 @@ VARIANTS = (
     Variant("gift bf16 compiled", "gift", precision="bf16", compiled=True),
     Variant("gift bf16 CUDA graphs", "gift", precision="bf16", compiled=True, cuda_graphs=True),
     _timm("reference tf32", REFERENCE, precision="tf32"),
+    _timm("reference tf32 captured", REFERENCE, precision="tf32", captured=True),
+    Variant("gift bf16 captured", "gift", precision="bf16", captured=True),
+    Variant("gift bf16 compiled captured", "gift", precision="bf16", compiled=True, captured=True),
+    Variant("gift bf16 compiled captured, drop path", "gift", precision="bf16", compiled=True, captured=True, drop_path=0.1),
+    Variant("lora bf16 captured", "lora", precision="bf16", captured=True),
     _inference("plain, inference", PLAIN, accelerated=False),
     _inference("gift merged, inference", "gift", merged=True),
     _inference("gift, inference", "gift"),
@@ -82,6 +90,8 @@ VARIANTS = (
     _inference("vpt_deep, inference", "vpt_deep", accelerated=False),
     _inference("reference, inference", REFERENCE, accelerated=False),
 )
+NEEDS_GPU = {v.name for v in VARIANTS if v.precision == "tf32" or v.cuda_graphs or v.captured}
+SLOW_TO_COMPILE = {"gift compiled", "floor bf16 compiled"}  # left out on a GPU unless they are named
 QUICK = ("reference", "floor", "gift", "gift lean", "lora", "linear", "gift bf16", "plain, inference", "gift merged, inference")
 
 
