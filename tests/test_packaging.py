@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def command(installed: Path, folder: Path, *words: str, **env: str) -> Ended:
+def command(installed: Path, folder: Path, *words: str, **env: Any) -> Ended:
     done = run_module(*words, cwd=folder, fresh=True, PYTHONPATH=str(installed), **env)
     assert done.returncode == 0, done.stderr
     return done

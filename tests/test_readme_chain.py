@@ -67,7 +67,7 @@ def demo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 def run(command: Command, folder: Path, *more: str, code: int = 0, **env: str) -> Ended:
     """A command with further words in a folder."""
-    settings = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **env}
+    settings: dict[str, Any] = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **env}
     done = run_module(command.module, *command.arguments, *more, cwd=folder, timeout=SECONDS, **settings)
     assert done.returncode == code, f"{command}: {done.stderr}"
     return done

@@ -61,9 +61,9 @@ class Recorder(Observer):
         self.records.append(record)
 
 
-def optim() -> OptimConfig:
+def optim(lr: float = 0.01) -> OptimConfig:
     schedule: Any = {"warmup_epochs": 1, "warmup_lr": 1e-7, "min_lr": 1e-6, "schedule": "step"}
-    return OptimConfig(lr=0.01, weight_decay=0.1, betas=[0.9, 0.999], eps=1e-8, **schedule)
+    return OptimConfig(lr=lr, weight_decay=0.1, betas=[0.9, 0.999], eps=1e-8, **schedule)
 
 
 def trainer(**changes: Any) -> TrainerConfig:

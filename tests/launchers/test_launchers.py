@@ -84,7 +84,8 @@ def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launc
         assert [run.state for run in runs] == ["running", "running"]
         process.send_signal(number)
         ended = process.wait(60)
-    assert ended.returncode == 130, ended
+    aborted = launcher == "ray" and ended.returncode == -signal.SIGABRT  # by Ray's own handler of SIGTERM
+    assert ended.returncode == 130 or aborted, ended
     assert "Traceback" not in ended.stdout + ended.stderr
     until(lambda: "running" not in {run.state for run in runs})
     assert [(run.state, run.reason) for run in runs] == [("interrupted", "")] * 2
