@@ -1,3 +1,3 @@
 """Parameter-efficient fine-tuning of Vision Transformers, built around GIFT."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"

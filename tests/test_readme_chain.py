@@ -53,16 +53,22 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def demo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def demo(workplace: Path) -> Ended:
     """What ``make demo`` starts, with one epoch and a sixth of the images."""
-    few = tmp_path_factory.mktemp("digits") / "few.csv"
-    np.savetxt(few, np.loadtxt(digits._digits_file(), delimiter=",")[:300], delimiter=",")
     [started] = commands_of_target("demo", workplace)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "_digits_file", lambda: few)
-        patch.setattr(digits, "TEST_SIZE", 100)
-        patch.setattr(digits, "VAL_SIZE", 100)
+        few_digits(patch, workplace)
         return run(started, workplace, "epochs=1")
+
+
+def few_digits(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the digits be the first 300."""
+    few = folder / "few.csv"
+    if not few.is_file():
+        np.savetxt(few, np.loadtxt(digits._digits_file(), delimiter=",")[:300], delimiter=",")
+    patch.setattr(digits, "_digits_file", lambda: few)
+    patch.setattr(digits, "TEST_SIZE", 100)
+    patch.setattr(digits, "VAL_SIZE", 100)
 
 
 def run(command: Command, folder: Path, *more: str, code: int = 0, **env: str) -> Ended:
@@ -196,6 +202,7 @@ def test_python_blocks(
     """
     if "outputs/demo" in block.text:
         request.getfixturevalue("demo")
+        few_digits(monkeypatch, workplace)
     monkeypatch.chdir(workplace)
     exec(compile(block.text.replace("pretrained=True", "pretrained=False"), block.page, "exec"), {"__name__": "some"})
     shown = capsys.readouterr().out
