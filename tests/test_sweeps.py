@@ -1,4 +1,7 @@
-"""Sweeps from the command line inwards, on runs that only write down what they were."""
+"""Sweeps from the command line inwards, on runs that only write down what they were.
+
+Each job is composed twice, a quarter of a second of CPU: sweeps of six jobs and more take over 3 s.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

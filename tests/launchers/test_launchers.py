@@ -1,4 +1,7 @@
-"""Sweeps whose runs a launcher starts in other processes of this machine, as a person types them."""
+"""Sweeps whose runs a launcher starts in other processes of this machine, as a person types them.
+
+Each is a sweep of two or three real runs, some of them twice: over 3 s.
+"""
 
 import json
 import os
@@ -78,7 +81,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launcher: str, number: signal.Signals) -> None:
     if (launcher, number) == ("ray", signal.SIGTERM):
-        pytest.skip("Ray's own handler of SIGTERM aborts the command, and its workers go on")
+        pytest.skip("Ray has a handler of SIGTERM of its own, which ends the command with another code")
     words = words_of(launcher, "trainer.epochs=5000", "seed=0,1,2")
     with start(*words, cwd=tmp_path, fresh=launcher != "processes") as process:
         process.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)

@@ -1,4 +1,7 @@
-"""One run from its configuration to its record: what it leaves, what it refuses, and what interruptions and failures leave."""
+"""One run from its configuration to its record: what it leaves, what it refuses, and what interruptions and failures leave.
+
+A run of three epochs takes a second or more: tests that compare several take over 3 s.
+"""
 
 import json
 import logging
