@@ -1,28 +1,18 @@
-"""Image trees with split lists: small trees, and the class maps of the five real FGVC lists."""
+"""Image trees with split lists. The five real FGVC lists are read in ``tests/data_prep/test_fgvc_real_lists.py``."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data import base
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import SplitListsConfig
 
 Make = Callable[..., Any]
-
-FGVC = [  # folder, classes, train, val, test, one class name
-    ("cub", 200, 5394, 600, 5794, "001.Black_footed_Albatross"),
-    ("nabirds", 555, 21536, 2393, 24633, "0295"),
-    ("oxfordflowers", 102, 1020, 1020, 6149, "1"),
-    ("stanfordcars", 196, 7329, 815, 8041, "1"),
-    ("stanforddogs", 120, 10800, 1200, 8580, "n02085620-Chihuahua"),
-]
 
 
 def write(root: Path, lists: dict[str, Any], with_images: bool = True) -> Path:
@@ -55,24 +45,6 @@ def test_one_class_map_for_all_splits_and_string_ids_sort_as_strings(tmp_path: P
     dataset = build_dataset(make_config(SplitListsConfig, root=write(tmp_path / "strings", lists)))
     assert dataset.class_names == ["009", "10", "9"]
     assert dataset.split("train").labels.tolist() == [2, 1]
-
-
-@pytest.mark.parametrize("listed", FGVC, ids=lambda listed: listed[0])
-def test_the_papers_lists(
-    shared_data: Path, tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, listed: tuple[Any, ...]
-) -> None:
-    folder, classes, *sizes, name = listed
-    monkeypatch.setattr(base, "_stat_files", lambda _, paths: dict.fromkeys(paths, (0, 0)))  # the images are elsewhere
-    lists_dir = shared_data / "fgvc_splits" / folder
-    cfg = make_config(SplitListsConfig, root=tmp_path, image_root=".", splits_dir=lists_dir, num_classes=classes)
-    dataset = build_dataset(cfg)
-    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == sizes
-    assert dataset.class_names is not None
-    assert (len(dataset.class_names), dataset.class_names[0]) == (classes, name)
-    lists = {split: json.loads((lists_dir / f"{split}.json").read_text()) for split in dataset.splits}
-    ids = np.unique(np.concatenate([list(labelled.values()) for labelled in lists.values()]))
-    for split, labelled in lists.items():
-        np.testing.assert_array_equal(ids[dataset.split(split).labels], list(labelled.values()))
 
 
 def test_the_fingerprint_sees_sizes_and_labels(tmp_path: Path, make_config: Make) -> None:

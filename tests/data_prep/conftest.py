@@ -1,5 +1,6 @@
 """What the tests of preparing data share: a server, small FGVC datasets on it, tiny TFDS datasets, commands in this process."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -38,6 +39,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Takes a size such as ``150k``; an empty file system of that size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: str) -> Path:
+        if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size={size} none {disk} 2>/dev/null") != 0:
+            pytest.skip("mounting a small file system needs root")
+        return disk
+
+    yield mount
+    os.system(f"umount {disk} 2>/dev/null")
 
 
 @pytest.fixture
