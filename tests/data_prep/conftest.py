@@ -15,7 +15,7 @@ from tests.data_prep.fgvc_bench import Bench
 from tests.data_prep.http_server import FileServer
 
 if TYPE_CHECKING:
-    from tests.data_prep.tiny_tfds import Tiny, TinyDataset
+    from tests.data_prep.tiny_tfds import TinyDataset
 
 
 # The comparisons with TFDS and with the benchmark's known ids take a minute of CPU: `make test-all`, and CI when files changed.
@@ -89,14 +89,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> "TinyDataset":
-    """Takes a builder's name; its ArrayRecord dataset of random examples, just large enough for the builder's tasks."""
+    """Takes a builder's name; its original files, and the ArrayRecord dataset that TFDS makes of them."""
     pytest.importorskip("tensorflow_datasets")
-    from tests.data_prep.tiny_tfds import SIZES, Tiny, prepare_random
+    from tests.data_prep.tiny_tfds import make_tiny
 
-    data_dir = tmp_path_factory.mktemp("tfds")
-
-    @cache
-    def build(name: str) -> "Tiny":
-        return Tiny(data_dir, prepare_random(name, SIZES[name], data_dir))
-
-    return build
+    return cache(lambda name: make_tiny(name, tmp_path_factory.mktemp(name)))

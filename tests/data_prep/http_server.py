@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-import pytest
-
 PIECE = 16 * 1024
 
 
@@ -76,13 +74,11 @@ class FileServer:
 
     @contextmanager
     def running(self) -> Iterator["FileServer"]:
-        """Answer, in threads and around any proxy, until the end of the block."""
+        """Answer, in threads, until the end of the block."""
         thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            with pytest.MonkeyPatch.context() as environment:
-                environment.setenv("NO_PROXY", "127.0.0.1")
-                yield self
+            yield self
         finally:
             self.released.set()
             self._http.shutdown()

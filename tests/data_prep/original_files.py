@@ -4,13 +4,12 @@ import gzip
 import io
 import json
 import struct
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import google_crc32c
 import h5py
 import numpy as np
 import scipy.io
@@ -18,13 +17,12 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.vtab.original import names
 from data_prep.vtab.records import Key
-from tests.data_prep.tiny_tfds import framed
+from tests.data_prep.archive_trees import tar_of, zip_of
 from tests.data_prep.vtab_origins import encode
 
 # split → key → (stored image: a file's bytes, or the pixels of an array's row; features that label rules read)
 Rows: TypeAlias = dict[Key, tuple[bytes | np.ndarray, dict[str, Any]]]
 Content: TypeAlias = dict[str, Rows]
-Members: TypeAlias = Mapping[str, bytes]
 
 NORB_TRAIN, NORB_TEST = "smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x2x96x96-testing"
 DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
@@ -35,18 +33,15 @@ def picture(number: int, kind: str = "JPEG", shape: tuple[int, ...] = (12, 16, 3
     return encode(np.random.default_rng(number).integers(0, 256, shape, np.uint8), kind)
 
 
-def write_tar(path: Path, members: Members, mode: str = "w:gz") -> None:
-    with tarfile.open(path, mode) as archive:  # pyright: ignore[reportArgumentType, reportCallIssue]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+def framed(payload: bytes) -> bytes:
+    """A record of a TFRecord file."""
+    length = struct.pack("<Q", len(payload))
+    return length + _masked(length) + payload + _masked(payload)
 
 
-def write_zip(path: Path, members: Members) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
+def _masked(data: bytes) -> bytes:
+    checksum = google_crc32c.value(data)
+    return struct.pack("<I", ((checksum >> 15) + (checksum << 17) + 0xA282EAD8) % 2**32)
 
 
 def cifar100(folder: Path) -> Content:
@@ -62,7 +57,7 @@ def cifar100(folder: Path) -> Content:
         planes = [images[..., colour].reshape(size, -1) for colour in range(3)]
         members[f"cifar-100-binary/{split}.bin"] = np.column_stack([coarse, fine, *planes]).astype(np.uint8).tobytes()
         content[split] = {i: (images[i], {"label": int(fine[i])}) for i in range(size)}
-    write_tar(folder / "cifar-100-binary.tar.gz", members)
+    (folder / "cifar-100-binary.tar.gz").write_bytes(tar_of(members))
     return content
 
 
@@ -90,7 +85,7 @@ def dtd(folder: Path) -> Content:
         members |= {f"dtd/images/{name}": image for name, (image, _) in rows.items()}
         members[f"dtd/labels/{part}1.txt"] = "".join(f"{name}\n" for name in rows).encode()
         members[f"dtd/labels/{part}2.txt"] = b"banded/banded_0002.jpg\n"  # another fold
-    write_tar(folder / "dtd-r1.0.1.tar.gz", members, "w:")  # the real one is not compressed either
+    (folder / "dtd-r1.0.1.tar.gz").write_bytes(tar_of(members, "w"))  # the real one is not compressed either
     return content
 
 
@@ -100,7 +95,7 @@ def oxford_flowers102(folder: Path) -> Content:
     images = {number: picture(number) for number in range(1, 41)}
     order = rng.permutation(np.arange(1, 41))
     parts = {"trnid": order[:12], "valid": order[12:24], "tstid": order[24:]}
-    write_tar(folder / "102flowers.tgz", {f"jpg/image_{number:05d}.jpg": data for number, data in images.items()})
+    (folder / "102flowers.tgz").write_bytes(tar_of({f"jpg/image_{number:05d}.jpg": data for number, data in images.items()}))
     scipy.io.savemat(folder / "imagelabels.mat", {"labels": labels[None].astype(np.uint8)})
     scipy.io.savemat(folder / "setid.mat", {part: numbers[None].astype(np.uint16) for part, numbers in parts.items()})
     return {
@@ -122,8 +117,8 @@ def oxford_iiit_pet(folder: Path) -> Content:
     names = {"train": "trainval", "test": "test"}
     lists = {f"annotations/{names[split]}.txt": "".join(rows).encode() for split, rows in lines.items()}
     images = {f"images/{key}": image for rows in content.values() for key, (image, _) in rows.items()}
-    write_tar(folder / "annotations.tar.gz", {**lists, **masks})
-    write_tar(folder / "images.tar.gz", {**images, "images/Abyssinian_101.mat": b"stray"}, "w:")  # pyright: ignore[reportArgumentType]
+    (folder / "annotations.tar.gz").write_bytes(tar_of({**lists, **masks}))
+    (folder / "images.tar.gz").write_bytes(tar_of({**images, "images/Abyssinian_101.mat": b"stray"}, "w"))
     return content
 
 
@@ -132,7 +127,7 @@ def eurosat(folder: Path) -> Content:
     for (label, name), index in product(enumerate(names.EUROSAT), (1, 2, 10)):
         image = members[f"2750/{name}/{name}_{index}.jpg"] = picture(10 * label + index, shape=(64, 64, 3))
         rows[f"{name}_{name}_{index}.jpg"] = (image, {"label": label})
-    write_zip(folder / "EuroSAT.zip", members)
+    (folder / "EuroSAT.zip").write_bytes(zip_of(members))
     return {"train": rows}
 
 
@@ -183,7 +178,7 @@ def clevr(folder: Path) -> Content:
         if split != "test":  # published without scenes; no task reads it
             members[f"CLEVR_v1.0/scenes/CLEVR_{part}_scenes.json"] = json.dumps({"scenes": scenes}).encode()
             content[split] = rows
-    write_zip(folder / "CLEVR_v1.0.zip", members)
+    (folder / "CLEVR_v1.0.zip").write_bytes(zip_of(members))
     return content
 
 
@@ -210,10 +205,10 @@ def kitti(folder: Path) -> Content:
         labels[f"training/label_2/{number:06d}.txt"] = text.encode()
         objects = {"type": np.array(types, int), "location": np.array(places, np.float32).reshape(-1, 3)}
         rows[number] = (images[f"training/image_2/{number:06d}.png"], {"objects": objects})
-    write_zip(folder / "data_object_image_2.zip", images)
-    write_zip(folder / "data_object_label_2.zip", labels)
+    (folder / "data_object_image_2.zip").write_bytes(zip_of(images))
+    (folder / "data_object_label_2.zip").write_bytes(zip_of(labels))
     kit = {"mapping/train_rand.txt": ",".join(str(line + 1) for line in lines).encode(), "readme.txt": b"devkit"}
-    write_zip(folder / "devkit_object.zip", {**kit, "mapping/train_mapping.txt": "\n".join(mapping).encode()})
+    (folder / "devkit_object.zip").write_bytes(zip_of({**kit, "mapping/train_mapping.txt": "\n".join(mapping).encode()}))
     video_of = [videos[line % 25] for line in lines]
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(123)  # noqa: NPY002
@@ -307,7 +302,7 @@ def dmlab(folder: Path) -> Content:
             shards[list(shards)[index % 2]] += framed(example.SerializeToString())
             content[split][key] = (image, {"label": label})
         members |= shards
-    write_tar(folder / "dmlab.tar.gz", members)
+    (folder / "dmlab.tar.gz").write_bytes(tar_of(members))
     return content
 
 

@@ -20,7 +20,8 @@ from data_prep.vtab.original.files import FILES
 from data_prep.vtab.records import Record
 from data_prep.vtab.tasks import BUILDERS
 from gift_vit.common.errors import ConfigError
-from tests.data_prep.original_files import DSPRITES, NORB_TEST, NORB_TRAIN, WRITERS, eye, write_zip
+from tests.data_prep.archive_trees import zip_of
+from tests.data_prep.original_files import DSPRITES, NORB_TEST, NORB_TRAIN, WRITERS, eye
 
 Change = Callable[[Path], object]
 EYES = "diabetic_retinopathy_detection"
@@ -107,7 +108,7 @@ def in_zip(archive: str, change: Callable[[dict[str, bytes]], object]) -> Change
         with zipfile.ZipFile(folder / archive) as opened:
             members = {name: opened.read(name) for name in opened.namelist()}
         change(members)
-        write_zip(folder / archive, members)
+        (folder / archive).write_bytes(zip_of(members))
 
     return apply
 

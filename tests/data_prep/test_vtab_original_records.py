@@ -18,7 +18,7 @@ from data_prep.vtab.records import Origin, Record
 from data_prep.vtab.tasks import BUILDERS
 from gift_vit.common.errors import ConfigError
 from tests.data_prep.original_files import WRITERS, Content
-from tests.data_prep.tfds_examples import unpack
+from tests.data_prep.tiny_tfds import unpack
 from tests.data_prep.vtab_origins import decode
 
 pytestmark = pytest.mark.usefixtures("files")
