@@ -301,17 +301,12 @@ def test_the_same_origin_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_run_on_an_exported_task(tmp_path: Path, configure: Callable[..., RunConfig]) -> None:
-    """Three runs on a thousand images, one for each kind of cache: over 3 s."""
     origin = small_origin(TASKS["eurosat"])
     origin.image = lambda _, key: png(size=(9, 7), colour=(len(str(key)) * 11, 3, 7))
     write("eurosat", tmp_path / "data/vtab1k/eurosat", origin)
-    results = []
-    for cache in ("off", "ram", "disk"):
-        words = ["dataset=vtab_eurosat", f"paths.data_root={tmp_path / 'data'}", f"dataset.cache={cache}", f"run_name={cache}"]
-        results.append(train_run(configure(*words, "phase=final", "trainer.epochs=2"), Call("python", [])))
-    assert results[0].data.source == "original"
-    assert results[0].data.decoder is not None
-    assert (results[0].data.train_split, results[0].data.train_images, results[0].data.test_images) == ("trainval", 1000, 300)
-    assert results[0].metrics == results[1].metrics == results[2].metrics
+    words = ["dataset=vtab_eurosat", f"paths.data_root={tmp_path / 'data'}", "dataset.cache=disk", "phase=final"]
+    data = train_run(configure(*words, "trainer.epochs=1"), Call("python", [])).data
+    assert (data.source, data.train_split, data.train_images, data.test_images) == ("original", "trainval", 1000, 300)
+    assert data.decoder is not None
     # train, val and test: on disk even what is read once, since other runs will read it too
     assert len(list((tmp_path / "data/cache").glob("vtab_eurosat-*.arrow"))) == 3

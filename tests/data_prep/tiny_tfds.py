@@ -23,7 +23,7 @@ from tensorflow_datasets.core import file_adapters, hashing
 from data_prep.vtab.records import Key, Origin, Record
 from data_prep.vtab.tasks import BUILDERS
 from data_prep.vtab.tfds_origin import TfdsOrigin, open_tfds
-from tests.data_prep.original_files import WRITERS, framed, picture
+from tests.data_prep.original_files import WRITERS, dmlab, framed, picture
 from tests.data_prep.vtab_origins import decode, encode
 
 Examples: TypeAlias = dict[str, list[tuple[Key, dict[str, Any]]]]  # by split: the keys that TFDS hashes, and the features
@@ -178,15 +178,7 @@ def _sun397(_: Path) -> Examples:
     return {"train": rows, "validation": rows[:2], "test": rows[2:]}
 
 
-def _dmlab(folder: Path) -> Examples:
-    """TFDS's builder parses the records with TensorFlow."""
-    return {
-        split: [(key, {"filename": key, "image": image, **label}) for key, (image, label) in rows.items()]
-        for split, rows in WRITERS["dmlab"](folder).items()
-    }
-
-
-_BY_HAND: dict[str, Callable[[Path], Examples]] = {"caltech101": _caltech101, "sun397": _sun397, "dmlab": _dmlab}
+_BY_HAND: dict[str, Callable[[Path], Examples]] = {"caltech101": _caltech101, "sun397": _sun397, "dmlab": dmlab}
 
 
 def opened(name: str, data_dir: Path, **changes: Any) -> TfdsOrigin:
