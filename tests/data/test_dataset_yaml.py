@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.fgvc.facts import FACTS
+from data_prep.vtab.tasks import TASKS
 from gift_vit.config import load_config
 from gift_vit.config.compose import compose_config
 from gift_vit.data.base import build_dataset
@@ -16,15 +18,8 @@ from gift_vit.data.config import DatasetConfig, ParquetConfig
 CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(CONF.glob("*.yaml"))
 MINI = {"cifar10_1k": 10, "digits": 10, "tiny_insects": 12, "tiny_mammals": 12, "tiny_vehicles": 12}
-FGVC = {"cub": 200, "nabirds": 555, "flowers": 102, "dogs": 120, "cars": 196}
-# https://arxiv.org/abs/1910.04867, table of the 19 tasks; dSprites and SmallNORB as the benchmark bins them
-VTAB = {
-    **{"vtab_cifar100": 100, "vtab_caltech101": 102, "vtab_dtd": 47, "vtab_flowers102": 102, "vtab_pets": 37, "vtab_svhn": 10},
-    **{"vtab_sun397": 397, "vtab_patch_camelyon": 2, "vtab_eurosat": 10, "vtab_resisc45": 45, "vtab_retinopathy": 5},
-    **{"vtab_clevr_count": 8, "vtab_clevr_distance": 6, "vtab_dmlab": 6, "vtab_kitti_distance": 4},
-    **{"vtab_dsprites_location": 16, "vtab_dsprites_orientation": 16},
-    **{"vtab_smallnorb_azimuth": 18, "vtab_smallnorb_elevation": 9},
-}
+FGVC = {name: facts.classes for name, facts in FACTS.items()}  # tests/data_prep has their numbers
+VTAB = {f"vtab_{name}": task.num_classes for name, task in TASKS.items()}
 OWN = {"folder": None, "parquet": None}
 BENCHMARKS = {"mini": MINI, "fgvc": FGVC, "vtab1k": VTAB, "own": OWN}
 

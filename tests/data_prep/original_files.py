@@ -250,7 +250,6 @@ def dmlab(folder: Path) -> dict[str, Any]:
     return examples
 
 
-ARRAYS = [cifar100, svhn_cropped, patch_camelyon, dsprites, smallnorb]
-TREES = [dtd, oxford_flowers102, oxford_iiit_pet, eurosat, resisc45, diabetic_retinopathy_detection]
-OTHERS = [clevr, kitti, dmlab]
-WRITERS: dict[str, Callable[[Path], Any]] = {write.__name__: write for write in ARRAYS + TREES + OTHERS}
+FROM_ARRAYS = [cifar100, svhn_cropped, patch_camelyon, dsprites, smallnorb, dmlab]
+FROM_FILES = [dtd, oxford_flowers102, oxford_iiit_pet, eurosat, resisc45, diabetic_retinopathy_detection, clevr, kitti]
+WRITERS: dict[str, Callable[[Path], Any]] = {write.__name__: write for write in [*FROM_ARRAYS, *FROM_FILES]}

@@ -204,7 +204,7 @@ def test_the_system_s_own_errors_are_not_called_damage(tmp_path: Path) -> None:
         bz2.decompress(b"no bzip2" * 9)
 
 
-def test_progress_counts_the_archive_s_bytes(
+def test_progress_counts_packed_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

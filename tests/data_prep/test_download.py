@@ -53,9 +53,7 @@ TRANSFERS: dict[str, tuple[dict[str, Any], bytes | None, dict[str, Any], list[in
 
 
 @pytest.mark.parametrize("name", TRANSFERS)
-def test_a_file_is_fetched_once_with_as_few_bytes_as_can_be(
-    server: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_no_byte_is_sent_without_need(server: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     how, part, known, sent, starts = TRANSFERS[name]
     file = RemoteFile(server.serve("a.tgz", BODY, **how), "a.tgz", **known)
     if part is not None:
@@ -76,9 +74,7 @@ def test_a_connection_that_breaks_off_is_continued(server: FileServer, folder: P
     assert [exchange.status for exchange in server.log][1:] in ([206], [200])  # 200 where nothing was read before the reset
 
 
-def test_a_stalled_connection_is_noticed_and_continued(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_connection_is_continued(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "STALL_TIMEOUT_S", 0.3)
     url = server.serve("a.tgz", BODY, faults=[Fault(after=HALF, then="stall")])
     assert fetch(full(url), folder).read_bytes() == BODY
@@ -134,9 +130,7 @@ def test_a_file_that_changed_on_the_server_starts_from_zero(
     assert server.sent() == [HALF, len(OTHER)]
 
 
-def test_a_server_that_ignores_if_range_is_seen_through(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ignores_if_range(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.serve("a.tgz", BODY, etag=ETAG, faults=[Fault(after=HALF, then="close")])
     served = server.files["a.tgz"]
 
@@ -176,9 +170,7 @@ FAILURES: dict[str, tuple[dict[str, Any], bytes | None, str, int, set[str]]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_what_fails_is_one_line_and_what_has_come_is_kept(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_failure_is_one_line(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     how, part, message, answers, left = FAILURES[name]
     monkeypatch.setattr(download, "STALL_TIMEOUT_S", 0.2)
     if part is not None:

@@ -27,9 +27,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_a_file_is_hashed_once_when_fetched_and_when_put_there_by_hand(
-    server: FileServer, folder: Path, hashed: list[Path]
-) -> None:
+def test_a_file_fetched_or_put_there_by_hand_is_hashed_once(server: FileServer, folder: Path, hashed: list[Path]) -> None:
     for _ in range(2):
         fetch(full(server.serve("a.tgz", BODY)), folder)
     assert len(hashed) == 1
@@ -58,9 +56,7 @@ def test_a_broken_note_or_one_of_another_checksum_is_not_trusted(folder: Path, h
         fetch(RemoteFile("", "a.tgz", 7, sha(BODY)), folder)
 
 
-def test_a_wrong_file_that_is_there_is_named_and_left_alone(
-    server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_file_is_named_and_left_alone(server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = keep(folder, OTHER, "a.tgz")
     file = full(server.serve("a.tgz", BODY))
     assert run_command(lambda: print(fetch(file, folder))) == 2
@@ -73,9 +69,7 @@ def test_a_wrong_file_that_is_there_is_named_and_left_alone(
     assert names(folder) == {"a.tgz"}
 
 
-def test_what_is_truncated_missing_or_unreadable_is_named(
-    folder: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_truncated_or_unreadable_is_named(folder: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, file = folder / "a.tgz", full("http://x/a.tgz")
     with pytest.raises(ConfigError, match=r"a.tgz is not there; put the file of http://x/a.tgz at that place"):
         verify(path, file)

@@ -55,7 +55,6 @@ def test_wherever_the_files_are(name: str, files: Path, tmp_path: Path) -> None:
     expected = read_all(name, files, downloads)
     for split, records in expected.items():
         np.testing.assert_equal([vars(record) for record in origin.records(split, range(2, 5))], records[2:5])
-    np.testing.assert_equal(read_all(name, None, pool), expected)
 
     unpack_by_hand(by_hand)
     before = sorted(by_hand.rglob("*"))
@@ -63,9 +62,11 @@ def test_wherever_the_files_are(name: str, files: Path, tmp_path: Path) -> None:
         np.testing.assert_equal(read_all(name, pointed_at, downloads), expected)
     assert sorted(path for path in by_hand.rglob("*") if path.suffix != ".verified") == before
     assert not downloads.exists()
-    for archive in (path for path in pool.glob("*.gz") if name in AGAIN):
-        archive.unlink()
-    np.testing.assert_equal(read_all(name, None, pool), expected)  # what was unpacked serves without the archives
+    if name != "diabetic_retinopathy_detection":  # which has no archives
+        np.testing.assert_equal(read_all(name, None, pool), expected)
+        for archive in (path for path in pool.glob("*.gz") if name in AGAIN):
+            archive.unlink()
+        np.testing.assert_equal(read_all(name, None, pool), expected)  # what was unpacked serves without the archives
 
 
 def test_resisc45_as_a_zip_is_read_in_place(files: Path, tmp_path: Path) -> None:

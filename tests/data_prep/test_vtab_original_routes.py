@@ -1,23 +1,19 @@
 """The original route against TFDS: its builders' own code on the same files, and the datasets it writes from them."""
 
-import io
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from tensorflow_datasets.image_classification import diabetic_retinopathy_detection
 
 from data_prep.vtab.original import open_original
 from data_prep.vtab.original.files import FILES
-from data_prep.vtab.original.retinopathy import prepare as prepare_eye
 from data_prep.vtab.tasks import BUILDERS, TASKS
 from data_prep.vtab.tfds_origin import open_tfds
 from tests.data_prep.archive_trees import tar_of
-from tests.data_prep.original_files import WRITERS, eye, picture
-from tests.data_prep.tiny_tfds import LocalFiles, TinyDataset, builder_of
+from tests.data_prep.original_files import WRITERS, picture
+from tests.data_prep.tiny_tfds import LocalFiles, TinyDataset, builder_of, everything
 from tests.data_prep.vtab_origins import decode
 
 
@@ -46,13 +42,6 @@ def test_sizes_and_hashes_are_those_tfds_records(tmp_path: Path) -> None:
             assert file.url == url or name == "eurosat"
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_retinopathy_images_are_prepared_as_tfds_does(number: int) -> None:
-    data = eye(number)
-    theirs = diabetic_retinopathy_detection._btgraham_processing(io.BytesIO(data), "eye", 300, crop_to_radius=True)
-    assert prepare_eye(cv2, data) == theirs.getvalue()
-
-
 @with_tensorflow
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_what_tfds_prepares(name: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +57,7 @@ def test_what_tfds_prepares(name: str, files: Path, tmp_path: Path, monkeypatch:
     assert ours.class_names == theirs.class_names
     for split in BUILDERS[name].counts:
         assert ours.keys(split) == theirs.keys(split)
-        everything = range(len(ours.keys(split)))
-        for our, their in zip(ours.records(split, everything), theirs.records(split, everything), strict=True):
+        for our, their in zip(everything(ours, split), everything(theirs, split), strict=True):
             assert our.key == their.key
             for task in (task for task in TASKS.values() if task.builder.name == name):
                 np.testing.assert_array_equal(decode(task.image(our.image)), decode(task.image(their.image)))

@@ -11,7 +11,7 @@ from vtab_origins import encode, png
 
 from data_prep.vtab import facts
 from data_prep.vtab.records import Key, tfds_order
-from data_prep.vtab.tasks import BUILDERS, TASKS, Task
+from data_prep.vtab.tasks import BUILDERS, TASKS
 from data_prep.vtab.verify import check_byte_counts, check_cuts, check_labels, check_source, image_check
 from gift_vit.common.errors import ConfigError
 

@@ -174,7 +174,7 @@ def _caltech101(_: Path) -> Examples:
 
 def _sun397(_: Path) -> Examples:
     keys = [(f"{label}/sun_{number}.jpg", label) for number, label in enumerate(["/a/abbey", "/y/youth_hostel"] * 3)]
-    rows = [(key, {"image": picture(len(key)), "file_name": key, "label": label}) for key, label in keys]
+    rows: Any = [(key, {"image": picture(len(key)), "file_name": key, "label": label}) for key, label in keys]
     return {"train": rows, "validation": rows[:2], "test": rows[2:]}
 
 
