@@ -6,7 +6,7 @@ import os
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from glob import glob
@@ -90,9 +90,34 @@ class Tiny:
     examples: Examples
     data_dir: Path
 
-    def prepare(self, data_dir: Path, file_format: str = "array_record", **options: Any) -> Path:
-        """Let TFDS write the examples, as :func:`prepare` does."""
-        return prepare(self.builder.name, self.examples, data_dir, file_format, self.names, **options)
+    def prepare(
+        self, data_dir: Path, file_format: str = "array_record", version: str | None = None, shards: int | None = None
+    ) -> Path:
+        """Let TFDS write a dataset of the benchmark's config from the examples; features that it lacks are left out.
+
+        ``file_format`` is array_record, tfrecord or parquet; ``version`` may be any for a builder without config; ``shards``
+        are those of each split. Returns the version's folder.
+        """
+        cls, known = type(self.builder), BUILDERS[self.builder.name]
+        version = version or known.version
+
+        def split_generators(builder: Any, dl_manager: Any) -> dict[str, Any]:
+            features = builder.info.features
+            if builder.name == "cifar100":  # which reads them from its archive
+                features["label"].names = self.names
+            return {split: ((key, {f: row[f] for f in features}) for key, row in rows) for split, rows in self.examples.items()}
+
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(cls, "_split_generators", split_generators))
+            if known.config is None:  # a config has its own version
+                stack.enter_context(mock.patch.object(cls, "VERSION", tfds.core.Version(version)))
+            stack.enter_context(mock.patch.object(file_adapters.TfRecordFileAdapter, "write_examples", _write_tfrecords))
+            tfds.disable_progress_bar()
+            builder = tfds.builder("/".join(filter(None, [known.name, known.config])), data_dir=str(data_dir))
+            how = tfds.download.DownloadConfig(num_shards=shards)
+            builder.download_and_prepare(file_format=file_format, download_config=how)
+        assert builder.data_path.name == version
+        return Path(builder.data_path)
 
     @property
     def names(self) -> list[str] | None:
@@ -193,42 +218,6 @@ def edit_info(folder: Path, change: Any) -> None:
     info = json.loads((folder / "dataset_info.json").read_text())
     change(info)
     (folder / "dataset_info.json").write_text(json.dumps(info))
-
-
-def prepare(
-    name: str,
-    examples: Mapping[str, Iterable[tuple[Key, dict[str, Any]]]],
-    data_dir: Path,
-    file_format: str = "array_record",
-    names: list[str] | None = None,
-    version: str | None = None,
-    shards: int | None = None,
-) -> Path:
-    """Let TFDS write a builder's dataset of the benchmark's config from examples; features that it lacks are left out.
-
-    ``file_format`` is array_record, tfrecord or parquet; ``names`` are class names for cifar100, which reads them from its
-    archive; ``version`` may be any for a builder without config; ``shards`` are those of each split.
-    Returns the version's folder.
-    """
-    cls = tfds.builder_cls(name)
-    version = version or BUILDERS[name].version
-
-    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
-        if name == "cifar100":
-            self.info.features["label"].names = names
-        features = self.info.features
-        return {split: ((key, {f: row[f] for f in features}) for key, row in rows) for split, rows in examples.items()}
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(cls, "_split_generators", split_generators))
-        if BUILDERS[name].config is None:  # a config has its own version
-            stack.enter_context(mock.patch.object(cls, "VERSION", tfds.core.Version(version)))
-        stack.enter_context(mock.patch.object(file_adapters.TfRecordFileAdapter, "write_examples", _write_tfrecords))
-        tfds.disable_progress_bar()
-        builder = tfds.builder("/".join(filter(None, [name, BUILDERS[name].config])), data_dir=str(data_dir))
-        builder.download_and_prepare(file_format=file_format, download_config=tfds.download.DownloadConfig(num_shards=shards))
-    assert builder.data_path.name == version
-    return Path(builder.data_path)
 
 
 def _write_tfrecords(path: Any, iterator: Iterable[tuple[Any, bytes]]) -> None:
