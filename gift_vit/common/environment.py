@@ -78,11 +78,6 @@ def cpu_vendor() -> str:
     return _cpuinfo("vendor_id") or ""
 
 
-def cpu_flags() -> set[str]:
-    """What the processor can do, in Linux's words (``avx512_bf16``, …); empty on another system."""
-    return set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())  # x86's and ARM's word
-
-
 def _cpuinfo(key: str) -> str | None:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

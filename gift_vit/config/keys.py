@@ -1,7 +1,7 @@
 """Configs as flat dotted keys, which of the keys make a run another run, and what its folder is called after them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -14,7 +14,7 @@ PLACEMENT_KEYS = (
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
     *("dataset.root", "dataset.prepare", "dataset.cache"),
 )
-# With trainer.speed=auto the machine chooses these.
+# With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
@@ -24,23 +24,39 @@ _IN_THE_PATH = {"phase", "dataset.name"}
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given."""
+    """The flat config of a run without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or else what it settles."""
+    flat = _placed_anywhere(values)
+    return _without(flat, _irrelevant(flat))
+
+
+def config_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys in which the config of a run's folder and the one that is given now make different runs, with both values.
+
+    A run that was computed exactly answers for ``trainer.speed=auto`` too.
+    """
+    left, right = _placed_anywhere(recorded), _placed_anywhere(given)
+    return _difference(_without(left, _irrelevant(left)), _without(right, _irrelevant(left)))
+
+
+def _irrelevant(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    return SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
+
+
+def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(flatten(values))
-    left_out = SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
     return {
         key: value
         for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in (*PLACEMENT_KEYS, *left_out))
+        if not any(key == name or key.startswith(f"{name}.") for name in PLACEMENT_KEYS)
     }
 
 
-def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Identifying keys whose values differ between two resolved configs, as ``{key: (first, second)}``."""
-    left, right = identifying(first), identifying(second)
-    if SPEED in left | right:
-        left, right = ({SPEED: "exact"} | side for side in (left, right))
-        left, right = ({key: value for key, value in side.items() if key not in SETTLED_BY_SPEED} for side in (left, right))
-    return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
+def _without(flat: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key not in keys}
+
+
+def _difference(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {key: (left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)}
 
 
 def value_order(value: object) -> tuple[int, float, str]:
@@ -57,7 +73,7 @@ def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
     """
     optim = values["optim"]
     parts = [values["protocol"]["name"], f"lr{optim['lr']:g}", f"wd{optim['weight_decay']:g}", f"seed{values['seed']}"]
-    for key, (_, value) in config_difference(baseline, values).items():
+    for key, (_, value) in _difference(_placed_anywhere(baseline), _placed_anywhere(values)).items():
         if key not in _IN_EVERY_NAME | _IN_THE_PATH:
             parts.append(f"{_slug(key.rsplit('.', 1)[-1])}{_slug(value)}")
     name = "_".join(parts)

@@ -17,7 +17,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.config.compose import conf_dir, flatten
-from gift_vit.config.keys import SETTLED_BY_SPEED, SPEED, default_run_name
+from gift_vit.config.keys import SETTLED_BY_SPEED, default_run_name
 from gift_vit.config.run_config import PHASES, TRAIN_SPLITS, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
@@ -123,8 +123,6 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
         return {}
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
     rules, used = dict(flatten(content)), dict(flatten(cfg.values))
-    if cfg.compute.speed == "auto" and rules.keys() & set(SETTLED_BY_SPEED):  # known on the machine alone
-        rules = {key: value for key, value in rules.items() if key not in SETTLED_BY_SPEED} | {SPEED: "exact"}
     changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
     return changes if resize == ruled else {**changes, "dataset.transform.resize": (ruled, resize)}
@@ -225,9 +223,12 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
         "protocol": cfg.protocol.name,
         "changes": {key: change[1] for key, change in protocol_changes(cfg).items()},
     }
-    differing = [key for key, value in used.items() if recipe.get(key) != value]
+    chosen = dict(recipe)
+    for place in (used, chosen):  # it holds in every number format, which is the machine's matter
+        place["changes"] = {key: value for key, value in (place.get("changes") or {}).items() if key not in SETTLED_BY_SPEED}
+    differing = [key for key, value in used.items() if chosen.get(key) != value]
     if differing:
-        chosen, here = ({key: values.get(key) for key in differing} for values in (recipe, used))
+        chosen, here = ({key: values.get(key) for key in differing} for values in (chosen, used))
         raise ConfigError(
             f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); "
             "leave the recipe out with recipe=none, or choose one with python -m experiments.select"

@@ -179,17 +179,19 @@ def _check_same_config(cfg: RunConfig, run: Run) -> None:
 
 def _with_speed_settled(cfg: RunConfig, device: torch.device, model: nn.Module, data: VisionDataset) -> RunConfig:
     """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
-    if cfg.compute.speed == "exact":
-        return cfg
     if (cfg.folder / CHECKPOINT).is_file():
-        trainer = Run.open(cfg.folder).config.trainer
+        begun = Run.open(cfg.folder).config
+        trainer, compute = begun.trainer, begun.compute
     else:
         images = (cfg.stop_epoch or cfg.trainer.epochs) * sum(len(part) for part in data.parts(cfg.train_split))
-        trainer = settle_speed(cfg.trainer, cfg.compute, device, Work.of(model, images, Path(cfg.paths.cache_root)))
+        work = Work.of(model, images, Path(cfg.paths.cache_root))
+        trainer, compute = settle_speed(cfg.trainer, cfg.compute, device, work)
     settled = {"precision": trainer.precision, "compile": trainer.compile}
-    log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
-    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled}}
-    return replace(cfg, trainer=replace(cfg.trainer, **settled), values=values)
+    if compute.speed == "auto":
+        log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
+    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled, "speed": compute.speed}}
+    compute = replace(cfg.compute, speed=compute.speed)
+    return replace(cfg, trainer=replace(cfg.trainer, **settled), compute=compute, values=values)
 
 
 def _is_tracked(cfg: RunConfig) -> bool:

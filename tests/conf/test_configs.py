@@ -198,9 +198,9 @@ def test_protocols_are_what_they_are_named_for() -> None:
 def test_what_a_run_changes_of_its_protocol_is_recorded() -> None:
     assert protocol_changes(loaded("dataset=cub")) == {}
     assert protocol_changes(loaded("dataset=cub", "trainer.epochs=30", "optim.lr=0.5")) == {"trainer.epochs": (100, 30)}
-    auto = ["dataset=cub", "trainer.speed=auto", "trainer.precision=bf16"]
-    assert protocol_changes(loaded(*auto)) == {}, "it rules no number format"
-    assert protocol_changes(loaded(*auto, "protocol=gift_paper")) == {"trainer.speed": ("exact", "auto")}
+    bf16 = ["dataset=cub", "trainer.precision=bf16"]
+    assert protocol_changes(loaded(*bf16)) == {}, "it rules no number format"
+    assert protocol_changes(loaded(*bf16, "protocol=gift_paper")) == {"trainer.precision": ("tf32", "bf16")}
 
 
 def test_run_name_lists_what_differs_from_the_defaults() -> None:
@@ -211,7 +211,8 @@ def test_run_name_lists_what_differs_from_the_defaults() -> None:
     assert name() == "clean_lr0.001_wd0.0001_seed0"
     assert name("method.rank=16", "optim.lr=1e-3") == name(), "a default spelt out is the same run"
     assert name("method.rank=4", "optim.lr=2.5e-4", "seed=2") == "clean_lr0.00025_wd0.0001_seed2_rank4"
-    assert name("trainer.speed=auto", "trainer.precision=bf16") == "clean_lr0.001_wd0.0001_seed0_speedauto"
+    assert name("trainer.precision=bf16") == "clean_lr0.001_wd0.0001_seed0_precisionbf16"
+    assert name("trainer.speed=exact") == "clean_lr0.001_wd0.0001_seed0_speedexact"
     assert name("method.target_modules=[attn.q,attn.v]") == "clean_lr0.001_wd0.0001_seed0_target-modulesattn.q-attn.v"
     assert name("protocol=gift_paper") == "gift_paper_lr0.001_wd0.0001_seed42"
     assert name("trainer.workers=9", "paths.data_root=/elsewhere", "tracker=wandb") == name(), "where it runs names nothing"

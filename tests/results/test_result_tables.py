@@ -100,6 +100,17 @@ def test_adapter_columns() -> None:
     assert [cell.text for cell in rows["linear"][1:4]] == ["0", "0", "0.5"]
 
 
+def test_number_formats_are_noted() -> None:
+    bf16 = {"trainer.precision": "bf16", "trainer.compile": True}
+    assert mini_table([make("gift", config=bf16), make("lora", config=bf16)]).notes[1:] == (
+        "Computed in bf16, compiled: all runs.",
+    )
+    assert mini_table([make("gift", config=bf16), make("lora")]).notes[1:] == (
+        "Computed in bf16, compiled: GIFT on Digits.",
+        "Computed in fp32: LoRA on Digits.",
+    )
+
+
 def test_changes_to_the_protocol_and_uncommitted_runs_are_noted() -> None:
     epochs = {"protocol_changes": {"trainer.epochs": [100, 5], "optim.name": ["adamw", "sgd"]}}
     everywhere = mini_table([make("gift", run=epochs), make("lora", run=epochs)])

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 import gift_vit.engine.fit as fit_module
 import gift_vit.runs.train as run_module
-from gift_vit.acceleration import speed
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.environment import onednn_is_faster
 from gift_vit.common.errors import ConfigError, RunError
@@ -330,20 +329,32 @@ def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configur
     assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
 
 
-def test_the_machine_settles_the_speed_and_a_resumed_run_keeps_it(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cfg = configure("trainer.speed=auto")
-    monkeypatch.setattr(speed, "cpu_flags", lambda: {"avx512_bf16"})
+def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU picks is stood in for."""
+    cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
+    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="bf16"), compute))
     with monkeypatch.context() as patch:
         original = fit_module.save_checkpoint
         patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
         with pytest.raises(KeyboardInterrupt):
             train_run(cfg, CALL)
-    monkeypatch.setattr(speed, "cpu_flags", set)  # another machine
+    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (trainer, compute))  # another machine
     result = train_run(cfg, CALL)
     assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]
-    assert dict(flatten(result.run.config))["trainer.precision"] == Run.open(cfg.folder).config.trainer.precision == "bf16"
+    recorded = Run.open(cfg.folder).config
+    assert (recorded.trainer.precision, recorded.compute.speed) == ("bf16", "auto")
+    assert dict(flatten(result.run.config))["trainer.precision"] == "bf16"
     assert train_run(cfg, CALL) == result, "finished already"
     with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
-        train_run(replace(configure(), folder=cfg.folder), CALL)
+        train_run(replace(exact, folder=cfg.folder), CALL)
+
+
+def test_on_a_cpu_the_speed_that_is_picked_is_exact(configure: Configure) -> None:
+    cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
+    result = train_run(cfg, CALL)
+    assert Run.open(cfg.folder).config.compute.speed == "exact"
+    assert train_run(replace(exact, folder=cfg.folder), CALL) == result, "finished already"
+    assert train_run(cfg, CALL) == result
+    other = replace(configure("trainer.precision=bf16"), folder=cfg.folder)
+    with pytest.raises(ConfigError, match=r"\(trainer.precision is fp32 there, bf16 now\)"):
+        train_run(other, CALL)
