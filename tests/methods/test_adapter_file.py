@@ -29,7 +29,6 @@ from gift_vit.methods import (
     count_parameters,
     load_adapter,
     load_adapter_state_dict,
-    merge_method,
     read_adapter,
     save_adapter,
 )
@@ -98,14 +97,6 @@ def test_the_fingerprint_follows_the_backbone_s_weights_only(tiny_vit: nn.Module
     with torch.no_grad():
         tiny_vit.get_parameter("blocks.3.norm1.bias").add_(0.01)
     assert fingerprint(apply_method(tiny_vit, LinearConfig())) != fingerprint(trained)
-
-
-def test_loading_into_a_plain_model_applies_the_method(tiny_vit: nn.Module, trained: nn.Module, path: Path) -> None:
-    images = torch.randn(1, 3, 160, 160)
-    assert load_adapter(tiny_vit, str(path)) is tiny_vit
-    assert torch.equal(tiny_vit(images), trained(images))
-    assert {n for n, p in tiny_vit.named_parameters() if p.requires_grad} == set(adapter_state_dict(trained))
-    assert merge_method(tiny_vit).get_submodule("blocks.0.attn.proj").__class__ is nn.Linear
 
 
 def test_a_config_with_tuples_loads_its_own_file_from_a_new_folder(tiny_vit: nn.Module, tmp_path: Path) -> None:

@@ -134,14 +134,10 @@ def test_frozen_projections_come_from_the_file_or_are_drawn_again(tiny_vit: nn.M
 def test_layers_are_named_exactly(tiny_vit: nn.Module) -> None:
     """peft matches a name by its end: ``norm`` would be ``patch_embed.norm`` too, ``proj`` the patches' convolution."""
     before = {name: type(module) for name, module in tiny_vit.named_modules()}
-    attributes = set(vars(tiny_vit))
 
     def replaced(config: PeftConfig) -> set[str]:
         model = apply_method(deepcopy(tiny_vit), config)
-        names = {name for name, module in model.named_modules() if before.get(name, type(module)) is not type(module)}
-        assert set(vars(merge_method(model))) == attributes
-        assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
-        return names
+        return {name for name, module in model.named_modules() if before.get(name, type(module)) is not type(module)}
 
     assert replaced(PeftConfig("LN_TUNING", ["norm"])) == {"norm"}
     assert replaced(PeftConfig("LN_TUNING", ["norm2"], [1, 4])) == {"blocks.1.norm2", "blocks.4.norm2"}
