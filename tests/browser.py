@@ -22,7 +22,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, file: Path, width: int) -> Iterator[Page]:
-    """A page in a light window; afterwards it fits windows of any width, has logged nothing and requested nothing but itself."""
+    """A page in a light window; afterwards it fits windows of any width, has logged nothing and requested but itself."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
     page = context.new_page()
     requests: list[str] = []
