@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -19,20 +18,16 @@ from torch.utils.checkpoint import checkpoint
 from gift_vit.methods import GiftConfig, apply_method, merge_method
 from gift_vit.methods.config import SCHEMAS
 from gift_vit.methods.gift import GiftLinear
+from tests.acceleration.test_accelerate import tiny
 from tests.methods.checks import assert_close, randomise
 from tests.tolerance import TOLERANCE
 
 TARGETS = ["attn.proj", "attn.v", "mlp.fc1"]
 
 
-def small_vit() -> VisionTransformer:
-    torch.manual_seed(0)
-    return cast("VisionTransformer", timm.create_model("test_vit", depth=2, img_size=32, num_classes=10).eval())
-
-
 def with_schema(schema: str = "paca_transformer", **options: Any) -> VisionTransformer:
     """A small model in eval mode whose adapter has values away from its start."""
-    vit = apply_method(small_vit(), GiftConfig(rank=4, target_modules=TARGETS, schema=schema, **options))
+    vit = apply_method(tiny(drop_path_rate=0.0).eval(), GiftConfig(rank=4, target_modules=TARGETS, schema=schema, **options))
     randomise(vit.get_submodule("gift"), std=0.2)
     return vit
 
@@ -83,7 +78,7 @@ def plain_gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Gradients through ω + Δω of each layer, without any of the forward passes under test."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, GiftLinear)}
     weights = {f"{name}.weight": layer.weight + layer.delta_weight() for name, layer in layers.items()}
-    vit = small_vit()
+    vit = tiny(drop_path_rate=0.0).eval()
     vit.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("gift.")})
     head = {name: parameter for name, parameter in model.named_parameters() if name.startswith("head.")}
     logits = torch.func.functional_call(vit, weights | head, (images,))
