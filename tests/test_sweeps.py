@@ -79,7 +79,6 @@ def test_a_single_run_keeps_its_exit_code(sweep: Sweeping, capsys: Told) -> None
 
 
 MISTAKES = {
-    "several sweep files": (["-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
     "methods with grids of their own": (
         ["sweep=cub", "method=gift,lora"],
         "method=gift,lora: these methods have grids of their own",
@@ -88,7 +87,6 @@ MISTAKES = {
         ["-m", "hydra.sweeper.params={optim.lr:[1e-3,5e-3]}"],
         "the axis optim.lr of the sweep is a list, one value; write it as text: optim.lr: 0.001,0.005",
     ),
-    "unknown dataset": (["sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
 }
 
 

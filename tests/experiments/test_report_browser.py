@@ -83,12 +83,6 @@ def test_theme(page: Page) -> None:
     assert colours() == light
 
 
-@pytest.mark.parametrize("width", [360, 768, 1400])
-def test_nothing_sticks_out(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-
-
 def test_menus_show_one_panel_and_never_none(page: Page) -> None:
     section = page.locator("#curves")
     shown = section.locator(".panel:visible h3")
