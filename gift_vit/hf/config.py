@@ -36,10 +36,10 @@ class GiftConfig(PeftConfig):
     """
 
     r: int = field(default=16, metadata={"help": "Rank of the pairs"})
-    target_modules: list[str] | str | None = field(
+    target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Names of the linear layers to adapt, a regular expression, or 'all-linear'"}
     )
-    exclude_modules: list[str] | str | None = field(
+    exclude_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Names, or a regular expression, of modules to leave out"}
     )
     share: str | list[list[str]] = field(
@@ -88,5 +88,5 @@ class GiftConfig(PeftConfig):
         return 1.0 if self.alpha is None else self.alpha / self.r
 
 
-def _as_set(names: list[str] | str | None) -> set[str] | str | None:
+def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:
     return set(names) if isinstance(names, list) else names

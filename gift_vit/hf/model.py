@@ -65,9 +65,9 @@ class GiftModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **optional_kwargs: Any,
+        parameter_name: str | None = None,
     ) -> None:
-        del optional_kwargs
+        del parameter_name  # of methods that adapt parameters of experts
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         d_in, _ = widths(base)
         if peft_config.r > d_in:
