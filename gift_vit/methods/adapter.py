@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 _APPLIED = "applied_method"
-_FORMAT = "gift_vit adapter 1"
+FORMAT = "gift_vit adapter 1"
 _STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation")
 
 
@@ -183,7 +183,7 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
     """
     applied = applied_method(model)
     facts = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "version": __version__,
         "method": describe_method(applied.config),
         "backbone": applied.backbone,
@@ -205,8 +205,8 @@ def read_adapter(path: str | Path) -> AdapterFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} is not a readable adapter file: {error}") from error
-    if raw.get("format") != json.dumps(_FORMAT):
-        raise ConfigError(f"{path} is not an adapter of this project: its metadata does not say format {_FORMAT!r}")
+    if raw.get("format") != json.dumps(FORMAT):
+        raise ConfigError(f"{path} is not an adapter of this project: its metadata does not say format {FORMAT!r}")
     return AdapterFile(path, tensors, {key: json.loads(value) for key, value in raw.items()})
 
 
