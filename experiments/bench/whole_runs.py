@@ -84,8 +84,13 @@ def run_project(arguments: "Arguments", root: Path) -> Run:
     weights = root / f"{arguments.model}.safetensors"
     if not weights.is_file():
         save_file(timm.create_model(arguments.model.split(".")[0]).state_dict(), weights)
-    words = ["dataset=folder", f"dataset.root={root}", "method=gift", "protocol=clean", "phase=final", "optim.lr=1e-3"]
-    words += [f"backbone.model={arguments.model}", f"backbone.weights={weights}", f"trainer.device={arguments.device}"]
+    words = ["dataset=folder", f"dataset.root={root}", "method=gift", "protocol=clean", "phase=final", "recipe=none"]
+    words += [
+        "optim.lr=1e-3",
+        f"backbone.model={arguments.model}",
+        f"backbone.weights={weights}",
+        f"trainer.device={arguments.device}",
+    ]
     words += [f"paths.cache_root={root / 'cache'}", "dataset.cache=disk", "trainer.speed=auto", "method.rank=16"]
     words += [f"trainer.batch_size={arguments.batch_size}", f"trainer.workers={arguments.workers}", *arguments.words]
     if arguments.squash:
