@@ -29,8 +29,8 @@ shutil.copytree(compose.conf_dir(), CONF, ignore=shutil.ignore_patterns("recipe"
 shutil.copy(compose.conf_dir() / "recipe/none.yaml", CONF / "recipe")
 compose.conf_dir = lambda: CONF
 
-from gift_vit import train
-from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit import train  # noqa: E402 - takes the configuration of above
+from gift_vit.config import RunConfig, compose_config, load_config  # noqa: E402
 
 torch.set_num_threads(1)  # a fork finds no other threads to wait for
 # a shell starts background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError, RunError, SweepError
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
@@ -47,6 +48,7 @@ def report(error: BaseException) -> int:
 
 def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
+    wait_asleep()
     try:
         action()
     except (Exception, KeyboardInterrupt) as error:

@@ -13,11 +13,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
 from gift_vit.methods.config import CONFIGS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
+OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 # The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
 # default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be

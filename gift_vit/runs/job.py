@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import baseline_of, explain_composition_error
 from gift_vit.config.loader import check_present, load_config
@@ -69,6 +70,7 @@ def run_hydra(job: Callable[[], object]) -> None:
     """Call a function that Hydra decorates; exit code 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets composition errors through, to be told in one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network what it is used for
+    wait_asleep()
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:
