@@ -69,9 +69,7 @@ def _check_name(model: str) -> None:
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     pretrained = cfg.pretrained and cfg.weights is None
     if pretrained and cfg.model.startswith("vit_mini") and not vit_mini.WEIGHTS_FILE.is_file():
-        raise ConfigError(
-            f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package or run python -m experiments.pretrain_mini"
-        )
+        raise ConfigError(f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package")
     from_hub = pretrained and cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)).hf_hub_id
     # of a plain ViT a file holds all but the head, which build_backbone draws
     replaced = cfg.pretrained and cfg.model.startswith("vit_")

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gift_vit.common import cli, distributed
 from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import baseline_of, explain_composition_error
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
@@ -58,7 +59,7 @@ def checked_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     given = any(word.startswith("optim.lr=") for word in hydra_cfg.overrides.task)
     if run.phase == "final" and cfg.recipe is None and not given:
         log.warning(
-            "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
+            as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),
         )
     if Run.open(run.folder).state != "done":  # a finished run does not need its data
