@@ -1,5 +1,6 @@
 """How fast images reach the model: pipelines that read the same files, in turns, on one core."""
 
+import logging
 import os
 import shutil
 import statistics
@@ -23,6 +24,8 @@ from gift_vit.data.cache import open_pixels
 from gift_vit.data.config import CacheSettings, TransformConfig
 from gift_vit.data.loaders import TrainLoader
 from gift_vit.data.transforms import InputStatistics, build_train_transform
+
+log = logging.getLogger(__name__)
 
 HALF = (0.5, 0.5, 0.5)
 STATS = InputStatistics(224, HALF, HALF, "bilinear")
@@ -93,7 +96,10 @@ def run_benchmark(images: int, rounds: int) -> None:
         }
         for epoch in variants.values():
             seconds(epoch(0))
-        measured = [{key: seconds(epoch(number + 1)) for key, epoch in variants.items()} for number in range(rounds)]
+        measured = []
+        for number in range(1, rounds + 1):
+            log.info("round %d of %d", number, rounds)
+            measured.append({key: seconds(epoch(number)) for key, epoch in variants.items()})
     yardstick = next(iter(variants))
     table = Table(title=f"{images} JPEG files of {kilobytes:.0f} KB on one core, {rounds} rounds")
     for header in ("pipeline", "speed, ImageFolder = 1", "lowest", "highest"):

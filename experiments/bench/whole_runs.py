@@ -1,6 +1,7 @@
 """Whole runs on made-up JPEG files, for ``python -m experiments.bench.end_to_end``."""
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ from gift_vit.runs.build import resolve_device
 
 if TYPE_CHECKING:
     from experiments.bench.end_to_end import Arguments
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("Run", "Epochs", "Images/s", "× reference", "Whole time (s)", "Besides training (s)", "Device (MiB)")
 
@@ -186,8 +189,10 @@ def bench(arguments: "Arguments") -> None:
     facts, described = machine(device)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(arguments.folder or temporary)
+        log.info("making %d images", arguments.images)
         make_images(root, arguments)
         for name in arguments.contenders:
+            log.info("running %s", name)
             run = run_project(arguments, root) if name == "gift" else run_plainly(arguments, root, name, device)
             found.append(run)
             if arguments.out:
