@@ -78,8 +78,8 @@ def seconds(batches: Iterable[object]) -> float:
     return time.perf_counter() - start
 
 
-def run_benchmark(images: int, rounds: int) -> None:
-    """Measure on so many images, in so many rounds, and print."""
+def run_benchmark(images: int, rounds: int) -> str:
+    """Measure on so many images, in so many rounds; the table in Markdown."""
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as name:
@@ -102,7 +102,7 @@ def run_benchmark(images: int, rounds: int) -> None:
             measured.append({key: seconds(epoch(number)) for key, epoch in variants.items()})
     facts, described = machine(torch.device("cpu"))
     caption = f"{images} JPEG files of {kilobytes:.0f} KB on one core of {described}; {rounds} rounds."
-    print(render_markdown(table(measured, caption, commit_line(facts))), end="")
+    return render_markdown(table(measured, caption, commit_line(facts)))
 
 
 def table(measured: Sequence[Mapping[str, float]], caption: str, provenance: str) -> Table:

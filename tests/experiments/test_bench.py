@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as command
+from experiments.bench import loading
 from experiments.bench.cost import Cost, inference_flops, training_cost
 from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.models import build
@@ -130,6 +131,13 @@ def test_the_command_writes_what_it_prints_and_says_how_far_it_is(
     assert (lines[0]["ratio"], lines[2]["ratio"]) == (None, 1.0), "no reference in this run"
     prepared = [f"batch 1: preparing {name} ({number} of 3)" for number, name in enumerate(names, 1)]
     assert [record.getMessage() for record in caplog.records] == [*prepared, "batch 1: round 1 of 1"]
+
+
+def test_speeds_of_loading_are_medians_of_a_round_s_ratios() -> None:
+    measured = [{"theirs": 4.0, "ours": 1.0}, {"theirs": 2.0, "ours": 1.0}, {"theirs": 9.0, "ours": 3.0}]
+    [theirs, ours] = loading.table(measured, "", "").rows
+    assert [cell.text for cell in theirs] == ["theirs", "1.00", "1.00", "1.00"]
+    assert [cell.text for cell in ours] == ["ours", "3.00", "2.00", "4.00"]
 
 
 def test_an_unknown_variant_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
