@@ -13,13 +13,16 @@ from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 
-# the learning rates that the mini benchmark chose on the validation split
+# Val top-1 of these runs, seed 0, phase=search: GIFT 88.0, 89.0 and 60.5 % with 0.01, 0.03 and 0.1; linear probing 79.5, 81.5
+# and 82.0 % with 0.03, 0.1 and 0.3. An image is half a percent.
 LEARNING_RATES = {"linear": 0.1, "gift": 0.03}
 
 
 @dataclass
 class Arguments:
     """Fine-tune vit_mini on scikit-learn's digits with linear probing and GIFT, test both once, and show what GIFT looks at.
+
+    The learning rates, 0.1 and 0.03, do well on the validation split.
 
         python -m experiments.demo [output_root=outputs/demo] [images=6] [epochs=<as configured>]
 

@@ -222,7 +222,7 @@ def _run_of(sweep: Sweep, index: int) -> Run | None:
 def _against_recipe(best: list[str], keys: Sequence[str]) -> str:
     """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
     mine = compose("train", overrides=best)
-    theirs = compose("train", overrides=[f"{group}={mine[group].name}" for group in ("dataset", "method")])
+    theirs = compose("train", overrides=["phase=final", *(f"{group}={mine[group].name}" for group in ("dataset", "method"))])
     chosen, recipe = ({key: OmegaConf.select(cfg, key) for key in keys} for cfg in (mine, theirs))
     listed = " ".join(f"{key}={value}" for key, value in chosen.items())
     if theirs.recipe is None:

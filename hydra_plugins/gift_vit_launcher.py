@@ -4,7 +4,6 @@ Hydra finds launchers in packages of this name only, and imports them at every s
 """
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 
 from gift_vit.common import cli
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config.compose import baseline_of, compose_job
 from gift_vit.config.loader import check_present, load_config
@@ -87,7 +87,7 @@ class ProcessLauncher(BasicLauncher):
         if self.n_jobs > 1:
             import torch  # late: the sweep's own process, and every --help, does without
 
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.n_jobs))
+            torch.set_num_threads(max(1, cores() // self.n_jobs))
 
 
 def _needs_torch(overrides: Sequence[str]) -> bool:

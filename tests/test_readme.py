@@ -235,12 +235,28 @@ def test_the_picture_is_small_and_shown_with_the_command_that_makes_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("file", "page", "lines"), [("mini/chain/table.md", "docs/results.md", 7), ("bench/cpu_close.md", "docs/speed.md", 12)]
+    ("file", "page", "lines"),
+    [
+        ("mini/chain/table.md", "docs/results.md", 7),
+        ("bench/cpu_close.md", "docs/speed.md", 12),
+        ("bench/data.md", "docs/data.md", 8),
+    ],
 )
 def test_tables_are_those_made_from_result_files_and_measurements(file: str, page: str, lines: int) -> None:
     table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
     assert len(table) == lines
     assert "\n".join(table) in PAGES[page]
+
+
+WORDS = {"three": 3, "five": 5, "seven": 7, "fifteen": 15}
+
+
+def test_rounds_are_those_of_the_files() -> None:
+    told = re.findall(r"^\| `(\w+)\.md`.*?(\w+) rounds", NOTES["experiments/bench/README.md"], re.MULTILINE)
+    assert len(told) == 4
+    for name, word in told:
+        [rounds] = re.findall(r"(\d+) rounds\.", (ROOT / f"experiments/bench/{name}.md").read_text())
+        assert int(rounds) == WORDS[word], name
 
 
 @pytest.mark.parametrize("page", PAGES)

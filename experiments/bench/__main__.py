@@ -17,7 +17,7 @@ class Arguments:
                                     [rounds=7] [device=auto] [out=outputs/bench]
 
     Attributes:
-        quick: a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
+        quick: a smaller model, a few variants, one batch size, three rounds: two to three minutes on two cores
         model: a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
         batch_sizes: images in a step; 8, 32 and 64 on a CPU, 32 and 64 on a GPU
         variants: only these (an unknown name lists all); without it all that make sense on the device

@@ -17,7 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError, RunError, SweepError
+from gift_vit.common.programs import as_typed
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
 _HELP_COLUMNS = 120
@@ -35,7 +37,7 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    message = " ".join(str(error).split())
+    message = as_typed(" ".join(str(error).split()))
     if isinstance(error, ConfigError | RunError):
         print(f"error: {message}", file=sys.stderr)
     else:
@@ -47,6 +49,7 @@ def report(error: BaseException) -> int:
 
 def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
+    wait_asleep()
     try:
         action()
     except (Exception, KeyboardInterrupt) as error:
@@ -112,7 +115,7 @@ def help_text(cls: type[Any]) -> str:
         )
         for field in fields(cls)
     ]
-    return "\n\n".join(filter(None, [before.strip(), "\n".join(rows), after]))
+    return as_typed("\n\n".join(filter(None, [before.strip(), "\n".join(rows), after])))
 
 
 def _attributes(cls: type[Any]) -> dict[str, str]:
@@ -172,3 +175,4 @@ def log_to_stderr() -> None:
     """Plain log lines on stderr, for the commands that Hydra does not set up."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights repeat what a run says
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # tells of a CUDA toolkit where there is no GPU

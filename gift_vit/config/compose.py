@@ -13,18 +13,26 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
 from gift_vit.methods.config import CONFIGS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
+OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 # The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
 # default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be
 # typed and is shown by --cfg job. They belong to no group, so that no list of choices has them; the loader checks the values.
+_store = ConfigStore.instance()
 for _cls in CONFIGS.values():
     _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
-    ConfigStore.instance().store(_cls.__name__, {"name": "???", "kind": "???", **_options}, package="method")
+    _store.store(_cls.__name__, {"name": "???", "kind": "???", **_options}, package="method")
+
+# A phase is a choice and not a value alone: a final run looks for the recipe of its dataset and method, a search for none.
+_store.store("search", {"phase": "search"}, group="phase", package="_global_")
+_final = {"defaults": [{"override /recipe": "${dataset}_${method}"}], "phase": "final"}
+_store.store("final", _final, group="phase", package="_global_")
 
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
@@ -64,7 +72,7 @@ def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
 @lru_cache(maxsize=256)  # a sweep asks once or twice for every job
 def _compose_choices(search_path: tuple[str, ...], words: tuple[str, ...]) -> DictConfig:
     del search_path  # part of the key: where the files of these choices are looked for
-    return compose("train", overrides=[*words, "recipe=none"])
+    return compose("train", overrides=list(words))
 
 
 def _search_path() -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def import_checkpoint(released: Released, folder: Path, weights: str | None = No
 def _run_config(released: Released, weights: str | None) -> RunConfig:
     """The config of the run that the authors' code made, as far as it is known."""
     words = [f"dataset={released.dataset}", f"backbone={_backbone_label(released)}", "method=gift", "protocol=gift_paper"]
-    cfg = compose_config([*words, "phase=final", "run_name=imported"])
+    cfg = compose_config([*words, "phase=final", "recipe=none", "run_name=imported"])
     cfg.method.rank, cfg.method.target_modules = released.method.rank, released.method.target_modules
     cfg.backbone.weights = weights
     for key in ("lr", "weight_decay"):

@@ -16,7 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import baseline_of, explain_composition_error
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
@@ -57,7 +59,7 @@ def checked_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     given = any(word.startswith("optim.lr=") for word in hydra_cfg.overrides.task)
     if run.phase == "final" and cfg.recipe is None and not given:
         log.warning(
-            "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
+            as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),
         )
     if Run.open(run.folder).state != "done":  # a finished run does not need its data
@@ -69,6 +71,7 @@ def run_hydra(job: Callable[[], object]) -> None:
     """Call a function that Hydra decorates; exit code 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets composition errors through, to be told in one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network what it is used for
+    wait_asleep()
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:

@@ -35,6 +35,7 @@ from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_dev
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
 from gift_vit.tracking.fields import config_fields
+from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
 
@@ -121,7 +122,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
-                own = [MetricsFile(folder / METRICS), tracker, progress] if main else []
+                note = LoadNote(cfg.loading.workers * distributed.world_size())
+                own = [MetricsFile(folder / METRICS), tracker, note, progress] if main else []
                 watching = [*filter(None, own), *observers]
                 fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, watching, cfg.stop_epoch)
 

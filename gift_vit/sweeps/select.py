@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
+from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir
 from gift_vit.config.keys import identifying, value_order
 from gift_vit.results.collect import collect_results
@@ -137,7 +138,7 @@ def recipe_text(choice: Choice) -> str:
             [f"# python -m gift_vit.train sweep=final dataset={choice.dataset} method={choice.method}", *choice.circumstances]
         ),
     ]
-    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(node)
+    return as_typed("\n".join(lines)) + "\n" + OmegaConf.to_yaml(node)
 
 
 def select(cfg: Arguments) -> None:
@@ -160,7 +161,7 @@ def select(cfg: Arguments) -> None:
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
         print(f"{path}: {listed} (val top-1 {best.score:.2f} %, best of {len(choice.settings)} settings)")
         for warning in choice.warnings:
-            print(f"warning: {choice.method} on {choice.dataset}: {warning}", file=sys.stderr)
+            print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
 
 
 def _check_comparable(runs: Sequence[Result]) -> None:
