@@ -1,12 +1,14 @@
 """The input pipeline's benchmark: ``python -m experiments.bench_data``."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """How fast images reach the model, as ratios measured side by side in one run on one core.
 
         python -m experiments.bench_data [images=128] [rounds=5]
@@ -25,8 +27,8 @@ class Arguments:
         rounds: how often each variant has its turn
     """
 
-    images: int = 128
-    rounds: int = 5
+    images: Annotated[int, at_least(1)] = 128
+    rounds: Annotated[int, at_least(1)] = 5
 
 
 def measure(arguments: Arguments) -> None:

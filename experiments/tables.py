@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, one_of
+from gift_vit.common.checks import Options, one_of, writable_file
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.results.collect import collect_results
@@ -45,7 +45,7 @@ class TablesConfig(Options):
     root: Any = "outputs"
     benchmark: Annotated[str, one_of(TABLES)] = "mini"
     format: Annotated[str, one_of(RENDERERS)] = "markdown"
-    out: str | None = None
+    out: Annotated[str | None, writable_file] = None
     protocol: str | None = None
     backbone: str | None = None
     datasets: list[str] | None = None

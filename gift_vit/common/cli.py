@@ -70,7 +70,7 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
-    words = _without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
+    words = without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
     if positional is not None:
         named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
         if named is not None:
@@ -138,7 +138,7 @@ def _with_default(text: str, field: Field[Any]) -> str:
     return f"{text} (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
-def _without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
+def without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
     """``--key value`` and ``--key=value`` as ``key=value``, ``--flag`` as ``flag=true``."""
     plain, rest = [], iter(words)
     for word in rest:

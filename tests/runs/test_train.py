@@ -141,7 +141,7 @@ def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Co
     cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
     with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
         train_run(cfg, CALL)
-    assert {path.name for path in cfg.folder.iterdir()} == {"failed.json", "train.log"}
+    assert [path.name for path in tmp_path.iterdir()] == ["images"], "nothing is left where nothing began"
 
 
 def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
