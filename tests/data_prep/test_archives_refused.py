@@ -1,5 +1,6 @@
 """Archives that are refused: members that would escape, and damage; nothing is left of either."""
 
+import gzip
 import re
 import stat
 import struct
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.archives import unpack
+from data_prep.archives import gunzip, unpack
 from gift_vit.common.errors import ConfigError
 from tests.data_prep.archive_trees import TREE, assert_nothing_left, cut, files, flip, make, make_tar, make_zip, member
 
@@ -25,6 +26,8 @@ HOSTILE: dict[str, list[tarfile.TarInfo]] = {
     "hard to nothing": [member("hard to nothing", type=tarfile.LNKTYPE, linkname="absent")],
     "device": [member("device", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
     "block": [member("block", type=tarfile.BLKTYPE)],
+    ".": [member(".")],
+    "n" * 256: [member("n" * 256)],
     "pipe": [member("pipe", type=tarfile.FIFOTYPE)],
     "inner/evil": [member("inner", type=tarfile.SYMTYPE, linkname="set"), member("inner/evil")],
     "inner": [member("inner", type=tarfile.SYMTYPE, linkname="readme"), member("inner")],
@@ -51,12 +54,17 @@ def test_a_tar_that_would_escape_is_refused(tmp_path: Path, name: str) -> None:
     assert not Path("/tmp/evil").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "set/../../evil", "/tmp/evil"])
-def test_a_zip_that_would_escape_is_refused(tmp_path: Path, name: str) -> None:
+NAMES = {
+    **dict.fromkeys(("../evil", "set/../../evil", "/tmp/evil"), "its path would leave"),
+    ".": "it has no name",
+    "ü" * 128: "no file can have its name",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), NAMES.items())
+def test_a_zip_that_would_escape_is_refused(tmp_path: Path, name: str, why: str) -> None:
     archive = make_zip(tmp_path / "a.zip", {**TREE, name: b"evil"})
-    with pytest.raises(
-        ConfigError, match=re.escape(f"{archive} is refused because of its member {name!r}: its path would leave")
-    ):
+    with pytest.raises(ConfigError, match=re.escape(f"{archive} is refused because of its member {name!r}: {why}")):
         unpack(archive, tmp_path / "out")
     assert_nothing_left(tmp_path, archive)
 
@@ -70,6 +78,14 @@ def test_a_zip_with_links_or_devices_is_refused(tmp_path: Path, kind: int) -> No
     with pytest.raises(ConfigError, match="member 'link': it is a link or a device"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert_nothing_left(tmp_path, tmp_path / "a.zip")
+
+
+def test_an_empty_gz_is_one_line(tmp_path: Path) -> None:
+    for content in (b"", gzip.compress(b"")):
+        (tmp_path / "a.gz").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"a\.gz is damaged, incomplete or no archive of its kind \(it is empty\)"):
+            gunzip(tmp_path / "a.gz", tmp_path / "a")
+        assert_nothing_left(tmp_path, tmp_path / "a.gz")
 
 
 def test_a_hostile_member_that_is_not_wanted_does_no_harm(tmp_path: Path) -> None:
