@@ -112,6 +112,9 @@ WRITING = (
     ["experiments.dashboard", f"out={OUT}"],
     ["experiments.bench", f"out={OUT}"],
     ["experiments.pretrain_mini", f"out={OUT}"],
+    ["data_prep.fgvc", "cub", f"root={OUT}"],
+    ["data_prep.fgvc", "cub", f"archives={OUT}"],
+    ["data_prep.vtab", "dtd", f"root={OUT}"],
 )
 LONG = "a" * 300
 
@@ -131,6 +134,10 @@ TYPED: list[tuple[list[str], str]] = [
     (_words("method=[1]"), "method=[1]: expected one of adalora, "),
     (_words("method={a:1}"), "method={a:1}: expected one of adalora, "),
     (_words("dataset=3"), "dataset=3: expected one of cars, "),
+    (
+        _words("backbone.name=???", "backbone.model=???"),
+        "backbone.name, backbone.model are required; give backbone.name=<value>",
+    ),
     (_words("protocol.final_train=[]"), "Cannot merge DictConfig with ListConfig"),
     # numbers that are none, as values and as text
     (_words("method.channel_ratio=nan"), "method.channel_ratio=nan: expected a finite number"),
@@ -183,6 +190,12 @@ TYPED: list[tuple[list[str], str]] = [
         ["gift_vit.explain", "run=run", "batch_size=99999999999999999999"],
         "batch_size=99999999999999999999: expected a number below",
     ),
+    (["gift_vit.evaluate", "run=${nope}"], "${nope} is no run folder"),
+    (["gift_vit.evaluate", "run=[a"], "[a is no run folder"),
+    (["gift_vit.evaluate", "run=1.10"], "1.10 is no run folder"),
+    (["gift_vit.explain", "run=run", "layers=[a"], "layers=[a: while parsing"),
+    (["gift_vit.explain", "run=run", "layers=${nope}"], "Interpolation key 'nope' not found"),
+    (["experiments.tables", "root={a: 1}"], "root={'a': 1}: expected one, or several as [a,b]"),
     (["experiments.bench", "rounds=0"], "rounds=0: expected 1 or more"),
     (["experiments.tables", "root=twice"], RESULTS["twice"][1]),
     *((words, "cannot write /proc/nothing/") for words in WRITING),

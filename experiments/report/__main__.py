@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from experiments.report.runs import collect_runs
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, writable_stem
+from gift_vit.common.checks import Options, one_or_several, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 
@@ -27,7 +27,7 @@ class ReportConfig(Options):
         benchmark: show the runs of this benchmark only
     """
 
-    root: Any = "outputs"
+    root: Annotated[Any, one_or_several] = "outputs"
     out: Annotated[str, writable_stem] = "outputs/report.html"
     benchmark: str | None = None
 

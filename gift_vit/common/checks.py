@@ -113,6 +113,12 @@ def matches(pattern: str, expected: str) -> Check:
 
 
 positive: Check = fulfils(lambda value: value > 0, "a number above 0")
+one_or_several: Check = fulfils(
+    lambda value: (
+        bool(value) and all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value]))
+    ),
+    "one, or several as [a,b]",
+)
 # no path, nothing hidden, and short enough that a file system takes it with what is added
 folder_name: Check = matches(
     r"[^\W_][\w.+-]{0,149}", "a name of at most 150 letters, digits and . _ + -, a letter or digit first, for it names a folder"

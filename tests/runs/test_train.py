@@ -347,3 +347,12 @@ def test_the_machine_settles_the_speed_and_a_resumed_run_keeps_it(
     assert train_run(cfg, CALL) == result, "finished already"
     with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
         train_run(replace(configure(), folder=cfg.folder), CALL)
+
+
+@pytest.mark.parametrize("name", ["train.log", "config.yaml", "metrics.jsonl", "pruned.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(configure: Configure, name: str) -> None:
+    cfg = configure("trainer.epochs=1")
+    (cfg.folder / name / "x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"cannot write .*smoke(/{name})? \("):
+        train_run(cfg, CALL)
+    assert Run.open(cfg.folder).result is None
