@@ -23,6 +23,7 @@ Wanted = Callable[[str], bool]
 
 _CHUNK = 1 << 20
 _TAR_BLOCK = 512
+_LONGEST_NAME = 255  # bytes of one part of a path
 _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
 
 
@@ -57,6 +58,8 @@ def gunzip(archive: Path, target: Path) -> None:
                 while chunk := source.read(_CHUNK):
                     out.write(chunk)
                     show(file.tell())
+                if not out.tell():
+                    raise EOFError("it is empty")
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
@@ -181,6 +184,10 @@ def _unpack_zip(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[None]
 def _misplaced(folder: Path, name: str) -> str | None:
     """Why nothing may be written there: it is elsewhere, or beyond a link that an earlier member has made."""
     path = PurePosixPath(name)
+    if not path.parts:
+        return "it has no name"
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts) or "\0" in name:
+        return f"no file can have its name (parts of at most {_LONGEST_NAME} bytes)"
     if path.is_absolute() or ".." in path.parts:
         return "its path would leave the folder it is unpacked to"
     if any((folder / place).is_symlink() for place in (path, *path.parents[:-1])):

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least
 from gift_vit.common.files import write_text
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """How fast images reach the model, as ratios measured side by side in one run on one core.
 
         python -m experiments.bench_data [images=128] [rounds=5] [out=<file>.md]
@@ -28,8 +30,8 @@ class Arguments:
         out: also write the table to this file
     """
 
-    images: int = 128
-    rounds: int = 5
+    images: Annotated[int, at_least(1)] = 128
+    rounds: Annotated[int, at_least(1)] = 5
     out: str | None = None
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
+from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
@@ -47,7 +49,18 @@ class AshaSweeper(GridSweeper):
         self, max_batch_size: int, params: dict[str, str] | None, reduction_factor: int, min_epochs: int | None, seed: int
     ) -> None:
         super().__init__(None, params)
+        for name, value, lowest in (
+            ("max_batch_size", max_batch_size, 1),
+            ("reduction_factor", reduction_factor, 2),
+            ("min_epochs", 1 if min_epochs is None else min_epochs, 1),
+        ):
+            fits = isinstance(value, int) and value >= lowest
+            expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
         self.at_a_time, self.reduction_factor, self.min_epochs, self.seed = max_batch_size, reduction_factor, min_epochs, seed
+
+    def _check(self, overrides: Sequence[Override]) -> None:
+        super()._check(overrides)
+        self._epochs()
 
     def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
         epochs = self._epochs()
@@ -58,7 +71,8 @@ class AshaSweeper(GridSweeper):
         for start in range(0, len(left), self.at_a_time):
             batch = left[start : start + self.at_a_time]
             trials = [halving.start(sweep, index) for index in batch]
-            codes += self._launch([[*jobs[i], halving.word(t)] for i, t in zip(batch, trials, strict=True)], len(codes))
+            words = [[*jobs[i], halving.word(trial)] for i, trial in zip(batch, trials, strict=True)]
+            codes += self._launch(words, len(codes), len(left))
             for trial in trials:
                 halving.finish(sweep, trial)
         print(halving.summary(sweep, epochs), file=sys.stderr)

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, SweepError
-from gift_vit.sweeps.plan import Sweep, plan_job, write_sweep
+from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
+from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
 class GridSweeper(BasicSweeper):
@@ -46,7 +47,14 @@ class GridSweeper(BasicSweeper):
         jobs: list[list[str]] = self.split_arguments(parsed, max_batch_size=None)[0]
         root = Path(self.config.paths.output_root).expanduser().absolute()
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
-        sweep = Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(plan_job, jobs)))
+        if not jobs:
+            raise ConfigError("the axes of this sweep have no value; give each at least one")
+        planned = [plan_start(job) for job in jobs]
+        hindrances = [hindrance for _, hindrance in planned if hindrance is not None]
+        if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
+            raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")
+        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        sweep = Sweep(command, started_at, tuple(job for job, _ in planned))
         codes = self._run(jobs, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
@@ -55,10 +63,13 @@ class GridSweeper(BasicSweeper):
 
     def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
         """Run jobs, given by their words and as ``sweep`` and its record's path tell them; their exit codes."""
-        return self._launch(jobs, 0)
+        return self._launch(jobs, 0, len(jobs))
 
-    def _launch(self, jobs: Sequence[list[str]], first: int) -> list[int]:
+    def _launch(self, jobs: Sequence[list[str]], first: int, whole: int) -> list[int]:
+        """Run jobs that are those from ``first`` of ``whole`` ones."""
         assert self.launcher is not None
+        if isinstance(self.launcher, ProcessLauncher):
+            self.launcher.runs = whole
         return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
 
     def _check(self, overrides: Sequence[Override]) -> None:

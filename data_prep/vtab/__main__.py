@@ -15,6 +15,7 @@ from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Preparation:
     def __init__(self, arguments: Arguments) -> None:
         self._source = arguments.source
         self._root = data_root(arguments.root)
+        check_writable(self._root)
         self._folder = Path(arguments.folder).expanduser() if arguments.folder else None
         tfds_dir = arguments.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self._tfds_dir = Path(tfds_dir).expanduser()

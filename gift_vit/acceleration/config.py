@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, between, one_of
+from gift_vit.common.checks import Options, between, device_name, one_of
 
 CLS_LAST_BLOCK = ("auto", "on", "off")
 MEMORY = ("fast", "lean", "minimal")
@@ -22,7 +22,7 @@ class ComputeConfig(Options, section="trainer"):
         speed: ``exact``: ``precision`` and ``compile`` as given; ``auto``: so on a CPU, on a GPU the fastest that is safe.
     """
 
-    device: str
+    device: Annotated[str, device_name]
     drop_path_rate: Annotated[float, between(0, 1)]
     cls_last_block: Annotated[str, one_of(CLS_LAST_BLOCK)]
     memory: Annotated[str, one_of(MEMORY)]

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
 
 def _check_name(model: str) -> None:
     if not timm.is_model(model):
-        close = timm.list_models(f"*{model.split('.')[0].split('_patch')[0]}*")[:3]
+        close = get_close_matches(model.partition(".")[0], timm.list_models(), 3)
         hint = f"; did you mean one of {', '.join(close)}?" if close else ""
         raise ConfigError(f"timm has no model {model!r}{hint} (timm.list_models('vit*') lists them)")
     if "." in model and not is_model_pretrained(model):

@@ -10,11 +10,13 @@ import textwrap
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING as REQUIRED
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gift_vit.common import distributed
 from gift_vit.common.cores import wait_asleep
@@ -73,7 +75,8 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
-    words = _without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
+    hints = get_type_hints(cls)
+    words = without_dashes(sys.argv[1:], {key for key, kind in hints.items() if kind is bool})
     if positional is not None:
         named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
         if named is not None:
@@ -88,13 +91,25 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
         if not equals or key not in known:
             raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
         try:
-            arguments = OmegaConf.merge(arguments, OmegaConf.from_dotlist([known[key] + word[len(key) :]]))
-        except OmegaConfBaseException as error:
+            arguments = OmegaConf.merge(arguments, {known[key]: _value(word, hints[known[key]])})
+        except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
         raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
-    return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+    try:
+        return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from error
+
+
+def _value(word: str, hint: Any) -> Any:
+    """What is typed after '=': text as it is where a field is text, so that 1.10 stays that; else YAML."""
+    key, _, text = word.partition("=")
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if str not in kinds:
+        return OmegaConf.from_dotlist([f"{key}={text}"])[key]
+    return None if NoneType in kinds and text in ("", "null") else text.replace("${", r"\${")
 
 
 def help_text(cls: type[Any]) -> str:
@@ -141,7 +156,7 @@ def _with_default(text: str, field: Field[Any]) -> str:
     return f"{text} (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
-def _without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
+def without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
     """``--key value`` and ``--key=value`` as ``key=value``, ``--flag`` as ``flag=true``."""
     plain, rest = [], iter(words)
     for word in rest:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -17,25 +18,45 @@ from gift_vit.common.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
 
+_NO_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP),
+}  # of the system's errors: a path can be written to never, or not by this person
+_LONGEST_NAME = 255  # bytes of one part of a path, on all usual file systems
 _FULL_BYTES = 64 * 1024
 _PATIENCE_S = 1.0  # for a lock that nobody waits for: whoever asks whether it is held holds it for a moment
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the many ways in which libraries report a full disk or a forbidden folder into one line."""
+    """Turn the many ways in which libraries report a full disk or a place that cannot be written into one line."""
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise _forbidden(error, path) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.EROFS:
-            raise _forbidden(error, path) from error
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            raise ConfigError(
+                f"cannot write {path} ({error.strerror}); choose another folder or change its permissions"
+            ) from error
         if _is_disk_full(error, path):
             raise RunError(
                 f"no space left on the device while writing {path}; free some and start the same command again"
             ) from error
         raise
+
+
+def check_writable(folder: Path, file: str = "") -> None:
+    """Refuse a folder that could not be made or written to, or the name of a file in it; nothing is made.
+
+    Raises:
+        ConfigError: If nothing can be written there.
+        RunError: If the disk is full.
+    """
+    with writing(folder / file):
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in (*folder.parts, file)):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with TemporaryFile(dir=there):
+            pass
 
 
 @contextmanager
@@ -121,12 +142,10 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _forbidden(error: OSError, path: Path) -> ConfigError:
-    return ConfigError(f"cannot write {path} ({error.strerror}); choose another folder or change its permissions")
-
-
 def _is_disk_full(error: Exception, path: Path) -> bool:
     """Whether a full disk is behind an error; torch and safetensors do not pass on the system's error number."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return "No space left" in str(error) or shutil.disk_usage(path.parent).free < _FULL_BYTES
+    if "No space left" in str(error):
+        return True
+    return path.parent.is_dir() and shutil.disk_usage(path.parent).free < _FULL_BYTES

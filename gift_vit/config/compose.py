@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _store.store("search", {"phase": "search"}, group="phase", package="_global_")
 _final = {"defaults": [{"override /recipe": "${dataset}_${method}"}], "phase": "final"}
 _store.store("final", _final, group="phase", package="_global_")
 
+_LOCATION = ("full_key:", "reference_type", "object_type", "See https://hydra.cc")  # lines of errors that help nobody
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
 
@@ -60,6 +61,12 @@ def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
     return cfg, hydra_cfg
 
 
+def task_words(hydra_cfg: HydraConf) -> list[str]:
+    """The words of a job, as they were typed: interpolations in them are those of the run's configuration, not of Hydra's."""
+    words: Any = OmegaConf.to_container(OmegaConf.create(hydra_cfg.overrides.task), resolve=False)
+    return words
+
+
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
     """The defaults of the job's dataset, method, backbone and so on, without recipe, experiment and value overrides.
 
@@ -79,6 +86,31 @@ def _search_path() -> tuple[str, ...]:
     return tuple(str(element.path) for element in GlobalHydra.instance().config_loader().get_search_path().get_path())
 
 
+@cache
+def choices() -> dict[str, list[str]]:
+    """The groups of the configuration, as ``dataset`` and ``hydra/launcher``, and the names that can be chosen of each."""
+    root = conf_dir()
+    files = sorted(file.relative_to(root) for file in root.glob("*/**/*.yaml"))
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(str(file.parent), []).append(file.stem)
+    return groups
+
+
+def elsewhere(name: str, group: str | None = None) -> str:
+    """``; did you mean <group>=<name>?`` for a name that belongs to other groups than ``group``; else empty."""
+    groups = (*BASE_GROUPS, "experiment", "debug")
+    found = [f"{other}={name}" for other in groups if other != group and name in choices()[other]]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def file_of(group: str, name: str) -> Path:
+    """The file of a group's choice: in a folder of ``--config-dir`` while Hydra is set up with one, else in ``conf/``."""
+    folders = _search_path() if GlobalHydra.instance().is_initialized() else ()
+    files = [Path(folder.removeprefix("file://"), group, f"{name}.yaml") for folder in folders]
+    return next((file for file in files if file.is_file()), conf_dir() / group / f"{name}.yaml")
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values; an empty section is a value."""
     for key, value in values.items():
@@ -90,29 +122,39 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def explain_composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """A composition error of Hydra as one line that names the nearest known choice or key."""
-    text = str(error)
+    if isinstance(error.__cause__, ConfigError):
+        return error.__cause__
+    text = "\n".join(line for line in str(error).splitlines() if not line.strip().startswith(_LOCATION))
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        hint = did_you_mean(choice, error.options)
+        hint = elsewhere(choice, group) or did_you_mean(choice, error.options)
         return ConfigError(f"unknown {group} {choice!r}{hint} (known: {', '.join(sorted(error.options))})")
-    match = re.search(r"Could not override '([^']+)'", text)
+    match = re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text)
     if match:
         return ConfigError(_unknown_override(match[1], overrides))
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
+        point = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", match[2])
+        decimal = f"; if it is a decimal comma, write {match[1]}={point}" if point != match[2] else ""
+        return ConfigError(f"{match[1]}={match[2]}: several values are a sweep: add -m; a list is [{match[2]}]{decimal}")
     if "Got NoneType" in text:
         nulls = " ".join(word for word in overrides if word.endswith("=null"))
         return ConfigError(f"{nulls}: a group cannot be null on the command line; leave it out with ~<group>")
-    return ConfigError(" ".join(text.split()))
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    reason = f" ({cause})" if text.startswith("Error merging override") and cause else ""
+    return ConfigError(" ".join(f"{text}{reason}".split()))
 
 
 def _unknown_override(key: str, overrides: Sequence[str]) -> str:
-    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
-    chosen = [word for word in overrides if word.partition("=")[0] in groups]
+    if key.partition(".")[0] == "hydra":
+        return f"unknown key {key}; python -m gift_vit.train --cfg hydra shows the known ones"
+    chosen = [word for word in overrides if word.partition("=")[0] in choices()]
     GlobalHydra.instance().clear()
     try:
         known = compose_config(chosen)
     except HydraException:
         return f"unknown key {key}"
-    return unknown_key(key, list(_keys(known)))
+    keys = [name for name in _keys(known) if not name.startswith("method.grid.")]
+    return unknown_key(key, keys, [group for group in choices() if "/" not in group])
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -1,5 +1,6 @@
 """Configs as flat dotted keys, which of the keys make a run another run, and what its folder is called after them."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from hashlib import sha256
@@ -64,6 +65,11 @@ def value_order(value: object) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return 0, float(value), ""
     return (1, float(len(value)), str(value)) if isinstance(value, list) else (2, 0.0, str(value))
+
+
+def as_word(key: str, value: Any) -> str:
+    """``key=value`` as it is typed on the command line."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value).replace(' ', '')}"
 
 
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -19,7 +19,9 @@ JPEG_DECODERS = ("auto", "simplejpeg", "pillow")
 _crop_ratio = fulfils(lambda ratio: 0 < ratio <= 1, "a number above 0 and up to 1, or null to squash")
 _part_of_train = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part of train that becomes val")
 _split_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
-_folder_name = matches(r"[a-z0-9._-]+", "lower-case letters, digits and . _ - only, for it names folders")
+_folder_name = matches(
+    r"[a-z0-9][a-z0-9._-]{0,149}", "lower-case letters, digits and . _ - only, for it names folders; 150 at most, no dot first"
+)
 FOLDER_LAYOUT = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/"
 
 

@@ -153,11 +153,20 @@ def read_result(path: str | Path) -> Result:
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"it is no text file ({error.reason})") from error
     try:
-        return _parse(json.loads(text), path)
+        return _parse(json.loads(text, object_pairs_hook=_object), path)
     except json.JSONDecodeError as error:
         raise _unreadable(path, f"it is not valid JSON, perhaps cut short ({error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a key that it names twice would hide one of the values."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return value
 
 
 def _unreadable(path: Path, problem: str) -> ConfigError:

@@ -235,3 +235,13 @@ def test_a_run_folders_config_loads_again_and_folders_tell_datasets_apart() -> N
         cfg = loaded(*words)
         assert load_config(OmegaConf.create(cfg.values)) == cfg
     assert cfg.dataset.name == cfg.folder.parts[-4] == "folder_my_flowers"
+
+
+def test_a_backbone_needs_a_name_and_a_model_and_both_are_asked_for_at_once() -> None:
+    cfg = compose_config(["dataset=digits"])
+    cfg.backbone = {"name": "mine", "model": "vit_tiny_patch16_224.augreg_in21k"}
+    run = load_config(cfg)
+    assert (run.backbone.weights, run.backbone.pretrained, run.backbone.img_size) == (None, True, None)
+    cfg.backbone = {}
+    with pytest.raises(ConfigError, match=r"^backbone\.model, backbone\.name are required$"):
+        load_config(cfg)

@@ -1,5 +1,6 @@
 """Archives that are refused: members that would escape, and damage; nothing is left of either."""
 
+import gzip
 import stat
 import struct
 import tarfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.archives import unpack
+from data_prep.archives import gunzip, unpack
 from gift_vit.common.errors import ConfigError
 from tests.data_prep.archive_trees import TREE, Change, assert_nothing_left, cut, files, flip, make, member, tar_of, zip_of
 
@@ -25,7 +26,7 @@ def zipped(name: str, kind: int = stat.S_IFREG) -> bytes:
 
 HARD = tarfile.LNKTYPE
 HOSTILE: list[list[tarfile.TarInfo]] = [  # the last member is the one that is named
-    *[[member(name)] for name in ("../evil", "set/../../evil", "/tmp/evil")],
+    *[[member(name)] for name in ("../evil", "set/../../evil", "/tmp/evil", ".", "n" * 256)],
     [link("absolute link", "/etc/passwd")],
     [link("set/link", "../../evil")],
     *[[link("hard", to, HARD)] for to in ("../evil", "/etc/passwd", "absent")],
@@ -39,6 +40,8 @@ ESCAPES, SPECIAL = "its path would leave the folder it is unpacked to", "it is a
 REFUSED = [
     *[(".tar", tar_of(TREE, "w", tuple(members)), members[-1].name, "") for members in HOSTILE],
     *[(".zip", zipped(name), name, ESCAPES) for name in ("../evil", "set/../../evil", "/tmp/evil")],
+    (".zip", zipped("."), ".", "it has no name"),
+    (".zip", zipped("ü" * 128), "ü" * 128, "no file can have its name"),
     *[(".zip", zipped("link", kind), "link", SPECIAL) for kind in (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO)],
 ]
 
@@ -58,6 +61,14 @@ def test_what_would_escape_is_refused(tmp_path: Path, suffix: str, body: bytes, 
     assert_nothing_left(home, archive)
     assert_nothing_left(tmp_path, home)
     assert not Path("/tmp/evil").exists()
+
+
+def test_an_empty_gz_is_one_line(tmp_path: Path) -> None:
+    for content in (b"", gzip.compress(b"")):
+        (tmp_path / "a.gz").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"a\.gz is damaged, incomplete or no archive of its kind \(it is empty\)"):
+            gunzip(tmp_path / "a.gz", tmp_path / "a")
+        assert_nothing_left(tmp_path, tmp_path / "a.gz")
 
 
 def test_a_hostile_member_that_is_not_wanted_does_no_harm(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ Told = pytest.CaptureFixture[str]
 WORDS = {fgvc: ["cub"], status: [], vtab: ["dtd"]}
 
 
-EMPTY = {"GIFT_VIT_DATA": "the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA"}
-EMPTY["root="] = "root=: Incompatible value 'None' for field of type 'str'"
+MESSAGE = "the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA"
+EMPTY: dict[str, tuple[str, list[str]]] = {"variable": ("", []), "argument": ("data", ["root="])}
 
 
 @pytest.mark.parametrize("module", WORDS, ids=lambda module: module.__name__)
@@ -25,10 +25,11 @@ EMPTY["root="] = "root=: Incompatible value 'None' for field of type 'str'"
 def test_an_empty_root_is_one_line_and_nothing_is_written(
     module: ModuleType, empty: str, command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
+    variable, words = EMPTY[empty]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIFT_VIT_DATA", "" if empty == "GIFT_VIT_DATA" else "data")
-    assert command(module, *WORDS[module], *([] if empty == "GIFT_VIT_DATA" else [empty])) == 2
-    assert capsys.readouterr().err == f"error: {EMPTY[empty]}\n"
+    monkeypatch.setenv("GIFT_VIT_DATA", variable)
+    assert command(module, *WORDS[module], *words) == 2
+    assert capsys.readouterr().err == f"error: {MESSAGE}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -117,12 +117,12 @@ def test_the_command_prints_whole_lines(root: Path, tmp_path: Path) -> None:
     assert rows[23].endswith(f"python -m data_prep.vtab smallnorb_elevation 'root={root}'")
 
 
+@pytest.mark.usefixtures("cub_folder")
 def test_on_a_narrow_terminal_the_commands_stand_below_the_table(root: Path, tmp_path: Path) -> None:
-    prepare_cub(root)
     told = run_module("data_prep.status", f"root={root}", cwd=tmp_path, COLUMNS="80").stdout
     table, _, commands = told.partition("\nNext:\n")
     lines = [line.rstrip() for line in table.splitlines()]
     assert max(map(len, lines)) <= 80
-    assert lines[3].split() == ["cub", "ready", "5,394", "600", "5,794", "200", "paper"]
+    assert lines[3].split()[:2] == ["cub", "ready"]
     assert commands.splitlines()[0] == f"  python -m gift_vit.train dataset=cub 'paths.data_root={root}'"
     assert commands.splitlines()[23] == f"  python -m data_prep.vtab smallnorb_elevation 'root={root}'"

@@ -70,6 +70,30 @@ def test_only_some_sweeps(outputs: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "start one with python -m gift_vit.train sweep=" in said
 
 
+def test_single_runs_and_what_cannot_be_read(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = outputs / "final/cub/lora/vit_mini/mine"
+    write_result(single / "result.json", make_result(dataset="cub", method="lora"))
+    for index, content in enumerate(("[]", "{", '{"message": ["x"]}', "[" * 100_000)):
+        broken = single.with_name(f"stopped{index}")
+        broken.mkdir()
+        (broken / "pruned.json").write_text(content)
+        (broken / "config.yaml").write_text("a: [")
+        (broken / "train.log").touch()
+    (outputs / "sweeps/broken.json").write_text("[" * 100_000)
+    (single.with_name("cut")).mkdir()
+    (single.with_name("cut") / "result.json").write_text("{")
+    assert print_status(f"root={outputs}") == 0
+    told = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in told.out.splitlines()]
+    assert lines[0] == COMMAND
+    block = lines[lines.index("single runs") :]
+    assert block[1] == "6 runs: 1 done, 1 failed, 4 pruned"
+    assert block[2] == "phase dataset method backbone run state top-1 % reason"
+    assert "final cub lora vit_mini mine done" in " ".join(block)
+    assert " ".join(block).count("pruned.json cannot be read") == 3
+    assert "cut failed – " in " ".join(block)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(10, "1 min"), (300, "5 min"), (3600, "1 h 0 min"), (86399, "24 h 0 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert status._duration(seconds) == text

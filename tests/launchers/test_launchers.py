@@ -65,6 +65,16 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     assert reason in json.loads(failed.read_text())["message"]
     assert any(line.startswith("error: 1 of 3 runs failed") for line in output.splitlines())
     assert "Traceback" not in output
+    if launcher == "processes":  # each line says whose it is
+        lines = ended.stderr.splitlines()
+        assert [line for line in lines if line.startswith("run ")] == [
+            f"run {number} of 3: {' '.join(words[2:4])} {' '.join(images)} method.rank={rank}"
+            for number, rank in ((1, 2), (2, 99), (3, 4))
+        ]
+        names = {path.parent.name for path in tmp_path.rglob("train.log")}
+        own = [line for line in lines if not line.startswith(("run ", "error: 1 of 3"))]
+        assert {line.partition(": ")[0].rpartition("/")[2] for line in own} <= names | {failed.parent.name}
+        assert "HYDRA" not in output
     if launcher != "submitit":  # its runs print into files
         assert output.count(f"error: {reason}") == 1
         assert output.index(f"error: {reason}") < output.index("error: 1 of 3 runs failed")

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gift_vit
@@ -114,6 +114,8 @@ def test_a_state_that_does_not_fit_is_told_and_changes_nothing(trained: nn.Modul
         (surplus, r"the adapter does not fit this model: 1 missing \(gift.attn.v.psi\), 1 surplus \(gift.attn.k.psi\)"),
         ({}, r"6 missing \(gift.attn.proj.phi, gift.*, gift.attn.v.phi and 3 more\), 0 surplus$"),
         (state | {"head.bias": torch.ones(11)}, r"head\.bias has shape \(11,\), the model expects \(10,\)"),
+        (state | {"head.bias": torch.ones(10).half()}, r"head\.bias has numbers of the kind torch\.float16, the model expects"),
+        (state | {"head.bias": torch.ones(10).int()}, r"head\.bias has numbers of the kind torch\.int32, the model expects"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_adapter_state_dict(trained, wrong)
@@ -202,6 +204,35 @@ def test_no_adapter_file(tiny_vit: nn.Module, path: Path) -> None:
             load_adapter(tiny_vit, path)
 
 
+DAMAGES: dict[str, tuple[dict[str, str], str]] = {
+    "no json": ({"method": "{"}, "has damaged metadata"),
+    "a list": ({"method": "[]"}, "has damaged metadata"),
+    "a number": ({"backbone": "3"}, "has damaged metadata"),
+    "names that are numbers": ({"class_names": "[1]"}, "has damaged metadata"),
+    "another kind": ({"method": '{"kind": "gitf"}'}, "unknown method kind 'gitf'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_metadata_is_one_line(tiny_vit: nn.Module, path: Path, changes: dict[str, str], message: str) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata | changes)
+    with pytest.raises(ConfigError, match=message):
+        load_adapter(tiny_vit, path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(tiny_vit: nn.Module, path: Path, value: float) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["head.bias"][3] = value
+    save_file(tensors, path, metadata)
+    with pytest.raises(ConfigError, match=r"adapter\.safetensors: head\.bias holds values that are not finite"):
+        load_adapter(tiny_vit, path)
+
+
 def test_a_distilled_model_has_two_heads(tmp_path: Path) -> None:
     model = apply_method(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3), GiftConfig())
     assert count_parameters(model).head == 2 * (3 * 192 + 3)
@@ -279,7 +310,7 @@ def test_an_adapter_that_cannot_be_written_leaves_the_old_one(trained: nn.Module
     with largest_file(size), pytest.raises((OSError, SafetensorError), match="File too large"):
         save_adapter(trained, path)
     (taken := path.with_name("taken")).mkdir()
-    with pytest.raises(OSError, match="taken"):  # a folder in place of the file
+    with pytest.raises(ConfigError, match=r"cannot write .*taken \(Is a directory\)"):  # a folder in place of the file
         save_adapter(trained, taken)
     assert path.read_bytes() == old
     assert set(os.listdir(path.parent)) == {path.name, "taken"}

@@ -232,6 +232,19 @@ def test_labels_are_escaped() -> None:
     assert not re.search("multicolumn|cmidrule", render_latex(table)), "without groups"
 
 
+def test_labels_end_no_cell_and_are_no_code() -> None:
+    names = ["a\nb|c", "<img src=x onerror=alert(1)>", "=HYPERLINK(1)", "+1", "-1", "@x", "plain"]
+    rows = tuple((Cell(name, (name,)),) for name in names)
+    table = Table("cap\n<b>", "from -->x", (Column("t", "", ("=t",)),), rows, ("note <i>\nx",))
+    lines = render_markdown(table).splitlines()
+    assert lines[:2] == ["<!-- from - -&gt;x -->", "cap &lt;b&gt;"]
+    assert lines[5:7] == [r"| a b\|c |", "| &lt;img src=x onerror=alert(1)&gt; |"]
+    assert lines[-1] == "note &lt;i&gt; x"
+    assert all(line.count("\\\\") == 1 for line in render_latex(table).splitlines() if "HYPERLINK" in line or "a b" in line)
+    read = [row[0] for row in csv.reader(io.StringIO(render_csv(table)))]
+    assert read == ["'=t", "a\nb|c", names[1], "'=HYPERLINK(1)", "'+1", "'-1", "'@x", "plain"]
+
+
 def test_equal_as_printed_shares_a_mark() -> None:
     scores = {"gift": 90.001, "lora": 90.004, "bitfit": 85.0, "full": 84.996, "linear": 60.0}
     table = mini_table([make(method, top1=top1) for method, top1 in scores.items()])

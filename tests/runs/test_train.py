@@ -140,7 +140,7 @@ def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Co
     cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
     with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
         train_run(cfg, CALL)
-    assert {path.name for path in cfg.folder.iterdir()} == {"failed.json", "train.log"}
+    assert [path.name for path in tmp_path.iterdir()] == ["images"], "nothing is left where nothing began"
 
 
 def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
@@ -358,3 +358,12 @@ def test_on_a_cpu_the_speed_that_is_picked_is_exact(configure: Configure) -> Non
     other = replace(configure("trainer.precision=bf16"), folder=cfg.folder)
     with pytest.raises(ConfigError, match=r"\(trainer.precision is fp32 there, bf16 now\)"):
         train_run(other, CALL)
+
+
+@pytest.mark.parametrize("name", ["train.log", "config.yaml", "metrics.jsonl", "pruned.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(configure: Configure, name: str) -> None:
+    cfg = configure("trainer.epochs=1")
+    (cfg.folder / name / "x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"cannot write .*smoke(/{name})? \("):
+        train_run(cfg, CALL)
+    assert Run.open(cfg.folder).result is None
