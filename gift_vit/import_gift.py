@@ -1,5 +1,6 @@
 """Turn a checkpoint that the authors of GIFT released into a folder with an adapter of this project."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,7 @@ class Arguments:
 
     Nothing in a checkpoint is run: it may hold tensors, plain values and an argparse.Namespace; all else is refused.
     The folder holds adapter.safetensors for gift_vit.methods.load_adapter, config.yaml (the authors' protocol), and
-    imported.json: the file's SHA-256 and the score its authors report. There is no result.json, so no table takes it for a
-    run of this project.
+    imported.json: the file's SHA-256 and the score its authors report. Without a result.json it stands in no table.
     """
 
     file: str = MISSING

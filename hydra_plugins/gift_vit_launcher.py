@@ -68,10 +68,13 @@ class ProcessLauncher(BasicLauncher):
         ]
 
     def _start(self, overrides: Sequence[str], index: int) -> ForkProcess:
+        parent = os.getpid()
+
         def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the sweep's process passes on SIGTERM
-            self._share_cores()
             try:
+                cli.end_with_parent(parent)
+                self._share_cores()
                 [job] = BasicLauncher.launch(self, [overrides], index)
                 sys.exit(job.return_value)
             except KeyboardInterrupt:
@@ -92,8 +95,8 @@ class ProcessLauncher(BasicLauncher):
 
 def _needs_torch(overrides: Sequence[str]) -> bool:
     """Whether a job comes so far: a mistake is told before, and data or weights that are not there."""
-    cfg, hydra_cfg = compose_job(overrides)
     try:
+        cfg, hydra_cfg = compose_job(overrides)
         check_present(load_config(cfg, lambda: baseline_of(hydra_cfg)))
     except ConfigError:
         return False

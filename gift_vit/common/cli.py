@@ -1,5 +1,6 @@
 """What all commands share: exit codes, one-line errors, ``key=value`` arguments."""
 
+import ctypes
 import inspect
 import logging
 import os
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,9 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError, SweepError
+from gift_vit.common.files import explained
+from gift_vit.common.starting import interruptible
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
 _HELP_COLUMNS = 120
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 T = TypeVar("T")
@@ -29,12 +34,16 @@ T = TypeVar("T")
 def report(error: BaseException) -> int:
     """Print an error as one line on stderr and return the exit code it stands for.
 
-    The traceback is printed too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    An interruption that says what it interrupted has been told by whoever raised it. The traceback is printed too where the
+    environment variable ``GIFT_VIT_TRACEBACK`` is 1.
     """
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
+        if not error.args:
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    error = (isinstance(error, Exception) and explained(error)) or error
     message = " ".join(str(error).split())
     if isinstance(error, ConfigError | RunError):
         print(f"error: {message}", file=sys.stderr)
@@ -48,6 +57,7 @@ def report(error: BaseException) -> int:
 def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
     try:
+        interruptible()
         action()
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
@@ -166,6 +176,18 @@ def interrupt_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let this process get SIGTERM when its parent, the process ``parent``, ends, however it ends; on Linux.
+
+    Raises:
+        KeyboardInterrupt: If it has ended.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
 
 def log_to_stderr() -> None:

@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import baseline_of, explain_composition_error
+from gift_vit.common.starting import interruptible
+from gift_vit.config.compose import baseline_of, check_recipe, explain_composition_error
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.engine.observer import Observer, StopTraining
@@ -27,12 +28,17 @@ log = logging.getLogger(__name__)
 
 # ``<module>:<function>`` that makes one more observer of a job's run; set for a job by a sweeper's plugin
 OBSERVER_VARIABLE = "GIFT_VIT_OBSERVER"
+# process id of the sweep that a job belongs to; what the sweep's own process has started ends with it
+SWEEP_VARIABLE = "GIFT_VIT_SWEEP"
 _LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
 def run_job(cfg: DictConfig, command: str) -> int:
     """Run one job of Hydra's; the exit code. Its error is reported at once and does not stop the other jobs of a sweep."""
     hydra_cfg = HydraConfig.get()
+    sweep = os.environ.get(SWEEP_VARIABLE)
+    if sweep == str(os.getppid()):  # started by the sweep's launcher on this machine
+        cli.end_with_parent(int(sweep))
 
     def action() -> None:
         overrides = list(hydra_cfg.overrides.task)
@@ -47,12 +53,13 @@ def run_job(cfg: DictConfig, command: str) -> int:
     if hydra_cfg.mode != RunMode.MULTIRUN:
         sys.exit(code)  # Hydra keeps what a single job returns to itself
     if code == cli.INTERRUPTED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("a job, which has told of it")
     return code
 
 
 def checked_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     """The run that a job is, with all that can be seen without torch checked; a final run without a recipe is warned of."""
+    check_recipe(hydra_cfg.overrides.task)
     run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     given = any(word.startswith("optim.lr=") for word in hydra_cfg.overrides.task)
     if run.phase == "final" and cfg.recipe is None and not given:
@@ -72,6 +79,7 @@ def run_hydra(job: Callable[[], object]) -> None:
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:
+        interruptible()
         job()
     except ConfigError as error:
         sys.exit(cli.report(error))

@@ -3,6 +3,7 @@
 Imports no torch until a model or data are asked for.
 """
 
+import errno
 import json
 import logging
 import math
@@ -282,8 +283,9 @@ def recorded(folder: Path) -> Iterator[None]:
     Neither an interruption nor being stopped early is a failure.
     """
     remove_leftovers(folder)
-    for record in (FAILED, PRUNED):
-        (folder / record).unlink(missing_ok=True)
+    with writing(folder):
+        for record in (FAILED, PRUNED):
+            (folder / record).unlink(missing_ok=True)
     with _logged_to(folder / LOG):
         try:
             yield
@@ -294,9 +296,9 @@ def recorded(folder: Path) -> Iterator[None]:
         except Exception as error:
             write_failure(folder, error)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             log.info("interrupted: %s can be resumed with the same command", folder)
-            raise
+            raise KeyboardInterrupt(str(folder)) from error
 
 
 class _QuietFileHandler(logging.FileHandler):
@@ -306,7 +308,8 @@ class _QuietFileHandler(logging.FileHandler):
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = _QuietFileHandler(path)
+    with writing(path):
+        handler = _QuietFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
     root.addHandler(handler)
@@ -324,7 +327,8 @@ class MetricsFile(Observer):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.unlink(missing_ok=True)
+        with writing(path):
+            path.unlink(missing_ok=True)
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Write the records of the epochs that are done."""
@@ -337,6 +341,13 @@ class MetricsFile(Observer):
         """Steps are not recorded."""
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Append one line."""
-        with writing(self.path), self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one line, whole or not at all."""
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            except OSError:
+                file.truncate(before)
+                raise

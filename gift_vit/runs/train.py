@@ -166,10 +166,16 @@ def _finished_result(cfg: RunConfig) -> Result | None:
 
 
 def _check_same_config(cfg: RunConfig, run: Run) -> None:
-    """Refuse a folder that another configuration has trained in."""
+    """Refuse a folder that another configuration has trained in, or that does not tell; a finished run's own record does."""
     if run.result is None and not (cfg.folder / CHECKPOINT).is_file():
         return
-    differences = config_difference(run.values, cfg.values) if run.values else {}
+    trained_with = run.result.run.config if run.result else run.values
+    if not trained_with:
+        raise ConfigError(
+            f"{cfg.folder} holds a {CHECKPOINT} and no readable {CONFIG} that says of what; "
+            f"give run_name=<another name> or delete the {CHECKPOINT}"
+        )
+    differences = config_difference(trained_with, cfg.values)
     if differences:
         listed = "; ".join(f"{key} is {old} there, {new} now" for key, (old, new) in list(differences.items())[:4])
         raise ConfigError(

@@ -48,8 +48,8 @@ class Sweep:
 def plan_job(overrides: Sequence[str]) -> Job:
     """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
-    cfg, hydra_cfg = compose_job(overrides)
     try:
+        cfg, hydra_cfg = compose_job(overrides)
         return Job(own, str(load_config(cfg, lambda: baseline_of(hydra_cfg)).folder))
     except ConfigError as error:
         return Job(own, None, str(error))
