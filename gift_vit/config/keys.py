@@ -50,6 +50,21 @@ def value_order(value: object) -> tuple[int, float, str]:
     return (1, float(len(value)), str(value)) if isinstance(value, list) else (2, 0.0, str(value))
 
 
+def tie_order(config: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
+    """A sort key for flat configurations that scored the same: the first one is chosen, wherever something is.
+
+    The smaller learning rate, then the smaller weight decay, then the smaller value of every other key by name; the seed last.
+    """
+    first = [key for key in ("optim.lr", "optim.weight_decay") if key in config]
+    others = sorted(config.keys() - {*first, "seed"})
+    return tuple((key, *value_order(config[key])) for key in (*first, *others, *(["seed"] if "seed" in config else [])))
+
+
+def score_order(top1: float) -> float:
+    """A sort key for scores, the highest first; equal ones must not differ by the rounding of a mean."""
+    return -round(top1, 6)
+
+
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     """Protocol, learning rate, weight decay, seed, and every other value that differs from the composed defaults.
 

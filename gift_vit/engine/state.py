@@ -193,14 +193,7 @@ def load_checkpoint(
     try:
         state = _read(path)
         problem = _misfit(state, _mutable_state(model), identity, epochs)
-        if problem is None:
-            optimizer.load_state_dict(state["optimizer"])
-            _check_moments(optimizer)
-            scaler.load_state_dict(state["scaler"])
-            random_states = [state, *state.get("other_processes", [])]
-            if distributed.rank() < len(random_states):
-                _set_random_state(random_states[distributed.rank()])
-            progress = TrainingState(**state["progress"])
+        progress = TrainingState() if problem else _restore_progress(state, optimizer, scaler)
     except Exception as error:  # readers of zip and pickle raise classes of many kinds, as does other content
         line = next(iter(str(error).splitlines()), type(error).__name__)
         reason = f"it has no {line}" if isinstance(error, KeyError) else line
@@ -211,6 +204,17 @@ def load_checkpoint(
         for name, tensor in _mutable_state(model).items():
             tensor.copy_(state["model"][name])
     return progress
+
+
+def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:
+    """All of a checkpoint but the model."""
+    optimizer.load_state_dict(state["optimizer"])
+    _check_moments(optimizer)
+    scaler.load_state_dict(state["scaler"])
+    random_states = [state, *state.get("other_processes", [])]
+    if distributed.rank() < len(random_states):
+        _set_random_state(random_states[distributed.rank()])
+    return TrainingState(**state["progress"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,9 +36,9 @@ _LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm",
 def run_job(cfg: DictConfig, command: str) -> int:
     """Run one job of Hydra's; the exit code. Its error is reported at once and does not stop the other jobs of a sweep."""
     hydra_cfg = HydraConfig.get()
-    sweep = os.environ.get(SWEEP_VARIABLE)
-    if sweep == str(os.getppid()):  # started by the sweep's launcher on this machine
-        cli.end_with_parent(int(sweep))
+    parent = os.getppid()
+    if os.environ.get(SWEEP_VARIABLE) == str(parent):  # started by the sweep's launcher on this machine
+        cli.end_with_parent(parent)
 
     def action() -> None:
         overrides = list(hydra_cfg.overrides.task)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gift_vit import __version__
+from gift_vit.acceleration.accelerate import has_fused_attention
 from gift_vit.acceleration.speed import Work, prepare_to_train, settle_speed
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
@@ -25,7 +26,7 @@ from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
-from gift_vit.data.loaders import mix_seed
+from gift_vit.data.loaders import TrainLoader, mix_seed
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -118,6 +119,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
                 identity=f"{data.fingerprint} {data.decoder}",
             )
+            if not isinstance(inputs.train, TrainLoader):
+                acceleration["data_on_device"] = True
             # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
@@ -245,7 +248,11 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
-        env={**describe_environment(training.device), "acceleration": acceleration},
+        env={
+            **describe_environment(training.device),
+            "fused_attention": has_fused_attention(model),
+            "acceleration": acceleration,
+        },
     )
 
 
