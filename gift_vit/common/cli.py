@@ -9,8 +9,8 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -34,14 +34,12 @@ T = TypeVar("T")
 def report(error: BaseException) -> int:
     """Print an error as one line on stderr and return the exit code it stands for.
 
-    An interruption that says what it interrupted has been told by whoever raised it. The traceback is printed too where the
-    environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    Nothing is printed of an interruption, see :func:`told_of_interruption`. The traceback is printed too where the environment
+    variable ``GIFT_VIT_TRACEBACK`` is 1.
     """
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        if not error.args:
-            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     error = (isinstance(error, Exception) and explained(error)) or error
     message = " ".join(str(error).split())
@@ -64,10 +62,26 @@ def run_command(action: Callable[[], None]) -> int:
     return SUCCESS
 
 
+@contextmanager
+def told_of_interruption() -> Iterator[None]:
+    """Say of an interruption that there was one; of one that says what it interrupted, whoever raised it has told already."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args:
+            print("interrupted", file=sys.stderr)
+        raise KeyboardInterrupt("the command") from error
+
+
 def main(cls: type[T], action: Callable[[T], None], positional: str | None = None) -> None:
     """A whole command: read the words of the command line into ``cls``, do ``action``, exit with the code that fits."""
+
+    @told_of_interruption()
+    def command() -> None:
+        action(parse_arguments(cls, positional))
+
     log_to_stderr()
-    raise SystemExit(run_command(lambda: action(parse_arguments(cls, positional))))
+    raise SystemExit(run_command(command))
 
 
 def parse_arguments(cls: type[T], positional: str | None = None) -> T:

@@ -90,16 +90,28 @@ def check_readable(path: Path) -> None:
         raise ConfigError(f"cannot read {path} ({error.strerror}); change its permissions or give another file") from error
 
 
-def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Remove what a killed process has left of writing ``name`` (or a file whose name begins so) in a folder.
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes have left of writing one file, or any, in a folder; only while nobody else writes that.
 
-    That is temporary files and folders, and the files of locks that nobody holds. Only while nobody else writes there.
+    That is temporary files and folders, and the files of locks that nobody holds.
     """
+    own, any_own = (".*", ".*") if name is None else (f".{escape(name)}", f".{escape(name)}.[0-9]*")
     with writing(folder):
-        for partial in folder.glob(f".{escape(name)}*.partial"):
+        for partial in folder.glob(f"{any_own}.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-        for lock in folder.glob(f".{escape(name)}*.lock"):
+        for lock in folder.glob(f"{own}.lock"):
             _remove_stale(lock)
+
+
+def clear(path: Path, *beside: Path) -> None:
+    """Remove what killed processes have left of writing a file or folder, or one ``beside`` it that its lock covers.
+
+    Unless another one is at it just now, or the folder is read-only.
+    """
+    if any(path.parent.glob(f".{escape(path.name)}*")) or any(other.exists() for other in beside):
+        with suppress(LockedError, ConfigError), locked(path, wait=False):
+            for other in (path, *beside):
+                remove_leftovers(other.parent, other.name)
 
 
 def write_text(path: Path, text: str) -> None:

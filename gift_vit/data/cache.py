@@ -169,7 +169,7 @@ def _on_disk(file: Path, prepared: PreparedImages, settings: CacheSettings) -> C
         cached = _opened(file, prepared)  # another process may have built it meanwhile
         if cached is not None:
             return cached
-        remove_leftovers(file.parent, f"{file.name}.")
+        remove_leftovers(file.parent, file.name)
         _check_room(file.parent, _estimated_bytes(prepared))
         log.info("decoding %s images once into %s", f"{len(prepared):,}", file)
         with atomic_path(file) as partial, pa.OSFile(str(partial), "wb") as sink:

@@ -40,6 +40,7 @@ def run_job(cfg: DictConfig, command: str) -> int:
     if os.environ.get(SWEEP_VARIABLE) == str(parent):  # started by the sweep's launcher on this machine
         cli.end_with_parent(parent)
 
+    @cli.told_of_interruption()
     def action() -> None:
         overrides = list(hydra_cfg.overrides.task)
         run = checked_config(cfg, hydra_cfg)
@@ -79,8 +80,9 @@ def run_hydra(job: Callable[[], object]) -> None:
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:
-        interruptible()
-        job()
+        with cli.told_of_interruption():
+            interruptible()
+            job()
     except ConfigError as error:
         sys.exit(cli.report(error))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
