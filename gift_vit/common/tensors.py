@@ -1,4 +1,4 @@
-"""Files of tensors that are the same bytes whenever they hold the same."""
+"""Tensors before they are used or written: finite, and in a file the same bytes whenever they are the same."""
 
 import json
 from collections.abc import Mapping
@@ -7,9 +7,23 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
+from gift_vit.common.errors import RunError
 from gift_vit.common.files import atomic_path
 
 _ALIGNMENT = 8  # bytes, of the header
+
+
+def check_finite(what: str, **tensors: Tensor) -> None:
+    """Refuse tensors that hold NaN or infinities; ``what`` says in an error what they are of.
+
+    Raises:
+        RunError: Names the first one.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RunError(
+                f"{what}: {name} are NaN or infinite in places; the training diverged, repeat it with a lower optim.lr"
+            )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

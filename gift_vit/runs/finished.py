@@ -6,7 +6,7 @@ import torch
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.files import atomic_path
-from gift_vit.common.tensors import write_tensors
+from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method
 from gift_vit.runs.build import resolve_device, score
@@ -30,10 +30,12 @@ def write_merged(run: Run, out: Path) -> str:
 
     Raises:
         ConfigError: If the run is not finished, or its method cannot be merged.
+        RunError: If a merged weight is NaN or infinite, or the disk is full.
     """
     backbone = run.config.backbone
     model = merge_method(run.model())
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
     if out.suffix == ".safetensors":
         write_tensors(out, state, {"format": "pt"})
     else:
