@@ -20,10 +20,9 @@ def check_finite(what: str, **tensors: Tensor) -> None:
         RunError: Names the first one.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise RunError(
-                f"{what}: {name} are NaN or infinite in places; the training diverged, repeat it with a lower optim.lr"
-            )
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            remedy = "the training diverged, repeat it with a lower optim.lr"
+            raise RunError(f"{what}: {name} are NaN or infinite in places; {remedy}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
