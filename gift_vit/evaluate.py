@@ -1,5 +1,6 @@
 """Score a finished run's model on one split."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from typing import Annotated
 

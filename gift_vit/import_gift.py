@@ -1,5 +1,6 @@
 """Turn a checkpoint that the authors of GIFT released into a folder with an adapter of this project."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +18,8 @@ class Arguments(Options):
 
         python -m gift_vit.import_gift <last.pth.tar> dataset=cub out=<folder>
 
-    The files are artifacts/<dataset>/gift/final/final/last.pth.tar of https://github.com/savadikarc/gift.
-
     Attributes:
-        file: the checkpoint, a last.pth.tar
+        file: the checkpoint, artifacts/<dataset>/gift/final/final/last.pth.tar of https://github.com/savadikarc/gift
         dataset: what it was trained on: cub, nabirds, flowers, cars or dogs
         out: the folder to write, such as outputs/final/cub/gift/vit_b16_in21k/released
         weights: a local file with the backbone's pretrained weights (default: timm's source, the hub)

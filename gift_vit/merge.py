@@ -1,5 +1,6 @@
 """Merge a finished run's adapter into its backbone: a plain timm checkpoint."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
 from gift_vit.runs.run import Run
@@ -76,7 +77,7 @@ class AshaSweeper(GridSweeper):
             for trial in trials:
                 halving.finish(sweep, trial)
         print(halving.summary(sweep, epochs), file=sys.stderr)
-        if (best := halving.best()) is not None:
+        if (best := halving.best(sweep)) is not None:
             print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
         return codes
 
@@ -174,10 +175,15 @@ class Halving:
         else:
             self._study.tell(trial, state=TrialState.PRUNED if run and run.state == "pruned" else TrialState.FAIL)
 
-    def best(self) -> int | None:
-        """Index of the job with the highest last val top-1; None if none is finished."""
+    def best(self, sweep: Sweep) -> int | None:
+        """Index of the job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""
         finished = [trial for trial in self._ended() if trial.state.name == "COMPLETE"]
-        return max(finished, key=lambda trial: (trial.value, -trial.number)).user_attrs[_JOB] if finished else None
+        ranked = [
+            (score_order(trial.value), tie_order(identifying(run.values)), trial.user_attrs[_JOB])
+            for trial in finished
+            if trial.value is not None and (run := _run_of(sweep, trial.user_attrs[_JOB]))
+        ]
+        return min(ranked)[-1] if ranked else None
 
     def summary(self, sweep: Sweep, epochs: int) -> str:
         """What was trained of the whole grid, whose runs have ``epochs`` epochs."""

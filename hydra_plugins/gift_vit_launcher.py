@@ -5,6 +5,7 @@ Hydra finds launchers in packages of this name only, and imports them at every s
 
 import io
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -80,13 +81,15 @@ class ProcessLauncher(BasicLauncher):
 
     def _start(self, overrides: Sequence[str], index: int) -> ForkProcess:
         name = _name(overrides) if self.n_jobs > 1 else ""
+        parent = os.getpid()
 
         def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the sweep's process passes on SIGTERM
             if name:
                 sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
-            self._share_cores()
             try:
+                cli.end_with_parent(parent)
+                self._share_cores()
                 [job] = BasicLauncher.launch(self, [overrides], index)
                 sys.exit(job.return_value)
             except KeyboardInterrupt:
@@ -139,8 +142,8 @@ def _name(overrides: Sequence[str]) -> str:
 
 def _needs_torch(overrides: Sequence[str]) -> bool:
     """Whether a job comes so far: a mistake is told before, and data or weights that are not there."""
-    cfg, hydra_cfg = compose_job(overrides)
     try:
+        cfg, hydra_cfg = compose_job(overrides)
         check_present(load_config(cfg, lambda: baseline_of(hydra_cfg)))
     except ConfigError:
         return False

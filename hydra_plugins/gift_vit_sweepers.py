@@ -3,6 +3,7 @@
 Hydra finds sweepers in packages of this name only, and imports them at every start.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, SweepError
+from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
@@ -41,6 +43,7 @@ class GridSweeper(BasicSweeper):
             raise ConfigError(
                 "torchrun trains one run on several processes, no sweep; give one value to each key, or drop torchrun"
             )
+        os.environ[SWEEP_VARIABLE] = str(os.getpid())
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])

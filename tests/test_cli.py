@@ -13,6 +13,8 @@ import timm
 import torch
 from PIL import Image
 
+from gift_vit.common.tensors import write_tensors
+from gift_vit.methods.adapter import read_adapter
 from gift_vit.runs.run import Run
 from tests.warm import Ended, run_module, start
 
@@ -84,6 +86,28 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
     images = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), atol=1e-5, rtol=1e-5)
+
+
+DIVERGED = {
+    "gift_vit.evaluate": "error: no score on test: logits of 6 of 6 images are NaN or infinite; lower optim.lr",
+    "gift_vit.merge": "merged.pth is not written: the weights of blocks.0.attn.proj.weight are NaN or infinite in places",
+    "gift_vit.explain": "error: no map can be made: logits are NaN or infinite in places; the training diverged",
+}
+
+
+@pytest.mark.parametrize("module", DIVERGED)
+def test_nothing_is_made_of_a_model_that_has_diverged(finished: Path, tmp_path: Path, module: str) -> None:
+    """Its weights are finite, what they give is not."""
+    run = shutil.copytree(finished / RUN, tmp_path / "run")
+    adapter = read_adapter(run / "adapter.safetensors")
+    huge = {name: torch.full_like(tensor, 1e30) for name, tensor in adapter.tensors.items()}
+    write_tensors(adapter.path, huge, {key: json.dumps(value) for key, value in adapter.metadata.items()})
+    out = {"gift_vit.evaluate": [], "gift_vit.merge": ["out=merged.pth"], "gift_vit.explain": ["out=maps", "count=1"]}
+    root = [] if module == "gift_vit.merge" else [f"dataset_root={finished / 'images'}"]
+    done = command(tmp_path, module, f"run={run}", *out[module], *root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert DIVERGED[module] in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("merged*")) + list(tmp_path.rglob("*.png"))
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gift_vit.common.errors import RunError
-from gift_vit.config import RunConfig
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.config import RunConfig, compose_config
 from gift_vit.data.config import DatasetConfig
 from gift_vit.engine.observer import Observer
 from gift_vit.runs.train import Call
@@ -160,6 +160,19 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert "no recipe for gift on digits: optim.lr=0.001 is the default" in caplog.text
     assert sweep(*words, "recipe=null")[0] == 2
     assert "leave it out with ~<group>" in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, tmp_path: Path) -> None:
+    said = "unknown recipe 'nonne'; did you mean none? (known: "
+    code, runs = sweep("-m", "debug=smoke", "run_name=null", "seed=0,1", "recipe=nonne")
+    assert (code, runs) == (2, [])
+    assert f"error: none of 2 runs can start: {said}" in capsys.readouterr().err
+    assert not read_sweeps(tmp_path / "outputs")
+    assert sweep("debug=smoke", "recipe=nonne")[0] == 2
+    told = capsys.readouterr().err
+    assert (told.startswith(f"error: {said}"), told.count("\n")) == (True, 1)
+    with pytest.raises(ConfigError, match="unknown recipe 'nonne'"):
+        compose_config(["recipe=nonne"])
 
 
 def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep: Sweeping, tmp_path: Path) -> None:

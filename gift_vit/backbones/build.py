@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gift_vit.backbones import vit_mini
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import check_readable
 from gift_vit.data.transforms import InputStatistics
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def load_local_weights(model: nn.Module, path: Path) -> None:
     """Load a ``.safetensors``, ``.pth`` or original ``.npz`` file into a timm ViT, everything but the head, strictly."""
     if not path.is_file():
         raise ConfigError(f"backbone.weights={path}: no such file")
+    check_readable(path)
     try:
         if path.suffix == ".npz":
             _check_npz_depth(model, path)

@@ -1,5 +1,6 @@
 """What all commands share: exit codes, one-line errors, ``key=value`` arguments."""
 
+import ctypes
 import inspect
 import logging
 import os
@@ -8,7 +9,8 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,10 +23,13 @@ from yaml import YAMLError
 from gift_vit.common import distributed
 from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError, RunError, SweepError
+from gift_vit.common.files import explained
 from gift_vit.common.programs import as_typed
+from gift_vit.common.starting import interruptible
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
 _HELP_COLUMNS = 120
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 T = TypeVar("T")
@@ -33,12 +38,14 @@ T = TypeVar("T")
 def report(error: BaseException) -> int:
     """Print an error as one line on stderr and return the exit code it stands for.
 
-    The traceback is printed too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    Nothing is printed of an interruption, see :func:`told_of_interruption`. The traceback is printed too where the environment
+    variable ``GIFT_VIT_TRACEBACK`` is 1.
     """
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    error = (isinstance(error, Exception) and explained(error)) or error
     message = as_typed(" ".join(str(error).split()))
     if isinstance(error, ConfigError | RunError):
         print(f"error: {message}", file=sys.stderr)
@@ -53,16 +60,33 @@ def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
     wait_asleep()
     try:
+        interruptible()
         action()
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return SUCCESS
 
 
+@contextmanager
+def told_of_interruption() -> Iterator[None]:
+    """Say of an interruption that there was one; of one that says what it interrupted, whoever raised it has told already."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args:
+            print("interrupted", file=sys.stderr)
+        raise KeyboardInterrupt("the command") from error
+
+
 def main(cls: type[T], action: Callable[[T], None], positional: str | None = None) -> None:
     """A whole command: read the words of the command line into ``cls``, do ``action``, exit with the code that fits."""
+
+    @told_of_interruption()
+    def command() -> None:
+        action(parse_arguments(cls, positional))
+
     log_to_stderr()
-    raise SystemExit(run_command(lambda: action(parse_arguments(cls, positional))))
+    raise SystemExit(run_command(command))
 
 
 def parse_arguments(cls: type[T], positional: str | None = None) -> T:
@@ -184,6 +208,18 @@ def interrupt_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let this process get SIGTERM when its parent, the process ``parent``, ends, however it ends; on Linux.
+
+    Raises:
+        KeyboardInterrupt: If it has ended.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
 
 
 def log_to_stderr() -> None:

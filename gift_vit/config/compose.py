@@ -50,11 +50,13 @@ def conf_dir() -> Path:
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """What ``python -m gift_vit.train`` would compose from these overrides, for Python code and tests."""
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        check_recipe(overrides)
         return compose("train", overrides=list(overrides))
 
 
 def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
     """The configuration of the job of these words, and Hydra's own, while Hydra is set up."""
+    check_recipe(overrides)
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
     hydra_cfg = cfg.hydra
     del cfg.hydra
@@ -65,6 +67,19 @@ def task_words(hydra_cfg: HydraConf) -> list[str]:
     """The words of a job, as they were typed: interpolations in them are those of the run's configuration, not of Hydra's."""
     words: Any = OmegaConf.to_container(OmegaConf.create(hydra_cfg.overrides.task), resolve=False)
     return words
+
+
+def check_recipe(words: Sequence[str]) -> None:
+    """Refuse a recipe that is asked for by name and is not there, while Hydra is set up: Hydra would go on without.
+
+    Raises:
+        ConfigError: Names the recipes that are there.
+    """
+    for word in words:
+        group, _, choice = word.partition("=")
+        known = [] if group != "recipe" else GlobalHydra.instance().config_loader().get_group_options("recipe")
+        if group == "recipe" and choice.strip("'\"") not in known:
+            raise ConfigError(f"unknown recipe {choice!r}{did_you_mean(choice, known)} (known: {', '.join(known)})")
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:

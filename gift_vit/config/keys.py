@@ -72,6 +72,21 @@ def as_word(key: str, value: Any) -> str:
     return f"{key}={value if isinstance(value, str) else json.dumps(value).replace(' ', '')}"
 
 
+def tie_order(config: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
+    """A sort key for flat configurations that scored the same: the first one is chosen, wherever something is.
+
+    The smaller learning rate, then the smaller weight decay, then the smaller value of every other key by name; the seed last.
+    """
+    first = [key for key in ("optim.lr", "optim.weight_decay") if key in config]
+    others = sorted(config.keys() - {*first, "seed"})
+    return tuple((key, *value_order(config[key])) for key in (*first, *others, *(["seed"] if "seed" in config else [])))
+
+
+def score_order(top1: float) -> float:
+    """A sort key for scores, the highest first; equal ones must not differ by the rounding of a mean."""
+    return -round(top1, 6)
+
+
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     """Protocol, learning rate, weight decay, seed, and every other value that differs from the composed defaults.
 

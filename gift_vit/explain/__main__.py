@@ -1,5 +1,6 @@
 """Show what the clusters of a finished run's adapter respond to: see :class:`gift_vit.explain.config.ShowArguments`."""
 
+import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
 from gift_vit.common import cli
 from gift_vit.explain.config import ShowArguments
 from gift_vit.explain.setup import image_files, open_run

@@ -12,12 +12,12 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import check_readable
+from gift_vit.common.tensors import write_tensors
 from gift_vit.methods.config import get_method, spec_of
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
 
 
 def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
-    """Write adapter and head as safetensors, atomically.
+    """Write adapter and head as safetensors, atomically; of equal runs the bytes are equal.
 
     The file's metadata holds the method's config, the backbone and its input statistics, the project's version, and
     whatever else is given (``dataset=``, ``class_names=``), each as JSON.
@@ -193,19 +193,20 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
         **metadata,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
-    with atomic_path(Path(path)) as partial:
-        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in facts.items()})
+    write_tensors(Path(path), tensors, {key: json.dumps(value) for key, value in facts.items()})
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
     """Read an adapter file.
 
     Raises:
-        ConfigError: If it is absent, damaged or no adapter of this project, or holds values that are not finite.
+        ConfigError: If it is absent, damaged, may not be read or is no adapter of this project, or holds values that are not
+            finite.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             raw = file.metadata() or {}

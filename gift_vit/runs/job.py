@@ -25,7 +25,8 @@ from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
-from gift_vit.config.compose import baseline_of, compose_job, conf_dir, explain_composition_error, task_words
+from gift_vit.common.starting import interruptible
+from gift_vit.config.compose import baseline_of, check_recipe, compose_job, conf_dir, explain_composition_error, task_words
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.config.words import hydra_words, overrides_of
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # ``<module>:<function>`` that makes one more observer of a job's run; set for a job by a sweeper's plugin
 OBSERVER_VARIABLE = "GIFT_VIT_OBSERVER"
+# process id of the sweep that a job belongs to; what the sweep's own process has started ends with it
+SWEEP_VARIABLE = "GIFT_VIT_SWEEP"
 _LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
@@ -43,7 +46,11 @@ def run_job(cfg: DictConfig, command: str) -> int:
     """Run one job of Hydra's; the exit code. Its error is reported at once and does not stop the other jobs of a sweep."""
     hydra_cfg = HydraConfig.get()
     swept = hydra_cfg.mode == RunMode.MULTIRUN
+    parent = os.getppid()
+    if os.environ.get(SWEEP_VARIABLE) == str(parent):  # started by the sweep's launcher on this machine
+        cli.end_with_parent(parent)
 
+    @cli.told_of_interruption()
     def action() -> None:
         run = told_config(cfg, hydra_cfg)
         with _kept(run) if swept else nullcontext():
@@ -58,7 +65,7 @@ def run_job(cfg: DictConfig, command: str) -> int:
     if not swept:
         sys.exit(code)  # Hydra keeps what a single job returns to itself
     if code == cli.INTERRUPTED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("a job, which has told of it")
     return code
 
 
@@ -75,6 +82,7 @@ def _kept(run: RunConfig) -> Iterator[None]:
 
 def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     """The run that a job is told to be, checked; a final run without a recipe is warned of."""
+    check_recipe(task_words(hydra_cfg))
     run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
     if run.phase == "final" and cfg.recipe is None and not given:
@@ -130,8 +138,10 @@ def run_hydra(job: Callable[[], object]) -> None:
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:
-        sys.argv[1:] = hydra_words(sys.argv[1:])
-        job()
+        with cli.told_of_interruption():
+            interruptible()
+            sys.argv[1:] = hydra_words(sys.argv[1:])
+            job()
     except ConfigError as error:
         sys.exit(cli.report(error))
     except (Exception, KeyboardInterrupt) as error:

@@ -3,6 +3,7 @@
 Imports no torch until a model or data are asked for.
 """
 
+import errno
 import json
 import logging
 import math
@@ -326,8 +327,8 @@ def recorded(folder: Path) -> Iterator[None]:
     Neither an interruption nor being stopped early is a failure. A person's mistake before anything began leaves nothing.
     """
     fresh = not any((folder / name).exists() for name in (CONFIG, CHECKPOINT, LOG))
+    remove_leftovers(folder)
     with writing(folder):
-        remove_leftovers(folder)
         for record in (FAILED, PRUNED):
             (folder / record).unlink(missing_ok=True)
     with _logged_to(folder / LOG):
@@ -343,9 +344,9 @@ def recorded(folder: Path) -> Iterator[None]:
             else:
                 write_failure(folder, error)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             log.info("interrupted: %s can be resumed with the same command", folder)
-            raise
+            raise KeyboardInterrupt(str(folder)) from error
 
 
 class _QuietFileHandler(logging.FileHandler):
@@ -388,6 +389,13 @@ class MetricsFile(Observer):
         """Steps are not recorded."""
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Append one line."""
-        with writing(self.path), self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one line, whole or not at all."""
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            except OSError:
+                file.truncate(before)
+                raise

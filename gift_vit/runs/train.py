@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gift_vit import __version__
+from gift_vit.acceleration.accelerate import has_fused_attention
 from gift_vit.acceleration.speed import Work, prepare_to_train, settle_speed
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
@@ -25,7 +26,7 @@ from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
-from gift_vit.data.loaders import mix_seed
+from gift_vit.data.loaders import TrainLoader, mix_seed
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -119,6 +120,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
                 identity=f"{data.fingerprint} {data.decoder}",
             )
+            if not isinstance(inputs.train, TrainLoader):
+                acceleration["data_on_device"] = True
             # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
@@ -168,10 +171,16 @@ def _finished_result(cfg: RunConfig) -> Result | None:
 
 
 def _check_same_config(cfg: RunConfig, run: Run) -> None:
-    """Refuse a folder that another configuration has trained in."""
+    """Refuse a folder that another configuration has trained in, or that does not tell; a finished run's own record does."""
     if run.result is None and not (cfg.folder / CHECKPOINT).is_file():
         return
-    differences = config_difference(run.values, cfg.values) if run.values else {}
+    trained_with = run.result.run.config if run.result else run.values
+    if not trained_with:
+        raise ConfigError(
+            f"{cfg.folder} holds a {CHECKPOINT} and no readable {CONFIG} that says of what; "
+            f"give run_name=<another name> or delete the {CHECKPOINT}"
+        )
+    differences = config_difference(trained_with, cfg.values)
     if differences:
         listed = "; ".join(f"{key} is {old} there, {new} now" for key, (old, new) in list(differences.items())[:4])
         raise ConfigError(
@@ -243,7 +252,11 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
-        env={**describe_environment(training.device), "acceleration": acceleration},
+        env={
+            **describe_environment(training.device),
+            "fused_attention": has_fused_attention(model),
+            "acceleration": acceleration,
+        },
     )
 
 

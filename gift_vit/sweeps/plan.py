@@ -57,8 +57,8 @@ def plan_job(overrides: Sequence[str]) -> Job:
 def plan_start(overrides: Sequence[str]) -> tuple[Job, str | None]:
     """The job of these words, and what keeps it from starting now: why it is refused, or data or a place that is not there."""
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
-    cfg, hydra_cfg = compose_job(overrides)
     try:
+        cfg, hydra_cfg = compose_job(overrides)
         run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     except ConfigError as error:
         return Job(own, None, str(error)), str(error)

@@ -19,7 +19,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir
-from gift_vit.config.keys import identifying, value_order
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.results.collect import collect_results
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
@@ -44,8 +44,8 @@ class Arguments(Options):
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
 
     Per dataset and method the setting with the highest val top-1 after the last epoch (mean over seeds, if there are several);
-    a tie goes to the smaller learning rate. Warns where the best value lies on the edge of its axis, and where runs are
-    missing.
+    a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Warns where the
+    best value lies on the edge of its axis, and where runs are missing.
     Then: python -m gift_vit.train sweep=final dataset=<dataset> method=<method>
     With out=my_conf/recipe add --config-dir my_conf to it.
     """
@@ -113,7 +113,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed))
         settings.append(Setting(values, scores, changes, tuple(same[0].run.overrides)))
-    settings.sort(key=lambda setting: (-setting.score, *(value_order(setting.values[key]) for key in keys)))
+    settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")

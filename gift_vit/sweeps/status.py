@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run, find_runs, path_labels
 from gift_vit.sweeps.plan import Job, Sweep, read_sweeps
@@ -125,9 +126,10 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
     words = axes(sweep.jobs)
     console.print(Text(sweep.command, style="bold"), soft_wrap=True)
     _print_counts(console, statuses)
-    scored = [(status.score, index) for index, status in enumerate(statuses) if status.score is not None]
+    scored = [(*order, index) for index, status in enumerate(statuses) if (order := _order(status)) is not None]
     if scored:
-        score, index = max(scored, key=lambda item: (item[0], -item[1]))
+        *_, index = min(scored)
+        score = statuses[index].score
         listed = " ".join(f"{key}={value}" for key, value in words[index].items())
         console.print(f"  best so far: top-1 {score:.2f} % {f'with {listed}' if listed else ''}".rstrip(), highlight=False)
     if (seconds := seconds_left(statuses)) is not None:
@@ -136,6 +138,13 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
     if runs:
         console.print(_runs_table(statuses, words))
     console.print()
+
+
+def _order(status: JobStatus) -> tuple[float, tuple[object, ...]] | None:
+    """A sort key, the best first; None without a score."""
+    if status.result is None or status.score is None:
+        return None
+    return score_order(status.score), tie_order(identifying(status.result.run.config))
 
 
 def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) -> Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import progress
-from data_prep.archives import gunzip, open_zip, reading, unpack
+from data_prep.archives import gunzip, gunzipped_from, open_zip, reading, unpack
 from gift_vit.common.cli import log_to_stderr, run_command
 from gift_vit.common.errors import ConfigError, RunError
 from tests.data_prep.archive_trees import MODES, TREE, Change, assert_nothing_left, cut, files, flip, make, member, zip_of
@@ -163,6 +163,15 @@ def test_a_python_that_cannot_unpack_safely_is_refused(tmp_path: Path, monkeypat
     with pytest.raises(ConfigError, match=r"Python 3.* cannot unpack safely; use 3.10.12, 3.11.4, 3.12 or newer"):
         unpack(make(tmp_path / "a.tar"), tmp_path / "out")
     assert_nothing_left(tmp_path, tmp_path / "a.tar")
+
+
+def test_what_a_file_was_decompressed_from_is_known_until_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"content"))
+    assert gunzipped_from(tmp_path / "a") is None
+    gunzip(tmp_path / "a.gz", tmp_path / "a", "12ab")
+    assert gunzipped_from(tmp_path / "a") == "12ab"
+    (tmp_path / "a").write_bytes(b"another")
+    assert gunzipped_from(tmp_path / "a") is None
 
 
 def test_gunzip(tmp_path: Path) -> None:

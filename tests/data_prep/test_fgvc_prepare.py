@@ -1,7 +1,9 @@
 """Preparing small datasets in the archives' own formats, from a server on this machine or from what a person put there."""
 
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from gift_vit.data.base import VisionDataset
 from tests.data_prep.download_case import sha
 from tests.data_prep.fgvc_bench import BY_HAND, Bench
 from tests.data_prep.fgvc_trees import SMALL, Small
+from tests.warm import Process
 
 Make = Callable[..., Bench]
 
@@ -81,6 +84,51 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
         assert made.prepare() == record
     assert f"{name} is ready: nothing to do" in caplog.messages
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_where_images_come_from_survives_a_kill_after_unpacking(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = bench(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.fgvc.prepare._make_lists", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        with Process(made.prepare) as process:
+            assert process.wait().returncode == -signal.SIGKILL
+    fetched, downloads = next(iter(made.small.files)), made.root / "downloads"
+    downloads.mkdir(exist_ok=True)
+    left = [".unpacked/x", ".prepared.json.77.partial", "splits/paper/.train.json.77.partial"]
+    left = [made.folder / name for name in left]
+    left += [downloads / name for name in (".x.lock", f".{fetched}.lock", f".{fetched}.verified.77.partial")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    record = made.prepare()
+    archive = next(
+        file for file in made.small.files if file.endswith((".tgz", ".tar.gz", ".zip", ".tar")) and "seg" not in file
+    )
+    facts = record["sources"][archive]
+    assert (facts["sha256"], facts["bytes"]) == (sha(made.small.files[archive]), len(made.small.files[archive]))
+    assert (facts["source"] == "put there by hand") == (name in BY_HAND)
+    assert "a folder found unpacked" not in record["sources"].values()
+    check_annotations(made, record["annotations"])
+    assert {path.name for path in made.root.rglob(".*")} == {".x.lock"}, "nobody's of this dataset"
+
+
+def test_where_images_come_from_survives_lists_that_are_wrong(bench: Make) -> None:
+    made = bench("flowers")
+    sources = made.prepare()["sources"]
+    lists = made.folder / "splits" / "paper" / "train.json"
+    whole = lists.read_bytes()
+    lost = made.folder / made.facts.image_root / next(iter(made.small.lists["train"]))
+    image = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(ConfigError):
+        made.prepare()
+    assert made.record() is None
+    lost.write_bytes(image)
+    lists.write_bytes(whole)
+    assert made.prepare()["sources"] == sources
 
 
 def test_boxes_and_official_splits_of_cars_come_when_the_devkit_does(bench: Make) -> None:

@@ -6,9 +6,10 @@ import pytest
 from vtab_origins import png
 
 from data_prep.vtab.folders import FOLDERS, LOSSY, export_folder
-from data_prep.vtab.task_folder import read_meta
+from data_prep.vtab.task_folder import clear_leftovers, read_meta
 from data_prep.vtab.tasks import TASKS
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import locked
 
 SIZES = {"train800": 8, "val200": 4, "test": 6}
 
@@ -123,3 +124,15 @@ def test_official_folders_have_the_official_numbers_and_classes(tmp_path: Path) 
         (folder / f"{split}.txt").write_text(text.replace(".jpg 3\n", ".jpg 2\n"))
     with pytest.raises(ConfigError, match="kitti_distance: the highest label in all is 2, expected 3"):
         export_folder(TASKS["kitti_distance"], tmp_path / "vtab", tmp_path / "other")
+
+
+def test_what_a_killed_export_leaves_beside_a_complete_folder_goes(tmp_path: Path) -> None:
+    for name in ("task", ".task.partial", ".task.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / ".task.lock").touch()
+    with locked(tmp_path / "task"):
+        clear_leftovers(tmp_path / "task")
+        assert (tmp_path / ".task.partial/file").exists(), "another one is at it"
+    clear_leftovers(tmp_path / "task")
+    assert [path.name for path in tmp_path.iterdir()] == ["task"]

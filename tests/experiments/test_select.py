@@ -59,6 +59,15 @@ def test_seeds_are_averaged() -> None:
     assert choose(runs[:-1]).warnings[-1] == "the settings have different numbers of seeds"
 
 
+def test_equal_scores_do_not_differ_by_the_rounding_of_their_means() -> None:
+    """101 and 161 right of 300 are as many as 102 and 160, and their mean is another float."""
+    right = {1e-3: (101, 161), 1e-2: (102, 160)}
+    runs = [search(100 * n / 300, seed=s, config={"optim.lr": lr}) for lr, own in right.items() for s, n in enumerate(own)]
+    first, second = (setting.score for setting in choose(runs).settings)
+    assert first < second
+    assert best(choose(runs))["optim.lr"] == 1e-3
+
+
 def test_an_optimum_on_the_edge_and_missing_runs_are_told(tmp_path: Path) -> None:
     for peak, side in ((1e-4, "lowest"), (1e-2, "highest")):
         runs = grid({(lr, 0.0): 90.0 if lr == peak else 80.0 for lr in (1e-4, 1e-3, 1e-2)})

@@ -37,6 +37,18 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield root
 
 
+def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = []
+    for lr, decay in ((1e-2, 0.0), (1e-3, 0.1), (1e-3, 0.01)):
+        folder = tmp_path / f"search/digits/gift/vit_mini/lr{lr}wd{decay}"
+        config = {"optim.lr": lr, "optim.weight_decay": decay}
+        write_result(folder / "result.json", make_result(val=75.0, run={"phase": "search"}, config=config))
+        jobs.append(Job((f"optim.lr={lr:g}", f"optim.weight_decay={decay:g}"), str(folder)))
+    write_sweep(tmp_path, Sweep(COMMAND, "2026-01-01T00:00:00+00:00", tuple(jobs)))
+    assert print_status(f"root={tmp_path}") == 0
+    assert "best so far: top-1 75.00 % with optim.lr=0.001 optim.weight_decay=0.01\n" in capsys.readouterr().out
+
+
 def test_everything_about_a_sweep(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_status(f"root={outputs}") == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]

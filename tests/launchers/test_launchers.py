@@ -123,6 +123,21 @@ def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) ->
     assert json.loads(result.read_text())["run"]["config"]["trainer"]["epochs"] == 2
 
 
+@pytest.mark.parametrize("launcher", ["processes", SLOW[0]])
+def test_runs_end_with_a_sweep_that_is_killed(tmp_path: Path, launcher: str) -> None:
+    words = words_of(launcher, "trainer.epochs=5000", "seed=0,1")
+    with start(*words, cwd=tmp_path, fresh=launcher != "processes") as process:
+        process.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
+        runs = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]
+        jobs = children(process)
+        process.send_signal(signal.SIGKILL)
+        until(lambda: "running" not in {run.state for run in runs}, 20)
+    assert [(run.state, run.reason) for run in runs] == [("interrupted", "")] * 2
+    if launcher == "processes":
+        assert all("interrupted: " in (run.folder / "train.log").read_text() for run in runs)
+        until(lambda: not any(Path(f"/proc/{job}/cmdline").exists() for job in jobs), 20)
+
+
 MISSING = {
     "joblib": ("joblib", "joblib"),
     "joblib_local": ("joblib", "joblib"),

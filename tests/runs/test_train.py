@@ -3,6 +3,8 @@
 A run of three epochs takes a second or more: tests that compare several take over 3 s.
 """
 
+import errno
+import io
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ from gift_vit.common.files import atomic_path
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.config.compose import flatten
 from gift_vit.data.transforms import build_eval_transform
+from gift_vit.engine.fit import Tally
 from gift_vit.methods import merge_method
 from gift_vit.runs.build import score
 from gift_vit.runs.result import read_result
@@ -233,6 +236,14 @@ def test_killed_and_started_again_ends_bit_identical(
     assert {path.name for path in cut.folder.iterdir()} == FILES
 
 
+def test_killed_with_loader_workers_on_it_is_started_again_at_once(configure: Configure) -> None:
+    """The workers outlive their parent by seconds; they hold neither lock nor folder."""
+    cfg = configure("trainer.workers=2", "trainer.drop_path_rate=0.2")
+    killed(cfg, in_step)
+    assert Run.open(cfg.folder).state == "interrupted"
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
 def test_killed_between_the_result_and_the_end_is_finished(configure: Configure) -> None:
     cfg = configure()
 
@@ -273,6 +284,88 @@ def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(
     assert "the loss became" in failed["message"]
     assert "Traceback" in failed["traceback"]
     assert not (cfg.folder / "result.json").exists()
+
+
+def spoil_logits(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Give NaN for one image of every batch, from one call of ``evaluate`` on."""
+    original, calls = Tally.add, []
+    monkeypatch.setattr(fit_module, "Tally", lambda device: calls.append(device) or Tally(device))
+
+    def add(self: Tally, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        original(self, logits.index_fill(0, torch.tensor([0]), float("nan")) if len(calls) > call else logits, labels)
+
+    monkeypatch.setattr(Tally, "add", add)
+
+
+@pytest.mark.parametrize(("phase", "call", "where"), [("search", 1, "on val after epoch 1"), ("final", 0, "on test")])
+def test_no_score_is_computed_from_nan(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, phase: str, call: int, where: str
+) -> None:
+    cfg = configure(f"phase={phase}", "protocol=clean")
+    spoil_logits(monkeypatch, call)
+    with pytest.raises(RunError, match=rf"no score {where}: logits of \d+ of \d+ images are NaN or infinite; lower optim.lr"):
+        train_run(cfg, CALL)
+    assert where in json.loads((cfg.folder / "failed.json").read_text())["message"]
+    lines = (cfg.folder / "metrics.jsonl").read_text() if (cfg.folder / "metrics.jsonl").is_file() else ""
+    assert "NaN" not in lines
+    assert len(lines.splitlines()) == (call if phase == "search" else 3)
+    assert not (cfg.folder / "result.json").exists()
+
+
+def test_a_rate_that_diverges_within_one_epoch_ends_in_a_failure(configure: Configure) -> None:
+    """Its loss is finite: every step but the first would show more, and there is one."""
+    cfg = configure("optim.lr=1e30", "optim.warmup_epochs=0", "trainer.epochs=1", "trainer.batch_size=2000")
+    with pytest.raises(
+        RunError, match=r"no score on val after epoch 0|a weight became NaN or infinite in the last update of epoch 0"
+    ):
+        train_run(cfg, CALL)
+
+
+def test_a_finished_folder_without_its_configuration_answers_for_its_own_alone(configure: Configure) -> None:
+    cfg = configure()
+    result = train_run(cfg, CALL)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("")):
+        damage(cfg.folder / "config.yaml")
+        assert train_run(cfg, CALL) == result
+        with pytest.raises(ConfigError, match=r"holds a run of another configuration \(method.rank is 16 there, 4 now\)"):
+            train_run(configure("method.rank=4"), CALL)
+        (cfg.folder / "config.yaml").write_text("gone")
+
+
+def test_a_checkpoint_without_its_configuration_is_not_gone_on_with(configure: Configure) -> None:
+    cfg = configure()
+    killed(cfg, after_a_checkpoint)
+    (cfg.folder / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"holds a last.ckpt and no readable config.yaml that says of what"):
+        train_run(cfg, CALL)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, RunError), (errno.EACCES, ConfigError)])
+@pytest.mark.parametrize("name", ["train.log", "metrics.jsonl"])
+def test_what_cannot_be_opened_is_one_line(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[Exception]
+) -> None:
+    cfg = configure()
+    original = io.open
+
+    def refuse(file: object, mode: str = "r", *args: object, **kwargs: object) -> object:
+        if Path(str(file)).name == name and "a" in mode:
+            raise OSError(number, os.strerror(number), str(file))
+        return original(file, mode, *args, **kwargs)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(kind, match=f"{name}"):
+        train_run(cfg, CALL)
+    monkeypatch.undo()
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_equal_runs_give_equal_adapter_files(configure: Configure) -> None:
+    first, second = (configure(f"run_name={name}") for name in ("a", "b"))
+    for cfg in (first, second):
+        train_run(cfg, CALL)
+    assert (first.folder / "adapter.safetensors").read_bytes() == (second.folder / "adapter.safetensors").read_bytes()
 
 
 def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
