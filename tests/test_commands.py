@@ -43,6 +43,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",
     ),
     "missing folder": ([*SMOKE, "dataset=folder", "dataset.root=nowhere"], "nowhere"),
+    "home folder": ([*SMOKE, "dataset=folder", "dataset.root=~/no such bücher (2)"], "/no such bücher (2)"),
+    "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "for class folders type dataset=folder"),
+    "names of splits": ([*SMOKE, "dataset=folder", f"dataset.root={ROOT}/tests"], "of no known split"),
+    "data": (["gift_vit.data", "nowhere"], "there is no folder or file nowhere; give root="),
+    "file": (
+        ["gift_vit.data", f"root={ROOT}/LICENSE"],
+        "LICENSE is a file; expected a folder of images, a CSV or a Parquet file",
+    ),
     "missing weights": ([TRAIN, "backbone.weights=nowhere.pth"], "nowhere.pth"),
     "split of a search run": (["gift_vit.evaluate", "run=nowhere", "split=test"], "nowhere is no run folder"),
     "run to merge": (

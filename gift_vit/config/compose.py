@@ -1,5 +1,6 @@
 """Working with Hydra's composition: where the YAML lives, the baseline of a run's overrides, and its errors in one line."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -10,22 +11,29 @@ from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
-from gift_vit.methods.config import CONFIGS
+from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.methods.config import CONFIGS as METHODS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 
-# The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
-# default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be
-# typed and is shown by --cfg job. They belong to no group, so that no list of choices has them; the loader checks the values.
-for _cls in CONFIGS.values():
-    _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
-    ConfigStore.instance().store(_cls.__name__, {"name": "???", "kind": "???", **_options}, package="method")
+# The defaults of the options of methods and datasets, for YAML to start from: ``defaults: [/GiftConfig]`` in
+# ``conf/method/gift.yaml``. A default stands in the option's dataclass and nowhere else, yet the composed configuration holds
+# every key, so that each can be typed and is shown by --cfg job. They belong to no group, so that no list of choices has them;
+# the loader checks the values.
+for _package, _kinds in (("method", METHODS), ("dataset", DATASETS)):
+    for _kind, _cls in _kinds.items():
+        _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
+        _named = {"name": "???", "kind": "???" if _package == "method" else _kind}
+        ConfigStore.instance().store(_cls.__name__, _named | _options, package=_package)
 
+# what a person names a folder or file by: section and key
+PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
 
@@ -41,7 +49,28 @@ def conf_dir() -> Path:
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """What ``python -m gift_vit.train`` would compose from these overrides, for Python code and tests."""
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return compose("train", overrides=with_paths_quoted(overrides))
+
+
+def with_paths_quoted(words: Sequence[str]) -> list[str]:
+    """The words of a command with ``~`` in paths as the home folder, and quotes around paths that Hydra's grammar cannot read.
+
+    It has no Unicode letters, brackets, apostrophes and more: ``dataset.root=~/Bücher (2)``.
+    """
+    keys = {f"{section}.{key}" for section, key in PATHS}
+    return [_quoted(word) if word.partition("=")[0].lstrip("+") in keys else word for word in words]
+
+
+def _quoted(word: str) -> str:
+    key, _, given = word.partition("=")
+    path = os.path.expanduser(given)
+    try:
+        is_sweep = OverridesParser.create().parse_override(f"{key}={path}").is_sweep_override()
+        readable = not (is_sweep and os.path.exists(path))
+    except HydraException:
+        readable = given[:1] in ("'", '"')  # Hydra says what is wrong with a person's own quotes
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", path)
+    return f"{key}={path}" if readable else f"{key}='{escaped}'"
 
 
 def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:

@@ -12,8 +12,10 @@ from gift_vit.config.compose import flatten
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
-    *("dataset.root", "dataset.prepare", "dataset.cache"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates"),
 )
+# Runs of version 0.1 do not have these: without a value they are what those did.
+NEWER_KEYS = ("dataset.test_fraction", "dataset.columns")
 # With trainer.speed=auto the machine chooses these.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
@@ -24,14 +26,21 @@ _IN_THE_PATH = {"phase", "dataset.name"}
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given."""
+    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given.
+
+    Keys of :data:`NEWER_KEYS` without a value are left out.
+    """
     flat = dict(flatten(values))
     left_out = SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
     return {
         key: value
         for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in (*PLACEMENT_KEYS, *left_out))
+        if not _is_below(key, (*PLACEMENT_KEYS, *left_out)) and not (value is None and _is_below(key, NEWER_KEYS))
     }
+
+
+def _is_below(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

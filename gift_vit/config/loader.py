@@ -5,7 +5,7 @@ YAML holds the values, the rooms' dataclasses hold names, types and checks; :fun
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import one_of
 from gift_vit.common.errors import ConfigError, unknown_key
-from gift_vit.config.compose import conf_dir, flatten
+from gift_vit.config.compose import PATHS, conf_dir, flatten
 from gift_vit.config.keys import SETTLED_BY_SPEED, SPEED, default_run_name
 from gift_vit.config.run_config import PHASES, TRAIN_SPLITS, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import DatasetConfig, LoadingConfig
@@ -37,7 +37,6 @@ _SECTIONS: dict[str, dict[str, type[Any]]] = {
     "paths": {"paths": PathsConfig},
 }
 _SCALARS = ("seed", "phase", "run_name")
-_PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
@@ -60,7 +59,8 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     recipe = values.pop("recipe", None)
     missing = [key for key, value in flatten(values) if value == "???"]
     if missing:
-        raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
+        are, given = "is" if len(missing) == 1 else "are", " ".join(f"{key}=<value>" for key in missing)
+        raise ConfigError(f"{', '.join(missing)} {are} required; give {given}")
     _check_keys("", values, [*_SECTIONS, *_SCALARS, "dataset", "method"])
     _make_absolute(values)
     configs = {name: config for section in _SECTIONS for name, config in _build_section(section, values[section]).items()}
@@ -142,12 +142,24 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(values.get(section), dict):
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
     values.pop("pruning", None)  # of versions before 0.2
+    if isinstance(values.get("dataset"), dict):
+        values["dataset"] = _completed(values["dataset"])
     return values
+
+
+def _completed(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a dataset with the defaults of what its YAML leaves out, and ``???`` where there is none."""
+    kind = dataset.get("kind", "???")
+    cls = DatasetConfig if kind == "???" else dataset_class(str(kind))
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
+    within = {key: {**defaults[key], **dataset[key]} for key in sections if isinstance(dataset.get(key), dict)}
+    return {"kind": kind, **defaults, **dataset, **within}
 
 
 def _make_absolute(values: dict[str, Any]) -> None:
     """Paths do not change their meaning with the working directory."""
-    for section, key in _PATHS:
+    for section, key in PATHS:
         if values[section].get(key) == "":
             raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
         if isinstance(values[section].get(key), str):
@@ -194,9 +206,9 @@ def _build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
             schema.merge_with({key: value})
         except OmegaConfBaseException as error:  # noqa: PERF203
             raise ConfigError(f"{section}.{key}: {_first_line(error)}") from error
-    missing = sorted(OmegaConf.missing_keys(schema))
+    missing = ", ".join(f"{section}.{key}" for key in sorted(OmegaConf.missing_keys(schema)))
     if missing:
-        raise ConfigError(f"{section}.{missing[0]} is required")
+        raise ConfigError(f"{missing} {'are' if ',' in missing else 'is'} required")
     return OmegaConf.to_object(schema)  # pyright: ignore[reportReturnType]
 
 

@@ -38,7 +38,7 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, changes to the protocol, runs from an uncommitted state."""
+    """Empty cells, changes to the protocol, pictures in two splits, runs from an uncommitted state."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
@@ -52,6 +52,10 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
         cells = [cell for _, cell in group]
         where = "all runs" if len(cells) == len(grid.results) else _cell_names(dict.fromkeys(cells))
         notes.append(f"Changed from the protocol: {change} in {where}.")
+    shared = sorted({(r.run.dataset, pair, count) for r in grid.results for pair, count in r.data.shared.items()})
+    for dataset, several in groupby(shared, key=lambda item: item[0]):
+        named = ", ".join(f"{count:,} in {pair.replace(', ', ' and ')}" for _, pair, count in several)
+        notes.append(f"Pictures that stand in two splits of {dataset_name(dataset)}: {named}.")
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)

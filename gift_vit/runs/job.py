@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import baseline_of, explain_composition_error
+from gift_vit.config.compose import baseline_of, explain_composition_error, with_paths_quoted
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.engine.observer import Observer, StopTraining
@@ -71,6 +71,7 @@ def run_hydra(job: Callable[[], object]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network what it is used for
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
+    sys.argv[1:] = with_paths_quoted(sys.argv[1:])
     try:
         job()
     except ConfigError as error:

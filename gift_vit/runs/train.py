@@ -26,6 +26,7 @@ from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.loaders import mix_seed
+from gift_vit.data.report import DataReport, describe
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -51,9 +52,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Training:
-    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC)."""
+    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC).
+
+    ``report`` is what the main process has said of the data; None in the others.
+    """
 
     data: VisionDataset
+    report: DataReport | None
     model: nn.Module
     device: torch.device
     acceleration: dict[str, Any]
@@ -92,6 +97,9 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         if cfg.trainer.deterministic:
             stack.enter_context(deterministic())
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
+        report = describe(data, cfg.dataset.check_duplicates) if main else None
+        if report is not None:
+            report.log()
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
@@ -109,7 +117,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         )
 
         # ---- Training, on train or train + val; the test split is not in sight.
-        training = Training(data, model, device, acceleration, call, started_at)
+        training = Training(data, report, model, device, acceleration, call, started_at)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
             has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
@@ -228,7 +236,7 @@ def build_result(
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training),
-        data=_data_record(cfg, training.data),
+        data=_data_record(cfg, training.data, training.report),
         backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
         params=ParamRecord(
             adapter=counts.adapter,
@@ -277,7 +285,7 @@ def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
     )
 
 
-def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
+def _data_record(cfg: RunConfig, data: VisionDataset, report: DataReport | None) -> DataRecord:
     def size(split: str) -> int | None:
         return len(data.splits[split]) if split in data.splits else None
 
@@ -291,6 +299,8 @@ def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
         test_images=size("test"),
         decoder=data.decoder,
         source=data.source,
+        class_names=data.class_names,
+        **(report.record() if report is not None else {}),
     )
 
 

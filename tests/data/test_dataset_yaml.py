@@ -25,7 +25,7 @@ VTAB = {
     **{"vtab_dsprites_location": 16, "vtab_dsprites_orientation": 16},
     **{"vtab_smallnorb_azimuth": 18, "vtab_smallnorb_elevation": 9},
 }
-OWN = {"folder": None, "parquet": None}
+OWN = {"folder": None, "parquet": None, "csv": None}
 BENCHMARKS = {"mini": MINI, "fgvc": FGVC, "vtab1k": VTAB, "own": OWN}
 
 
@@ -70,7 +70,7 @@ def test_the_tiny_tasks(shared_data: Path, name: str) -> None:
     assert dataset.num_classes == len(set(dataset.class_names)) == MINI[name]
     for split, size in sizes.items():
         assert np.bincount(dataset.split(split).labels).tolist() == [size // MINI[name]] * MINI[name]
-    rows = pq.read_table(shared_data / cfg.files["test"][0]).to_pylist()
+    rows = pq.read_table(cfg.found()["test"][0]).to_pylist()
     for index in (0, 1234, len(rows) - 1):
         image, label = dataset.split("test")[index]
         expected = Image.open(io.BytesIO(rows[index]["image"]["bytes"])).convert("RGB")
