@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -40,7 +41,7 @@ def report(arguments: Arguments) -> None:
     """Read the data, and print the report."""
     kind = kind_of(Path(arguments.root).expanduser())
     given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
-    columns = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
+    columns: dict[str, Any] = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
     described = describe(build_dataset(OWN[kind](name=kind, root=arguments.root, **columns)), arguments.check_duplicates)
     print("\n".join(described.lines()))
     for warning in described.warnings:

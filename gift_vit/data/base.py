@@ -275,11 +275,6 @@ def _other_forms(path: str) -> list[str]:
     return [os.path.join(folder, name) for folder in folders for name in names]
 
 
-def one_form(text: str) -> str:
-    """Text in the Unicode form NFC: what looks the same is the same."""
-    return text if text.isascii() else normalize("NFC", text)
-
-
 def decode_image(data: bytes) -> Image.Image:
     """Decode an encoded image to RGB."""
     with Image.open(io.BytesIO(data)) as image:

@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, split_folders, table_files
+from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, table_files
+from gift_vit.data.trees import read_trees
 
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
@@ -176,9 +177,9 @@ class FolderConfig(OwnConfig):
         return f"; {CLASS_FOLDERS}{super().how_to_prepare()}"
 
     def check_present(self) -> None:
-        """Also that the folders are splits, or classes."""
+        """Also that the folders are splits, or classes, with images in them."""
         super().check_present()
-        split_folders(self.root_path)
+        read_trees(self.root_path)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
+from unicodedata import normalize
 
 from gift_vit.common.errors import ConfigError
 
@@ -23,7 +24,10 @@ KNOWN_NAMES = ", ".join(name for names in USUAL_NAMES.values() for name in names
 CLASS_FOLDERS = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/; or <class>/*.jpg"
 TABLE_ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".tsv")}
 
-_OF_THE_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+# reasons to leave something out that nobody needs to look into
+OF_THE_SYSTEM, LINKED, REPEATED = "hidden or the system's", "links to what is read already", "rows that repeat another"
+
+_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _HELD_OUT = {"eval", "evaluation", "holdout", "heldout", "trainval", "unlabeled", "unlabelled"}
 # train, train-00000-of-00002 and, as hubs have written them, train-00000-of-00002-a09b74b3ef9c3b56
@@ -41,7 +45,17 @@ def split_named(name: str) -> str | None:
 
 def is_of_the_system(name: str) -> bool:
     """Whether an entry of a folder is hidden, or an operating system's: ``.DS_Store``, ``._1.jpg``, ``Thumbs.db``."""
-    return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
+    return name.startswith(".") or name.casefold() in _SYSTEMS
+
+
+def one_form(text: str) -> str:
+    """Text in the Unicode form NFC: what looks the same is the same."""
+    return text if text.isascii() else normalize("NFC", text)
+
+
+def said(skipped: Mapping[str, int]) -> str:
+    """What was left out, in words."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
 
 
 def listed(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint, one_form
+from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint
 from gift_vit.data.config import OwnConfig
-from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, split_named
+from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, one_form, split_named
 from gift_vit.data.splitting import stratified_split
 
 Labels: TypeAlias = "list[str] | NDArray[np.int64]"

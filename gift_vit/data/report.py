@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from gift_vit.data.base import ImageSource, Origin, VisionDataset
+from gift_vit.data.layout import LINKED, OF_THE_SYSTEM, REPEATED, said
 
 log = logging.getLogger(__name__)
 
 _NAMED_FILES = 4
-# reasons to leave something out that nobody needs to look into
-OF_THE_SYSTEM, LINKED, REPEATED = "hidden or the system's", "links to what is read already", "rows that repeat another"
 _HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
 
 
@@ -187,11 +186,6 @@ def _leaks(duplicates: Duplicates | None) -> Iterator[str]:
 
 def _are(count: int) -> str:
     return "1 picture is" if count == 1 else f"{count:,} pictures are"
-
-
-def said(skipped: Mapping[str, int]) -> str:
-    """What was left out, in words."""
-    return ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import FileSource, Origin, VisionDataset, one_form, register_dataset
+from gift_vit.data.base import FileSource, Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, CsvConfig
-from gift_vit.data.layout import ALL
+from gift_vit.data.layout import ALL, REPEATED, one_form
 from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
-from gift_vit.data.report import REPEATED
 
 _SEPARATORS = ",;\t|"
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)")
