@@ -111,7 +111,7 @@ class DatasetConfig(Options, section="dataset"):
     def check_present(self) -> None:
         """Refuse data that is not there; a look at :meth:`needed` alone, so that nobody waits for torch to be told."""
         for path in self.needed():
-            if not path.exists():
+            if not os.path.exists(path):  # a name that is too long is none either
                 kind = "file" if path.suffix == ".json" else "folder"
                 raise ConfigError(f"dataset {self.name}: there is no {kind} {path}{self.how_to_prepare()}")
 

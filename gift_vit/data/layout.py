@@ -77,9 +77,9 @@ def kind_of(root: Path) -> str:
     Raises:
         ConfigError: If it is nothing of the three.
     """
-    if not root.exists():
+    if not os.path.exists(root):
         raise ConfigError(f"there is no folder or file {root}; give root=<a folder of images, a CSV or a Parquet file>")
-    if root.is_file():
+    if os.path.isfile(root):
         kind = next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)
         return kind or _refuse_file(root, "a folder of images, a CSV or a Parquet file")
     if _parquet_series(root):
@@ -95,7 +95,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     Raises:
         ConfigError: If the root is no folder of class folders, or a folder in it is of no known split.
     """
-    if root.is_file():
+    if os.path.isfile(root):
         _refuse_file(root, "a folder of class folders")
     folders = [entry.name for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
     found = _assigned(folders, root, "folder", "rename it or move it elsewhere")
@@ -118,7 +118,7 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
         ConfigError: If there are none, a file is of no known split, or shards are missing or too many.
     """
     endings = TABLE_ENDINGS[kind]
-    if root.is_file():
+    if os.path.isfile(root):
         if root.suffix.lower() not in endings:
             _refuse_file(root, f"a folder or a file that ends in {' or '.join(endings)}")
         return {ALL: whole_series([root])}

@@ -175,6 +175,7 @@ BOOL, CATEGORY = pa.array([True, False, True]), pa.array(["b", "a", "b"]).dictio
         ({"img": 0, "fine_label": [1, 0, 1], "coarse_label": [0, 0, 0]}, {}, None, [1, 0, 1]),
         ({"IMAGE": 0, "Labels": [1, 0, 1], "path": ["x", "y", "z"]}, {}, None, [1, 0, 1]),
         ({"jpg": 0, "target": ["b", "a", "b"]}, {}, ["a", "b"], [1, 0, 1]),
+        ({"jpg": 0, "target": pa.array(["b", "a", "b"], pa.string_view())}, {}, ["a", "b"], [1, 0, 1]),
         ({"pixel_values": 0, "class": BOOL}, {}, ["false", "true"], [1, 0, 1]),
         ({"image": 0, "label": CATEGORY}, {}, ["a", "b"], [1, 0, 1]),
         ({"image": 0, "label": pa.array([2, 0, 2]).dictionary_encode()}, {}, None, [2, 0, 2]),
