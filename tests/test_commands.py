@@ -47,6 +47,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "for class folders type dataset=folder"),
     "no images": ([*SMOKE, "dataset=folder", f"dataset.root={ROOT}/tests"], "tests: found no image of the classes "),
     "data": (["gift_vit.data", "nowhere"], "there is no folder or file nowhere; give root="),
+    "long name": (["gift_vit.data", f"root={'x' * 300}"], "there is no folder or file xxx"),
     "file": (
         ["gift_vit.data", f"root={ROOT}/LICENSE"],
         "LICENSE is a file; expected a folder of images, a CSV or a Parquet file",

@@ -184,9 +184,11 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 def _holds_labels(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return (
-        pa.types.is_integer(value) or pa.types.is_boolean(value) or pa.types.is_string(value) or pa.types.is_large_string(value)
+    known = (
+        *(pa.types.is_integer, pa.types.is_boolean),
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     )
+    return any(is_one(value) for is_one in known)
 
 
 def _plain(labels: pa.ChunkedArray) -> pa.ChunkedArray:
