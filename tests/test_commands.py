@@ -42,6 +42,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",
     ),
     "missing folder": ([*SMOKE, "dataset=folder", "dataset.root=nowhere"], "nowhere"),
+    "home folder": ([*SMOKE, "dataset=folder", "dataset.root=~/no such bücher (2)"], "/no such bücher (2)"),
+    "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "for class folders type dataset=folder"),
+    "no images": ([*SMOKE, "dataset=folder", f"dataset.root={ROOT}/tests"], "tests: found no image of the classes "),
+    "data": (["gift_vit.data", "nowhere"], "there is no folder or file nowhere; give root="),
+    "long name": (["gift_vit.data", f"root={'x' * 300}"], "there is no folder or file xxx"),
+    "file": (
+        ["gift_vit.data", f"root={ROOT}/LICENSE"],
+        "LICENSE is a file; expected a folder of images, a CSV or a Parquet file",
+    ),
     "missing weights": ([TRAIN, "backbone.weights=nowhere.pth"], "nowhere.pth"),
     "split of a search run": (["gift_vit.evaluate", "run=nowhere", "split=test"], "nowhere is no run folder"),
     "run to merge": (

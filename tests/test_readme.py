@@ -181,7 +181,11 @@ def test_targets_modules_and_extras_that_the_text_names() -> None:
 
 def test_keys_that_the_text_names() -> None:
     """``trainer.memory=lean`` between backquotes is a key of some configuration."""
-    choices = (["dataset=folder", "dataset.root=some"], ["dataset=vtab_dtd", "tracker=wandb", "method=gift"])
+    choices = (
+        ["dataset=folder", "dataset.root=some"],
+        ["dataset=csv", "dataset.root=some"],
+        ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+    )
     plain: list[Any] = [OmegaConf.to_container(compose_config(words)) for words in choices]
     known = {key for values in plain for key, _ in flatten(values)}
     named = {span for text in PAGES.values() for span in code_spans(text) if re.match(r"[a-z]+\.[a-z_.]+=[^$]+$", span)}

@@ -121,7 +121,7 @@ def _sizes(work: Workspace, dataset: VisionDataset) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for source in dataset.splits.values():
         assert isinstance(source, FileSource)
-        sizes.update(zip(source.paths, source.sizes, strict=True))
+        sizes.update(zip(source.paths, source.sizes.tolist(), strict=True))
     empty = [path for path, size in sizes.items() if size == 0]
     if empty:
         count = f"{len(empty)} of {len(sizes)} listed images are empty"

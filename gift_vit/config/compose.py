@@ -15,25 +15,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
-from gift_vit.methods.config import CONFIGS
+from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.methods.config import CONFIGS as METHODS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
-# The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
-# default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be
-# typed and is shown by --cfg job. They belong to no group, so that no list of choices has them; the loader checks the values.
+# The defaults of the options of methods and datasets, for YAML to start from: ``defaults: [/GiftConfig]`` in
+# ``conf/method/gift.yaml``. A default stands in the option's dataclass and nowhere else, yet the composed configuration holds
+# every key, so that each can be typed and is shown by --cfg job. They belong to no group, so that no list of choices has them;
+# the loader checks the values.
 _store = ConfigStore.instance()
-for _cls in CONFIGS.values():
-    _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
-    _store.store(_cls.__name__, {"name": "???", "kind": "???", **_options}, package="method")
+for _package, _kinds in (("method", METHODS), ("dataset", DATASETS)):
+    for _kind, _cls in _kinds.items():
+        _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
+        _named = {"name": "???", "kind": "???" if _package == "method" else _kind}
+        _store.store(_cls.__name__, _named | _options, package=_package)
 
 # A phase is a choice and not a value alone: a final run looks for the recipe of its dataset and method, a search for none.
 _store.store("search", {"phase": "search"}, group="phase", package="_global_")
 _final = {"defaults": [{"override /recipe": "${dataset}_${method}"}], "phase": "final"}
 _store.store("final", _final, group="phase", package="_global_")
 
+# what a person names a folder or file by: section and key
+PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
 _LOCATION = ("full_key:", "reference_type", "object_type", "See https://hydra.cc")  # lines of errors that help nobody
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 

@@ -13,8 +13,10 @@ from gift_vit.config.compose import flatten
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
-    *("dataset.root", "dataset.prepare", "dataset.cache"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates"),
 )
+# Runs of version 0.1 do not have these: without a value they are what those did.
+NEWER_KEYS = ("dataset.test_fraction", "dataset.columns")
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
@@ -25,7 +27,10 @@ _IN_THE_PATH = {"phase", "dataset.name"}
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config of a run without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or else what it settles."""
+    """A run's flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or else what it settles.
+
+    Keys of :data:`NEWER_KEYS` without a value are left out.
+    """
     flat = _placed_anywhere(values)
     return _without(flat, _irrelevant(flat))
 
@@ -48,8 +53,12 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in PLACEMENT_KEYS)
+        if not _is_below(key, PLACEMENT_KEYS) and not (value is None and _is_below(key, NEWER_KEYS))
     }
+
+
+def _is_below(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _without(flat: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ YAML holds the values, the rooms' dataclasses hold names, types and checks; :fun
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -19,7 +19,7 @@ from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
-from gift_vit.config.compose import conf_dir, file_of, flatten
+from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
 from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import DatasetConfig, LoadingConfig
@@ -42,7 +42,6 @@ _SECTIONS: dict[str, dict[str, type[Any]]] = {
 _LARGEST = 1 << 20  # bytes of a config.yaml; one of a run has two thousand
 _SCALARS = ("seed", "phase", "run_name")
 _NAMED = ("method", "backbone", "protocol")  # sections whose names are parts of a run's path, or of its name
-_PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
@@ -158,12 +157,24 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(values.get(section), dict):
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
     values.pop("pruning", None)  # of versions before 0.2
+    if isinstance(values.get("dataset"), dict):
+        values["dataset"] = _completed(values["dataset"])
     return values
+
+
+def _completed(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a dataset with the defaults of what its YAML leaves out, and ``???`` where there is none."""
+    kind = dataset.get("kind", "???")
+    cls = DatasetConfig if kind == "???" else dataset_class(str(kind))
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
+    within = {key: {**defaults[key], **dataset[key]} for key in sections if isinstance(dataset.get(key), dict)}
+    return {"kind": kind, **defaults, **dataset, **within}
 
 
 def _make_absolute(values: dict[str, Any]) -> None:
     """Paths do not change their meaning with the working directory."""
-    for section, key in _PATHS:
+    for section, key in PATHS:
         if values[section].get(key) == "":
             raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
         if isinstance(values[section].get(key), str):

@@ -1,5 +1,6 @@
 """The words of the training command as a person types them, put into the form that Hydra reads."""
 
+import os
 import re
 from argparse import OPTIONAL, Action
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from hydra.errors import HydraException
 
 from gift_vit.common.cli import without_dashes
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import BASE_GROUPS, choices, elsewhere
+from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
+_PATHS = {f"{section}.{key}" for section, key in PATHS}  # one that is there is no list of values, whatever its name
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 
@@ -75,14 +77,16 @@ def _checked(word: str, parser: OverridesParser) -> str:
 
 def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
     """The word in a form that Hydra can parse, and what it says."""
+    key, _, value = word.partition("=")
     try:
-        return word, parser.parse_override(word)
+        override = parser.parse_override(word)
+        if not (override.is_sweep_override() and key.lstrip("+") in _PATHS and os.path.exists(os.path.expanduser(value))):
+            return word, override
     except HydraException as error:
-        key, _, value = word.partition("=")
         if re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
             raise ConfigError(f"{word}: {hydra_reason(error)}") from error
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        text = f"{key}='{quoted}'"
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    text = f"{key}='{quoted}'"
     try:
         return text, parser.parse_override(text)
     except HydraException as error:

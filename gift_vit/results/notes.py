@@ -39,7 +39,7 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, changes to the protocol, number formats other than fp32, runs from an uncommitted state."""
+    """Empty cells, changes to the protocol, pictures in two splits, number formats other than fp32, uncommitted changes."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
@@ -48,6 +48,10 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
     formats = _places(grid, lambda run: [_number_format(run)])
     if [name for name, _ in formats] != ["fp32"]:
         notes += [f"Computed in {name}: {where}." for name, where in formats]
+    shared = sorted({(r.run.dataset, pair, count) for r in grid.results for pair, count in r.data.shared.items()})
+    for dataset, several in groupby(shared, key=lambda item: item[0]):
+        named = ", ".join(f"{count:,} in {pair.replace(', ', ' and ')}" for _, pair, count in several)
+        notes.append(f"Pictures that stand in two splits of {dataset_name(dataset)}: {named}.")
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)

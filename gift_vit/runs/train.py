@@ -27,6 +27,7 @@ from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.loaders import TrainLoader, mix_seed
+from gift_vit.data.report import DataReport, describe
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -53,9 +54,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Training:
-    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC)."""
+    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC).
+
+    ``report`` is what the main process has said of the data; None in the others.
+    """
 
     data: VisionDataset
+    report: DataReport | None
     model: nn.Module
     device: torch.device
     acceleration: dict[str, Any]
@@ -94,6 +99,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         if cfg.trainer.deterministic:
             stack.enter_context(deterministic())
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
+        report = _reported(cfg, data) if main else None
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
@@ -111,7 +117,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         )
 
         # ---- Training, on train or train + val; the test split is not in sight.
-        training = Training(data, model, device, acceleration, call, started_at)
+        training = Training(data, report, model, device, acceleration, call, started_at)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
             has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
@@ -120,8 +126,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
                 identity=f"{data.fingerprint} {data.decoder}",
             )
-            if not isinstance(inputs.train, TrainLoader):
-                acceleration["data_on_device"] = True
+            acceleration |= {} if isinstance(inputs.train, TrainLoader) else {"data_on_device": True}
             # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
@@ -148,6 +153,13 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
     return result
+
+
+def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
+    """What was read, and said to a person."""
+    report = describe(data, cfg.dataset.check_duplicates)
+    report.log()
+    return report
 
 
 def _finished_result(cfg: RunConfig) -> Result | None:
@@ -241,7 +253,7 @@ def build_result(
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training),
-        data=_data_record(cfg, training.data),
+        data=_data_record(cfg, training.data, training.report),
         backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
         params=ParamRecord(
             adapter=counts.adapter,
@@ -294,7 +306,7 @@ def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
     )
 
 
-def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
+def _data_record(cfg: RunConfig, data: VisionDataset, report: DataReport | None) -> DataRecord:
     def size(split: str) -> int | None:
         return len(data.splits[split]) if split in data.splits else None
 
@@ -308,6 +320,8 @@ def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
         test_images=size("test"),
         decoder=data.decoder,
         source=data.source,
+        class_names=data.class_names,
+        **(report.record() if report is not None else {}),
     )
 
 

@@ -1,6 +1,7 @@
 """Every YAML composes, loads strictly and says what it is; every mistake is one line; every default stands once."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, compose_config, conf_dir, explain_composition_error, flatten
-from gift_vit.config.keys import default_run_name
+from gift_vit.config.keys import config_difference, default_run_name, identifying
 from gift_vit.config.loader import load_config, protocol_changes
 from gift_vit.config.run_config import RunConfig
+from gift_vit.config.words import overrides_of
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
 from tests.conf.files import BASES, FILES, bases, built_on, composed, content, entire, root, stems, together
@@ -82,7 +84,8 @@ def test_no_file_restates_what_it_is_built_on() -> None:
 
 def test_what_others_are_built_on_is_no_choice_and_in_use() -> None:
     used = {name for file in FILES for name in bases(file) if name.startswith("/")}
-    files, classes = {f"/{file.stem}" for file in BASES}, {f"/{cls.__name__}" for cls in METHODS.values() if fields(cls)}
+    files = {f"/{file.stem}" for file in BASES}
+    classes = {f"/{cls.__name__}" for cls in (*METHODS.values(), *DATASETS.values()) if fields(cls)}
     assert files | classes == used
     assert all(name.startswith("/_") for name in files)
 
@@ -122,6 +125,11 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["method.rank=0"], "method.rank=0: expected "),
         (["method.target_modules=attn.proj"], "method.target_modules"),
         (["dataset=parquet"], "dataset.root is required; give dataset.root=<value>"),
+        (
+            ["dataset=folder", "dataset.name=???"],
+            "dataset.name, dataset.root are required; give dataset.name=<value> dataset.root=",
+        ),
+        (["dataset=folder", "dataset.root=/x", "dataset.test_fraction=1.0"], "dataset.test_fraction=1.0"),
         (
             ["paths.data_root="],
             "paths.data_root is empty: give a path, or unset the environment variable that it is taken from",
@@ -179,6 +187,43 @@ def test_values_are_checked_and_messages_name_the_key(overrides: list[str], mess
         loaded(*overrides)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_a_datasets_yaml_names_all_that_it_lacks_and_has_defaults_for_the_rest() -> None:
+    cfg = composed("dataset=folder", "dataset.root=/x")
+    for given, missing in (({}, "dataset.kind, dataset.name are"), ({"kind": "folder"}, "dataset.name, dataset.root are")):
+        cfg.dataset = given
+        with pytest.raises(ConfigError, match=f"^{missing} required; give "):
+            load_config(cfg)
+    cfg.dataset = {"kind": "folder", "name": "leaves", "root": "/x", "transform": {"hflip": 0.0}}
+    run = load_config(cfg)
+    assert (run.dataset.benchmark, run.dataset.transform.crop_ratio, run.dataset.transform.hflip) == ("own", 0.875, 0.0)
+    assert run.values["dataset"]["transform"] == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0, "resize": None}
+
+
+def test_keys_of_a_newer_version_without_a_value_are_no_difference() -> None:
+    new = loaded("dataset=parquet", "dataset.root=/x").values
+    old = {**new, "dataset": {key: value for key, value in new["dataset"].items() if key not in ("test_fraction", "columns")}}
+    assert identifying(old) == identifying(new)
+    new["dataset"]["columns"]["label"] = "art"
+    assert config_difference(old, new) == {"dataset.columns.label": (None, "art")}
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("~/my images", "{home}/my images"),
+        ("/d/Bücher (2)", "/d/Bücher (2)"),
+        ("/d/it's", "/d/it's"),
+        ("/d/a\\\\'b", "/d/a\\\\'b"),
+        ("/d/[x]{y}=#", "/d/[x]{y}=#"),
+        ("'/d/it\\'s'", "/d/it's"),
+    ],
+)
+@pytest.mark.parametrize("key", ["dataset.root", "paths.output_root", "backbone.weights"])
+def test_paths_are_taken_as_they_are_typed(key: str, typed: str, path: str) -> None:
+    cfg = compose_config(overrides_of(["dataset=folder", "dataset.root=/x", f"{key}={typed}"]))
+    assert OmegaConf.select(OmegaConf.create(load_config(cfg).values), key) == path.replace("{home}", str(Path.home()))
 
 
 def test_protocols_are_what_they_are_named_for() -> None:

@@ -20,7 +20,7 @@ FILES = sorted(CONF.glob("*.yaml"))
 MINI = {"cifar10_1k": 10, "digits": 10, "tiny_insects": 12, "tiny_mammals": 12, "tiny_vehicles": 12}
 FGVC = {name: facts.classes for name, facts in FACTS.items()}  # tests/data_prep has their numbers
 VTAB = {f"vtab_{name}": task.num_classes for name, task in TASKS.items()}
-OWN = {"folder": None, "parquet": None}
+OWN = {"folder": None, "parquet": None, "csv": None}
 BENCHMARKS = {"mini": MINI, "fgvc": FGVC, "vtab1k": VTAB, "own": OWN}
 
 
@@ -65,7 +65,7 @@ def test_the_tiny_tasks(shared_data: Path, name: str) -> None:
     assert dataset.num_classes == len(set(dataset.class_names)) == MINI[name]
     for split, size in sizes.items():
         assert np.bincount(dataset.split(split).labels).tolist() == [size // MINI[name]] * MINI[name]
-    rows = pq.read_table(shared_data / cfg.files["test"][0]).to_pylist()
+    rows = pq.read_table(cfg.found()["test"][0]).to_pylist()
     for index in (0, 1234, len(rows) - 1):
         image, label = dataset.split("test")[index]
         expected = Image.open(io.BytesIO(rows[index]["image"]["bytes"])).convert("RGB")

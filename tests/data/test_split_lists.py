@@ -76,6 +76,10 @@ def test_missing_folders_and_lists_are_named(tmp_path: Path, make_config: Make) 
         ("{not json", r"test\.json is no JSON: Expecting"),
         ('["a.png"]', r"test\.json holds a JSON list; expected an object"),
         ('{"b.png": "1"}', "its split lists use int, str as class ids; expected all strings or all integers"),
+        ('{"b.png": [1]}', r"test\.json: the class id of b\.png is a JSON list or object; expected text or an integer"),
+        ('{"b.png": {"id": 1}}', r"the class id of b\.png is a JSON list or object"),
+        ('{"b.png": 1, "./b.png": 2}', r"test\.json has \./b\.png twice, with the class ids 1 and 2"),
+        ("[" * 100_000, r"test\.json is no JSON"),
         ('{"b.png": null}', "its split lists use NoneType, int as class ids"),
     ],
 )

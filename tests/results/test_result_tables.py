@@ -111,6 +111,14 @@ def test_number_formats_are_noted() -> None:
     )
 
 
+def test_pictures_in_two_splits_are_noted() -> None:
+    leak = {"duplicates": {"shared": {"train, test": 1200, "val, test": 1}, "within": {}, "mislabelled": 0, "examples": {}}}
+    none = {"duplicates": {"shared": {}, "within": {"test": 3}, "mislabelled": 1, "examples": {}}}
+    runs = [make("gift", seed=0, data=leak), make("linear", seed=0, data=leak), make("gift", "tiny_insects", data=none)]
+    notes = [note for note in mini_table(runs).notes if "two splits" in note]
+    assert notes == ["Pictures that stand in two splits of Digits: 1,200 in train and test, 1 in val and test."]
+
+
 def test_changes_to_the_protocol_and_uncommitted_runs_are_noted() -> None:
     epochs = {"protocol_changes": {"trainer.epochs": [100, 5], "optim.name": ["adamw", "sgd"]}}
     everywhere = mini_table([make("gift", run=epochs), make("lora", run=epochs)])

@@ -138,6 +138,27 @@ def test_a_finished_run_does_not_answer_for_other_data(configure: Configure, tmp
     assert train_run(configure(*words, f"dataset.root={moved}"), CALL) == result
 
 
+def test_what_was_read_is_said_and_recorded(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_images(tmp_path / "images", {"train": 8, "test": 1}, shade=10)  # a and b look the same, as do 0.png
+    cfg = configure("dataset=folder", f"dataset.root={root}", "trainer.batch_size=8", "dataset.val_fraction=0.25")
+    with caplog.at_level(logging.INFO):
+        data = train_run(cfg, CALL).data
+    assert "  val: 4 images of 2 classes, from train/; val is split off train: 4 of 16, stratified, seed 0" in caplog.messages
+    assert any("pictures are there under more than one label" in message for message in caplog.messages)
+    assert data.class_names == ["a", "b"]
+    assert data.splits is not None
+    assert data.splits["val"]["drawn"] == "split off train: 4 of 16, stratified, seed 0"
+    assert {split: (report["images"], report["files"]) for split, report in data.splits.items()} == {
+        "train": (12, ["train/"]), "val": (4, ["train/"]), "test": (2, ["test/"]),
+    }  # fmt: skip
+    assert data.shared["train, test"] + data.shared.get("val, test", 0) >= 1
+    assert data.warnings
+    unchecked = configure(
+        "dataset=folder", f"dataset.root={root}", "dataset.check_duplicates=false", "dataset.val_fraction=0.25"
+    )
+    assert (unchecked.folder, unchecked.dataset.check_duplicates) == (cfg.folder, False), "it is the same run"
+
+
 def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Configure, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", {"train": 8}, shade=10)
     cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
