@@ -12,7 +12,7 @@ from gift_vit.config.compose import flatten
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
-    *("dataset.root", "dataset.prepare", "dataset.cache"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.transform.max_pixels"),
 )
 # With trainer.speed=auto the machine chooses these.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")

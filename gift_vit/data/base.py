@@ -5,25 +5,22 @@ returns a :class:`VisionDataset`; it changes no random state.
 """
 
 import hashlib
-import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
+from gift_vit.data.decode import OWN_DATA, Decoder
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -86,7 +83,8 @@ class VisionDataset:
     """A dataset ready for use.
 
     ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
-    ``decoder`` names what decodes the images, with its version; ``source`` says where they come from, if that is known.
+    ``decoder`` is the name of the :class:`Decoder` of the images, or ``none`` for pixels; ``source`` says where they
+    come from, if that is known.
     """
 
     name: str
@@ -94,7 +92,7 @@ class VisionDataset:
     class_names: list[str] | None
     splits: dict[str, ImageSource]
     fingerprint: str
-    decoder: str = f"Pillow {PIL.__version__}"
+    decoder: str = OWN_DATA.name
     source: str | None = None
 
     def __post_init__(self) -> None:
@@ -129,9 +127,6 @@ class VisionDataset:
         return concatenate(self.parts(name))
 
 
-Decoder: TypeAlias = Callable[[bytes], Image.Image]
-
-
 class SubsetSource:
     """The images of a source at ``indices``, in that order."""
 
@@ -158,11 +153,15 @@ class SubsetSource:
 class FileSource:
     """Image files at ``paths`` relative to ``root``; ``listed_in`` says in an error who names them, ``hint`` what to do.
 
+    ``decode`` makes pixels of them.
+
     Raises:
         ConfigError: If a file is not there; names the first and counts them.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int], listed_in: Path, hint: str) -> None:
+    def __init__(
+        self, root: Path, paths: Sequence[str], labels: Sequence[int], listed_in: Path, hint: str, decode: Decoder = OWN_DATA
+    ) -> None:
         stats = _stat_files(root, set(paths))
         absent = [path for path in paths if path not in stats]
         if absent:
@@ -170,6 +169,7 @@ class FileSource:
             raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
         self.root = root
         self.paths = paths
+        self.decode = decode
         self.sizes, self.written = zip(*(stats[path] for path in paths), strict=True) if paths else ((), ())
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
 
@@ -177,12 +177,15 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.decode.decode(self.read(index), str(self.root / self.paths[index])), int(self.labels[index])
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes; raises as reading the image does."""
         path = self.root / self.paths[index]
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read image {path}: {error.strerror}") from error
-        return decode_named(data, str(path)), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
         """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""
@@ -203,58 +206,6 @@ def _stat_files(root: Path, paths: set[str]) -> dict[str, tuple[int, int]]:
                 if path in paths and entry.is_file():
                     stats[path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
     return stats
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an encoded image to RGB."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
-
-
-def jpeg_decoder(choice: str) -> tuple[str, Decoder]:
-    """Name with version, and the function, of what decodes JPEG: ``pillow``, ``simplejpeg``, or ``auto``: the best installed.
-
-    simplejpeg is asked for libjpeg-turbo's fast integer DCT, which is TensorFlow's default: bit-equal to it, about one grey
-    level off Pillow's slow one. What is no JPEG is decoded by Pillow either way.
-
-    Raises:
-        ConfigError: If ``simplejpeg`` is asked for and not installed.
-    """
-    pillow = f"Pillow {PIL.__version__}"
-    if choice == "pillow":
-        return pillow, decode_image
-    try:
-        import simplejpeg
-    except ImportError as error:
-        if choice == "auto":
-            return pillow, decode_image
-        raise ConfigError("dataset.jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg") from error
-
-    def decode(data: bytes) -> Image.Image:
-        if not simplejpeg.is_jpeg(data):
-            return decode_image(data)
-        read = partial(simplejpeg.decode_jpeg, data, "RGB", fastdct=True, fastupsample=False)
-        try:
-            pixels = read(strict=True)
-        except ValueError:
-            image = decode_image(data)  # refuses what is cut short; libjpeg can make something of the rest, as TensorFlow does
-            with suppress(ValueError):
-                image = Image.fromarray(read(strict=False))
-            return image
-        return Image.fromarray(pixels)
-
-    return f"simplejpeg {version('simplejpeg')}, {pillow}", decode
-
-
-def decode_named(data: bytes, name: str, decode: Decoder = decode_image) -> Image.Image:
-    """Decode an image; one that cannot be decoded is an error in one line with its name."""
-    try:
-        return decode(data)
-    except UnidentifiedImageError as error:
-        raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
 
 
 def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

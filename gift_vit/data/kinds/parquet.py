@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import ImageSource, VisionDataset, decode_named, fingerprint, register_dataset, split_off_val
+from gift_vit.data.base import ImageSource, VisionDataset, fingerprint, register_dataset, split_off_val
 from gift_vit.data.config import SPLITS, ParquetConfig
+from gift_vit.data.decode import OWN_DATA, Decoder
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ImageTable:
     class_names: list[str] | None
     files: list[Path]
     starts: list[int]
+    decode: Decoder
 
     @property
     def images(self) -> list[bytes]:
@@ -47,13 +49,13 @@ class ImageTable:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return decode_named(self.content(index), self.where(index)), int(self.labels[index])
+        return self.decode.decode(self.content(index), self.where(index)), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
         """The encoded bytes."""
         return self.encoded[index].as_py()
 
-    version = content
+    version = read = content
 
     def where(self, index: int) -> str:
         """File, row in it, and original path if known."""
@@ -62,7 +64,7 @@ class ImageTable:
         return f"in {self.files[which]}, row {index - self.starts[which]}" + (f" ({path})" if path else "")
 
 
-def read_table(files: Sequence[Path]) -> ImageTable:
+def read_table(files: Sequence[Path], decode: Decoder = OWN_DATA) -> ImageTable:
     """Read files one after the other.
 
     Raises:
@@ -79,6 +81,7 @@ def read_table(files: Sequence[Path]) -> ImageTable:
         class_names=_agreed_names([(file, names) for file, (*_, names) in zip(files, columns, strict=True)]),
         files=list(files),
         starts=[0, *np.cumsum(lengths)[:-1].tolist()],
+        decode=decode,
     )
 
 
@@ -153,7 +156,8 @@ def _find_files(cfg: ParquetConfig) -> dict[str, list[Path]]:
 @register_dataset("parquet", ParquetConfig)
 def build_parquet(cfg: ParquetConfig) -> VisionDataset:
     """Read the Parquet files of each split."""
-    tables = {split: read_table(files) for split, files in _find_files(cfg).items()}
+    decode = Decoder.of(cfg.transform, cfg.as_published)
+    tables = {split: read_table(files, decode) for split, files in _find_files(cfg).items()}
     names = _agreed_names([(f"{cfg.name}'s {split} files", table.class_names) for split, table in tables.items()])
     num_classes = cfg.num_classes or (len(names) if names else int(tables["train"].labels.max(initial=0)) + 1)
     splits: dict[str, ImageSource] = {**tables}
@@ -161,4 +165,4 @@ def build_parquet(cfg: ParquetConfig) -> VisionDataset:
         train, val = split_off_val(cfg.name, tables["train"], cfg.val_fraction, cfg.split_seed)
         splits = {**splits, "train": train, "val": val}
     splits = {split: splits[split] for split in SPLITS if split in splits}
-    return VisionDataset(cfg.name, num_classes, names, {**splits}, fingerprint(splits))
+    return VisionDataset(cfg.name, num_classes, names, {**splits}, fingerprint(splits), decode.name)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import Decoder, ImageSource, VisionDataset, decode_named, fingerprint, jpeg_decoder, register_dataset
+from gift_vit.data.base import ImageSource, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import Vtab1kConfig
+from gift_vit.data.decode import Decoder
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,13 @@ class TaskSplit:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        name = f"in {self.file}, row {index} ({self.ids[index]})"
+        return self._decode.decode(self.read(index), name), int(self.labels[index])
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes."""
         group = bisect_right(self._starts, index) - 1
-        data = self._group(group)[index - self._starts[group]].as_py()
-        return decode_named(data, f"in {self.file}, row {index} ({self.ids[index]})", self._decode), int(self.labels[index])
+        return self._group(group)[index - self._starts[group]].as_py()
 
     def content(self, index: int) -> bytes:
         """The id in the source dataset, and the hash of all images of the split."""
@@ -89,7 +94,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
     """Read a prepared task; the images are decoded on access."""
     root = Path(cfg.root).expanduser()
     meta = _read_meta(root, cfg)
-    decoder, decode = jpeg_decoder(cfg.jpeg_decoder)
+    decode = Decoder.of(cfg.transform, cfg.as_published, cfg.jpeg_decoder)
     for warning in meta["warnings"]:
         log.warning("%s: %s", cfg.name, warning)
     splits: dict[str, ImageSource] = {}
@@ -101,7 +106,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
         meta["class_names"],
         splits,
         fingerprint(splits),
-        decoder,
+        decode.name,
         meta["source"],
     )
 
