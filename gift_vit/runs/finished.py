@@ -1,5 +1,6 @@
 """What is done with a finished run: scored again, or merged into a plain timm checkpoint."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,9 +9,9 @@ from safetensors.torch import save_file
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.files import atomic_path
 from gift_vit.engine.fit import Evaluation
-from gift_vit.methods.adapter import merge_method
+from gift_vit.methods.adapter import merge_method, read_adapter
 from gift_vit.runs.build import resolve_device, score
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import ADAPTER, Run
 
 
 def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
@@ -28,21 +29,25 @@ def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
 def write_merged(run: Run, out: Path) -> str:
     """Merge a finished run's adapter into its backbone and write the state dict; returns how to load it, for a person.
 
+    Dataset and class names, as far as they are known, stand beside it: as JSON in the metadata of ``.safetensors``, beside
+    ``state_dict`` in ``.pth``.
+
     Raises:
         ConfigError: If the run is not finished, or its method cannot be merged.
     """
     backbone = run.config.backbone
     model = merge_method(run.model())
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = read_adapter(run.folder / ADAPTER).metadata
+    facts = {key: value for key in ("dataset", "class_names") if (value := metadata.get(key)) is not None}
     with atomic_path(out) as partial:
         if out.suffix == ".safetensors":
-            save_file(state, partial, metadata={"format": "pt"})
+            save_file(state, partial, metadata={"format": "pt"} | {key: json.dumps(value) for key, value in facts.items()})
         else:
-            torch.save(state, partial)
+            torch.save({"state_dict": state, **facts}, partial)
     size = f", img_size={backbone.img_size}" if backbone.img_size else ""
-    classes = len(state["head.bias"]) if "head.bias" in state else 0
     lines = [f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); load it with"]
     if backbone.model.startswith("vit_mini"):
         lines.append("    import gift_vit.backbones.vit_mini  # registers vit_mini with timm")
-    lines.append(f'    timm.create_model("{backbone.model}", num_classes={classes}{size}, checkpoint_path="{out}")')
+    lines.append(f'    timm.create_model("{backbone.model}", num_classes={model.num_classes}{size}, checkpoint_path="{out}")')
     return "\n".join(lines)

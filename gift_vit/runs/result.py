@@ -55,8 +55,8 @@ class RunRecord:
 class DataRecord:
     """The dataset; a size is None where the split is absent.
 
-    ``decoder`` is what decoded the images, with its version; ``source`` where they were prepared from. Both are None where that
-    is not known, as in results that are older than these two fields.
+    ``decoder`` is what decoded the images, with its version; ``source`` where they were prepared from; ``class_names`` are in
+    the order of the labels. Each is None where that is not known, as in results that are older than the field.
     """
 
     name: str
@@ -68,6 +68,7 @@ class DataRecord:
     test_images: int | None
     decoder: str | None = None
     source: str | None = None
+    class_names: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -291,6 +291,7 @@ def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
         test_images=size("test"),
         decoder=data.decoder,
         source=data.source,
+        class_names=data.class_names,
     )
 
 
