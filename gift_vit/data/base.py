@@ -52,6 +52,10 @@ class ImageSource(LabelledSource[Image.Image], Protocol):
         """What an image is: its encoded bytes or pixels, or its relative path and size."""
         ...
 
+    def remarks(self, index: int, /) -> list[str]:
+        """What decoding changes of an image that a person may not expect, as :meth:`Decoder.remarks` words it."""
+        ...
+
     def version(self, index: int, /) -> bytes:
         """What a cache is keyed by: as :meth:`content`, and for a file also when it was last written."""
         ...
@@ -141,6 +145,10 @@ class SubsetSource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.source[int(self.indices[index])]
 
+    def remarks(self, index: int) -> list[str]:
+        """What the source's decoding changes of the image."""
+        return self.source.remarks(int(self.indices[index]))
+
     def content(self, index: int) -> bytes:
         """What identifies the image in the source."""
         return self.source.content(int(self.indices[index]))
@@ -177,15 +185,19 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.decode.decode(self.read(index), str(self.root / self.paths[index])), int(self.labels[index])
+        return self.decode.decode(self.stored(index), str(self.root / self.paths[index])), int(self.labels[index])
 
-    def read(self, index: int) -> bytes:
+    def stored(self, index: int) -> bytes:
         """The file's bytes; raises as reading the image does."""
         path = self.root / self.paths[index]
         try:
             return path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read image {path}: {error.strerror}") from error
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image; nothing but the file's header is read."""
+        return self.decode.remarks(self.root / self.paths[index])
 
     def content(self, index: int) -> bytes:
         """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,10 +135,10 @@ class Decoder:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
 
-    def remarks(self, data: bytes) -> list[str]:
+    def remarks(self, data: bytes | Path) -> list[str]:
         """What decoding changes of a picture that a person may not expect; read off its header, in a tenth of a millisecond."""
         try:
-            with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
+            with _pixel_limit(self.max_pixels), Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
                 exif = partial(Image.Image.getexif, image)  # a PNG's own loads the pixels, to find what stands behind them
                 found = {
                     "turned upright": self.upright and _orientation(exif) in _UPRIGHT,

@@ -330,6 +330,7 @@ def test_every_source_decodes_by_the_same_contract(tmp_path: Path, kind: type, m
         image, dataset = one_picture(tmp_path / suffix[1:], kind, data, suffix, make_config)
         np.testing.assert_array_equal(np.asarray(image), pixels(OWN_DATA(data)))
         assert dataset.decoder == OWN_DATA.name
+        assert dataset.parts("train")[0].remarks(0) == OWN_DATA.remarks(data) != []
         chosen = {"exif": False, "background": "#010203", "value_range": [0, 131070]}
         transform = TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0, resize=None, **chosen)
         image, other = one_picture(tmp_path / f"other{suffix}", kind, data, suffix, make_config, transform=transform)

@@ -55,7 +55,11 @@ class ImageTable:
         """The encoded bytes."""
         return self.encoded[index].as_py()
 
-    version = read = content
+    version = stored = content
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image."""
+        return self.decode.remarks(self.stored(index))
 
     def where(self, index: int) -> str:
         """File, row in it, and original path if known."""

@@ -66,12 +66,16 @@ class TaskSplit:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         name = f"in {self.file}, row {index} ({self.ids[index]})"
-        return self._decode.decode(self.read(index), name), int(self.labels[index])
+        return self._decode.decode(self.stored(index), name), int(self.labels[index])
 
-    def read(self, index: int) -> bytes:
+    def stored(self, index: int) -> bytes:
         """The encoded bytes."""
         group = bisect_right(self._starts, index) - 1
         return self._group(group)[index - self._starts[group]].as_py()
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image."""
+        return self._decode.remarks(self.stored(index))
 
     def content(self, index: int) -> bytes:
         """The id in the source dataset, and the hash of all images of the split."""
