@@ -20,7 +20,6 @@ from gift_vit.backbones.vit_mini import NUM_UPSTREAM_CLASSES, WEIGHTS_FILE
 from gift_vit.common.environment import cpu_name
 from gift_vit.common.files import atomic_path, write_text
 from gift_vit.common.tensors import write_tensors
-from gift_vit.data.base import decode_image
 from gift_vit.data.kinds.parquet import read_table
 
 MEAN = STD = 0.5
@@ -31,7 +30,7 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, files: list[Path], transform: v2.Transform) -> None:
         table = read_table(files)
-        self.images = np.stack([np.asarray(decode_image(b)) for b in table.images])
+        self.images = np.stack([np.asarray(table.decode(b)) for b in table.images])
         self.labels = table.labels
         self.transform = transform
 

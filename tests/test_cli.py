@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from gift_vit.common.tensors import write_tensors
 from gift_vit.methods.adapter import read_adapter
@@ -86,6 +87,14 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
     images = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), atol=1e-5, rtol=1e-5)
+    facts = {"dataset": "folder_images", "class_names": ["blue", "red"]}
+    if suffix == ".safetensors":
+        with safe_open(out, framework="pt") as file:
+            assert file.metadata() == {"format": "pt"} | {key: json.dumps(value) for key, value in facts.items()}
+    else:
+        content = torch.load(out, weights_only=True)
+        assert {key: value for key, value in content.items() if key != "state_dict"} == facts
+    assert json.loads((finished / RUN / "result.json").read_text())["data"]["class_names"] == facts["class_names"]
 
 
 DIVERGED = {

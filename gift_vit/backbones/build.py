@@ -3,32 +3,38 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import requests
 import timm
+import torch
 from huggingface_hub import constants as hub
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from timm.layers import weight_init
-from timm.models import PretrainedCfg, is_model_pretrained, load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import PretrainedCfg, _builder, clean_state_dict, is_model_pretrained
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from gift_vit.backbones import vit_mini
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import check_readable
+from gift_vit.common.vits import architecture, check_vit
 from gift_vit.data.transforms import InputStatistics
 
-log = logging.getLogger(__name__)
+Adapt: TypeAlias = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
 HUB_TIMEOUT_S = 5.0
+_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order in which timm looks for them
+log = logging.getLogger(__name__)
 
 
 def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float = 0.0) -> nn.Module:
@@ -45,11 +51,11 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
     if cfg.img_size is not None:
         kwargs["img_size"] = cfg.img_size
-    model = _create(cfg, kwargs)
-    if not hasattr(model, "blocks"):
-        raise ConfigError(f"{cfg.model} is a {type(model).__name__} without blocks; expected a timm ViT")
+    with _loading(cfg) as adapting:
+        model = _create(cfg, kwargs)
+    check_vit(model, cfg.model)
     if cfg.weights is not None:
-        load_local_weights(model, Path(cfg.weights))
+        load_local_weights(model, Path(cfg.weights), *adapting)
     head = model.get_classifier()  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Linear):
         nn.init.trunc_normal_(head.weight, std=0.02)
@@ -69,19 +75,19 @@ def _check_name(model: str) -> None:
 
 
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
-    pretrained = cfg.pretrained and cfg.weights is None
-    if pretrained and cfg.model.startswith("vit_mini") and not vit_mini.WEIGHTS_FILE.is_file():
+    from_file = cfg.weights is not None
+    if cfg.pretrained and not from_file and cfg.model.startswith("vit_mini") and not vit_mini.WEIGHTS_FILE.is_file():
         raise ConfigError(f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package")
-    from_hub = pretrained and cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)).hf_hub_id
+    from_hub = cfg.pretrained and not from_file and cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)).hf_hub_id
     # of a plain ViT a file holds all but the head, which build_backbone draws
     replaced = cfg.pretrained and cfg.model.startswith("vit_")
     try:
         with _drawn_only() if replaced else nullcontext(), _hub_asked_once() if from_hub else nullcontext():
-            return timm.create_model(cfg.model, pretrained=pretrained, **kwargs)
+            return timm.create_model(cfg.model, pretrained=cfg.pretrained, **kwargs)
     except TypeError as error:
         raise ConfigError(f"{cfg.model} cannot be built with {', '.join(kwargs)}: {error}") from error
     except (OSError, RuntimeError) as error:
-        if not pretrained:
+        if not cfg.pretrained or cfg.weights is not None:
             raise
         reason = "not reached, and nothing downloaded before"
         if not isinstance(error, LocalEntryNotFoundError):
@@ -133,8 +139,40 @@ def _drawn_only() -> Iterator[None]:
         weight_init._trunc_normal_ = original
 
 
-def load_local_weights(model: nn.Module, path: Path) -> None:
-    """Load a ``.safetensors``, ``.pth`` or original ``.npz`` file into a timm ViT, everything but the head, strictly."""
+@contextmanager
+def _loading(cfg: BackboneConfig) -> Iterator[list[Adapt | None]]:
+    """Let timm load weights of a ViT alone, so that nothing is downloaded for what is refused, and none with a local file.
+
+    The list then gets what would have adapted the weights: each of timm's models has its own, and tells it nobody else.
+    """
+    original: Any = _builder.load_pretrained
+    adapting: list[Adapt | None] = []
+
+    def load(model: nn.Module, *args: Any, filter_fn: Adapt | None = None, **kwargs: Any) -> None:
+        check_vit(model, cfg.model)
+        if cfg.weights is None:
+            original(model, *args, filter_fn=filter_fn, **kwargs)
+        else:
+            adapting.append(filter_fn)
+
+    _builder.load_pretrained = load
+    try:
+        yield adapting
+    finally:
+        _builder.load_pretrained = original
+
+
+def load_local_weights(model: nn.Module, path: Path, adapt: Adapt | None = None) -> None:
+    """Load a ``.safetensors``, ``.pth`` or original ``.npz`` file into a timm ViT, everything but the head, strictly.
+
+    Args:
+        model: The ViT, without adapter.
+        path: The file.
+        adapt: What brings the weights to the model's names and image size, as timm does with those from the hub.
+
+    Raises:
+        ConfigError: If the file is missing, unreadable or of another architecture; names tensors and shapes.
+    """
     if not path.is_file():
         raise ConfigError(f"backbone.weights={path}: no such file")
     check_readable(path)
@@ -143,56 +181,91 @@ def load_local_weights(model: nn.Module, path: Path) -> None:
             _check_npz_depth(model, path)
             model.load_pretrained(str(path))  # pyright: ignore[reportCallIssue]
         else:
-            _load_tensors(model, path)
+            _load_tensors(model, path, adapt)
     except ConfigError:
         raise
     except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"backbone.weights={path} does not fit {_architecture(model)}: {reason}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"backbone.weights={path} does not fit {architecture(model)}: {reason}") from error
     except Exception as error:  # safetensors and pickle raise classes of their own for files that are none
-        raise ConfigError(f"backbone.weights={path} is not a readable weight file: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"backbone.weights={path} is not a readable weight file: {reason}") from error
 
 
-def _load_tensors(model: nn.Module, path: Path) -> None:
-    state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    stem = state.get("patch_embed.proj.weight")
-    own_stem = model.state_dict()["patch_embed.proj.weight"]
-    if stem is not None and stem.ndim == 4 and stem.shape != own_stem.shape:
+def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
+    state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    own = model.state_dict()
+    stem, own_stem = (tensors.get("patch_embed.proj.weight") for tensors in (state, own))
+    if stem is not None and own_stem is not None and stem.ndim == 4 and stem.shape != own_stem.shape:  # adapt would resample it
         raise ConfigError(
-            f"backbone.weights={path} does not fit {_architecture(model)}: its patch embedding has shape "
+            f"backbone.weights={path} does not fit {architecture(model)}: its patch embedding has shape "
             f"{tuple(stem.shape)}, expected {tuple(own_stem.shape)}"
         )
-    if isinstance(model, VisionTransformer):
-        state = checkpoint_filter_fn(state, model)
-    head = {name for name in model.state_dict() if name.startswith("head.")}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "head_dist.", "pre_logits."))}
-    outcome = model.load_state_dict(state, strict=False)
-    missing = [name for name in outcome.missing_keys if name not in head]
-    if missing or outcome.unexpected_keys:
-        examples = ", ".join([*missing[:2], *outcome.unexpected_keys[:2]])
-        raise ConfigError(
-            f"backbone.weights={path} does not fit {_architecture(model)}: {len(missing)} tensors missing and "
-            f"{len(outcome.unexpected_keys)} unknown, such as {examples}; give the weights of this architecture"
+    if adapt is not None:
+        state = adapt(state, model)
+    head = tuple(f"{name}." for name in _classifiers(model))
+    state = {name: tensor for name, tensor in state.items() if not name.startswith((*head, "head_dist.", "pre_logits."))}
+    expected = {name: tensor for name, tensor in own.items() if not name.startswith(head)}
+    problems = {
+        "missing": [f"{name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in state],
+        "unknown": [f"{name} {_shape(tensor)}" for name, tensor in state.items() if name not in expected],
+        "of another shape": [
+            f"{name} {_shape(state[name])} for {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and _shape(state[name]) != tuple(tensor.shape)
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{len(names)} tensors {word} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
+            for word, names in problems.items()
+            if names
         )
+        raise ConfigError(
+            f"backbone.weights={path} does not fit {architecture(model)}: {listed}; give the weights of this architecture"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state dict in a file of ``torch.save``; of several timm's choice, which the log names.
+
+    Only tensors, plain values and ``argparse.Namespace`` are unpickled.
+    """
+    with safe_globals([Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    held = [key for key in _STATE_KEYS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    if held:
+        others = f" (it also holds {', '.join(held[1:])})" if held[1:] else ""
+        log.info("backbone.weights=%s: %s is taken%s", path, held[0], others)
+    return clean_state_dict(content[held[0]] if held else content)
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else f"(a {type(value).__name__})"
+
+
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that classify; of distilled models two."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _check_npz_depth(model: nn.Module, path: Path) -> None:
     """Refuse a file of another depth or patch embedding: timm's reader takes the blocks it needs and ignores the rest."""
+    own = model.state_dict().get("patch_embed.proj.weight")
+    if own is None or not hasattr(model, "load_pretrained"):
+        raise ConfigError(f"backbone.weights={path}: timm reads no .npz into {architecture(model)}; give .safetensors or .pth")
     with np.load(path) as file:
         blocks = {int(match[1]) for name in file.files if (match := re.search(r"encoderblock_(\d+)/", name))}
         stem = next((file[name].shape for name in file.files if name.endswith("embedding/kernel")), None)
-    own = model.state_dict()["patch_embed.proj.weight"].shape
-    expected = (own[2], own[3], own[1], own[0])
+    expected = (own.shape[2], own.shape[3], own.shape[1], own.shape[0])
     depth = len(model.get_submodule("blocks"))  # pyright: ignore[reportArgumentType]
     if len(blocks) != depth or stem != expected:
         raise ConfigError(
-            f"backbone.weights={path} does not fit {_architecture(model)}: {len(blocks)} blocks and patch embedding {stem}, "
+            f"backbone.weights={path} does not fit {architecture(model)}: {len(blocks)} blocks and patch embedding {stem}, "
             f"expected {depth} and {expected}"
         )
-
-
-def _architecture(model: nn.Module) -> str:
-    return str(getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__))
 
 
 def input_statistics(model: nn.Module) -> InputStatistics:
@@ -200,7 +273,7 @@ def input_statistics(model: nn.Module) -> InputStatistics:
     facts = resolve_model_data_config(model)
     height, width = cast(tuple[int, int], model.get_submodule("patch_embed").img_size)
     if height != width:
-        raise ConfigError(f"{_architecture(model)} takes {height}×{width} images; only square inputs are supported")
+        raise ConfigError(f"{architecture(model)} takes {height}×{width} images; only square inputs are supported")
     return InputStatistics(height, tuple(facts["mean"]), tuple(facts["std"]), facts["interpolation"])
 
 

@@ -5,25 +5,21 @@ returns a :class:`VisionDataset`; it changes no random state.
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from unicodedata import normalize
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
+from gift_vit.data.decode import OWN_DATA, Decoder
 from gift_vit.data.layout import listed
 
 T = TypeVar("T")
@@ -67,6 +63,10 @@ class ImageSource(LabelledSource[Image.Image], Protocol):
 
     def content(self, index: int, /) -> bytes:
         """What an image is: its encoded bytes or pixels, or its relative path and size."""
+        ...
+
+    def remarks(self, index: int, /) -> list[str]:
+        """What decoding changes of an image that a person may not expect, as :meth:`Decoder.remarks` words it."""
         ...
 
     def version(self, index: int, /) -> bytes:
@@ -115,8 +115,8 @@ class VisionDataset:
     """A dataset ready for use.
 
     ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
-    ``decoder`` names what decodes the images, with its version; ``source`` says where they come from, if that is known;
-    ``class_order`` says what the order of the classes is; ``origins`` where the images of each split come from.
+    ``decoder`` is the name of the :class:`Decoder` of the images, or ``none`` for pixels; ``source`` says where they come from,
+    if that is known; ``class_order`` what the order of the classes is; ``origins`` where the images of each split come from.
     """
 
     name: str
@@ -124,7 +124,7 @@ class VisionDataset:
     class_names: list[str] | None
     splits: dict[str, ImageSource]
     fingerprint: str
-    decoder: str = f"Pillow {PIL.__version__}"
+    decoder: str = OWN_DATA.name
     source: str | None = None
     class_order: str = "the benchmark's own numbers"
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -161,9 +161,6 @@ class VisionDataset:
         return concatenate(self.parts(name))
 
 
-Decoder: TypeAlias = Callable[[bytes], Image.Image]
-
-
 class SubsetSource:
     """The images of a source at ``indices``, in that order."""
 
@@ -191,6 +188,10 @@ class SubsetSource:
         """Where the source stores the image."""
         return self.source.where(int(self.indices[index]))
 
+    def remarks(self, index: int) -> list[str]:
+        """What the source's decoding changes of the image."""
+        return self.source.remarks(int(self.indices[index]))
+
     def content(self, index: int) -> bytes:
         """What identifies the image in the source."""
         return self.source.content(int(self.indices[index]))
@@ -203,12 +204,20 @@ class SubsetSource:
 class FileSource:
     """Image files at ``paths`` relative to ``root``; ``listed_in`` says in an error who names them, ``hint`` what to do.
 
+    ``decode`` makes pixels of them.
+
     Raises:
         ConfigError: If a file is not there; names the first and counts them.
     """
 
     def __init__(
-        self, root: Path, paths: Sequence[str], labels: Sequence[int] | NDArray[np.int64], listed_in: Path, hint: str
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        listed_in: Path,
+        hint: str,
+        decode: Decoder = OWN_DATA,
     ) -> None:
         stats = _stat_files(root, set(paths))
         forms = {form: path for path in paths if path not in stats for form in _other_forms(path)}
@@ -221,6 +230,7 @@ class FileSource:
             raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
         self.root = root
         self.paths = paths
+        self.decode = decode
         self.sizes: NDArray[np.int64] = np.asarray([stats[path][0] for path in paths], dtype=np.int64)
         self.written = [stats[path][1] for path in paths]
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
@@ -229,7 +239,7 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return decode_named(self.stored(index), self.where(index)), int(self.labels[index])
+        return self.decode.decode(self.stored(index), self.where(index)), int(self.labels[index])
 
     def stored(self, index: int) -> bytes:
         """The bytes of the file.
@@ -246,6 +256,10 @@ class FileSource:
     def where(self, index: int) -> str:
         """The path of the file."""
         return str(self.root / self.paths[index])
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image; nothing but the file's header is read."""
+        return self.decode.remarks(self.root / self.paths[index])
 
     def content(self, index: int) -> bytes:
         """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""
@@ -273,58 +287,6 @@ def _other_forms(path: str) -> list[str]:
         return []
     folders, names = ({normalize(form, part) for form in ("NFC", "NFD")} for part in os.path.split(path))
     return [os.path.join(folder, name) for folder in folders for name in names]
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an encoded image to RGB."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
-
-
-def jpeg_decoder(choice: str) -> tuple[str, Decoder]:
-    """Name with version, and the function, of what decodes JPEG: ``pillow``, ``simplejpeg``, or ``auto``: the best installed.
-
-    simplejpeg is asked for libjpeg-turbo's fast integer DCT, which is TensorFlow's default: bit-equal to it, about one grey
-    level off Pillow's slow one. What is no JPEG is decoded by Pillow either way.
-
-    Raises:
-        ConfigError: If ``simplejpeg`` is asked for and not installed.
-    """
-    pillow = f"Pillow {PIL.__version__}"
-    if choice == "pillow":
-        return pillow, decode_image
-    try:
-        import simplejpeg
-    except ImportError as error:
-        if choice == "auto":
-            return pillow, decode_image
-        raise ConfigError("dataset.jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg") from error
-
-    def decode(data: bytes) -> Image.Image:
-        if not simplejpeg.is_jpeg(data):
-            return decode_image(data)
-        read = partial(simplejpeg.decode_jpeg, data, "RGB", fastdct=True, fastupsample=False)
-        try:
-            pixels = read(strict=True)
-        except ValueError:
-            image = decode_image(data)  # refuses what is cut short; libjpeg can make something of the rest, as TensorFlow does
-            with suppress(ValueError):
-                image = Image.fromarray(read(strict=False))
-            return image
-        return Image.fromarray(pixels)
-
-    return f"simplejpeg {version('simplejpeg')}, {pillow}", decode
-
-
-def decode_named(data: bytes, name: str, decode: Decoder = decode_image) -> Image.Image:
-    """Decode an image; one that cannot be decoded is an error in one line with its name."""
-    try:
-        return decode(data)
-    except UnidentifiedImageError as error:
-        raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
 
 
 def fingerprint(splits: Mapping[str, ImageSource]) -> str:

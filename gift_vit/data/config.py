@@ -1,13 +1,14 @@
 """What data is told: the options of every kind of dataset, and how it is loaded. Imports no torch."""
 
 import glob
+import math
 import os
 import re
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
@@ -15,6 +16,7 @@ from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_ser
 from gift_vit.data.trees import read_trees
 
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
+PUBLISHED = ("fgvc", "vtab1k")  # benchmarks whose pixels stay those that published numbers rest on
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
 CACHES = ("auto", "ram", "disk", "off")
 JPEG_DECODERS = ("auto", "simplejpeg", "pillow")
@@ -27,6 +29,39 @@ _folder_name = matches(
 )
 
 
+def colour_of(value: Any) -> tuple[int, int, int] | None:
+    """Red, green and blue (0..255) of a colour as people write it: ``white``, ``#rrggbb``, ``[r, g, b]``, a grey level.
+
+    None for ``drop``.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if value == "drop":
+        return None
+    if isinstance(value, str):
+        from PIL import ImageColor
+
+        red, green, blue, *_ = ImageColor.getrgb(value)
+        return red, green, blue
+    red, green, blue = [value] * 3 if isinstance(value, int) else value
+    if not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"{value} is no colour")
+    return red, green, blue
+
+
+def _is_colour(value: Any) -> bool:
+    try:
+        colour_of(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_range(ends: list[float]) -> bool:
+    return len(ends) == 2 and -math.inf < ends[0] < ends[1] < math.inf
+
+
 @dataclass
 class TransformConfig(Options, section="dataset.transform"):
     """From an image of any size to the backbone's square input.
@@ -35,12 +70,21 @@ class TransformConfig(Options, section="dataset.transform"):
     ``crop_ratio`` (0.875: 256 for 224) and a square is cropped: at the centre, or in training with ``random_crop`` anywhere.
     ``hflip`` is the probability of a horizontal flip in training. ``resize`` is Pillow's ``bilinear`` or ``bicubic``, or
     ``tf1_bilinear``, with which VTAB-1k's published numbers were made; None takes the backbone weights' own.
+
+    Before that the image is decoded. ``exif`` turns it upright as its EXIF orientation says. ``background`` lies under what is
+    transparent, a colour as :func:`colour_of` reads it; ``drop`` leaves alpha out. None is true and white, but for FGVC and
+    VTAB-1k, which stay as published: false and ``drop``. ``value_range`` are the values that become black and white in images
+    of more than 8 bits; None: the range of the file's format. ``max_pixels`` is the largest image; None: Pillow's limit.
     """
 
     crop_ratio: Annotated[float | None, _crop_ratio] = 0.875
     random_crop: bool = True
     hflip: Annotated[float, fulfils(lambda chance: 0 <= chance <= 1, "a probability from 0 to 1")] = 0.5
     resize: Annotated[str | None, one_of(RESIZES)] = None
+    exif: bool | None = None
+    background: Annotated[Any, fulfils(_is_colour, "a colour such as white, '#7f7f7f' or [255,255,255], or drop")] = None
+    value_range: Annotated[list[float] | None, fulfils(_is_range, "two finite numbers, the lower first")] = None
+    max_pixels: Annotated[int | None, at_least(1)] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +145,11 @@ class DatasetConfig(Options, section="dataset"):
     cache: Annotated[str, one_of(CACHES)] = "auto"
     check_duplicates: bool = True
     prepare: str | None = None
+
+    @property
+    def as_published(self) -> bool:
+        """Whether images are decoded as those behind published numbers, where ``transform`` does not say otherwise."""
+        return self.benchmark in PUBLISHED
 
     def how_to_prepare(self) -> str:
         """``; `` and the sentence that tells how to get the data, for the end of an error line."""
@@ -260,10 +309,15 @@ class CsvConfig(TableConfig):
 
 @dataclass(kw_only=True)
 class Vtab1kConfig(DatasetConfig):
-    """``root`` is the task's own folder; ``jpeg_decoder`` is explained at :func:`gift_vit.data.base.jpeg_decoder`."""
+    """``root`` is the task's own folder; ``jpeg_decoder`` is explained at :func:`gift_vit.data.decode.settled_jpeg`."""
 
     root: str
     jpeg_decoder: Annotated[str, one_of(JPEG_DECODERS)] = "auto"
+
+    @property
+    def as_published(self) -> bool:
+        """Always."""
+        return True
 
     def needed(self) -> list[Path]:
         """The record of the task's preparation, written last."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint
 from gift_vit.data.config import OwnConfig
+from gift_vit.data.decode import Decoder
 from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, one_form, split_named
 from gift_vit.data.splitting import stratified_split
 
@@ -24,13 +25,13 @@ class Part:
 
     Attributes:
         labels: As they stand there.
-        source: Makes its images of the labels as numbers.
+        source: Makes its images of the labels as numbers, and of what decodes them.
         place: Where it was read, for errors.
         origin: The same for the record.
     """
 
     labels: Labels
-    source: Callable[[NDArray[np.int64]], ImageSource]
+    source: Callable[..., ImageSource]
     place: str
     origin: Origin
 
@@ -63,10 +64,11 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
             f"{place}: its labels reach {count - 1}, which is too high for the number of a class; "
             "write them as text, which is numbered"
         )
-    sources = {split: part.source(labels[split]) for split, part in parts.items()}
+    decode = Decoder.of(cfg.transform, cfg.as_published)
+    sources = {split: part.source(labels[split], decode=decode) for split, part in parts.items()}
     splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()})
     return VisionDataset(
-        cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), class_order=order, origins=origins
+        cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), decode.name, class_order=order, origins=origins
     )
 
 

@@ -21,13 +21,18 @@ _HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: how many images of how many classes, and :class:`gift_vit.data.base.Origin` of them."""
+    """One split: how many images of how many classes, and :class:`gift_vit.data.base.Origin` of them.
+
+    Attributes:
+        remarks: How many images decoding changes in a way that a person may not expect, by what it does.
+    """
 
     images: int
     classes: int
     files: tuple[str, ...]
     skipped: Mapping[str, int]
     drawn: str | None
+    remarks: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class DataReport:
             harmless = {what: count for what, count in report.skipped.items() if what in _HARMLESS}
             left_out = f"; left out: {said(harmless)}" if harmless else ""
             yield f"  {split}: {report.images:,} images of {report.classes:,} classes{place}{drawn}{left_out}"
+            if report.remarks:
+                yield f"  {split}: {said(report.remarks)}"
         if self.duplicates is None:
             yield "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)"
         elif not self.duplicates.shared:
@@ -86,17 +93,22 @@ class DataReport:
     def record(self) -> dict[str, Any]:
         """The same as JSON's types, for ``result.json``."""
         splits = {
-            split: {**vars(report), "files": list(report.files), "skipped": dict(report.skipped)}
+            split: {
+                **vars(report),
+                "files": list(report.files),
+                "skipped": dict(report.skipped),
+                "remarks": dict(report.remarks),
+            }
             for split, report in self.splits.items()
         }
         duplicates = None if self.duplicates is None else dict(vars(self.duplicates))
         return {"splits": splits, "duplicates": duplicates, "warnings": self.warnings}
 
 
-def describe(data: VisionDataset, check_duplicates: bool = True) -> DataReport:
-    """Count, and look for pictures that are there twice."""
+def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = True) -> DataReport:
+    """Count, look for pictures that are there twice, and with ``look`` into the header of each for what decoding changes."""
     duplicates = find_duplicates(data.splits) if check_duplicates else None
-    splits = {split: _of_split(source, data.origins.get(split, Origin())) for split, source in data.splits.items()}
+    splits = {split: _of_split(source, data.origins.get(split, Origin()), look) for split, source in data.splits.items()}
     names = f": {_shortened(data.class_names)}" if data.class_names else ""
     classes = f"{data.num_classes:,} classes in the order of {data.class_order}{names}"
     return DataReport(data.name, classes, splits, duplicates, [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates)])
@@ -146,8 +158,9 @@ def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> int:
     return int(splits[place[0]].labels[place[1]])
 
 
-def _of_split(source: ImageSource, origin: Origin) -> SplitReport:
-    return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn)
+def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
+    remarks = Counter(remark for index in range(len(source)) for remark in source.remarks(index)) if look else {}
+    return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn, remarks)
 
 
 def _class_warnings(data: VisionDataset) -> Iterator[str]:

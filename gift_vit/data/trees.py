@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter, deque
+from functools import cache
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
@@ -17,8 +18,17 @@ from gift_vit.data.layout import (
     split_folders,
 )
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 LOOSE = "in no class folder"
+_NO_DECODER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, and leaves their pixels to other programs
+
+
+@cache
+def readable_endings() -> frozenset[str]:
+    """Endings (lower case, with the dot) of the files that Pillow reads by itself."""
+    from PIL import Image  # nobody else who looks for folders needs it
+
+    endings = Image.registered_extensions()  # imports the formats
+    return frozenset(ending for ending, form in endings.items() if form in Image.OPEN and form not in _NO_DECODER) | {".mpo"}
 
 
 class Tree:
@@ -68,7 +78,7 @@ class Tree:
                 self.skipped[OF_THE_SYSTEM] += 1
             elif entry.is_dir():
                 (self._linked_folders if entry.is_symlink() else self._folders).append((label or entry.name, entry.path))
-            elif not entry.name.lower().endswith(ENDINGS):
+            elif os.path.splitext(entry.name)[1].lower() not in readable_endings():
                 self.skipped[os.path.splitext(entry.name)[1].lower() or "without an ending"] += 1
             elif not label:
                 self.skipped[LOOSE] += 1
@@ -95,6 +105,6 @@ def _check_classes(tree: Tree, learnt: bool) -> None:
     if learnt and tree.empty:
         classes = ", ".join(sorted(tree.empty)[:3]) + (" …" if len(tree.empty) > 3 else "")
         raise ConfigError(
-            f"{tree.folder}: found no image of the classes {classes}{skipped}; an image ends in one of {' '.join(ENDINGS)}; "
-            "add images or remove the folder"
+            f"{tree.folder}: found no image of the classes {classes}{skipped}; images end in .jpg, .png and "
+            "whatever else Pillow reads; add images or remove the folder"
         )

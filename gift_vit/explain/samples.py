@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.data.base import VisionDataset, decode_named
+from gift_vit.data.base import VisionDataset
+from gift_vit.data.decode import Decoder
 
 T = TypeVar("T")
 _NAME = 22  # characters of a class name that fit beside the mark
@@ -64,14 +65,14 @@ class Pictures:
         return f"{first} {second}" if len(first) + len(second) < _NAME else f"{first}\n{second}"
 
 
-def read_samples(files: Iterable[Path]) -> Iterator[Sample]:
+def read_samples(files: Iterable[Path], decode: Decoder) -> Iterator[Sample]:
     """The images of files, which have no label; one that cannot be read is an error."""
     for file in files:
         try:
             content = file.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read image {file}: {error.strerror}") from error
-        yield Sample(file.stem, decode_named(content, str(file)), None)
+        yield Sample(file.stem, decode.decode(content, str(file)), None)
 
 
 def split_samples(data: VisionDataset, split: str, label: int | None) -> Iterator[Sample]:

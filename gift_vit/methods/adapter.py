@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -18,6 +19,7 @@ from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_readable
 from gift_vit.common.tensors import write_tensors
+from gift_vit.common.vits import check_vit
 from gift_vit.methods.config import get_method, spec_of
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def apply_method(model: Model, config: Any) -> Model:
         kind = spec_of(applied_method(model).config).kind
         raise ConfigError(f"method {kind!r} is applied to this model already; merge it first or build a new model")
     head_names = _head_names(model)
+    check_vit(model)
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
     backbone = describe_backbone(model)
     model.requires_grad_(False)
@@ -233,12 +236,14 @@ def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise ConfigError(f"{path}: {name} holds values that are not finite; train it again, or restore the file")
 
 
-def load_adapter(model: Model, path: str | Path) -> Model:
+def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
     """Load an adapter file into a timm ViT, applying the file's method first where none is applied.
 
     Args:
         model: The adapter's backbone, with a head of as many classes as the adapter's, plain or with the same method applied.
         path: A file that :func:`save_adapter` wrote.
+        strict: Refuse a model of the same architecture that holds other pretrained weights; otherwise that is a warning
+            (``warnings.warn``), since the adapter's predictions need its own.
 
     Returns:
         The same model.
@@ -257,6 +262,7 @@ def load_adapter(model: Model, path: str | Path) -> Model:
         backbone = describe_backbone(model)
     _check_backbone(file, backbone)
     _check_head(model, file)
+    _check_weights(file, backbone, strict)
     if not hasattr(model, _APPLIED):
         apply_method(model, method_config(file.metadata["method"]))
     load_adapter_state_dict(model, file.tensors)
@@ -284,7 +290,9 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
     facts = {key: cfg.get(key) for key in ("architecture", "tag", "input_size", "mean", "std", "interpolation")}
     img_size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if img_size is not None:  # the size this model was built for, where its pretrained weights had another
-        facts["input_size"] = (model.get_parameter("patch_embed.proj.weight").shape[1], *img_size)
+        stem = getattr(model.patch_embed, "proj", None)  # of a hybrid it may be empty
+        channels = stem.in_channels if isinstance(stem, nn.Conv2d) else (facts["input_size"] or (3,))[0]
+        facts["input_size"] = (channels, *img_size)
     return json.loads(json.dumps(facts)) | {"weights_sha256": _fingerprint(model)}
 
 
@@ -327,11 +335,10 @@ def _check_backbone(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
                 f"{file.path} was trained on {_name(theirs)} with {key} {theirs.get(key)}, "
                 f"this model is {_name(backbone)} with {backbone[key]}; build the adapter's own backbone"
             )
-    _check_weights(file, backbone)
 
 
-def _check_weights(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
-    """Warn where the adapter's predictions need other weights than the model holds, or that cannot be told."""
+def _check_weights(file: AdapterFile, backbone: Mapping[str, Any], strict: bool) -> None:
+    """Warn, or refuse, where the adapter's predictions need other weights than the model holds; say where that is not known."""
     theirs = file.metadata["backbone"].get("weights_sha256")
     if theirs is None:
         log.warning(
@@ -340,11 +347,13 @@ def _check_weights(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
             _name(backbone),
         )
     elif theirs != backbone["weights_sha256"]:
-        log.warning(
-            "%s was trained on other pretrained weights than this %s holds: load the same weights to get its predictions",
-            file.path,
-            _name(backbone),
+        message = (
+            f"{file.path} was trained on other pretrained weights than this {_name(backbone)} holds: "
+            "load the same weights to get its predictions"
         )
+        if strict:
+            raise ConfigError(message)
+        warnings.warn(message, stacklevel=3)  # at the call of load_adapter
 
 
 def _check_head(model: nn.Module, file: AdapterFile) -> None:

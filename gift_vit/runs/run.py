@@ -192,6 +192,11 @@ class Run:
         self.check_finished()
         data = build_dataset(self.config.dataset)
         self.check_fingerprint(data)
+        before = self.result and self.result.data.decoder
+        if before is not None and before != data.decoder:
+            log.warning(
+                "%s: images were decoded by %s, and are now by %s; a score may differ", self.folder, before, data.decoder
+            )
         return data
 
     def check_present(self) -> None:

@@ -157,7 +157,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
 def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
     """What was read, and said to a person."""
-    report = describe(data, cfg.dataset.check_duplicates)
+    report = describe(data, cfg.dataset.check_duplicates, look=not cfg.dataset.as_published)
     report.log()
     return report
 

@@ -1,3 +1,6 @@
+import logging
+import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import load_config
 from gift_vit.config.compose import compose_config
+from gift_vit.methods import BitFitConfig, GiftConfig, SsfConfig, apply_method
 
 
 def config(**changes: Any) -> BackboneConfig:
@@ -128,7 +132,7 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
     ("values", "error", "message"),
     [
         ({"pretrained": True}, RunError, r"could not be had from the hub .* backbone.weights=<file>"),
-        ({"model": "test_resnet"}, ConfigError, "without blocks; expected a timm ViT"),
+        ({"model": "test_resnet", "pretrained": True}, ConfigError, "without blocks; expected a timm ViT"),
         ({"model": "vit_huge_patch99"}, ConfigError, r"timm has no model 'vit_huge_patch99'; did you mean one of \w"),
         ({"model": "vit_tiny_patch16_224.nope"}, ConfigError, r"no weights 'nope' of vit_tiny_patch16_224 \(known: augreg"),
     ],
@@ -136,6 +140,88 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_built_is_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build_backbone(config(**values), num_classes=3)
+
+
+NO_VITS = {
+    "without blocks": "swin_tiny_patch4_window7_224 volo_d1_224 pvt_v2_b0 poolformer_s12 levit_128s test_convnext resnet18",
+    "whose blocks are no attention": "efficientnet_b0 mixer_s32_224 crossvit_tiny_240 tnt_s_legacy_patch16_224 twins_svt_small",
+    "whose patch embedding is ": "hiera_tiny_224 xcit_nano_12_p16_224 naflexvit_base_patch16_gap",
+    "with batch normalisation": "vit_base_mci_224",
+}
+
+
+@pytest.mark.parametrize(("problem", "name"), [(problem, name) for problem, names in NO_VITS.items() for name in names.split()])
+def test_models_that_are_no_plain_vit_are_refused_in_words(problem: str, name: str) -> None:
+    """As a backbone, before anything is downloaded, and by a method in Python, which then has changed nothing."""
+    message = rf"\A{name} is timm's \w+ {problem}.*; expected a timm ViT, .* it has \w+.*\Z"
+    with torch.device("meta"):
+        with pytest.raises(ConfigError, match=message):
+            build_backbone(config(model=name, pretrained=True), num_classes=3)
+        model = timm.create_model(name, num_classes=3)
+    names = list(model.state_dict())
+    for method in (SsfConfig(), GiftConfig(), BitFitConfig()):
+        with pytest.raises(ConfigError, match=message):
+            apply_method(model, method)
+    assert list(model.state_dict()) == names
+
+
+def test_weights_of_another_image_size_are_adapted_as_from_the_hub(tmp_path: Path) -> None:
+    """EVA-02 at 336 pixels into 224; timm's own way from a state dict is what is expected."""
+    path = tmp_path / "eva.safetensors"
+    torch.manual_seed(1)
+    state = timm.create_model("eva02_tiny_patch14_336", num_classes=1000).state_dict()
+    save_file(state, path)
+    model = build_backbone(config(model="eva02_tiny_patch14_224", weights=str(path), pretrained=True), num_classes=5)
+    expected = timm.create_model(
+        "eva02_tiny_patch14_224", pretrained=True, pretrained_cfg_overlay={"state_dict": state}, num_classes=5
+    )
+    assert state["pos_embed"].shape != expected.get_parameter("pos_embed").shape
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor) or name.startswith("head."), name
+
+
+def test_distilled_weights_load_without_either_head(tmp_path: Path) -> None:
+    path, name = tmp_path / "deit.pth", "deit_tiny_distilled_patch16_224"
+    original = timm.create_model(name)
+    torch.save({"model": original.state_dict()}, path)
+    model = build_backbone(config(model=name, weights=str(path), pretrained=True), num_classes=3)
+    assert torch.equal(model.get_parameter("dist_token"), original.get_parameter("dist_token"))
+
+
+def test_tensors_and_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    state = source().state_dict()
+    state["blocks.0.attn.qkv.bias"] = torch.zeros(7)
+    state["more"] = state.pop("norm.weight")
+    torch.save(state, path)
+    expected = (
+        r"does not fit test_vit: 1 tensors missing \(norm.weight \(64,\)\); 1 tensors unknown \(more \(64,\)\); "
+        r"1 tensors of another shape \(blocks.0.attn.qkv.bias \(7,\) for \(192,\)\); give the weights of this architecture"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["state_dict", "state_dict_ema"], r"state_dict_ema is taken \(it also holds state_dict\)"),
+        (["model", "model_ema"], r"model_ema is taken \(it also holds model\)"),
+        (["model"], "model is taken$"),
+    ],
+)
+def test_the_state_dict_that_is_taken_is_named(
+    tmp_path: Path, keys: list[str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "weights.pth"
+    states = {key: source(number).state_dict() for number, key in enumerate(keys)}
+    torch.save({**states, "args": Namespace(lr=1), "epoch": 3}, path)
+    with caplog.at_level(logging.INFO):
+        model = build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+    assert torch.equal(model.get_parameter("norm.weight"), states[keys[-1]]["norm.weight"])
+    assert torch.equal(model.get_parameter("blocks.0.mlp.fc1.weight"), states[keys[-1]]["blocks.0.mlp.fc1.weight"])
+    [message] = [message for message in caplog.messages if "is taken" in message]
+    assert re.search(told, message)
 
 
 def test_image_size_and_drop_path_reach_the_model() -> None:

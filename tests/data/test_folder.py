@@ -111,7 +111,7 @@ def test_what_is_missing_and_a_class_that_train_has_not_are_named(tmp_path: Path
     with pytest.raises(ConfigError, match=r"/train holds no class folders; expected train/<class>"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
     make_tree(tmp_path, {"train/empty": 0, "train/a": 1})
-    with pytest.raises(ConfigError, match=r"/train: found no image of the classes empty; an image ends in one of \.jpg"):
+    with pytest.raises(ConfigError, match=r"/train: found no image of the classes empty; images end in \.jpg, \.png"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
     make_tree(tmp_path / "more", {"train/a": 3, "val/a": 1, "test/b": 1})
     with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import build_dataset, decode_image
+from gift_vit.data.base import build_dataset
 from gift_vit.data.config import ColumnsConfig, ParquetConfig
+from gift_vit.data.decode import OWN_DATA
 from gift_vit.data.kinds.parquet import read_table
 
 Png = Callable[[int], bytes]
@@ -30,7 +31,7 @@ def test_shards_are_read_in_order(tmp_path: Path, png: Png, write_parquet: Write
     assert whole.images == shards.images == images
     assert whole.labels.tolist() == shards.labels.tolist() == labels
     assert whole.labels.dtype == np.int64
-    assert np.asarray(decode_image(shards.images[6])).tolist() == np.asarray(shards[6][0]).tolist()
+    assert np.asarray(OWN_DATA(shards.images[6])).tolist() == np.asarray(shards[6][0]).tolist()
     one = build_dataset(make_config(ParquetConfig, root=tmp_path, files={"train": ["all.parquet"]}))
     many = build_dataset(make_config(ParquetConfig, root=tmp_path, files={"train": ["train-*.parquet", "train-00000.parquet"]}))
     assert one.fingerprint == many.fingerprint
@@ -46,7 +47,7 @@ def test_plain_binary_images_and_small_labels(tmp_path: Path, png: Png, make_con
     dataset = build_dataset(make_config(ParquetConfig, root=tmp_path, files=files))
     assert (dataset.num_classes, dataset.class_names) == (3, None)
     assert dataset.split("trainval").labels.tolist() == [0, 1, 0, 2] * 2
-    np.testing.assert_array_equal(np.asarray(dataset.split("train")[2][0]), np.asarray(decode_image(png(2))))
+    np.testing.assert_array_equal(np.asarray(dataset.split("train")[2][0]), np.asarray(OWN_DATA(png(2))))
 
 
 def test_class_names_from_either_metadata(tmp_path: Path, png: Png, write_parquet: Write) -> None:

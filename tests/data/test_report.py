@@ -57,7 +57,7 @@ def test_every_number_of_the_report(leaky: Path, make_config: Make) -> None:
     ]
     record = described.record()
     assert record["splits"]["train"] == {
-        "images": 14, "classes": 2, "files": ["train/"], "drawn": None,
+        "images": 14, "classes": 2, "files": ["train/"], "drawn": None, "remarks": {},
         "skipped": {".txt": 2, "without an ending": 1, "in no class folder": 1},
     }  # fmt: skip
     assert record["duplicates"]["shared"] == {"train, test": 2, "val, test": 1}

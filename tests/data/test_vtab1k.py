@@ -16,8 +16,9 @@ from PIL import Image, ImageFile
 
 from data_prep.vtab import task_folder
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import build_dataset, jpeg_decoder
+from gift_vit.data.base import build_dataset
 from gift_vit.data.config import Vtab1kConfig
+from gift_vit.data.decode import Decoder
 from gift_vit.data.kinds import vtab1k
 
 Noise = Callable[..., Image.Image]
@@ -130,7 +131,7 @@ def test_grey_and_truncated_jpeg(task: Path, config: Make, noise: Noise, choice:
 def test_a_jpeg_with_recoverable_damage_is_decoded_as_libjpeg_does(noise: Noise) -> None:
     """Two images of the Pets have stray bytes before their end."""
     pytest.importorskip("simplejpeg")
-    _, decode = jpeg_decoder("simplejpeg")
+    decode = Decoder(upright=False, ground=None, jpeg="simplejpeg")
     whole = encoded(noise(0, (80, 60)), "JPEG")
     stray = whole[:-2] + bytes(40) + whole[-2:]
     np.testing.assert_array_equal(np.asarray(decode(stray)), np.asarray(decode(whole)))
@@ -187,7 +188,7 @@ def test_jpeg_decoding_is_tensorflows(
 ) -> None:
     tf = pytest.importorskip("tensorflow")
     monkeypatch.setattr(ImageFile, "MAXBLOCK", 2**20)  # Pillow's room for one progressive image, too small for noise
-    _, decode = jpeg_decoder("simplejpeg")
+    decode = Decoder(upright=False, ground=None, jpeg="simplejpeg")
     for seed, size in enumerate([(64, 64), (101, 57), (300, 200)]):
         smooth = noise(seed, (12, 9)).resize(size, Image.Resampling.BICUBIC).convert(mode)
         for image in (smooth, noise(seed, size).convert(mode)):

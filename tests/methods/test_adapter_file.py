@@ -184,9 +184,13 @@ def test_other_weights_are_a_warning(tiny_vit: nn.Module, path: Path, caplog: py
     load_adapter(load_adapter(tiny_vit, path), path)
     assert caplog.records == [], "the same weights"
     torch.manual_seed(9)
-    other = load_adapter(timm.create_model("test_vit", num_classes=10), path)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "was trained on other pretrained weights than this test_vit.r160_in1k holds" in caplog.text
+    message = "was trained on other pretrained weights than this test_vit.r160_in1k holds"
+    with pytest.warns(UserWarning, match=message) as caught:
+        other = load_adapter(timm.create_model("test_vit", num_classes=10), path)
+    assert caught[0].filename == __file__, "it is the caller's"
+    with pytest.raises(ConfigError, match=message):
+        load_adapter(timm.create_model("test_vit", num_classes=10), path, strict=True)
+    load_adapter(tiny_vit, path, strict=True)
     assert torch.equal(other.get_parameter("gift.attn.v.psi"), tiny_vit.get_parameter("gift.attn.v.psi"))
 
 

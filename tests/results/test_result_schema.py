@@ -40,11 +40,11 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_results_older_than_a_field_are_read(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     record = json.loads(to_json(make_result()))
-    del record["data"]["decoder"], record["data"]["source"]
+    del record["data"]["decoder"], record["data"]["source"], record["data"]["class_names"]
     record["metrics"] |= {"best_val_top1": 75.0, "best_val_epoch": 3}
     path.write_text(json.dumps(record))
     old = read_result(path)
-    assert (old.data.decoder, old.data.source, set(old.metrics)) == (None, None, set(METRICS))
+    assert (old.data.decoder, old.data.source, old.data.class_names, set(old.metrics)) == (None, None, None, set(METRICS))
 
 
 BAD = [

@@ -29,6 +29,11 @@ class ArraySource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.images[index]).convert("RGB"), int(self.labels[index])
 
+    def remarks(self, index: int) -> list[str]:
+        """Nothing: pixels are not decoded."""
+        del index
+        return []
+
     def content(self, index: int) -> bytes:
         """The pixels."""
         return self.images[index].tobytes()

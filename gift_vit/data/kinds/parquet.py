@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, decode_named, register_dataset
+from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, ParquetConfig
+from gift_vit.data.decode import OWN_DATA, Decoder
 from gift_vit.data.layout import ALL
 from gift_vit.data.own import Labels, Part, joined, own_dataset, parts_by_column, taken
 
@@ -43,6 +44,7 @@ class ImageTable:
     class_names: list[str] | None
     files: list[Path]
     starts: list[int]
+    decode: Decoder
 
     @property
     def images(self) -> list[bytes]:
@@ -53,13 +55,17 @@ class ImageTable:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return decode_named(self.content(index), self.where(index)), int(self.labels[index])
+        return self.decode.decode(self.content(index), self.where(index)), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
         """The encoded bytes."""
         return self.encoded[index].as_py()
 
     version = stored = content
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image."""
+        return self.decode.remarks(self.stored(index))
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -104,7 +110,7 @@ def build_parquet(cfg: ParquetConfig) -> VisionDataset:
     return own_dataset(cfg, parts, names)
 
 
-def read_table(files: Sequence[Path]) -> ImageTable:
+def read_table(files: Sequence[Path], decode: Decoder = OWN_DATA) -> ImageTable:
     """Read files with integers as labels one after the other.
 
     Raises:
@@ -116,7 +122,7 @@ def read_table(files: Sequence[Path]) -> ImageTable:
     labels = joined([file.labels for file in read], f"the files {files[0]} …")
     if isinstance(labels, list):
         raise ConfigError(f"{files[0]}: its labels are text; expected integers")
-    return replace(_table(read), labels=labels, class_names=_names_of(read))
+    return replace(_table(read), labels=labels, class_names=_names_of(read), decode=decode)
 
 
 def _table(read: Sequence[_File]) -> ImageTable:
@@ -128,14 +134,15 @@ def _table(read: Sequence[_File]) -> ImageTable:
         class_names=None,
         files=[file.file for file in read],
         starts=[0, *np.cumsum([len(file.labels) for file in read])[:-1].tolist()],
+        decode=OWN_DATA,
     )
 
 
-def _some_of(table: ImageTable, rows: NDArray[np.intp], labels: NDArray[np.int64]) -> ImageSource:
+def _some_of(table: ImageTable, rows: NDArray[np.intp], labels: NDArray[np.int64], decode: Decoder) -> ImageSource:
     """The rows of a table under their labels."""
     numbers = np.zeros(len(table.encoded), np.int64)
     numbers[rows] = labels
-    whole = replace(table, labels=numbers)
+    whole = replace(table, labels=numbers, decode=decode)
     return whole if len(rows) == len(whole) else SubsetSource(whole, rows)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import FileSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import SPLITS, SplitListsConfig
+from gift_vit.data.decode import Decoder
 
 SplitList: TypeAlias = Mapping[str, "str | int"]
 
@@ -26,15 +27,17 @@ def build_split_lists(cfg: SplitListsConfig) -> VisionDataset:
     ids = _sorted_ids(lists, cfg)
     class_map = {class_id: index for index, class_id in enumerate(ids)}
     splits: dict[str, FileSource] = {}
+    decode = Decoder.of(cfg.transform, cfg.as_published)
     for split, listed in lists.items():
         labels = [class_map[class_id] for class_id in listed.values()]
-        splits[split] = FileSource(image_root, list(listed), labels, _list_file(split, cfg), cfg.how_to_prepare())
+        splits[split] = FileSource(image_root, list(listed), labels, _list_file(split, cfg), cfg.how_to_prepare(), decode)
     return VisionDataset(
         cfg.name,
         cfg.num_classes or len(ids),
         _class_names(ids, lists),
         {**splits},
         fingerprint(splits),
+        decode.name,
         class_order="sorted class ids",
         origins={split: Origin((os.path.relpath(_list_file(split, cfg), root),)) for split in splits},
     )

@@ -22,17 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import (
-    Decoder,
-    ImageSource,
-    Origin,
-    VisionDataset,
-    decode_named,
-    fingerprint,
-    jpeg_decoder,
-    register_dataset,
-)
+from gift_vit.data.base import ImageSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import Vtab1kConfig
+from gift_vit.data.decode import Decoder
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +66,11 @@ class TaskSplit:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return decode_named(self.stored(index), self.where(index), self._decode), int(self.labels[index])
+        return self._decode.decode(self.stored(index), self.where(index)), int(self.labels[index])
+
+    def remarks(self, index: int) -> list[str]:
+        """What decoding changes of the image."""
+        return self._decode.remarks(self.stored(index))
 
     def content(self, index: int) -> bytes:
         """The id in the source dataset, and the hash of all images of the split."""
@@ -116,7 +112,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
     """Read a prepared task; the images are decoded on access."""
     root = Path(cfg.root).expanduser()
     meta = _read_meta(root, cfg)
-    decoder, decode = jpeg_decoder(cfg.jpeg_decoder)
+    decode = Decoder.of(cfg.transform, cfg.as_published, cfg.jpeg_decoder)
     for warning in meta["warnings"]:
         log.warning("%s: %s", cfg.name, warning)
     splits: dict[str, ImageSource] = {}
@@ -128,7 +124,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
         meta["class_names"],
         splits,
         fingerprint(splits),
-        decoder,
+        decode.name,
         meta["source"],
         origins={split: Origin((f"{name}.parquet",)) for split, name in FILES.items()},
     )

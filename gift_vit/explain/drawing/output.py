@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gift_vit.common.files import atomic_path
+from gift_vit.data.decode import Decoder
 from gift_vit.explain.config import ShowArguments
 from gift_vit.explain.drawing.gallery import GalleryText, write_gallery
 from gift_vit.explain.drawing.overlay import overlay
@@ -27,7 +28,8 @@ def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -
     if files is None:
         explained = _explain_split(run, explainer, arguments)
     else:
-        explained = explainer.explain(read_samples(files), arguments.count)
+        decode = Decoder.of(cfg.dataset.transform, as_published=False)  # a person's own pictures, whatever it was trained on
+        explained = explainer.explain(read_samples(files, decode), arguments.count)
     facts = {"Run": cfg.run_name, "Basis": arguments.basis}
     text = GalleryText(f"{cfg.method_name} on {cfg.dataset.name}, {cfg.backbone.name}", facts)
     for layer, clusters in write_explained(arguments.folder, explained, arguments, text).items():

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import decode_named
+from gift_vit.data.decode import Decoder
 from gift_vit.data.transforms import ImageTransform
 from gift_vit.explain.scoring.scenes import Truth
 
 FOLDER = "segmentations"
+_DECODE = Decoder(upright=False, ground=None)  # a mask lies beside an image that is decoded as published
 
 
 def segmentation_truth(folder: Path, threshold: float) -> Truth:
@@ -43,7 +44,7 @@ def segmentation_truth(folder: Path, threshold: float) -> Truth:
 def _place(masks: Path, threshold: float, path: str, image: Image.Image, transform: ImageTransform) -> Tensor | None:
     """The pixels of which more than half is the object after the image's own resize and crop."""
     file = _mask_file(masks, path)
-    votes = decode_named(file.read_bytes(), str(file))
+    votes = _DECODE.decode(file.read_bytes(), str(file))
     if votes.size != image.size:
         raise ConfigError(f"segmentation {file} is of {_by(votes)} pixels and its image of {_by(image)}; replace or remove it")
     above = Image.fromarray((np.asarray(votes) > 255 * threshold).astype(np.uint8) * 255)

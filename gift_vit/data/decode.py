@@ -1,0 +1,292 @@
+"""From an encoded picture to 8-bit RGB pixels: one contract for every source, which ``docs/data.md`` states for people.
+
+Every source hands its bytes to a :class:`Decoder`, and none opens a picture by itself. What decides about pixels is in the
+decoder's name, which is recorded with every run and is part of every cache's key. :data:`CONTRACT` is raised with each change
+that moves a pixel.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.config import TransformConfig, colour_of
+
+CONTRACT = 2
+WHITE = (255, 255, 255)
+
+# Where the EXIF tag of a picture says how it was stored, what sets it upright (EXIF 2.32, tag 274).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Grey levels that Pillow has scaled to 8 bits, whose transparent level it leaves in the file's own depth.
+_LEVEL_STEP = {"L;2": 85, "L;4": 17}
+_NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is the whole one
+_PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+_WHITE_IS_ZERO = 0
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What makes 8-bit RGB of an encoded picture.
+
+    Attributes:
+        upright: Turn the picture as its EXIF orientation says.
+        ground: The colour under transparent pixels, RGB; None: alpha is dropped, and the colours hidden under it are seen.
+        value_range: What becomes 0 and 255 in pictures of more than 8 bits; None: the range of the file's format.
+        max_pixels: The largest picture that is decoded; None: Pillow's limit.
+        jpeg: ``pillow`` or ``simplejpeg``.
+    """
+
+    upright: bool = True
+    ground: tuple[int, int, int] | None = WHITE
+    value_range: tuple[float, float] | None = None
+    max_pixels: int | None = None
+    jpeg: str = "pillow"
+
+    @classmethod
+    def of(cls, cfg: TransformConfig, as_published: bool, jpeg: str = "pillow") -> "Decoder":
+        """The decoder that a config asks for, or means where it leaves a choice.
+
+        Args:
+            cfg: The dataset's transform.
+            as_published: What it leaves open is as behind published numbers, and not as for a person's own data.
+            jpeg: ``pillow``, ``simplejpeg``, or ``auto``: simplejpeg where it is installed.
+
+        Raises:
+            ConfigError: If ``simplejpeg`` is asked for and not installed.
+        """
+        ground = None if as_published else WHITE
+        return cls(
+            upright=not as_published if cfg.exif is None else cfg.exif,
+            ground=ground if cfg.background is None else colour_of(cfg.background),
+            value_range=None if cfg.value_range is None else (cfg.value_range[0], cfg.value_range[1]),
+            max_pixels=cfg.max_pixels,
+            jpeg=settled_jpeg(jpeg),
+        )
+
+    @property
+    def name(self) -> str:
+        """The libraries with their versions, and the contract with what was chosen in it."""
+        libraries = [f"simplejpeg {version('simplejpeg')}"] if self.jpeg == "simplejpeg" else []
+        libraries.append(f"Pillow {PIL.__version__}")
+        chosen = ["EXIF orientation applied" if self.upright else "EXIF orientation ignored"]
+        chosen.append("alpha dropped" if self.ground is None else f"alpha on {_hex(self.ground)}")
+        if self.value_range is not None:
+            chosen.append("values {:g} to {:g}".format(*self.value_range))
+        return f"{', '.join(libraries)}; contract {CONTRACT}: {', '.join(chosen)}"
+
+    def __call__(self, data: bytes) -> Image.Image:
+        """The RGB picture; of a file with several frames the first.
+
+        Raises:
+            ValueError: If it has values without a known range.
+            Exception: Whatever Pillow's readers raise for what they cannot read.
+        """
+        if self.jpeg == "simplejpeg" and (picture := _by_simplejpeg(data)) is not None:
+            if not self.upright:
+                return picture
+            with Image.open(io.BytesIO(data)) as header:
+                return _turned(picture, _orientation(header.getexif))
+        with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
+            if self.max_pixels is not None and image.width * image.height > self.max_pixels:
+                raise Image.DecompressionBombError
+            _scale_transparency(image)
+            image.load()
+            picture = self._to_rgb(image)
+            return _turned(picture, _orientation(image.getexif)) if self.upright else picture
+
+    def decode(self, data: bytes, name: str) -> Image.Image:
+        """The RGB picture; one that cannot be decoded is an error in one line with its name.
+
+        Raises:
+            ConfigError: If it cannot be decoded.
+        """
+        try:
+            return self(data)
+        except UnidentifiedImageError as error:
+            raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
+        except Image.DecompressionBombError as error:
+            raise ConfigError(
+                f"cannot decode image {name}: it has more than {self.max_pixels or _PILLOWS_LIMIT:,} pixels; if that is meant "
+                "to be, raise dataset.transform.max_pixels"
+            ) from error
+        except NoRangeError as error:
+            raise ConfigError(f"cannot decode image {name}: {error}") from error
+        except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error and more for broken files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
+
+    def remarks(self, data: bytes | Path) -> list[str]:
+        """What decoding changes of a picture that a person may not expect; read off its header, in a tenth of a millisecond."""
+        try:
+            with _pixel_limit(self.max_pixels), Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+                exif = partial(Image.Image.getexif, image)  # a PNG's own loads the pixels, to find what stands behind them
+                found = {
+                    "turned upright": self.upright and _orientation(exif) in _UPRIGHT,
+                    f"laid on {_hex(self.ground or WHITE)}": self.ground is not None and image.has_transparency_data,
+                    "reduced to their first frame": image.format not in _NO_SERIES and getattr(image, "is_animated", False),
+                    "reduced to 8 bits": _is_deep(image.mode) or ";16" in _raw_mode(image),
+                }
+        except Exception:  # decoding says what is wrong with it
+            return []
+        return [remark for remark, holds in found.items() if holds]
+
+    def _to_rgb(self, image: Image.Image) -> Image.Image:
+        key = image.info.get("transparency")
+        if _is_deep(image.mode):
+            grey, values = self._grey(image)
+            picture = Image.fromarray(grey).convert("RGB")
+            if self.ground is not None and isinstance(key, int):
+                picture.paste(self.ground, mask=Image.fromarray(values == key))
+            return picture
+        if image.mode == "La":  # Pillow makes nothing else of it
+            image = image.convert("LA")
+        if self.ground is None or not image.has_transparency_data:
+            return image.convert("RGB")
+        picture, layer = Image.new("RGB", image.size, self.ground), image.convert("RGBA")
+        picture.paste(layer, mask=layer)
+        return picture
+
+    def _grey(self, image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Grey levels and values, (h, w) each, of a picture of one channel with more than 8 bits."""
+        values = np.asarray(image)
+        if self.value_range is None:
+            grey = (values >> (_bits(image) - 8)).astype(np.uint8)
+        else:
+            if not np.isfinite(values).all():
+                raise ValueError("it holds values that are not finite")
+            low, high = self.value_range
+            scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+            grey = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        inverted = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8 bits, and no more than these
+        return (255 - grey if inverted else grey), values
+
+
+OWN_DATA = Decoder()
+"""How a person's own pictures are decoded where nothing else is said."""
+
+
+class NoRangeError(ValueError):
+    """A picture's values have no range that its format would tell."""
+
+
+def settled_jpeg(choice: str) -> str:
+    """``pillow`` or ``simplejpeg`` for ``pillow``, ``simplejpeg``, or ``auto``: the best that is installed.
+
+    simplejpeg is asked for libjpeg-turbo's fast integer DCT, which is TensorFlow's default: bit-equal to it, about one grey
+    level off Pillow's slow one. What is no JPEG is decoded by Pillow either way.
+
+    Raises:
+        ConfigError: If ``simplejpeg`` is asked for and not installed.
+    """
+    if choice == "pillow":
+        return choice
+    try:
+        import simplejpeg  # noqa: F401
+    except ImportError as error:
+        if choice == "auto":
+            return "pillow"
+        raise ConfigError("dataset.jpeg_decoder=simplejpeg: it is not installed; pip install simplejpeg") from error
+    return "simplejpeg"
+
+
+def _by_simplejpeg(data: bytes) -> Image.Image | None:
+    """A JPEG as TensorFlow decodes it; None: Pillow must decode it."""
+    import simplejpeg
+
+    if not simplejpeg.is_jpeg(data):
+        return None
+    read = partial(simplejpeg.decode_jpeg, data, "RGB", fastdct=True, fastupsample=False)
+    try:
+        return Image.fromarray(read(strict=True))
+    except ValueError:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()  # refuses what is cut short; libjpeg can make something of the rest, as TensorFlow does
+        with suppress(ValueError):
+            return Image.fromarray(read(strict=False))
+        return None
+
+
+def _orientation(exif: Callable[[], Image.Exif]) -> Any:
+    try:
+        return exif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged EXIF block, of which Pillow raises many kinds of errors, does no harm to the pixels
+        return None
+
+
+def _turned(picture: Image.Image, orientation: Any) -> Image.Image:
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _is_deep(mode: str) -> bool:
+    """Whether Pillow keeps more than 8 bits of a picture; of 16-bit colours it gives out the upper 8."""
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _bits(image: Image.Image) -> int:
+    """How many bits the format gives a value that begins at 0."""
+    if image.mode.startswith("I;16"):
+        return (_tag(image, _BITS_PER_SAMPLE) or (16,))[0]
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits in a wider mode; Pillow scales PPM to them
+        return 16
+    kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+    raise NoRangeError(f"its values are {kind}, which have no range; give dataset.transform.value_range=[<lowest>,<highest>]")
+
+
+def _tag(image: Image.Image, number: int) -> Any:
+    """The value of a TIFF's tag; None for another format or where it is absent."""
+    return getattr(image, "tag_v2", {}).get(number)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a picture that is not loaded yet stores its pixels, in Pillow's words; empty where that is not said."""
+    tiles: Any = getattr(image, "tile", None)
+    options = tiles[0][3] if tiles else None
+    raw = options[0] if isinstance(options, tuple) and options else options
+    return raw if isinstance(raw, str) else ""
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour to the 8 bits to which Pillow brings the pixels; before the pixels are loaded."""
+    key, raw = image.info.get("transparency"), _raw_mode(image)
+    if image.format != "PNG" or key is None:
+        return
+    if raw in _LEVEL_STEP:
+        image.info["transparency"] = key * _LEVEL_STEP[raw]
+    elif raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+@contextmanager
+def _pixel_limit(limit: int | None) -> Iterator[None]:
+    """Pillow's limit against small files with huge pictures, raised to ``limit``; None: as it is."""
+    if limit is None:
+        yield
+        return
+    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = former
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
