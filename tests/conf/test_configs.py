@@ -198,7 +198,10 @@ def test_a_datasets_yaml_names_all_that_it_lacks_and_has_defaults_for_the_rest()
     cfg.dataset = {"kind": "folder", "name": "leaves", "root": "/x", "transform": {"hflip": 0.0}}
     run = load_config(cfg)
     assert (run.dataset.benchmark, run.dataset.transform.crop_ratio, run.dataset.transform.hflip) == ("own", 0.875, 0.0)
-    assert run.values["dataset"]["transform"] == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0, "resize": None}
+    transform = run.values["dataset"]["transform"]
+    given = {key: value for key, value in transform.items() if value is not None}
+    assert given == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0}
+    assert {"resize", "exif", "background", "value_range", "max_pixels"} == transform.keys() - given.keys()
 
 
 def test_keys_of_a_newer_version_without_a_value_are_no_difference() -> None:
