@@ -12,6 +12,7 @@ from gift_vit.config.compose import flatten
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
+    "trainer.keep_predictions",
     *("dataset.root", "dataset.prepare", "dataset.cache"),
 )
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.

@@ -77,10 +77,12 @@ def eval_loader(
     return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
 
 
-def score(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Evaluation:
-    """Top-1 and loss of a model on one split."""
+def score(
+    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, keep_logits: bool = False
+) -> Evaluation:
+    """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits."""
     loader = eval_loader(cfg, model, data, split, device)
-    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device))
+    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device), keep_logits=keep_logits)
 
 
 def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTransform, reread: bool) -> PixelSource:

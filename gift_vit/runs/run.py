@@ -21,16 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, write_json, write_text, writing
+from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
 from gift_vit.config.loader import load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
-from gift_vit.runs.result import Result, read_result
+from gift_vit.runs.result import PREDICTIONS, Result, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gift_vit.data.base import VisionDataset
+    from gift_vit.runs.predictions import Predictions
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
@@ -144,6 +145,25 @@ class Run:
         except OSError:
             return []
         return [record for record in map(_epoch_record, lines) if "epoch" in record]
+
+    def predictions(self, split: str | None = None) -> "Predictions":
+        """The kept predictions of a split; None: of the one that the run is scored on.
+
+        Raises:
+            ConfigError: If none are kept, or they cannot be read; says what makes them.
+        """
+        from gift_vit.runs.predictions import read_predictions  # Arrow
+
+        file, split = self.folder / PREDICTIONS, self.split(split)
+        self.check_finished()
+        kept = read_predictions(file) if file.is_file() else {}
+        if split not in kept:
+            raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
+        return kept[split]
+
+    def how_to_predict(self) -> str:
+        """What to type to keep the predictions of a finished run."""
+        return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
 
     def split(self, wanted: str | None = None) -> str:
         """The split to look at: ``wanted``, or for None test, and val in the search phase, which does not see test."""
@@ -297,6 +317,11 @@ def recorded(folder: Path) -> Iterator[None]:
         except KeyboardInterrupt:
             log.info("interrupted: %s can be resumed with the same command", folder)
             raise
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a finished run leaves beside its record, by the files' names."""
+    return {name: sha256_of(folder / name) for name in (ADAPTER, METRICS, PREDICTIONS) if (folder / name).is_file()}
 
 
 class _QuietFileHandler(logging.FileHandler):

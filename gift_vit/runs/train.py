@@ -32,8 +32,20 @@ from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
+from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
-from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
+from gift_vit.runs.run import (
+    ADAPTER,
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RESULT,
+    MetricsFile,
+    Run,
+    file_hashes,
+    locked_folder,
+    recorded,
+)
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.progress import Progress
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
@@ -126,7 +138,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, watching, cfg.stop_epoch)
 
             # ---- The test split, once, in the final phase.
-            test = score(cfg, model, data, "test", device) if cfg.phase == "final" else None
+            kept = cfg.trainer.keep_predictions != "off"
+            test = score(cfg, model, data, "test", device, kept) if cfg.phase == "final" else None
 
             # ---- The adapter and the record.
             with distributed.main_first():
@@ -137,8 +150,10 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 summary = {**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}
                 tracker.finish(summary, folder / ADAPTER)
 
-        # ---- result.json, the last act: from here on the run is done.
+        # ---- The predictions, and result.json, the last act: from here on the run is done.
         if main:
+            predictions = keep_predictions(folder, data, {"test": test, "val": fitted.val})
+            result = replace(result, predictions=predictions, files=file_hashes(folder))
             write_result(folder / RESULT, result)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
