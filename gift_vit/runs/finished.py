@@ -1,17 +1,19 @@
 """What is done with a finished run: scored again, or merged into a plain timm checkpoint."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
+from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation
-from gift_vit.methods.adapter import merge_method
+from gift_vit.methods.adapter import count_parameters, merge_method
 from gift_vit.runs.build import resolve_device, score
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import write_result
@@ -24,10 +26,25 @@ def evaluate_split(run: Run, split: str, device: str = "auto", keep_logits: bool
     Raises:
         ConfigError: If the run is not finished, its data or weights are no longer what they were, or there is no such split.
     """
-    where, cfg = resolve_device(device), run.config
-    model = run.model().to(where)
-    accelerate(model, cfg.compute, cfg.trainer)
-    return score(cfg, model, run.data(), split, where, keep_logits)
+    model, _ = finished_model(run, device)
+    return score_model(run, model, run.data(), split, keep_logits)
+
+
+def finished_model(run: Run, device: str = "auto") -> tuple[nn.Module, dict[str, int]]:
+    """A finished run's model, computed as in training, and its parameters by role (``adapter``, ``head``, ``backbone``).
+
+    Raises:
+        ConfigError: If there is no such device, the run is not finished, or its pretrained weights are others now.
+    """
+    model = run.model()
+    counts = asdict(count_parameters(model))
+    accelerate(model.to(resolve_device(device)), run.config.compute, run.config.trainer)
+    return model, counts
+
+
+def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:
+    """Top-1 and loss of :func:`finished_model` on one split."""
+    return score(run.config, model, data, split, next(model.parameters()).device, keep_logits)
 
 
 def make_predictions(run: Run, device: str = "auto") -> Evaluation:
@@ -41,10 +58,11 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
     if run.result is None:
         raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
     data, own = run.data(), run.split()
+    model, _ = finished_model(run, device)
     splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]
     evaluated: dict[str, Evaluation | None] = {}
     for split in splits:
-        evaluation = evaluated[split] = evaluate_split(run, split, device, keep_logits=True)
+        evaluation = evaluated[split] = score_model(run, model, data, split, keep_logits=True)
         recorded = run.result.metrics[f"{split}_top1"]
         if recorded is not None and not math.isclose(evaluation.top1, recorded):
             raise RunError(
