@@ -60,6 +60,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "runs to verify": (["gift_vit.verify", "runs=nowhere"], "runs=nowhere: there is no finished run below it"),
     "what to verify": (["gift_vit.verify"], "give run=<a run's folder> or runs=<a folder with runs>, one of them"),
     "split to keep": (["gift_vit.evaluate", "run=a", "split=val", "keep_predictions=true"], "drop split="),
+    "run to predict with": (["gift_vit.predict", "run=nowhere", "images=a"], "nowhere is no run folder"),
+    "what to write": (["gift_vit.predict", "run=nowhere", "images=a", "out=a.txt"], "out=a.txt: expected a name that ends in"),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
     "basis": (["gift_vit.explain", "run=nowhere", "basis=train"], "unknown basis 'train'; did you mean trained?"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),

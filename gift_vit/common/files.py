@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -55,6 +56,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed for it; its folder is made.
+
+    Raises:
+        ConfigError: If it is a folder, or the folder cannot be made or written.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; give the file to write")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise _forbidden(error, file) from error
 
 
 def remove_leftovers(folder: Path) -> None:

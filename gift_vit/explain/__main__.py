@@ -1,8 +1,9 @@
 """Show what the clusters of a finished run's adapter respond to: see :class:`gift_vit.explain.config.ShowArguments`."""
 
 from gift_vit.common import cli
+from gift_vit.data.files import image_files
 from gift_vit.explain.config import ShowArguments
-from gift_vit.explain.setup import image_files, open_run
+from gift_vit.explain.setup import open_run
 
 
 def show(arguments: ShowArguments) -> None:

@@ -1,20 +1,19 @@
 """What is done with a finished run: scored again, or merged into a plain timm checkpoint."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation
-from gift_vit.methods.adapter import count_parameters, merge_method
-from gift_vit.runs.build import resolve_device, score
+from gift_vit.methods.adapter import merge_method
+from gift_vit.runs.build import finished_model, score
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import write_result
 from gift_vit.runs.run import RESULT, Run, file_hashes
@@ -28,18 +27,6 @@ def evaluate_split(run: Run, split: str, device: str = "auto", keep_logits: bool
     """
     model, _ = finished_model(run, device)
     return score_model(run, model, run.data(), split, keep_logits)
-
-
-def finished_model(run: Run, device: str = "auto") -> tuple[nn.Module, dict[str, int]]:
-    """A finished run's model, computed as in training, and its parameters by role (``adapter``, ``head``, ``backbone``).
-
-    Raises:
-        ConfigError: If there is no such device, the run is not finished, or its pretrained weights are others now.
-    """
-    model = run.model()
-    counts = asdict(count_parameters(model))
-    accelerate(model.to(resolve_device(device)), run.config.compute, run.config.trainer)
-    return model, counts
 
 
 def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gift_vit.data.base import VisionDataset
+    from gift_vit.runs.predict import Prediction
     from gift_vit.runs.predictions import Predictions
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
@@ -161,6 +162,23 @@ class Run:
             raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
         return kept[split]
 
+    def predict(self, images: str | Path | Sequence[str | Path], topk: int = 5, device: str = "auto") -> "list[Prediction]":
+        """The ``topk`` most probable classes of pictures, prepared as in training; one that cannot be read has an ``error``.
+
+        Args:
+            images: A file, a folder, a pattern such as ``photos/**/*.jpg``, or several of them.
+            topk: How many classes of each.
+            device: auto, cpu, cuda, cuda:1 …
+
+        Raises:
+            ConfigError: If the run is not finished, has fewer classes, or there are no such pictures.
+        """
+        from gift_vit.runs.classify import classify_files  # torch
+        from gift_vit.runs.predict import check_question, find_pictures
+
+        check_question(self, topk)
+        return list(classify_files(self, find_pictures(images), topk, device))
+
     def how_to_predict(self) -> str:
         """What to type to keep the predictions of a finished run."""
         return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
@@ -193,6 +211,12 @@ class Run:
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
             )
         return load_adapter(model, self.folder / ADAPTER)
+
+    def class_names(self, count: int) -> list[str]:
+        """The names of the ``count`` classes of a finished run; their numbers where its data names none."""
+        from gift_vit.methods.adapter import read_adapter  # torch
+
+        return read_adapter(self.folder / ADAPTER).metadata.get("class_names") or [str(index) for index in range(count)]
 
     def data(self) -> "VisionDataset":
         """The data the run was trained on.

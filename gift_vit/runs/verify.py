@@ -223,7 +223,8 @@ def _score_again(run: Run, result: Result, device: str) -> str:
     except ConfigError:
         return "not scored again: its data is not there (dataset_root=<folder> says where it is)"
     from gift_vit.data.ids import image_ids
-    from gift_vit.runs.finished import finished_model, score_model  # torch
+    from gift_vit.runs.build import finished_model  # torch
+    from gift_vit.runs.finished import score_model
 
     try:
         data = run.data()

@@ -1,0 +1,60 @@
+"""Classify a person's own pictures with a finished run."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from gift_vit.common import cli
+from gift_vit.common.errors import RunError
+from gift_vit.runs.predict import check_question, find_pictures, write_predicted
+from gift_vit.runs.run import Run
+
+
+@dataclass
+class Arguments:
+    """Classify pictures with a finished run, prepared as in its training.
+
+        python -m gift_vit.predict run=<folder> images=<file, folder or pattern> [topk=5] [out=<file>]
+
+    Attributes:
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        images: an image file, a folder of them, or a pattern in quotation marks, such as 'photos/**/*.jpg'
+        topk: how many classes to name, the most probable ones
+        out: also write them to this file: .csv, .json or .parquet
+        device: auto, cpu, cuda, cuda:1 …
+
+    Prints a line for each picture. One that cannot be read is named on stderr, the rest is done, and the exit code is 1.
+    """
+
+    run: str = MISSING
+    images: str = MISSING
+    topk: int = 5
+    out: str | None = None
+    device: str = "auto"
+
+
+def predict(arguments: Arguments) -> None:
+    """Classify, print and write."""
+    run, out = Run.open(arguments.run), Path(arguments.out).expanduser() if arguments.out else None
+    check_question(run, arguments.topk, out)
+    files, predictions = find_pictures(arguments.images), []
+    from gift_vit.runs.classify import classify_files  # torch: a mistake is told without it
+
+    for prediction in classify_files(run, files, arguments.topk, arguments.device):
+        print(prediction.error or prediction, file=sys.stderr if prediction.error else sys.stdout, flush=True)
+        predictions.append(prediction)
+    if out is not None:
+        write_predicted(out, predictions)
+    if unread := sum(prediction.error is not None for prediction in predictions):
+        raise RunError(f"{unread} of {len(predictions)} pictures could not be read")
+
+
+def main() -> None:
+    """Entry point."""
+    cli.main(Arguments, predict)
+
+
+if __name__ == "__main__":
+    main()
