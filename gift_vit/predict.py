@@ -21,7 +21,7 @@ class Arguments:
     Attributes:
         run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
         images: an image file, a folder of them, or a pattern in quotation marks, such as 'photos/**/*.jpg'
-        topk: how many classes to name, the most probable ones
+        topk: how many classes to name, the most probable ones (default: 5, or all if there are fewer)
         out: also write them to this file: .csv, .json or .parquet
         device: auto, cpu, cuda, cuda:1 …
 
@@ -30,7 +30,7 @@ class Arguments:
 
     run: str = MISSING
     images: str = MISSING
-    topk: int = 5
+    topk: int | None = None
     out: str | None = None
     device: str = "auto"
 
@@ -38,11 +38,11 @@ class Arguments:
 def predict(arguments: Arguments) -> None:
     """Classify, print and write."""
     run, out = Run.open(arguments.run), Path(arguments.out).expanduser() if arguments.out else None
-    check_question(run, arguments.topk, out)
+    topk = check_question(run, arguments.topk, out)
     files, predictions = find_pictures(arguments.images), []
     from gift_vit.runs.classify import classify_files  # torch: a mistake is told without it
 
-    for prediction in classify_files(run, files, arguments.topk, arguments.device):
+    for prediction in classify_files(run, files, topk, arguments.device):
         print(prediction.error or prediction, file=sys.stderr if prediction.error else sys.stdout, flush=True)
         predictions.append(prediction)
     if out is not None:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name
-from gift_vit.runs.predictions import Predictions
-from gift_vit.runs.result import Result
+from gift_vit.runs.predictions import Predictions, predictions_of
 from gift_vit.runs.run import Run
 
 RESAMPLES = 10_000
@@ -84,18 +83,14 @@ def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, 
         for seed in sorted(cells[0].keys() & cells[1].keys()):
             one, other = cells[0][seed], cells[1][seed]
             where = f"{dataset_name(dataset)} seed {seed}"
-            lacking = [result.path.parent for result in (one, other) if result.path and not _keeps_test(result)]
-            if lacking:
-                left_out.append(f"{where}: {Run.open(lacking[0]).how_to_predict()}")
-            elif one.path and other.path:
-                pair = pair_seed(dataset, seed, *(Run.open(path.parent).predictions("test") for path in (one.path, other.path)))
+            first_kept, second_kept = (predictions_of(result, "test") for result in (one, other))
+            if first_kept and second_kept:
+                pair = pair_seed(dataset, seed, first_kept, second_kept)
                 pairs += [pair] if pair else []
                 left_out += [] if pair else [f"{where}: their test images are others"]
+            elif lacking := [r.path.parent for r, kept in ((one, first_kept), (other, second_kept)) if r.path and not kept]:
+                left_out.append(f"{where}: {Run.open(lacking[0]).how_to_predict()}")
     return (*_sentences(pairs, title), *_left_out(left_out))
-
-
-def _keeps_test(result: Result) -> bool:
-    return result.predictions is not None and "test" in result.predictions.images
 
 
 def _sentences(pairs: Sequence[SeedPair], title: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from gift_vit.data.files import image_files
 if TYPE_CHECKING:
     from gift_vit.runs.run import Run
 
+DEFAULT_TOPK = 5
 ENDINGS = (".csv", ".json", ".parquet")
 
 
@@ -43,8 +44,8 @@ def find_pictures(images: str | Path | Sequence[str | Path]) -> list[Path]:
     return [file for where in several for file in image_files(where)]
 
 
-def check_question(run: "Run", topk: int, out: Path | None = None) -> None:
-    """Refuse what cannot be answered, before anything is computed.
+def check_question(run: "Run", topk: int | None, out: Path | None = None) -> int:
+    """How many classes to name (None: five, or all if there are fewer); refuses what cannot be answered.
 
     Raises:
         ConfigError: If the run is not finished, has fewer classes than ``topk``, or ``out`` cannot be written.
@@ -53,10 +54,14 @@ def check_question(run: "Run", topk: int, out: Path | None = None) -> None:
         raise ConfigError(f"out={out}: expected a name that ends in {', '.join(ENDINGS)}")
     run.check_finished()
     classes = run.result.data.num_classes if run.result else run.config.dataset.num_classes
-    if topk < 1 or (classes and topk > classes):
+    assert classes is not None, "an import compared it with the head"
+    if topk is None:
+        topk = min(DEFAULT_TOPK, classes)
+    if not 1 <= topk <= classes:
         raise ConfigError(f"topk={topk}: expected 1 to {classes}, the classes of {run.folder}")
     if out is not None:
         check_writable(out)
+    return topk
 
 
 def write_predicted(out: Path, predictions: Iterable[Prediction]) -> None:

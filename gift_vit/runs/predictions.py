@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.data.ids import image_ids
-from gift_vit.runs.result import PREDICTIONS, PredictionRecord
+from gift_vit.runs.result import PREDICTIONS, PredictionRecord, Result
 from gift_vit.runs.scores import compute_scores, top_confusions
 
 if TYPE_CHECKING:
@@ -125,6 +125,17 @@ def describe(kept: Sequence[Predictions]) -> PredictionRecord:
         scores=compute_scores(scored.logits, scored.labels, val),
         confusions=[asdict(confusion) for confusion in top_confusions(scored.logits, scored.labels)],
     )
+
+
+def predictions_of(result: Result, split: str) -> Predictions | None:
+    """The predictions that lie beside a record; None: it keeps none of the split, or was not read from a file.
+
+    Raises:
+        ConfigError: If they are not there, or cannot be read.
+    """
+    if result.path is None or result.predictions is None or split not in result.predictions.images:
+        return None
+    return read_predictions(result.path.with_name(PREDICTIONS))[split]
 
 
 def read_predictions(file: Path) -> dict[str, Predictions]:

@@ -162,12 +162,14 @@ class Run:
             raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
         return kept[split]
 
-    def predict(self, images: str | Path | Sequence[str | Path], topk: int = 5, device: str = "auto") -> "list[Prediction]":
+    def predict(
+        self, images: str | Path | Sequence[str | Path], topk: int | None = None, device: str = "auto"
+    ) -> "list[Prediction]":
         """The ``topk`` most probable classes of pictures, prepared as in training; one that cannot be read has an ``error``.
 
         Args:
             images: A file, a folder, a pattern such as ``photos/**/*.jpg``, or several of them.
-            topk: How many classes of each.
+            topk: How many classes of each; None: five, or all if there are fewer.
             device: auto, cpu, cuda, cuda:1 …
 
         Raises:
@@ -176,7 +178,7 @@ class Run:
         from gift_vit.runs.classify import classify_files  # torch
         from gift_vit.runs.predict import check_question, find_pictures
 
-        check_question(self, topk)
+        topk = check_question(self, topk)
         return list(classify_files(self, find_pictures(images), topk, device))
 
     def how_to_predict(self) -> str:

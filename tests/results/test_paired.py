@@ -43,7 +43,7 @@ def keep(stored: Callable[..., Result], tmp_path: Path) -> Keep:
         write_result(
             folder / "result.json", replace(result, predictions=write_predictions(folder / "predictions.parquet", [kept]))
         )
-        (folder / "config.yaml").write_text(CONFIG)
+        (folder / "config.yaml").write_text(CONFIG)  # of a final run
         return folder
 
     return write

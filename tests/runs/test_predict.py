@@ -16,6 +16,7 @@ import gift_vit.runs.train as train_module
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig
 from gift_vit.data.files import image_files
+from gift_vit.runs.predict import check_question
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from tests.warm import Ended, run_module
@@ -123,6 +124,14 @@ def test_a_run_that_is_not_finished(copied_run: Run, tmp_path: Path) -> None:
     (copied_run.folder / "result.json").unlink()
     with pytest.raises(ConfigError, match=r"is not finished: it holds no result.json"):
         Run.open(copied_run.folder).predict(tmp_path)
+
+
+@pytest.mark.parametrize(("classes", "named"), [(2, 2), (5, 5), (200, 5)])
+def test_five_classes_are_named_or_all(classes: int, named: int, copied_run: Run) -> None:
+    record = json.loads((copied_run.folder / "result.json").read_text())
+    record["data"]["num_classes"] = classes
+    (copied_run.folder / "result.json").write_text(json.dumps(record))
+    assert check_question(Run.open(copied_run.folder), None) == named
 
 
 def test_patterns_and_endings(tmp_path: Path) -> None:
