@@ -13,6 +13,7 @@ from gift_vit.config.compose import flatten
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
+    "trainer.keep_predictions",
     *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates", "dataset.transform.max_pixels"),
 )
 # Runs of version 0.1 do not have these: without a value they are what those did.
