@@ -8,7 +8,11 @@ dict stay timm's; ``block.forward`` is set on the instance, so that hooks on the
 and it is used only where it was seen to give the same numbers. Modules of others have their say by two methods:
 
 - A block of another class than timm's is computed so too if it has timm's modules by timm's names and a method
-  ``beside_mlp(tokens)``: what it adds to the second sum, from the tokens (B, N, d) that timm's ``norm2`` sees.
+  ``compose(x, attend, feed)``: its tokens (B, N, d) from those before it, where ``attend`` and ``feed`` add timm's first and
+  second branch to tokens, or, given a function ``change``, what that makes of the branch. timm's own is
+  ``feed(attend(x))``. What ``attend`` gives has the tokens that the block gives out, perhaps the first one alone.
+- A module that takes the tokens for an image has a method ``take_for_row(tokens)``: how many tokens a trial gives it, whose
+  image is one row.
 - A module that keeps something during a forward pass has a method ``set_mlp_recomputed(recomputed)`` if it wants to know
   whether the MLPs are computed a second time, in the backward pass, when that is gone.
 """
@@ -19,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from timm.layers.config import use_fused_attn
@@ -37,6 +41,7 @@ from gift_vit.engine.config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
+Change: TypeAlias = Callable[[Tensor], Tensor] | None
 _SAMPLES, _TOKENS = 6, 5
 _OTHER_NUMBERS = "the numbers would be others (dropout, an adapter that mixes tokens, modules unlike those of timm's Block)"
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
@@ -183,6 +188,9 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
         return False
     plan = replace(plan_of(block) or BlockPlan(), **change)
     trial: Any = deepcopy(block).double()  # rounding in fp32 hides what an adapter mixes that is close to its start
+    for module in trial.modules():
+        if hasattr(module, "take_for_row"):
+            module.take_for_row(_TOKENS)
     set_plan(trial, plan)
     with suppress(AttributeError, RuntimeError, TypeError):  # modules that this forward pass does not know
         if _computes_the_same(trial):
@@ -224,8 +232,8 @@ def _outcome(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
 
 
 def is_computable(block: nn.Module) -> bool:
-    """Whether the block is timm's, or timm's with something ``beside_mlp``."""
-    return type(block) is Block or hasattr(block, "beside_mlp")
+    """Whether the block is timm's, or says how it is composed of timm's branches."""
+    return type(block) is Block or hasattr(block, "compose")
 
 
 def plan_of(block: nn.Module) -> BlockPlan | None:
@@ -274,10 +282,14 @@ def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
             return checkpoint(partial(_mlp_branch, block), inputs, use_reentrant=False)
         return _mlp_branch(block, inputs)
 
-    tokens = x[:, :1] if plan.class_token_only else x
-    tokens = _add_branch(tokens, attention, x, block.drop_path1, plan.kept_samples_only)
-    after = _add_branch(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only)
-    return after + block.beside_mlp(tokens) if hasattr(block, "beside_mlp") else after
+    def attend(inputs: Tensor, change: Change = None) -> Tensor:
+        tokens = inputs[:, :1] if plan.class_token_only else inputs
+        return _add_changed(tokens, attention, inputs, block.drop_path1, plan.kept_samples_only, change)
+
+    def feed(tokens: Tensor, change: Change = None) -> Tensor:
+        return _add_changed(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only, change)
+
+    return block.compose(x, attend, feed) if hasattr(block, "compose") else feed(attend(x))
 
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
@@ -308,6 +320,15 @@ def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
         query, key, value = qkv(x).unflatten(-1, (3, *shape)).unbind(2)
         query = query[:, :1]
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+def _add_changed(
+    tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Tensor, drop_path: nn.Module, kept_only: bool, change: Change
+) -> Tensor:
+    """``tokens + change(drop_path(branch(inputs)))``."""
+    if change is None:
+        return _add_branch(tokens, branch, inputs, drop_path, kept_only)
+    return tokens + change(_add_branch(torch.zeros_like(tokens), branch, inputs, drop_path, kept_only))
 
 
 def _add_branch(

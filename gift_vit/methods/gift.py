@@ -14,12 +14,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftConfig, register_method
 from gift_vit.methods.gift_schemas import build_schema
-from gift_vit.methods.targets import TargetLayer, find_targets, plain_linear
+from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears
 
 
 class GiftPair(nn.Module):
@@ -92,11 +91,10 @@ class GiftPair(nn.Module):
         return delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
 
 
-class GiftLinear(nn.Module):
+class GiftLinear(AdaptedLinear):
     """A frozen linear layer fine-tuned by GIFT.
 
-    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change. The
-    pairs belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
+    The pairs belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
 
     Args:
         linear: The layer to adapt; its parameters are used, not copied.
@@ -107,12 +105,8 @@ class GiftLinear(nn.Module):
             otherwise None, and the layer computes its own.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, linear: nn.Linear, parts: Sequence[tuple[GiftPair, slice]]) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.parts = tuple(sorted(parts, key=lambda part: part[1].start))
         self.generated: list[Tensor | None] = [None] * len(self.parts)
         self.train(linear.training)
@@ -123,7 +117,7 @@ class GiftLinear(nn.Module):
         One frozen product and two through r channels. Of the tokens only x and x ψᵀ are kept for the backward pass, no
         (d_out, d_in) matrix is, and where x needs no gradient no product of that size is made.
         """
-        y = F.linear(x, self.weight, self.bias)
+        y = self.frozen(x)
         deltas = [self._delta_output(x, index) for index in range(len(self.parts))]
         return y + (deltas[0] if self._is_whole else self._spread(deltas))
 
@@ -152,6 +146,10 @@ class GiftLinear(nn.Module):
         for pair, rows in self.parts:
             delta[rows] = pair.delta_weight(self.weight[rows]).to(delta.dtype)
         return delta
+
+    def merged_weight(self) -> Tensor:
+        """ω + Δω."""
+        return self.weight + self.delta_weight()
 
 
 class GiftAdapter(nn.Module):
@@ -215,11 +213,9 @@ def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         adapter.release()
 
 
-@torch.no_grad()
 def merge_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight ω + Δω and remove the pairs."""
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, GiftLinear)]:
-        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
+    merge_linears(model)
     if cfg.schema != "linear":
         del model.forward  # the class's own again
     del model.gift

@@ -7,17 +7,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gift_vit.methods.config import LoraConfig, register_method
 from gift_vit.methods.hf_peft import inject, merge_layers
-from gift_vit.methods.targets import find_targets, plain_linear
+from gift_vit.methods.targets import AdaptedLinear, find_targets, merge_linears, replace_linear
 
 
-class SlicedLoraLinear(nn.Module):
+class SlicedLoraLinear(AdaptedLinear):
     """A frozen fused projection with LoRA on some of its row slices; still one product for the frozen part.
-
-    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change.
 
     Attributes:
         lora_A: By slice (``q``, ``k``, ``v``), a weight (r, d_in) as ``nn.Linear`` draws it, as peft does.
@@ -29,12 +26,8 @@ class SlicedLoraLinear(nn.Module):
         cfg: Rank, α and dropout.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, linear: nn.Linear, rows: Mapping[str, slice], cfg: LoraConfig) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.rows = dict(rows)
         self.scaling = cfg.alpha / cfg.rank
         self.dropout = nn.Dropout(cfg.dropout)
@@ -44,11 +37,10 @@ class SlicedLoraLinear(nn.Module):
             self.lora_A[name] = nn.Linear(linear.in_features, cfg.rank, bias=False, device=device)
             self.lora_B[name] = nn.Linear(cfg.rank, part.stop - part.start, bias=False, device=device)
             nn.init.zeros_(self.lora_B[name].get_parameter("weight"))
-        self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (..., d_in) to (..., d_out)."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self.frozen(x)
         x = self.dropout(x)
         for name, rows in self.rows.items():
             y[..., rows] += self.scaling * self.lora_B[name](self.lora_A[name](x))
@@ -61,14 +53,16 @@ class SlicedLoraLinear(nn.Module):
             delta[rows] = self.scaling * self.lora_B[name].get_parameter("weight") @ self.lora_A[name].get_parameter("weight")
         return delta
 
+    def merged_weight(self) -> Tensor:
+        """W + ΔW."""
+        return self.weight + self.delta_weight()
 
-@torch.no_grad()
+
 def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight W + ΔW."""
     del cfg
     merge_layers(model)
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, SlicedLoraLinear)]:
-        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
+    merge_linears(model)
 
 
 @register_method("lora", LoraConfig, merge=merge_lora)
@@ -88,4 +82,4 @@ def apply_lora(model: nn.Module, cfg: LoraConfig) -> None:
     for name, rows in sliced.items():
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, SlicedLoraLinear(linear, rows, cfg))
+        replace_linear(model, name, SlicedLoraLinear(linear, rows, cfg))
