@@ -25,6 +25,15 @@ NORMS = ("l2", "none")
 POSITIONS = ("none", "learned")
 CLUSTER_ACTIVATIONS = ("sigmoid", "hsigmoid", "softmax")
 
+_other_than_zero = fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")
+
+
+def _whole_layers(key: str, targets: list[str]) -> None:
+    sliced = [target for target in targets if target in QKV_SLICES]
+    if sliced:
+        raise ConfigError(f"{key}: this method adapts whole layers and not {sliced[0]}; name attn.qkv")
+
+
 _BLOCKS = ("num_blocks", "norm", "pos_embed")
 _PACA = ("num_heads", "num_clusters", "cluster_activation")
 # schema → the options it reads; any other must keep its default
@@ -205,7 +214,7 @@ class AdaptFormerConfig(Options, section="method"):
     """
 
     bottleneck: Annotated[int, at_least(1)] = 64
-    scale: Annotated[float, fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")] = 0.1
+    scale: Annotated[float, _other_than_zero] = 0.1
     dropout: Annotated[float, between(0, 1)] = 0.1
 
 
@@ -220,6 +229,32 @@ class SsfConfig(Options, section="method"):
     init_std: Annotated[float, at_least(0)] = 0.02
 
 
+@dataclass
+class RepAdapterConfig(Options, section="method"):
+    """RepAdapter's bottleneck; the defaults are the paper's.
+
+    Attributes:
+        bottleneck: h, the hidden width.
+        groups: g, the groups of the second layer; they divide the bottleneck and the width of the targets.
+        scale: s, the factor of the adapter's output; the paper searches it per task.
+        dropout: Dropout of the hidden channels.
+        target_modules: Layers with an adapter in front, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    bottleneck: Annotated[int, at_least(1)] = 8
+    groups: Annotated[int, at_least(1)] = 2
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.qkv", "mlp.fc1"])
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        divides = self.bottleneck % self.groups == 0
+        expect(divides, "method.groups", self.groups, f"a divisor of method.bottleneck={self.bottleneck}")
+
+
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
     "linear": LinearConfig,
@@ -230,6 +265,7 @@ CONFIGS: dict[str, type[Any]] = {
     "bitfit": BitFitConfig,
     "adaptformer": AdaptFormerConfig,
     "ssf": SsfConfig,
+    "repadapter": RepAdapterConfig,
 }
 
 

@@ -4,7 +4,7 @@ The only place that knows timm's module names and its fused qkv.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +131,13 @@ def finer(tensor: Tensor) -> Tensor:
 def replace_linear(model: nn.Module, name: str, layer: AdaptedLinear) -> None:
     """Put a layer in the place of the one of that name, in that one's mode."""
     model.set_submodule(name, layer.train(model.get_submodule(name).training))
+
+
+def refuse_without_bias(kind: str, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Raise ConfigError if one of the layers, given with their names, has no bias for what merging adds to it."""
+    for name, layer in layers:
+        if getattr(layer, "bias", None) is None:
+            raise ConfigError(f"method {kind!r} cannot be merged into this backbone: {name} has no bias to take the shift")
 
 
 @torch.no_grad()
