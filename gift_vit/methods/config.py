@@ -255,6 +255,24 @@ class RepAdapterConfig(Options, section="method"):
         expect(divides, "method.groups", self.groups, f"a divisor of method.bottleneck={self.bottleneck}")
 
 
+@dataclass
+class AplaConfig(Options, section="method"):
+    """How many rows of which layers APLA trains.
+
+    Attributes:
+        rank: r, the output channels that are trained in each layer; null: the whole layer.
+        seed: Of the draw of these channels. All runs of one seed train the same ones, whatever the run's own seed; the authors
+            draw anew for every run.
+        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    rank: Annotated[int | None, at_least(1)] = 8
+    seed: Annotated[int, at_least(0)] = 0
+    target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.proj"])
+    blocks: list[int] | None = None
+
+
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
     "linear": LinearConfig,
@@ -266,6 +284,7 @@ CONFIGS: dict[str, type[Any]] = {
     "adaptformer": AdaptFormerConfig,
     "ssf": SsfConfig,
     "repadapter": RepAdapterConfig,
+    "apla": AplaConfig,
 }
 
 
