@@ -18,11 +18,16 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-_FILES = {"peft": "hf_peft"}  # the others have their kind's name
+_FILES = {"peft": "hf_peft", "adapter": "bottleneck"}  # the others have their kind's name
 QKV_SLICES = ("attn.q", "attn.k", "attn.v")  # rows of timm's fused projection
 BITFIT_SCOPES = ("linear", "all")
 NORMS = ("l2", "none")
 POSITIONS = ("none", "learned")
+FACT_FORMS = ("tt", "tk")
+FACT_ORDERS = ("reference", "paper")
+ADAPTER_POSITIONS = ("post", "pre", "intermediate", "parallel", "houlsby")
+ADAPTER_SCALES = ("channel", "scalar", "fixed")
+ADAPTER_INITS = ("houlsby", "lora", "bert")
 CLUSTER_ACTIVATIONS = ("sigmoid", "hsigmoid", "softmax")
 
 _other_than_zero = fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")
@@ -273,6 +278,68 @@ class AplaConfig(Options, section="method"):
     blocks: list[int] | None = None
 
 
+@dataclass
+class FactConfig(Options, section="method"):
+    """FacT's factors.
+
+    Attributes:
+        form: ``tt``: every piece of a weight has its own r × r matrix; ``tk``: these come of one core tensor.
+        rank: r; the paper takes 8 or 16 for ``tt``, 16 or 32 for ``tk``.
+        scale: s, the factor of the update; the paper searches it per task.
+        dropout: Dropout of the r channels.
+        order: Of the entries in the MLPs' matrices of ``tk``: as in the authors' code, ``reference``, or as in the paper's
+            formula, ``paper``; see fact.py.
+    """
+
+    form: Annotated[str, one_of(FACT_FORMS)] = "tt"
+    rank: Annotated[int, at_least(1)] = 16
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    order: Annotated[str, one_of(FACT_ORDERS)] = "reference"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form == "tt" and self.order != "reference":
+            raise ConfigError(f"method.order={self.order} has no effect with method.form=tt; it belongs to tk")
+
+
+@dataclass
+class AdapterConfig(Options, section="method"):
+    """A bottleneck adapter; the defaults are those of Adapter+.
+
+    Attributes:
+        position: Where in the block: ``post``, ``pre``, ``intermediate``, ``parallel`` or ``houlsby``, see bottleneck.py.
+        bottleneck: r, its hidden width.
+        norm: A LayerNorm of its own in front.
+        bias: Biases of its two layers.
+        scale: γ: ``channel``, one trained number for each; ``scalar``, one for all; ``fixed``, ``factor``.
+        factor: γ where it is fixed.
+        init: ``houlsby``: weights of a truncated normal with 0.01; ``bert``: of a normal with 0.02; ``lora``: the second layer
+            zero, which leaves the model unchanged.
+        dropout: Dropout of the hidden channels.
+        drop_path: Probability that a sample goes without the adapter in training, the same in every block.
+        train_norms: Train all LayerNorms of the backbone too.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    position: Annotated[str, one_of(ADAPTER_POSITIONS)] = "post"
+    bottleneck: Annotated[int, at_least(1)] = 8
+    norm: bool = False
+    bias: bool = True
+    scale: Annotated[str, one_of(ADAPTER_SCALES)] = "channel"
+    factor: Annotated[float, _other_than_zero] = 1.0
+    init: Annotated[str, one_of(ADAPTER_INITS)] = "houlsby"
+    dropout: Annotated[float, between(0, 1)] = 0.0
+    drop_path: Annotated[float, between(0, 1)] = 0.1
+    train_norms: bool = False
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale != "fixed" and self.factor != 1:
+            raise ConfigError(f"method.factor={self.factor} has no effect with method.scale={self.scale}; it belongs to fixed")
+
+
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
     "linear": LinearConfig,
@@ -285,6 +352,8 @@ CONFIGS: dict[str, type[Any]] = {
     "ssf": SsfConfig,
     "repadapter": RepAdapterConfig,
     "apla": AplaConfig,
+    "fact": FactConfig,
+    "adapter": AdapterConfig,
 }
 
 
