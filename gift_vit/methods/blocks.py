@@ -32,7 +32,9 @@ class AdaptedBlock(nn.Module):
     """
 
     norm1: nn.Module
+    drop_path1: nn.Module
     norm2: nn.Module
+    drop_path2: nn.Module
 
     def __init__(self, block: Block, **own: nn.Module) -> None:
         super().__init__()

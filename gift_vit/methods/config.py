@@ -28,6 +28,8 @@ FACT_ORDERS = ("reference", "paper")
 ADAPTER_POSITIONS = ("post", "pre", "intermediate", "parallel", "houlsby")
 ADAPTER_SCALES = ("channel", "scalar", "fixed")
 ADAPTER_INITS = ("houlsby", "lora", "bert")
+CONVPASS_BRANCHES = ("attn", "mlp")
+CONVPASS_INITS = ("identity", "xavier")
 CLUSTER_ACTIVATIONS = ("sigmoid", "hsigmoid", "softmax")
 
 _other_than_zero = fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")
@@ -340,6 +342,32 @@ class AdapterConfig(Options, section="method"):
             raise ConfigError(f"method.factor={self.factor} has no effect with method.scale={self.scale}; it belongs to fixed")
 
 
+@dataclass
+class ConvpassConfig(Options, section="method"):
+    """Convpass's convolutions.
+
+    Attributes:
+        bottleneck: h, their channels.
+        scale: s, the factor of what is added; the paper searches it per task.
+        dropout: Dropout in front of the last layer.
+        branches: What they stand beside: ``attn``, ``mlp`` or both.
+        conv_init: The 3 × 3 kernel at the start: ``identity`` or ``xavier``; the paper searches it per task.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    bottleneck: Annotated[int, at_least(1)] = 8
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    branches: Annotated[list[str], one_of(CONVPASS_BRANCHES)] = field(default_factory=lambda: list(CONVPASS_BRANCHES))
+    conv_init: Annotated[str, one_of(CONVPASS_INITS)] = "identity"
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        distinct = bool(self.branches) and len(set(self.branches)) == len(self.branches)
+        expect(distinct, "method.branches", self.branches, "attn, mlp or both")
+
+
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
     "linear": LinearConfig,
@@ -354,6 +382,7 @@ CONFIGS: dict[str, type[Any]] = {
     "apla": AplaConfig,
     "fact": FactConfig,
     "adapter": AdapterConfig,
+    "convpass": ConvpassConfig,
 }
 
 
