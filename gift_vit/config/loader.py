@@ -37,7 +37,10 @@ _SECTIONS: dict[str, dict[str, type[Any]]] = {
     "paths": {"paths": PathsConfig},
 }
 _SCALARS = ("seed", "phase", "run_name")
-_PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
+_PATHS = (
+    *(("paths", key) for key in ("output_root", "data_root", "cache_root")),
+    *(("dataset", "root"), ("backbone", "weights"), ("method", "weights")),
+)
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
@@ -114,6 +117,8 @@ def check_present(run: RunConfig) -> None:
     run.dataset.check_present()
     if run.backbone.weights is not None and not Path(run.backbone.weights).is_file():
         raise ConfigError(f"backbone.weights={run.backbone.weights}: no such file")
+    if hasattr(run.method, "check_present"):
+        run.method.check_present()
 
 
 def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:

@@ -4,6 +4,8 @@ The fine-tuned weight of a frozen linear layer ω (here ``weight``, d_out × d_i
 the identity and this is ``ω (I + φ ψ)``. Symbols of the paper and names here: φ → ``phi`` (d_in × r), ψ → ``psi`` (r × d_in),
 C = ω φ → ``clusters`` (d_out × r), H → ``schema``, H(C) → ``generated`` (d_out × r), Δω = H(C) ψ → ``delta_weight``,
 r → ``rank``. One pair (φ, ψ) with its H serves all layers of a target; ψ starts at zero, so the model is then unchanged.
+
+WeGeFT, the paper's later form, has φ start at zero and ψ drawn, and scales the update by α / r (``init: wegeft``, ``alpha``).
 """
 
 import math
@@ -26,7 +28,8 @@ class GiftPair(nn.Module):
 
     Attributes:
         phi: (d_in, r), drawn as ``nn.Linear(d_in, r)`` draws its weight: uniform on ±1/√d_in.
-        psi: (r, d_in), zero.
+        psi: (r, d_in), zero. As WeGeFT starts, it is drawn as φ is, and φ is zero.
+        scale: α / r, the factor of the update; None: 1.
         phi_bias: (r,) or None, uniform on ±1/√d_in.
         psi_bias: (d_in,) or None, zero.
         schema: H, from (L, N, r) to (L, N, r) for L layers of N rows. Until :meth:`draw_schema`, the linear one: all φ of a
@@ -41,10 +44,13 @@ class GiftPair(nn.Module):
         if cfg.rank > d_in:
             raise ConfigError(f"method.rank={cfg.rank} is larger than the target's d_in={d_in}; choose 1 to {d_in}")
         bound = 1 / math.sqrt(d_in)
-        transposed_phi = torch.empty(cfg.rank, d_in, device=device)
-        nn.init.kaiming_uniform_(transposed_phi, a=math.sqrt(5))
-        self.phi = nn.Parameter(transposed_phi.T.contiguous())
-        self.psi = nn.Parameter(torch.zeros(cfg.rank, d_in, device=device))
+        drawn = torch.empty(cfg.rank, d_in, device=device)
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+        zero = torch.zeros_like(drawn)
+        phi, psi = (zero, drawn) if cfg.init == "wegeft" else (drawn, zero)
+        self.phi = nn.Parameter(phi.T.contiguous())
+        self.psi = nn.Parameter(psi)
+        self.scale = None if cfg.alpha is None else cfg.alpha / cfg.rank
         phi_bias = torch.empty(cfg.rank, device=device).uniform_(-bound, bound) if cfg.phi_bias else None
         self.phi_bias = None if phi_bias is None else nn.Parameter(phi_bias)
         self.psi_bias = nn.Parameter(torch.zeros(d_in, device=device)) if cfg.psi_bias else None
@@ -78,7 +84,7 @@ class GiftPair(nn.Module):
         """
         with _without_autocast(self.phi.device):
             delta = self.generate([weight])[0] @ self.psi
-            return delta if self.psi_bias is None else delta + self.psi_bias
+            return self._scaled(delta if self.psi_bias is None else delta + self.psi_bias)
 
     def delta_output(self, x: Tensor, generated: Tensor) -> Tensor:
         """X Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
@@ -86,9 +92,12 @@ class GiftPair(nn.Module):
         ``x Δωᵀ = (x ψᵀ) H(C)ᵀ + (x b_ψ) 1ᵀ`` for ``generated`` = H(C), shape (d_out, r), of the layer's weight.
         """
         delta = (x @ self.psi.to(x.dtype).T) @ generated.to(x.dtype).T
-        if self.psi_bias is None:
-            return delta
-        return delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
+        if self.psi_bias is not None:
+            delta = delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
+        return self._scaled(delta)
+
+    def _scaled(self, delta: Tensor) -> Tensor:
+        return delta if self.scale is None else self.scale * delta
 
 
 class GiftLinear(AdaptedLinear):

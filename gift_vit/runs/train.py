@@ -31,7 +31,7 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
+from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
 from gift_vit.tracking.fields import config_fields
@@ -95,7 +95,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
-        acceleration = prepare_to_train(model.to(device), cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
+        initialise(cfg, model.to(device), data, device)  # of an interrupted run too: what is frozen is in no checkpoint
+        acceleration = prepare_to_train(model, cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
         reset_peaks(device)
 
         # ---- What is about to be trained.
