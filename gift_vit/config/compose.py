@@ -19,6 +19,16 @@ from gift_vit.methods.config import CONFIGS
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 
+
+def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    if name not in choices:
+        raise ConfigError(f"unknown {key} {name!r}{did_you_mean(name, list(choices))} (known: {', '.join(choices)})")
+    return choices[name]
+
+
+# one of several sections of the configuration
+OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+
 # The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
 # default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be
 # typed and is shown by --cfg job. They belong to no group, so that no list of choices has them; the loader checks the values.

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from gift_vit.config.compose import flatten
+from gift_vit.methods.config import CONFIGS
 
 # Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
 # are the same run; what lies under dataset.root is compared by the data's fingerprint.
@@ -24,14 +28,27 @@ _IN_THE_PATH = {"phase", "dataset.name"}
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given."""
-    flat = dict(flatten(values))
+    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given.
+
+    An option that a run's method did not have when it was trained has its default.
+    """
+    method = values.get("method", {})
+    flat = dict(flatten({**values, "method": {**_defaults(method.get("kind")), **method}} if method else values))
     left_out = SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
     return {
         key: value
         for key, value in flat.items()
         if not any(key == name or key.startswith(f"{name}.") for name in (*PLACEMENT_KEYS, *left_out))
     }
+
+
+@cache
+def _defaults(kind: str | None) -> Mapping[str, Any]:
+    """The options of a kind of method that have a default, with it; nothing for a kind that is no longer known."""
+    if kind not in CONFIGS:
+        return {}
+    options: Any = OmegaConf.to_container(OmegaConf.structured(CONFIGS[kind]))
+    return {name: value for name, value in options.items() if value != "???"}
 
 
 def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -21,7 +21,7 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        overrides: Its words, without those that choose a sweep file.
+        overrides: Its words, without those that choose a sweep file and its grid.
         folder: The run's folder; None where its configuration is refused.
         problem: Why it is refused.
     """
@@ -47,7 +47,7 @@ class Sweep:
 
 def plan_job(overrides: Sequence[str]) -> Job:
     """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
-    own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
+    own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
     cfg, hydra_cfg = compose_job(overrides)
     try:
         return Job(own, str(load_config(cfg, lambda: baseline_of(hydra_cfg)).folder))
