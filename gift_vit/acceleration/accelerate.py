@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 Change: TypeAlias = Callable[[Tensor], Tensor] | None
 _SAMPLES, _TOKENS = 6, 5
-_OTHER_NUMBERS = "the numbers would be others (dropout, an adapter that mixes tokens, modules unlike those of timm's Block)"
+_OTHER_NUMBERS = "the numbers would be others (dropout, a method that mixes tokens, modules unlike those of timm's Block)"
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
 
 
@@ -187,7 +187,7 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
     if not is_computable(block):
         return False
     plan = replace(plan_of(block) or BlockPlan(), **change)
-    trial: Any = deepcopy(block).double()  # rounding in fp32 hides what an adapter mixes that is close to its start
+    trial: Any = deepcopy(block).double()  # rounding in fp32 hides what a method mixes that is close to its start
     for module in trial.modules():
         if hasattr(module, "take_for_row"):
             module.take_for_row(_TOKENS)
@@ -203,7 +203,7 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
 def _computes_the_same(block: Any) -> bool:
     """Whether the tokens come out as by the class's own forward pass, and the random numbers drawn are as many.
 
-    Trainable parameters are moved from their start: there, an adapter that mixes tokens or samples may not show.
+    Trainable parameters are moved from their start: there, a method that mixes tokens or samples may not show.
     """
     generator, some = torch.Generator().manual_seed(0), next(block.parameters())
     for parameter in block.parameters():
@@ -346,11 +346,11 @@ def _add_to_kept(tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Ten
     keep_prob = 1 - drop_path.drop_prob
     # the number timm draws, from the same place in the generator's sequence as long as the branch draws none
     kept = inputs.new_empty(len(inputs), 1, 1).bernoulli_(keep_prob).flatten().nonzero().squeeze(1)
-    factor = 1 / keep_prob if drop_path.scale_by_keep else 1.0
+    weight = 1 / keep_prob if drop_path.scale_by_keep else 1.0
     if len(kept) == len(inputs):
-        return torch.add(tokens, branch(inputs), alpha=factor)
+        return torch.add(tokens, branch(inputs), alpha=weight)
     if len(kept) == 0:  # a gradient of zero, and not none: an optimiser makes a difference there
-        kept, factor = kept.new_zeros(1), 0.0
+        kept, weight = kept.new_zeros(1), 0.0
     added = branch(inputs.index_select(0, kept))
     dtype = torch.promote_types(tokens.dtype, added.dtype)
-    return tokens.to(dtype).index_add(0, kept, added.to(dtype), alpha=factor)
+    return tokens.to(dtype).index_add(0, kept, added.to(dtype), alpha=weight)

@@ -44,7 +44,6 @@ _WITHOUT_EFFECT = {
         | {"asa_importance_beta", "asa_uncertainty_beta", "asa_schedule_exponent"},
     ),
 }
-_STARTS = {"eva": "lora_eva", "pissa": "pissa"}  # that are methods of ours
 _REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -194,9 +193,10 @@ def _check_options(cfg: PeftConfig) -> None:
     cls = _config_class(cfg.peft_type)
     known = {f.name for f in fields(cls)} - {f.name for f in fields(_peft().PeftConfig)} - _SET_BY_US
     types = get_type_hints(cls)
-    start = str(cfg.options.get("init_lora_weights")).partition("_")[0]
-    if start in _STARTS:
-        raise ConfigError(f"method.options.init_lora_weights={start} of peft is not {start} here; take method={_STARTS[start]}")
+    if cfg.options.get("init_lora_weights") == "eva":  # without its look at data it is plain LoRA
+        raise ConfigError(
+            "method.options.init_lora_weights=eva needs training images, which peft is not given; take method=lora_eva"
+        )
     for name, value in cfg.options.items():
         if name not in known:
             hint = did_you_mean(name, sorted(known))

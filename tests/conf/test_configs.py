@@ -91,7 +91,7 @@ def test_what_others_are_built_on_is_no_choice_and_in_use() -> None:
     ("overrides", "message"),
     [
         (["dataset=digit"], "unknown dataset 'digit'; did you mean digits? (known: cars, cifar10_1k, "),
-        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adaptformer, bitfit, "),
+        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adapter_houlsby, "),
         (["backbone=vit_b"], "unknown backbone 'vit_b'"),
         (["optim.lrr=1"], "unknown key optim.lrr; did you mean optim.lr?"),
         (["method=linear", "method.rank=4"], "unknown key method.rank; did you mean method.name? (known: name, kind)"),

@@ -76,7 +76,7 @@ EXAMPLES = {
         yaml_config("convpass_attn"), r"blocks\.\d\.convpass_attn\..*\.(weight|bias)", L * (17 * D + 9 * 8**2 + 2 * 8)
     ),
     "convpass_mlp": Example(
-        ConvpassConfig(4, 10.0, 0.0, ["mlp"], "xavier", [2]), r"blocks\.2\.convpass_mlp\..*", 9 * D + 9 * 4**2 + 2 * 4
+        ConvpassConfig(4, 10.0, 0.0, ["mlp"], "xavier", [1]), r"blocks\.1\.convpass_mlp\..*", 9 * D + 9 * 4**2 + 2 * 4
     ),
     "toast": Example(
         yaml_config("toast"), r"toast\.(prior|decoders\.\d\.(down|out)\.weight)", 2 * L * D**2 + D, r"toast\.transform", False

@@ -65,5 +65,5 @@ def test_options_that_make_no_sense_are_one_line(cls: type, options: dict[str, A
 
 
 def test_an_unknown_kind() -> None:
-    with refused("unknown method kind 'lroa'; did you mean lora? (known: adaptformer, bitfit, "):
+    with refused("unknown method kind 'lroa'; did you mean lora? (known: adapter, adaptformer, apla, "):
         config_class("lroa")
