@@ -36,7 +36,7 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         exempt.update(own if getattr(module, "exempt_from_weight_decay", False) else [])
-        scale = getattr(module, "lr_scale", None)
+        scale: Any = getattr(module, "lr_scale", None)
         if scale is not None:
             scales.update(dict.fromkeys(own, scale))
     groups: list[dict[str, Any]] = []

@@ -42,7 +42,7 @@ def test_repadapter_leaves_layer_scale_alone_and_needs_a_bias_to_merge() -> None
 
 
 def test_apla_trains_rows_as_the_whole_layer_would(tiny_vit: nn.Module) -> None:
-    whole = deepcopy(tiny_vit).double().get_submodule("blocks.2.attn.proj")
+    whole: Any = deepcopy(tiny_vit).double().get_submodule("blocks.2.attn.proj")
     layer: Any = apply_method(tiny_vit, AplaConfig(rank=5)).double().get_submodule("blocks.2.attn.proj")
     seen = []
     for one in (whole, layer):
