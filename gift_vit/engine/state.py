@@ -36,9 +36,9 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         exempt.update(own if getattr(module, "exempt_from_weight_decay", False) else [])
-        scale: Any = getattr(module, "lr_scale", None)
+        scale = getattr(module, "lr_scale", None)
         if scale is not None:
-            scales.update(dict.fromkeys(own, scale))
+            scales.update({parameter: float(scale) for parameter in own})
     groups: list[dict[str, Any]] = []
     for scale in sorted({1.0, *scales.values()}, key=lambda scale: (scale != 1, scale)):  # the first group's rate is shown
         scaled = [p for p in trainable if scales.get(p, 1.0) == scale]

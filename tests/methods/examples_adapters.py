@@ -57,7 +57,10 @@ EXAMPLES = {
         unchanged=False,
     ),
     "adapter_pfeiffer": Example(
-        yaml_config("adapter_pfeiffer"), ADAPTER + r"(down|up|norm)\.(weight|bias)", L * (bottleneck(8) + 2 * D), unchanged=False
+        yaml_config("adapter_pfeiffer"),
+        ADAPTER + r"(down|up|norm)\.(weight|bias)",
+        L * (bottleneck(8) + 2 * D),
+        unchanged=False,
     ),
     **{
         f"adapter_{position}": Example(
@@ -100,7 +103,9 @@ EXAMPLES = {
         r"blocks\.0\.attn\.qkv\.pissa_[AB]0_[qv]",
     ),
     "lora_gaussian": Example(
-        LoraConfig(4, target_modules=["attn.k", "attn.proj"], init="gaussian"), r".*lora_[AB]\.(k|default)\.weight", 2 * L * 4 * 2 * D
+        LoraConfig(4, target_modules=["attn.k", "attn.proj"], init="gaussian"),
+        r".*lora_[AB]\.(k|default)\.weight",
+        2 * L * 4 * 2 * D,
     ),
     "gift_wegeft": Example(yaml_config("gift_wegeft"), r"gift\.attn\.proj\.(phi|psi)", 2 * D * 16),
     "wegeft_of_slices": Example(
