@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, compose_config, conf_dir, explain_composition_error, flatten
-from gift_vit.config.keys import default_run_name
+from gift_vit.config.keys import config_difference, default_run_name
 from gift_vit.config.loader import load_config, protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.config import CONFIGS as DATASETS
@@ -234,3 +234,10 @@ def test_a_run_folders_config_loads_again_and_folders_tell_datasets_apart() -> N
         cfg = loaded(*words)
         assert load_config(OmegaConf.create(cfg.values)) == cfg
     assert cfg.dataset.name == cfg.folder.parts[-4] == "folder_my_flowers"
+
+
+def test_a_run_from_before_an_option_was_added_has_its_default() -> None:
+    now = loaded("method=lora").values
+    old = {**now, "method": {key: value for key, value in now["method"].items() if key not in {"init", "lr_ratio", "freeze_a"}}}
+    assert config_difference(old, now) == {}
+    assert config_difference(old, loaded("method=lora_fa").values)["method.freeze_a"] == (False, True)

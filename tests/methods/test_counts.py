@@ -1,5 +1,8 @@
 """Parameters of every method on ViT-B/16 with 200 classes, by the closed formulas, and in percent as the papers print them."""
 
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -8,6 +11,7 @@ from gift_vit.methods import GiftConfig, ParameterCount, apply_method, count_par
 from gift_vit.methods.config import PeftConfig
 from tests.methods.method_examples import yaml_config, yaml_configs
 
+ROOT = Path(__file__).parents[2]
 # label of conf/method → adapter parameters
 LABELS = {
     "linear": 0,
@@ -98,6 +102,15 @@ def test_every_label(label: str) -> None:
     counted = count(yaml_config(label))
     assert counted == ParameterCount(adapter=LABELS[label], head=153_800, backbone=85_798_656)
     assert label not in PERCENT or f"{counted.percent:.4f}" == PERCENT[label]
+
+
+def test_the_page_of_methods_prints_these_counts() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
+    printed = {label: int(number.replace(",", "")) for label, number in rows}
+    assert printed.items() >= {label: LABELS[label] for label in printed if label in LABELS}.items()
+    assert len(printed) >= 36
+    of_peft = {label for label, config in yaml_configs().items() if isinstance(config, PeftConfig)}
+    assert set(yaml_configs()) - set(printed) <= of_peft
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
