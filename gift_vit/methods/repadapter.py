@@ -90,7 +90,7 @@ class RepAdapterLinear(AdaptedLinear):
         return weight + adapter.scale * (weight @ finer(adapter.up.dense())) @ finer(adapter.down.weight)
 
     def merged_bias(self) -> Tensor:
-        """C + s W (B̃ a + b)."""
+        """The bias c + s W (B̃ a + b)."""
         adapter, bias = self.repadapter, cast("nn.Parameter", self.bias)
         shift = finer(adapter.up.dense()) @ finer(adapter.down.bias) + finer(adapter.up.bias)
         return finer(bias) + adapter.scale * finer(self.weight) @ shift
