@@ -39,7 +39,7 @@ test-slurm: $(READY)  ## sweeps through a real Slurm on this machine; needs root
 test-gpu: $(READY)  ## what needs a CUDA device; docs/speed.md says how on a bare machine
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes a minute
+bench: $(READY)  ## speed and memory of fine-tuning, as ratios; make bench ARGS=--quick takes three minutes
 	$(BIN)/python -m experiments.bench $(ARGS)
 
 bench-data: $(READY)  ## speed of the input pipeline against torchvision's ImageFolder, as ratios on one core

@@ -1,6 +1,7 @@
 """Unpacking archives: every member stays inside the target, and the target appears complete or not at all."""
 
 import gzip
+import json
 import os
 import shutil
 import stat
@@ -9,20 +10,20 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from glob import escape
+from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from data_prep.progress import transfer
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path, locked, writing
+from gift_vit.common.files import atomic_path, locked, remove_leftovers, write_json, writing
 
 Wanted = Callable[[str], bool]
 
 _CHUNK = 1 << 20
 _TAR_BLOCK = 512
+_LONGEST_NAME = 255  # bytes of one part of a path
 _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
 
 
@@ -43,8 +44,11 @@ def unpack(archive: Path, target: Path, *, members: Wanted = lambda _: True) -> 
             _unpack(archive, target, members)
 
 
-def gunzip(archive: Path, target: Path) -> None:
-    """Decompress a single ``.gz`` file to ``target``, which must not be there yet; raises what :func:`unpack` does."""
+def gunzip(archive: Path, target: Path, digest: str | None = None) -> None:
+    """Decompress a single ``.gz`` file to ``target``, which must not be there yet; raises what :func:`unpack` does.
+
+    The archive's SHA-256, if given, is noted for :func:`gunzipped_from`.
+    """
     with _making(target) as absent:
         if absent:
             with (
@@ -57,6 +61,28 @@ def gunzip(archive: Path, target: Path) -> None:
                 while chunk := source.read(_CHUNK):
                     out.write(chunk)
                     show(file.tell())
+                if not out.tell():
+                    raise EOFError("it is empty")
+                out.flush()
+                if digest is not None:  # noted before the file itself is there
+                    write_json(_note(target), _identity(partial, digest))
+
+
+def gunzipped_from(path: Path) -> str | None:
+    """The SHA-256 of the archive that a file was decompressed from here; None if it was not, or has changed since."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        digest = json.loads(_note(path).read_bytes())["archive_sha256"]
+        return digest if json.loads(_note(path).read_bytes()) == _identity(path, digest) else None
+    return None
+
+
+def _identity(path: Path, digest: str) -> dict[str, Any]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "archive_sha256": digest}
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.source.json")
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
@@ -86,8 +112,7 @@ def _making(target: Path) -> Iterator[bool]:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
-            for leftover in target.parent.glob(f".{escape(target.name)}.*.partial"):  # of killed processes: the lock is ours
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove_leftovers(target.parent, target.name)  # of killed processes: the lock is ours
             yield not target.exists()
 
 
@@ -181,6 +206,10 @@ def _unpack_zip(file: IO[bytes], folder: Path, wanted: Wanted) -> Iterator[None]
 def _misplaced(folder: Path, name: str) -> str | None:
     """Why nothing may be written there: it is elsewhere, or beyond a link that an earlier member has made."""
     path = PurePosixPath(name)
+    if not path.parts:
+        return "it has no name"
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts) or "\0" in name:
+        return f"no file can have its name (parts of at most {_LONGEST_NAME} bytes)"
     if path.is_absolute() or ".." in path.parts:
         return "its path would leave the folder it is unpacked to"
     if any((folder / place).is_symlink() for place in (path, *path.parents[:-1])):

@@ -21,7 +21,7 @@ from rich.filesize import decimal
 
 from data_prep.progress import transfer
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import locked, write_json, writing
+from gift_vit.common.files import clear, locked, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
         ConfigError: If a file of that name is there but is not the right one, or the folder cannot be written to.
     """
     target = folder / file.name
+    clear_leftovers(target)
     if not os.path.lexists(target):
         with writing(target):
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,11 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
                     return target
     verify(target, file)
     return target
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove what killed processes have left of fetching a file; what has arrived of it stays."""
+    clear(target, _note(target), _Part(target).note)
 
 
 def verify(path: Path, file: RemoteFile) -> None:
@@ -143,7 +149,7 @@ class _Part:
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
-        self._note = target.with_name(f"{target.name}.part.json")
+        self.note = target.with_name(f"{target.name}.part.json")
 
     @property
     def size(self) -> int:
@@ -152,7 +158,7 @@ class _Part:
     def version(self, url: str) -> str | None:
         """The version the server named for what has arrived; None if it named none, or if it came from another URL."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(self._note.read_bytes())
+            known = json.loads(self.note.read_bytes())
             return known["version"] if known["url"] == url else None
         return None
 
@@ -166,11 +172,11 @@ class _Part:
     def begin(self, url: str, version: str | None) -> None:
         """Empty it; only then note the version, lest bytes of an older one pass for this one's."""
         self.path.write_bytes(b"")
-        write_json(self._note, {"url": url, "version": version})
+        write_json(self.note, {"url": url, "version": version})
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
 
 def _download(file: RemoteFile, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Which of the 24 datasets are ready: ``python -m data_prep.status``."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -19,8 +20,10 @@ from data_prep.vtab.original.files import FILES
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS, Task
 from gift_vit.common import cli
+from gift_vit.common.programs import as_typed
 
 READY, PARTIAL, MISSING = "ready", "partial", "missing"
+HEADERS = ("dataset", "state", "train", "val", "test", "classes", "source", "size", "where", "next")
 
 
 @dataclass
@@ -124,16 +127,19 @@ def _given(root: Path, archives: Path) -> list[str]:
     return words if archives == root / "downloads" else [*words, f"archives={archives}"]
 
 
-def render(statuses: list[Status]) -> Table:
-    """One row per dataset."""
+def render(statuses: list[Status], narrow: bool = False) -> Table:
+    """One row per dataset; a narrow table leaves out size, folder and the next command."""
     ready = sum(status.state == READY for status in statuses)
-    table = Table(title=f"{ready} of {len(statuses)} datasets are ready", box=box.SIMPLE_HEAD)
-    for header in ("dataset", "state", "train", "val", "test", "classes", "source", "size", "where", "next"):
+    title = f"{ready} of {len(statuses)} datasets are ready"
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=not narrow, pad_edge=not narrow)
+    for header in HEADERS[: -3 if narrow else None]:
         right = header in {"train", "val", "test", "classes", "size"}
-        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+        table.add_column(
+            header, justify="right" if right else "left", no_wrap=not (narrow and header == "source"), overflow="fold"
+        )
     colours = {READY: "green", PARTIAL: "yellow", MISSING: "dim"}
     for status in statuses:
-        table.add_row(
+        cells = (
             status.name,
             f"[{colours[status.state]}]{status.state}[/]",
             *([f"{count:,}" for count in status.images] or ["–"] * 3),
@@ -141,8 +147,9 @@ def render(statuses: list[Status]) -> Table:
             status.source or "–",
             decimal(status.bytes) if status.bytes else "–",
             str(status.folder),
-            status.command,
+            as_typed(status.command),
         )
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
@@ -150,11 +157,16 @@ def show_status(arguments: Arguments) -> None:
     """Print the table."""
     root = data_root(arguments.root)
     archives = Path(arguments.archives).expanduser() if arguments.archives else root / "downloads"
-    table = render(all_statuses(root, archives))
-    # never cut or wrapped, however narrow the terminal: a command that is not whole cannot be typed
-    console = Console(force_terminal=sys.stdout.isatty())
+    statuses = all_statuses(root, archives)
+    table, terminal = render(statuses), sys.stdout.isatty()
+    console = Console(force_terminal=terminal)
     width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(width=width, force_terminal=sys.stdout.isatty()).print(table)
+    if width <= console.width or not (terminal or "COLUMNS" in os.environ):  # a file has room
+        Console(width=width, force_terminal=terminal).print(table)
+        return
+    console.print(render(statuses, narrow=True))
+    commands = (as_typed(status.command) for status in statuses)
+    console.print("\nNext:", *commands, sep="\n  ", soft_wrap=True, highlight=False, markup=False)
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
 """The input pipeline's benchmark: ``python -m experiments.bench_data``."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least
+from gift_vit.common.files import write_text
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """How fast images reach the model, as ratios measured side by side in one run on one core.
 
-        python -m experiments.bench_data [images=128] [rounds=5]
+        python -m experiments.bench_data [images=128] [rounds=5] [out=<file>.md]
 
     Makes JPEG files of realistic size (500×375, about 100 KB) in a temporary folder and reads them through
 
@@ -23,17 +27,22 @@ class Arguments:
     Attributes:
         images: how many files
         rounds: how often each variant has its turn
+        out: also write the table to this file
     """
 
-    images: int = 128
-    rounds: int = 5
+    images: Annotated[int, at_least(1)] = 128
+    rounds: Annotated[int, at_least(1)] = 5
+    out: str | None = None
 
 
 def measure(arguments: Arguments) -> None:
-    """Measure and print."""
+    """Measure, print, and where asked write."""
     from experiments.bench.loading import run_benchmark  # torch
 
-    run_benchmark(arguments.images, arguments.rounds)
+    text = run_benchmark(arguments.images, arguments.rounds)
+    print(text, end="")
+    if arguments.out:
+        write_text(Path(arguments.out), text)
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, writable_file
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
 from gift_vit.common.files import write_text
 
@@ -17,7 +18,7 @@ TIMEOUT_S = 30
 
 
 @dataclass
-class DashboardConfig:
+class DashboardConfig(Options):
     """Make the Weights & Biases report that compares GIFT with LoRA, VPT and others from the runs of a project.
 
         python -m experiments.dashboard [entity=<user or team>] [project=gift-vit]    a new report in that project
@@ -44,11 +45,12 @@ class DashboardConfig:
     dataset: str | None = None
     backbone: str | None = None
     methods: list[str] = field(default_factory=lambda: ["gift", "lora", "vpt_deep", "bitfit", "linear"])
-    out: str | None = None
+    out: Annotated[str | None, writable_file] = None
     definition: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse arguments that a definition from a file leaves without effect."""
+        super().__post_init__()
         if self.definition is None:
             return
         fresh = DashboardConfig()

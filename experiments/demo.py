@@ -3,23 +3,27 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
 
 from gift_vit.common import cli
-from gift_vit.common.checks import expect
+from gift_vit.common.checks import Options, fulfils, writable_folder
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 
-# the learning rates that the mini benchmark chose on the validation split
+# Val top-1 of these runs, seed 0, phase=search: GIFT 88.0, 89.0 and 60.5 % with 0.01, 0.03 and 0.1; linear probing 79.5, 81.5
+# and 82.0 % with 0.03, 0.1 and 0.3. An image is half a percent.
 LEARNING_RATES = {"linear": 0.1, "gift": 0.03}
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Fine-tune vit_mini on scikit-learn's digits with linear probing and GIFT, test both once, and show what GIFT looks at.
+
+    The learning rates, 0.1 and 0.03, do well on the validation split.
 
         python -m experiments.demo [output_root=outputs/demo] [images=6] [epochs=<as configured>]
 
@@ -31,12 +35,9 @@ class Arguments:
     Finished runs are not trained again: delete output_root to start over.
     """
 
-    output_root: str = "outputs/demo"
-    images: int = 6
+    output_root: Annotated[str, writable_folder] = "outputs/demo"
+    images: Annotated[int, fulfils(lambda count: 1 <= count <= 10, "1 to 10, one for each digit")] = 6
     epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        expect(1 <= self.images <= 10, "images", self.images, "1 to 10, one for each digit")
 
 
 def run_demo(arguments: Arguments) -> None:

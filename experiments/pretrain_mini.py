@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least, between, positive, writable_folder
 from gift_vit.common.errors import ConfigError
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(Options):
     """Pretrain vit_mini on 164 classes of Tiny-ImageNet and ship its weights.
 
         python -m experiments.pretrain_mini data=<folder with train-*.parquet and val.parquet>
@@ -38,19 +40,19 @@ class PretrainConfig:
     """
 
     data: str = "../shared/data/tiny_imagenet/upstream"
-    out: str = "outputs/pretrain_mini"
-    epochs: int = 18
+    out: Annotated[str, writable_folder] = "outputs/pretrain_mini"
+    epochs: Annotated[int, at_least(1)] = 18
     cooldown_epochs: int = 4
     warmup_epochs: float = 1.0
-    batch_size: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    patch_drop_rate: float = 0.5
-    drop_path_rate: float = 0.0
+    batch_size: Annotated[int, at_least(1)] = 256
+    lr: Annotated[float, positive] = 1e-3
+    weight_decay: Annotated[float, at_least(0)] = 0.05
+    patch_drop_rate: Annotated[float, between(0, 1)] = 0.5
+    drop_path_rate: Annotated[float, between(0, 1)] = 0.0
     label_smoothing: float = 0.1
     min_crop_area: float = 0.4
-    workers: int = 2
-    seed: int = 0
+    workers: Annotated[int, at_least(0)] = 2
+    seed: Annotated[int, at_least(0)] = 0
     max_steps: int | None = None
 
 

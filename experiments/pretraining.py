@@ -10,7 +10,6 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +19,7 @@ from experiments.pretrain_mini import PretrainConfig
 from gift_vit.backbones.vit_mini import NUM_UPSTREAM_CLASSES, WEIGHTS_FILE
 from gift_vit.common.environment import cpu_name
 from gift_vit.common.files import atomic_path, write_text
+from gift_vit.common.tensors import write_tensors
 from gift_vit.data.base import decode_image
 from gift_vit.data.kinds.parquet import read_table
 
@@ -176,8 +176,7 @@ def top1_of_export(model: nn.Module, loader: DataLoader[Any], device: torch.devi
 
 
 def export(model: nn.Module, cfg: PretrainConfig, history: list[dict[str, Any]], device_name: str, val_top1: float) -> None:
-    with atomic_path(WEIGHTS_FILE) as partial:
-        save_file({name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
+    write_tensors(WEIGHTS_FILE, {name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}, {})
     hours = sum(record["seconds"] for record in history) / 3600
     recipe = "\n".join(f"| {key} | {value} |" for key, value in asdict(cfg).items() if key not in {"data", "out", "max_steps"})
     curve = "\n".join(f"| {r['epoch']} | {r['train_loss']:.3f} | {r['val_top1']:.2f} |" for r in history)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, one_of
+from gift_vit.common.checks import Options, one_of, one_or_several, writable_file
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.results.collect import collect_results
@@ -42,16 +42,16 @@ class TablesConfig(Options):
     Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
     """
 
-    root: Any = "outputs"
+    root: Annotated[Any, one_or_several] = "outputs"
     benchmark: Annotated[str, one_of(TABLES)] = "mini"
     format: Annotated[str, one_of(RENDERERS)] = "markdown"
-    out: str | None = None
+    out: Annotated[str | None, writable_file] = None
     protocol: str | None = None
     backbone: str | None = None
     datasets: list[str] | None = None
     method: str | None = None
     rows: list[str] = field(default_factory=list)
-    timing: Any = None
+    timing: Annotated[Any, one_or_several] = None
     compare: list[str] = field(default_factory=list)
     published: Any = False
 
@@ -86,11 +86,11 @@ def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:
     if cfg.published in (False, None):
         return []
     sources = DEFAULT_SOURCE if cfg.published is True else cfg.published
-    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, [str(source) for source in _listed(sources)])
+    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, _listed(sources))
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _listed(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, list) else [value])]
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
 """Score a finished run's model on one split."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
+from typing import Annotated
 
 from omegaconf import MISSING
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, device_name
 from gift_vit.runs.run import Run
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Score a finished run's model.
 
         python -m gift_vit.evaluate run=<folder> [split=test]
@@ -26,13 +29,14 @@ class Arguments:
     run: str = MISSING
     split: str | None = None
     dataset_root: str | None = None
-    device: str = "auto"
+    device: Annotated[str, device_name] = "auto"
 
 
 def evaluate_run(arguments: Arguments) -> None:
     """Score, and print."""
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
+    run.check_present()
     from gift_vit.runs.finished import evaluate_split  # torch: a wrong folder or split is told without it
 
     scores = evaluate_split(run, split, arguments.device)

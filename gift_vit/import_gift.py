@@ -1,40 +1,39 @@
 """Turn a checkpoint that the authors of GIFT released into a folder with an adapter of this project."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import MISSING
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, writable_folder
 from gift_vit.runs.released import check_dataset, read_released
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Turn a checkpoint that the authors of GIFT released into a folder that evaluate and merge take for run=.
 
         python -m gift_vit.import_gift <last.pth.tar> dataset=cub out=<folder>
 
-    The released files are artifacts/<dataset>/gift/final/final/last.pth.tar of https://github.com/savadikarc/gift.
-
     Attributes:
-        file: the checkpoint, a last.pth.tar
+        file: the checkpoint, artifacts/<dataset>/gift/final/final/last.pth.tar of https://github.com/savadikarc/gift
         dataset: what it was trained on: cub, nabirds, flowers, cars or dogs
         out: the folder to write, such as outputs/final/cub/gift/vit_b16_in21k/released
         weights: a local file with the backbone's pretrained weights (default: timm's source, the hub)
 
-    Nothing in a checkpoint is run: it may hold tensors, plain values and an argparse.Namespace; all else is refused.
-    The folder holds adapter.safetensors for gift_vit.methods.load_adapter, config.yaml (the authors' protocol), and
-    imported.json: the file's SHA-256 and the score its authors report. There is no result.json, so no table takes it for a
-    run of this project.
+    Nothing in a checkpoint is run. The folder holds adapter.safetensors, config.yaml (the authors' protocol) and imported.json.
     """
 
     file: str = MISSING
     dataset: str = MISSING
-    out: str = MISSING
+    out: Annotated[str, writable_folder] = MISSING
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_dataset(self.dataset)
 
 

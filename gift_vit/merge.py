@@ -1,11 +1,14 @@
 """Merge a finished run's adapter into its backbone: a plain timm checkpoint."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import MISSING
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, writable_file
 from gift_vit.common.errors import ConfigError
 from gift_vit.runs.run import Run
 
@@ -13,7 +16,7 @@ SUFFIXES = (".safetensors", ".pth")
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Merge a finished run's adapter into its backbone and write a plain timm checkpoint.
 
         python -m gift_vit.merge run=<folder> out=<file>
@@ -26,9 +29,10 @@ class Arguments:
     """
 
     run: str = MISSING
-    out: str = MISSING
+    out: Annotated[str, writable_file] = MISSING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if Path(self.out).suffix not in SUFFIXES:
             raise ConfigError(f"out={self.out}: expected a name that ends in {' or '.join(SUFFIXES)}")
 

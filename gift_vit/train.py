@@ -1,5 +1,6 @@
 """Train one run, or a sweep of runs: ``python -m gift_vit.train dataset=cub method=gift``."""
 
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 import shlex
 import sys
 

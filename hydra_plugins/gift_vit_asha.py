@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
+from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
 from gift_vit.runs.run import Run
@@ -47,7 +50,18 @@ class AshaSweeper(GridSweeper):
         self, max_batch_size: int, params: dict[str, str] | None, reduction_factor: int, min_epochs: int | None, seed: int
     ) -> None:
         super().__init__(None, params)
+        for name, value, lowest in (
+            ("max_batch_size", max_batch_size, 1),
+            ("reduction_factor", reduction_factor, 2),
+            ("min_epochs", 1 if min_epochs is None else min_epochs, 1),
+        ):
+            fits = isinstance(value, int) and value >= lowest
+            expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
         self.at_a_time, self.reduction_factor, self.min_epochs, self.seed = max_batch_size, reduction_factor, min_epochs, seed
+
+    def _check(self, overrides: Sequence[Override]) -> None:
+        super()._check(overrides)
+        self._epochs()
 
     def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
         epochs = self._epochs()
@@ -58,11 +72,12 @@ class AshaSweeper(GridSweeper):
         for start in range(0, len(left), self.at_a_time):
             batch = left[start : start + self.at_a_time]
             trials = [halving.start(sweep, index) for index in batch]
-            codes += self._launch([[*jobs[i], halving.word(t)] for i, t in zip(batch, trials, strict=True)], len(codes))
+            words = [[*jobs[i], halving.word(trial)] for i, trial in zip(batch, trials, strict=True)]
+            codes += self._launch(words, len(codes), len(left))
             for trial in trials:
                 halving.finish(sweep, trial)
         print(halving.summary(sweep, epochs), file=sys.stderr)
-        if (best := halving.best()) is not None:
+        if (best := halving.best(sweep)) is not None:
             print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
         return codes
 
@@ -160,10 +175,15 @@ class Halving:
         else:
             self._study.tell(trial, state=TrialState.PRUNED if run and run.state == "pruned" else TrialState.FAIL)
 
-    def best(self) -> int | None:
-        """Index of the job with the highest last val top-1; None if none is finished."""
+    def best(self, sweep: Sweep) -> int | None:
+        """Index of the job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""
         finished = [trial for trial in self._ended() if trial.state.name == "COMPLETE"]
-        return max(finished, key=lambda trial: (trial.value, -trial.number)).user_attrs[_JOB] if finished else None
+        ranked = [
+            (score_order(trial.value), tie_order(identifying(run.values)), trial.user_attrs[_JOB])
+            for trial in finished
+            if trial.value is not None and (run := _run_of(sweep, trial.user_attrs[_JOB]))
+        ]
+        return min(ranked)[-1] if ranked else None
 
     def summary(self, sweep: Sweep, epochs: int) -> str:
         """What was trained of the whole grid, whose runs have ``epochs`` epochs."""
@@ -222,7 +242,7 @@ def _run_of(sweep: Sweep, index: int) -> Run | None:
 def _against_recipe(best: list[str], keys: Sequence[str]) -> str:
     """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
     mine = compose("train", overrides=best)
-    theirs = compose("train", overrides=[f"{group}={mine[group].name}" for group in ("dataset", "method")])
+    theirs = compose("train", overrides=["phase=final", *(f"{group}={mine[group].name}" for group in ("dataset", "method"))])
     chosen, recipe = ({key: OmegaConf.select(cfg, key) for key in keys} for cfg in (mine, theirs))
     listed = " ".join(f"{key}={value}" for key, value in chosen.items())
     if theirs.recipe is None:

@@ -3,6 +3,7 @@
 Hydra finds launchers in packages of this name only, and imports them at every start.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -10,11 +11,14 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import TextIO
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 
 from gift_vit.common import cli
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config.compose import baseline_of, compose_job
 from gift_vit.config.loader import check_present, load_config
@@ -29,12 +33,17 @@ class ProcessLauncher(BasicLauncher):
     nothing, so that there are no threads and no CUDA context for a fork to break.
 
     Args:
-        n_jobs: Jobs at a time; the cores are shared out among them.
+        n_jobs: Jobs at a time; the cores are shared out among them. Of several, each line has its run's name before it.
+
+    Attributes:
+        runs: How many the whole sweep has, where it is launched in parts.
     """
 
     def __init__(self, n_jobs: int) -> None:
         super().__init__()
-        self.n_jobs = n_jobs
+        if not isinstance(n_jobs, int) or n_jobs < 1:
+            raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected 1 or more")
+        self.n_jobs, self.runs = n_jobs, 0
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; each returns its exit code, 128 + the signal's number for one that was killed.
@@ -44,13 +53,16 @@ class ProcessLauncher(BasicLauncher):
         """
         running: dict[int, tuple[int, ForkProcess]] = {}  # by what becomes ready when the process ends
         codes: dict[int, int] = {}
-        started = 0
+        started, runs = 0, max(self.runs, initial_job_idx + len(job_overrides))
         if len(job_overrides) > 1 and _needs_torch(job_overrides[0]):
             import gift_vit.runs.train  # noqa: F401 - takes seconds: once for all jobs
         try:
             while started < len(job_overrides) or running:
                 while started < len(job_overrides) and len(running) < self.n_jobs:
-                    process = self._start(job_overrides[started], initial_job_idx + started)
+                    number, words = initial_job_idx + started, job_overrides[started]
+                    if runs > 1:
+                        print(f"run {number + 1} of {runs}: {_shown(words)}", file=sys.stderr, flush=True)
+                    process = self._start(words, number)
                     running[process.sentinel] = started, process
                     started += 1
                 for sentinel in wait(list(running)):
@@ -68,10 +80,16 @@ class ProcessLauncher(BasicLauncher):
         ]
 
     def _start(self, overrides: Sequence[str], index: int) -> ForkProcess:
+        name = _name(overrides) if self.n_jobs > 1 else ""
+        parent = os.getpid()
+
         def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the sweep's process passes on SIGTERM
-            self._share_cores()
+            if name:
+                sys.stdout, sys.stderr = NamedLines(sys.stdout, name), NamedLines(sys.stderr, name)
             try:
+                cli.end_with_parent(parent)
+                self._share_cores()
                 [job] = BasicLauncher.launch(self, [overrides], index)
                 sys.exit(job.return_value)
             except KeyboardInterrupt:
@@ -87,13 +105,45 @@ class ProcessLauncher(BasicLauncher):
         if self.n_jobs > 1:
             import torch  # late: the sweep's own process, and every --help, does without
 
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.n_jobs))
+            torch.set_num_threads(max(1, cores() // self.n_jobs))
+
+
+class NamedLines(io.TextIOBase):
+    """A stream that writes whole lines, each with a name before it."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._begun = stream, name, ""
+
+    def write(self, text: str, /) -> int:
+        """Write the lines that are complete, and keep the rest until it is."""
+        *lines, self._begun = f"{self._begun}{text}".split("\n")
+        self._stream.write("".join(f"{self._name}: {line}\n" for line in lines))
+        self._stream.flush()
+        return len(text)
+
+    def fileno(self) -> int:
+        """That of the stream."""
+        return self._stream.fileno()
+
+
+def _shown(overrides: Sequence[str]) -> str:
+    """A job's words without Hydra's own."""
+    return " ".join(word for word in overrides if not word.lstrip("+").startswith("hydra"))
+
+
+def _name(overrides: Sequence[str]) -> str:
+    """A run's name; where a sweep may have several of one name, its dataset, method and backbone too."""
+    folder = plan_job(overrides).folder
+    if folder is None:
+        return _shown(overrides)
+    several = any(word.startswith(("dataset=", "method=", "backbone=", "phase=")) for word in overrides)
+    return "/".join(Path(folder).parts[-4 if several else -1 :])
 
 
 def _needs_torch(overrides: Sequence[str]) -> bool:
     """Whether a job comes so far: a mistake is told before, and data or weights that are not there."""
-    cfg, hydra_cfg = compose_job(overrides)
     try:
+        cfg, hydra_cfg = compose_job(overrides)
         check_present(load_config(cfg, lambda: baseline_of(hydra_cfg)))
     except ConfigError:
         return False

@@ -3,6 +3,7 @@
 Hydra finds sweepers in packages of this name only, and imports them at every start.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, SweepError
-from gift_vit.sweeps.plan import Sweep, plan_job, write_sweep
+from gift_vit.runs.job import SWEEP_VARIABLE
+from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
+from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
 class GridSweeper(BasicSweeper):
@@ -40,13 +43,21 @@ class GridSweeper(BasicSweeper):
             raise ConfigError(
                 "torchrun trains one run on several processes, no sweep; give one value to each key, or drop torchrun"
             )
+        os.environ[SWEEP_VARIABLE] = str(os.getpid())
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         jobs: list[list[str]] = self.split_arguments(parsed, max_batch_size=None)[0]
         root = Path(self.config.paths.output_root).expanduser().absolute()
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
-        sweep = Sweep(command, datetime.now(timezone.utc).isoformat(timespec="seconds"), tuple(map(plan_job, jobs)))
+        if not jobs:
+            raise ConfigError("the axes of this sweep have no value; give each at least one")
+        planned = [plan_start(job) for job in jobs]
+        hindrances = [hindrance for _, hindrance in planned if hindrance is not None]
+        if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
+            raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")
+        started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        sweep = Sweep(command, started_at, tuple(job for job, _ in planned))
         codes = self._run(jobs, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
@@ -55,10 +66,13 @@ class GridSweeper(BasicSweeper):
 
     def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
         """Run jobs, given by their words and as ``sweep`` and its record's path tell them; their exit codes."""
-        return self._launch(jobs, 0)
+        return self._launch(jobs, 0, len(jobs))
 
-    def _launch(self, jobs: Sequence[list[str]], first: int) -> list[int]:
+    def _launch(self, jobs: Sequence[list[str]], first: int, whole: int) -> list[int]:
+        """Run jobs that are those from ``first`` of ``whole`` ones."""
         assert self.launcher is not None
+        if isinstance(self.launcher, ProcessLauncher):
+            self.launcher.runs = whole
         return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
 
     def _check(self, overrides: Sequence[Override]) -> None:
@@ -67,8 +81,9 @@ class GridSweeper(BasicSweeper):
                 listed = ",".join(str(value) for value in axis)
                 raise ConfigError(f"the axis {key} of the sweep is a list, one value; write it as text: {key}: {listed}")
         swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
-        if "sweep" in swept:
-            raise ConfigError(f"{swept['sweep'].input_line}: the axes of several sweep files would be lost; give one a command")
+        for key, several in (("sweep", "sweep files"), ("grid", "grids")):
+            if key in swept:
+                raise ConfigError(f"{swept[key].input_line}: the axes of several {several} would be lost; give one a command")
         if self.params and "method" in swept:
             self._check_methods(swept["method"], [o.input_line for o in overrides if not o.is_sweep_override()])
 

@@ -22,7 +22,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, file: Path, width: int) -> Iterator[Page]:
-    """A page in a light window; afterwards it has logged nothing and requested nothing but itself."""
+    """A page in a light window; afterwards it fits windows of any width, has logged nothing and requested but itself."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
     page = context.new_page()
     requests: list[str] = []
@@ -32,6 +32,9 @@ def opened(browser: Browser, file: Path, width: int) -> Iterator[Page]:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(file.as_uri())
     yield page
+    for width in (360, 768, 1400):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
     assert {url for url in requests if not url.startswith("data:")} == {file.as_uri()}
     assert problems == []
     context.close()

@@ -1,9 +1,11 @@
 """Fixtures shared by all tests: a tiny timm ViT, configurations, the training command in this process."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -19,12 +21,25 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import nn
 
-from gift_vit import train
-from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config import compose
+
+CONF = Path(tempfile.mkdtemp(prefix="gift_vit_conf_"))  # without the recipes that a person has chosen in this checkout
+shutil.copytree(compose.conf_dir(), CONF, ignore=shutil.ignore_patterns("recipe"), dirs_exist_ok=True)
+(CONF / "recipe").mkdir()
+shutil.copy(compose.conf_dir() / "recipe/none.yaml", CONF / "recipe")
+compose.conf_dir = lambda: CONF
+
+from gift_vit import train  # noqa: E402 - takes the configuration of above
+from gift_vit.config import RunConfig, compose_config, load_config  # noqa: E402
 
 torch.set_num_threads(1)  # a fork finds no other threads to wait for
 # a shell starts background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """The copy of the configuration goes."""
+    shutil.rmtree(CONF, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

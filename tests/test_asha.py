@@ -144,6 +144,16 @@ def test_a_run_that_fails_is_tried_again(command: Command, tmp_path: Path, monke
     assert set(epochs_by_rate(tmp_path)) == {1e-4, 1e-3}
 
 
+def test_of_equal_ones_it_names_what_the_choice_takes(
+    command: Command, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever run was tried first."""
+    monkeypatch.setitem(globals(), "curve", lambda _: [80.0] * EPOCHS)
+    assert command("sweeper=asha", lr="1e-2,1e-4,1e-3") == 0
+    assert set(epochs_by_rate(tmp_path).values()) == {EPOCHS}
+    assert "best: optim.lr=0.0001 optim.weight_decay=0;" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("rate", "verdict"), [(BEST, "the same as the recipe's"), (1e-2, "the recipe says optim.lr=0.01")])
 def test_it_says_whether_the_recipe_agrees(command: Command, tmp_path: Path, capsys: Told, rate: float, verdict: str) -> None:
     (tmp_path / "conf/recipe").mkdir(parents=True)

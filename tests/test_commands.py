@@ -1,9 +1,10 @@
 """What every command answers to --help and to a mistake: at once, that is without importing torch, and in few lines.
 
-All are asked in forks of one fresh process, which takes about 10 s.
+All are asked in forks of one fresh process, which takes about half a minute.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,19 +31,28 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "workers": ([TRAIN, "trainer.workers=-1"], "trainer.workers=-1: expected 0 or more"),
     "drop path": ([TRAIN, "trainer.drop_path_rate=1"], "trainer.drop_path_rate=1.0: expected a number in [0, 1)"),
     "rank": ([TRAIN, "method.rank=0"], "method.rank=0: expected a whole number from 1"),
-    "lora's rank": ([TRAIN, "method=lora", "method.rank=0"], "method.rank=0"),
     "seed": ([TRAIN, "seed=-1"], "seed=-1: expected a whole number of 0 or more"),
-    "schema": ([TRAIN, "method.schema=paca"], "unknown method.schema 'paca'"),
     "precision": ([TRAIN, "trainer.precision=fp8"], "unknown trainer.precision 'fp8'"),
     "tracker": ([TRAIN, "tracker.kind=mlflow"], "unknown tracker.kind 'mlflow'"),
     "project": ([TRAIN, "tracker=wandb", "tracker.project=a/b"], "expected a W&B name: not empty"),
     "sweep": ([TRAIN, "sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
     "sweeps": ([TRAIN, "-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
+    "grids": ([TRAIN, "sweep=cub", "grid=paper,equal"], "grid=paper,equal: the axes of several grids would be lost"),
+    "a grid": ([TRAIN, "sweep=cub", "grid=equl"], "unknown grid 'equl'; did you mean equal? (known: paper, equal)"),
     "missing data": (
         [*SMOKE, "dataset=tiny_mammals"],
         "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",
     ),
     "missing folder": ([*SMOKE, "dataset=folder", "dataset.root=nowhere"], "nowhere"),
+    "home folder": ([*SMOKE, "dataset=folder", "dataset.root=~/no such bücher (2)"], "/no such bücher (2)"),
+    "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "for class folders type dataset=folder"),
+    "no images": ([*SMOKE, "dataset=folder", f"dataset.root={ROOT}/tests"], "tests: found no image of the classes "),
+    "data": (["gift_vit.data", "nowhere"], "there is no folder or file nowhere; give root="),
+    "long name": (["gift_vit.data", f"root={'x' * 300}"], "there is no folder or file xxx"),
+    "file": (
+        ["gift_vit.data", f"root={ROOT}/LICENSE"],
+        "LICENSE is a file; expected a folder of images, a CSV or a Parquet file",
+    ),
     "missing weights": ([TRAIN, "backbone.weights=nowhere.pth"], "nowhere.pth"),
     "split of a search run": (["gift_vit.evaluate", "run=nowhere", "split=test"], "nowhere is no run folder"),
     "run to merge": (
@@ -57,27 +67,164 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "dataset=flower has no released checkpoints; did you",
     ),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
-    "basis": (["gift_vit.explain", "run=nowhere", "basis=train"], "unknown basis 'train'; did you mean trained?"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),
-    "alpha": (["gift_vit.explain.score", "run=nowhere", "alpha=0"], "alpha=0.0: expected a number above 0"),
-    "faithfulness": (["gift_vit.explain.faithfulness", "run=nowhere", "steps=0"], "steps=0: expected 1 or more"),
-    "one run": (["gift_vit.explain.stability", "runs=[a]"], "runs=[a]: give at least two folders, each once"),
     "runs": (["gift_vit.explain.stability", "runs=[a,b]"], "a is no run folder"),
     "tables": (["experiments.tables", "root=nowhere"], "nowhere"),
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),
     "select": (["experiments.select", "root=nowhere"], "nowhere"),
     "status": (["experiments.status", "root=nowhere"], "no folder nowhere; pass root=<the output folder of the sweeps>"),
     "report": (["experiments.report", "root=nowhere"], "nowhere"),
+    "variant": (["experiments.bench", "variants=[gfit]"], "unknown variant 'gfit' (known: reference; floor; gift; "),
+    "images": (
+        ["experiments.pretrain_mini", "data=no/where"],
+        "no folder no/where; pass data=<folder with train-*.parquet and",
+    ),
     "demo": (["experiments.demo", "images=11"], "images=11: expected 1 to 10, one for each digit"),
     "fgvc": (["data_prep.fgvc", "cup"], "unknown dataset 'cup'; did you mean cub?"),
     "vtab": (["data_prep.vtab", "natral"], "there is no task 'natral'"),
 }
+# what stands in the place of a finished run's files: config.yaml, but for those that are named
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "no_yaml": (b"a: [1\nb: }", "no_yaml/config.yaml cannot be read (while parsing"),
+    "tag": (b"a: !!python/object/apply:os.system [echo]", "tag/config.yaml cannot be read (could not determine a constructor"),
+    "latin_1": ("seed: 0  # ü".encode("latin-1"), "latin_1/config.yaml cannot be read ('utf-8' codec can't decode"),
+    "utf_16": ("seed: 0".encode("utf-16"), "utf_16/config.yaml cannot be read ('utf-8' codec can't decode"),
+    "list": (b"- 1\n", "list/config.yaml is no configuration of a run: it holds a list"),
+    "text": (b"hello", "text/config.yaml: unknown key hello"),
+    "empty": (b"", "empty/config.yaml: the config has no backbone, optim, trainer"),
+    "section": (b"optim: 1\n", "section/config.yaml: the config has no backbone"),
+    "bomb": (
+        b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 30)),
+        "bomb/config.yaml cannot be read (it holds an alias",
+    ),
+    "nested": (b"[" * 5000, "nested/config.yaml cannot be read (maximum recursion depth"),
+    "large": (b"a: " + b"x" * (1 << 20), "large/config.yaml cannot be read (it is larger than a megabyte)"),
+}
+RESULTS: dict[str, tuple[bytes, str]] = {
+    "twice": (b'{"schema": 1, "schema": 1}', "twice/result.json is no readable result: it has the key 'schema' twice"),
+    "cut": (b'{"schema": 1,', "cut/result.json is no readable result: it is not valid JSON"),
+    "deep": (b"[" * 100_000, "deep/result.json is no readable result: maximum recursion depth"),
+}
+OUT = "/proc/nothing/x"
+WRITING = (
+    [TRAIN, "debug=smoke", f"paths.output_root={OUT}"],
+    [TRAIN, "-m", "debug=smoke", f"paths.output_root={OUT}", "seed=0,1"],
+    ["gift_vit.merge", "run=run", f"out={OUT}.pth"],
+    ["gift_vit.import_gift", "a", "dataset=cub", f"out={OUT}"],
+    ["gift_vit.explain", "run=run", f"out={OUT}"],
+    ["gift_vit.explain.score", "run=run", f"out={OUT}"],
+    ["gift_vit.explain.faithfulness", "run=run", f"out={OUT}"],
+    ["gift_vit.explain.stability", "runs=[run,run2]", f"out={OUT}"],
+    ["experiments.tables", "root=run", f"out={OUT}"],
+    ["experiments.report", "root=run", f"out={OUT}"],
+    ["experiments.select", "root=run", f"out={OUT}"],
+    ["experiments.demo", f"output_root={OUT}"],
+    ["experiments.dashboard", f"out={OUT}"],
+    ["experiments.bench", f"out={OUT}"],
+    ["experiments.pretrain_mini", f"out={OUT}"],
+    ["data_prep.fgvc", "cub", f"root={OUT}"],
+    ["data_prep.fgvc", "cub", f"archives={OUT}"],
+    ["data_prep.vtab", "dtd", f"root={OUT}"],
+)
+LONG = "a" * 300
+
+
+def _words(*words: str) -> list[str]:
+    return [TRAIN, *words]
+
+
+TYPED: list[tuple[list[str], str]] = [
+    # interpolations, and sections that are gone or no sections
+    (_words("paths.output_root=${missing}"), "paths.output_root: Interpolation key 'missing' not found"),
+    (_words("seed=${oc.env:NOPE}"), "seed: KeyError raised while resolving interpolation"),
+    (_words("seed=${seed}"), "seed: Recursive interpolation detected"),
+    (_words("~optim"), "~optim: optim cannot be left out"),
+    (_words("~hydra"), "~hydra: hydra cannot be left out"),
+    (_words("~seed"), "the config has no seed"),
+    (_words("method=[1]"), "method=[1]: expected one of adalora, "),
+    (_words("method={a:1}"), "method={a:1}: expected one of adalora, "),
+    (_words("dataset=3"), "dataset=3: expected one of cars, "),
+    (
+        _words("backbone.name=???", "backbone.model=???"),
+        "backbone.name, backbone.model are required; give backbone.name=<value>",
+    ),
+    (_words("protocol.final_train=[]"), "Cannot merge DictConfig with ListConfig"),
+    # numbers that are none, as values and as text
+    (_words("method.channel_ratio=nan"), "method.channel_ratio=nan: expected a finite number"),
+    (_words("optim.lr=inf"), "optim.lr=inf: expected a finite number"),
+    (_words('optim.eps="nan"'), "optim.eps=nan: expected a finite number"),
+    (_words("tracker.project=nan"), "tracker.project=nan: expected a finite number"),
+    (_words("method=adaptformer", "method.scale=-inf"), "method.scale=-inf: expected a finite number"),
+    (_words("method=vera", "method.options.d_initial=nan"), "method.options.d_initial=nan: expected a finite number"),
+    (_words("seed=99999999999999999999"), "seed=99999999999999999999: expected a number below 2^63"),
+    (_words("optim.min_lr=-1"), "optim.min_lr=-1.0: expected 0 or more"),
+    (_words("backbone.img_size=0"), "backbone.img_size=0: expected 1 or more"),
+    (_words("trainer.device=gpu"), "trainer.device=gpu: expected auto, cpu, cuda or cuda:<index>"),
+    # names that are parts of paths
+    (_words("method.name=../../x"), "method.name=../../x: expected a name"),
+    (_words("backbone.name=../../x"), "backbone.name=../../x: expected a name"),
+    (_words("protocol.name=a/b"), "protocol.name=a/b: expected a name"),
+    (_words("dataset.name=.."), "dataset.name=..: expected lower-case letters"),
+    (_words("run_name=../x"), "run_name='../x': expected lower-case letters"),
+    (_words(f"method.name={LONG}"), "expected a name of at most 150 letters"),
+    (_words(f"paths.output_root={LONG}"), "File name too long"),
+    # words
+    (_words("backbon=vit_mini"), "unknown key backbon; did you mean backbone?"),
+    (_words("lr=0.1"), "unknown key lr; did you mean optim.lr?"),
+    (_words("trainer.lr=0.1"), "unknown key trainer.lr; did you mean optim.lr?"),
+    (_words("batchsize=8"), "unknown key batchsize; did you mean trainer.batch_size?"),
+    (_words("dataset=gift"), "unknown dataset 'gift'; did you mean method=gift?"),
+    (_words("cub"), "unexpected word 'cub': expected <key>=<value>; did you mean dataset=cub?"),
+    (_words("optim.lr=0,01"), "optim.lr=0,01 has a decimal comma; write optim.lr=0.01"),
+    (
+        _words("optim.lr=0,5"),
+        "several values are a sweep: add -m; a list is [0,5]; if it is a decimal comma, write optim.lr=0.5",
+    ),
+    (_words("--lr", "0.1"), "unknown key lr; did you mean optim.lr?"),
+    (_words("--optim.lr", "-1"), "optim.lr=-1.0: expected a number above 0"),
+    (_words("debug=smoke", "-m", "optim.lr=-1,-2"), "none of 2 runs can start: optim.lr=-1.0: expected a number above 0"),
+    (_words("debug=smoke", "--cfg"), "--cfg needs a value (job, hydra, all)"),
+    (_words("dataset=folder", "dataset.root=~/nöwhere (1)"), "/nöwhere (1); expected train/<class>"),
+    (_words("-m", "debug=smoke", "seed=0,1", "hydra.launcher.n_jobs=0"), "hydra.launcher.n_jobs=0: expected 1 or more"),
+    (
+        _words("sweep=digits", "sweeper=asha", "hydra.sweeper.reduction_factor=1"),
+        "hydra.sweeper.reduction_factor=1: expected a whole",
+    ),
+    (_words("sweep=digits", "sweeper=asha", "phase=final"), "sweeper=asha needs phase=search"),
+    # the other commands
+    (["gift_vit.evaluate", "run=run", "device=gpu"], "device=gpu: expected auto, cpu, cuda or cuda:<index>"),
+    (["gift_vit.evaluate", "run=run", "split=tset"], "dataset digits has no tset split (it has train, val, test)"),
+    (["gift_vit.evaluate", f"run={LONG}"], "cannot be read"),
+    (["gift_vit.merge", "run=run", f"out={LONG}.pth"], "File name too long"),
+    (
+        ["gift_vit.explain", "run=run", "batch_size=99999999999999999999"],
+        "batch_size=99999999999999999999: expected a number below",
+    ),
+    (["gift_vit.evaluate", "run=${nope}"], "${nope} is no run folder"),
+    (["gift_vit.evaluate", "run=[a"], "[a is no run folder"),
+    (["gift_vit.evaluate", "run=1.10"], "1.10 is no run folder"),
+    (["gift_vit.explain", "run=run", "layers=[a"], "layers=[a: while parsing"),
+    (["gift_vit.explain", "run=run", "layers=${nope}"], "Interpolation key 'nope' not found"),
+    (["experiments.tables", "root={a: 1}"], "root={'a': 1}: expected one, or several as [a,b]"),
+    (["experiments.bench", "rounds=0"], "rounds=0: expected 1 or more"),
+    (["experiments.tables", "root=twice"], RESULTS["twice"][1]),
+    *((words, "cannot write /proc/nothing/") for words in WRITING),
+    *((["gift_vit.merge", f"run={name}", "out=a.pth"], message) for name, (_, message) in (DAMAGED | RESULTS).items()),
+]
+MISTAKES |= {" ".join(words)[:100]: (words, message) for words, message in TYPED}
 TRACED = [[TRAIN, "dataset=cubb"], [TRAIN, "optim.lr=-1"], ["gift_vit.evaluate", "run=nowhere"]]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("place")
+    """A working directory with a finished run, and damaged copies of it."""
+    place = tmp_path_factory.mktemp("place")
+    shutil.copytree(ROOT / "tests/runs/old_run/final/digits/gift/vit_mini/old", place / "run")
+    for file, damages in (("config.yaml", DAMAGED), ("result.json", RESULTS)):
+        for name, (content, _) in damages.items():
+            shutil.copytree(place / "run", place / name)
+            (place / name / file).write_bytes(content)
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +267,8 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_needs_no_torch(helps: dict[st
     assert answer.stderr.startswith("error: ")
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
-    assert list(place.iterdir()) == []
+    assert {path.name for path in place.iterdir()} == {"run", *DAMAGED, *RESULTS}, "nothing is left on disk"
+    assert len(list(place.rglob("*"))) == 6 * (1 + len(DAMAGED) + len(RESULTS))
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(place: Path) -> None:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "runs": {"acceleration", "backbones", "config", "data", "engine", "methods", "tracking"},
     "results": {"config", "runs"},
     "sweeps": {"config", "results", "runs"},
+    "hf": {"methods"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
 }
 # modules that are imported before anything heavy is needed, with all that they import

@@ -1,5 +1,6 @@
 """The wheel, as an installer would unpack it. Its commands are real starts of Python, each of some seconds."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.warm import Ended, run_module
+from tests.test_commands import COMMANDS
+from tests.warm import Ended, clean_environment, run_module
 
 ROOT = Path(__file__).parent.parent
 # what a run on digits has no use for; timm and scikit-learn would like to import some of it
@@ -42,12 +44,72 @@ def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> Non
     for name in ("py.typed", "backbones/weights/vit_mini.safetensors", "backbones/weights/vit_mini.md"):
         assert (installed / "gift_vit" / name).is_file(), name
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"gift_vit", "data_prep", "hydra_plugins"}
+    assert top == {"gift_vit", "hydra_plugins"}, "no name that another package may have"
+    assert not list(installed.rglob("*.pyc"))
+    published = "experiments/published.csv"
+    assert (installed / "gift_vit/installed" / published).read_bytes() == (ROOT / published).read_bytes()
 
 
-def test_the_wheel_helps_and_prepares_data(installed: Path, tmp_path: Path) -> None:
-    assert "\ndataset: cars, cifar10_1k, cub" in command(installed, tmp_path, "gift_vit.train", "--help").stdout
-    assert "0 of 24 datasets are ready" in command(installed, tmp_path, "data_prep.status").stdout
+# what an installer makes commands of, each in a fork of one process that has imported nothing
+SCRIPTS = """
+import os, sys
+from importlib.metadata import distribution
+for script in sorted(distribution("gift_vit").entry_points):
+    print(f"<{script.name}>", flush=True)
+    if os.fork() == 0:
+        sys.argv = [script.name, *WORDS.get(script.name, ["--help"])]
+        sys.exit(script.load()())
+    os.wait()
+"""
+
+
+def scripts(installed: Path, folder: Path, words: dict[str, list[str]]) -> dict[str, str]:
+    """What each console script says to its words, or to --help."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"WORDS = {words}\n{SCRIPTS}"],
+        cwd=folder,
+        env=clean_environment(PYTHONPATH=str(installed)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    parts = re.split(r"^<(gift-vit-[\w-]+)>$", done.stdout, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+OF_CHECKOUTS = {"bench", "bench-end-to-end", "bench-data", "demo", "pretrain-mini"}
+
+
+def test_every_command_has_a_script_that_helps(installed: Path, tmp_path: Path) -> None:
+    """Sixteen commands: some five seconds."""
+    names = {re.sub("[._]", "-", re.sub(r"^(gift_vit|experiments)\.", "", name)) for name in COMMANDS}
+    told = scripts(installed, tmp_path, {})
+    assert set(told) == {f"gift-vit-{name}" for name in names - OF_CHECKOUTS}
+    for name, text in told.items():
+        assert re.search(rf"{name}|python -m gift_vit\.", text), text
+        assert not re.search(r"Traceback|python -m (?!gift_vit\.)", text), text
+
+
+def test_scripts_advise_what_can_be_typed(installed: Path, tmp_path: Path) -> None:
+    old = ROOT / "tests/runs/old_run"
+    words = {
+        "gift-vit-data-prep-status": [],
+        "gift-vit-data-prep-fgvc": ["nabirds"],
+        "gift-vit-train": ["dataset=vtab_dtd", "phase=final"],
+        "gift-vit-tables": [f"root={old}"],
+        "gift-vit-report": [f"root={old}"],
+        "gift-vit-select": [f"root={old}", "out=recipe"],
+    }
+    told = scripts(installed, tmp_path, words)
+    assert "gift-vit-data-prep-vtab dtd" in told["gift-vit-data-prep-status"]
+    assert told["gift-vit-data-prep-fgvc"].count("type: gift-vit-data-prep-fgvc nabirds") == 2
+    assert "choose one with gift-vit-select" in told["gift-vit-train"]
+    assert "type: gift-vit-data-prep-vtab dtd" in told["gift-vit-train"]
+    assert "| GIFT |" in told["gift-vit-tables"]
+    assert "outputs/report.html: 2 runs done" in told["gift-vit-report"]
+    assert "# Chosen by gift-vit-select for lora" in (tmp_path / "recipe/digits_lora.yaml").read_text()
 
 
 def test_the_wheel_trains_from_an_empty_directory_and_imports_what_it_uses(installed: Path, tmp_path: Path) -> None:

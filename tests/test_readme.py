@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
-import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -24,9 +22,8 @@ from PIL import Image
 from gift_vit.common import cli
 from gift_vit.config.compose import compose_config, compose_job, conf_dir, flatten
 from gift_vit.config.loader import load_config
-from gift_vit.methods import apply_method, count_parameters
 from gift_vit.sweeps.plan import plan_job
-from tests.methods.method_examples import yaml_config
+from tests.methods.test_counts import LABELS, SCHEMAS, own_methods
 from tests.pages import BLOCKS, COMMANDS, NOTES, PAGES, ROOT, Command, code_spans, commands_of_target, prose
 
 PROGRAMS = {"source", "wandb", "find", "cp"}  # of others: not checked
@@ -184,16 +181,18 @@ def test_targets_modules_and_extras_that_the_text_names() -> None:
 
 def test_keys_that_the_text_names() -> None:
     """``trainer.memory=lean`` between backquotes is a key of some configuration."""
-    choices = (["dataset=folder", "dataset.root=some"], ["dataset=vtab_dtd", "tracker=wandb", "method=gift"])
-    known = {key for words in choices for key, _ in flatten(plain(compose_config(words)))}
+    choices = (
+        ["dataset=folder", "dataset.root=some"],
+        ["dataset=csv", "dataset.root=some"],
+        ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["dataset=digits", "method=fact_tk"],
+        ["dataset=digits", "method=toast"],
+    )
+    plain: list[Any] = [OmegaConf.to_container(compose_config(words)) for words in choices]
+    known = {key for values in plain for key, _ in flatten(values)}
     named = {span for text in PAGES.values() for span in code_spans(text) if re.match(r"[a-z]+\.[a-z_.]+=[^$]+$", span)}
     assert named
     assert {span for span in named for key in span.split() if key.partition("=")[0] not in known} == set()
-
-
-def plain(cfg: Any) -> dict[str, Any]:
-    values: Any = OmegaConf.to_container(cfg)
-    return values
 
 
 # ------------------------------------------------------------------------------------- text, links and tables
@@ -242,12 +241,28 @@ def test_the_picture_is_small_and_shown_with_the_command_that_makes_it() -> None
 
 
 @pytest.mark.parametrize(
-    ("file", "page", "lines"), [("mini/chain/table.md", "docs/results.md", 7), ("bench/cpu_close.md", "docs/speed.md", 12)]
+    ("file", "page", "lines"),
+    [
+        ("mini/chain/table.md", "docs/results.md", 7),
+        ("bench/cpu_close.md", "docs/speed.md", 12),
+        ("bench/data.md", "docs/data.md", 8),
+    ],
 )
 def test_tables_are_those_made_from_result_files_and_measurements(file: str, page: str, lines: int) -> None:
     table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
     assert len(table) == lines
     assert "\n".join(table) in PAGES[page]
+
+
+WORDS = {"three": 3, "five": 5, "seven": 7, "fifteen": 15}
+
+
+def test_rounds_are_those_of_the_files() -> None:
+    told = re.findall(r"^\| `(\w+)\.md`.*?(\w+) rounds", NOTES["experiments/bench/README.md"], re.MULTILINE)
+    assert len(told) == 4
+    for name, word in told:
+        [rounds] = re.findall(r"(\d+) rounds\.", (ROOT / f"experiments/bench/{name}.md").read_text())
+        assert int(rounds) == WORDS[word], name
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -269,23 +284,17 @@ def test_the_walk_names_each_file_of_a_run_once() -> None:
 
 # -------------------------------------------------------------------------------------------------- methods
 
-COUNTS = {
-    **{"gift": 24_576, "gift_v1": 28_368, "gift_gelu": 24_576, "gift_sigmoid": 24_576, "gift_mlp": 25_648},
-    **{"gift_transformer": 26_736, "gift_paca_attn": 26_752, "gift_mlp_mixer": 124_784, "lora": 147_456, "lora_qv": 294_912},
-    **{"bitfit": 82_944, "bitfit_all": 102_912, "vpt_deep": 46_080, "vpt_shallow": 3_840, "adaptformer": 1_189_632},
-    **{"ssf": 205_824, "linear": 0, "full": 85_798_656},
-}
 
-
-@pytest.mark.parametrize("label", COUNTS)
-def test_the_parameters_of_the_methods(label: str) -> None:
-    with torch.device("meta"):
-        vit = apply_method(timm.create_model("vit_base_patch16_224", num_classes=10), yaml_config(label))
-    assert count_parameters(vit).adapter == COUNTS[label]
-    rows = [row for page in ("README.md", "docs/methods.md") for row in method_rows(page) if f"`{label}`" in row]
-    listed = [f"{COUNTS[label]:,}" in row or (label == "gift_gelu" and "24,576 to" in row) for row in rows]
-    assert listed
-    assert all(listed)
+def test_the_parameters_of_the_methods() -> None:
+    counts, listed = LABELS | {f"gift_{schema}": LABELS["gift"] + more for schema, (more, *_) in SCHEMAS.items()}, set()
+    for row in (row for page in ("README.md", "docs/methods.md") for row in method_rows(page)):
+        names, _, told = row.strip("| ").split("|")[:3] if "`dora`" not in row else ("", "", "")
+        labels = re.findall(r"`(\w+)`", names)
+        counted = [counts[label] for label in labels]
+        numbers = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", told)]
+        assert numbers == ([min(counted), max(counted)] if " to " in told else counted), labels
+        listed |= set(labels)
+    assert listed - {"lora_rs"} == own_methods()  # which is peft's
 
 
 def method_rows(page: str) -> list[str]:
@@ -299,7 +308,7 @@ def test_every_method_and_every_backbone_is_named() -> None:
     assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} - {"test_vit"} <= named
     of_peft = sum("\nkind: peft\n" in file.read_text() for file in methods)
     assert f"{of_peft} layers of Hugging Face peft" in PAGES["README.md"]
-    assert len(method_rows("README.md")) == 10
+    assert len(method_rows("README.md")) == 11
 
 
 # ------------------------------------------------------------------------------------------------ extending

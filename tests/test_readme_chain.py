@@ -124,6 +124,25 @@ def test_make_demo(workplace: Path, demo: Ended) -> None:
         assert min(picture.size) > 500
 
 
+@pytest.mark.slow
+def test_the_scores_of_the_demo(tmp_path: Path) -> None:
+    """The whole demo, two minutes: what the README shows, but for what another processor rounds otherwise."""
+    [started] = commands_of_target("demo", tmp_path)
+    told = run(started, tmp_path).stdout
+    assert sizes(told) == sizes(PAGES["README.md"])
+    assert scores(told) == pytest.approx(scores(PAGES["README.md"]), abs=1.0)
+
+
+def test_the_readme_shows_one_score() -> None:
+    [score] = re.findall(r"# done (\d+\.\d+)", PAGES["README.md"])
+    assert float(score) == scores(PAGES["README.md"])[1]
+
+
+def scores(text: str) -> list[float]:
+    """Test top-1 in percent of linear probing and of GIFT, in the demo's table."""
+    return [float(row.split("│")[5]) for row in re.findall(r"^│ (?:linear|gift) .*$", text, re.MULTILINE)]
+
+
 def sizes(text: str) -> list[list[str]]:
     """Method, trainable parameters, those of the adapter, and its bytes, in the demo's table."""
     return [[cell.strip() for cell in row.split("│")[1:5]] for row in re.findall(r"^│ (?:linear|gift) .*$", text, re.MULTILINE)]

@@ -12,6 +12,7 @@ from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Request, describe
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
+from gift_vit.common.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def prepare_named(given: Arguments) -> None:
         check_images=given.check_images,
         annotations=given.annotations,
     )
+    for folder in filter(None, (request.root, request.archives)):
+        check_writable(folder)
     if given.dataset == "all":
         _prepare_all(request)
     else:

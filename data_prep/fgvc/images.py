@@ -1,38 +1,80 @@
 """Getting the images onto the disk: fetched, or found where a person put them, and unpacked whole or not at all."""
 
+import json
 import logging
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_prep.archives import unpack
 from data_prep.download import RemoteFile, fetch, sha256
-from data_prep.fgvc.facts import Archive, HandArchive
+from data_prep.fgvc.facts import Archive, DatasetFacts, HandArchive
 from data_prep.fgvc.workspace import Workspace
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import writing
+from gift_vit.common.files import write_json, writing
 
 logger = logging.getLogger(__name__)
+
+SOURCES = ".sources.json"  # until prepared.json is written
+_STAGING = ".unpacked"
 
 
 def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str, Any]:
     """Fetch an archive, or find it, and unpack it, unless its folders are there.
 
-    Returns what ``prepared.json`` says of where they come from, by file name.
+    Returns what ``prepared.json`` says of where they come from, by file name. Until that is written a hidden file knows it.
 
     Raises:
         ConfigError: If a person must fetch the archive, with the steps, or the archive is not what it should be.
     """
     absent = [name for name in archive.folders if not (work.folder / name).is_dir()]
     if not absent:
-        return dict.fromkeys(archive.folders, "a folder found unpacked")
+        return {key: value for name in archive.folders for key, value in _unpacked_from(work.folder / name).items()}
     if isinstance(archive, Archive):
         path = fetch(archive.file, work.archives)
-        _unpack_folders(path, work.folder, absent)
-        return {path.name: source_of(archive.file, work.archives)}
-    path = _put_by_hand(work, archive)
-    _unpack_folders(path, work.folder, absent)
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path), "source": "put there by hand"}}
+        source = source_of(archive.file, work.archives)
+    else:
+        path = _put_by_hand(work, archive)
+        source = {"bytes": path.stat().st_size, "sha256": sha256(path), "source": "put there by hand"}
+    _unpack_folders(path, work.folder, absent, source)
+    return {path.name: source}
+
+
+def archive_names(facts: DatasetFacts) -> list[str]:
+    """The names that a dataset's files have in the folder of archives."""
+    held = [facts.images, *([facts.segmentations] if facts.segmentations else [])]
+    files = [name for archive in held for name in ([archive.file.name] if isinstance(archive, Archive) else archive.names)]
+    return [*files, *facts.extras]
+
+
+def remove_staging(folder: Path) -> None:
+    """Remove what a killed process had unpacked and not yet moved to its place."""
+    with writing(folder):
+        if (folder / _STAGING).exists():
+            shutil.rmtree(folder / _STAGING)
+
+
+def keep_sources(folder: Path, held: Mapping[str, Path], sources: dict[str, Any]) -> None:
+    """Note where folders come from, those named of ``folder`` and now at ``held``, until ``prepared.json`` says it."""
+    note = _kept(folder) | {name: {"inode": place.stat().st_ino, "sources": sources} for name, place in held.items()}
+    write_json(folder / SOURCES, note)
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        note = json.loads((folder / SOURCES).read_bytes())
+        return note if isinstance(note, dict) else {}
+    return {}
+
+
+def _unpacked_from(folder: Path) -> dict[str, Any]:
+    """Which archive a folder was unpacked from here, before a process was killed; one put there since says nothing."""
+    known = _kept(folder.parent).get(folder.name)
+    if known and known["inode"] == folder.stat().st_ino:
+        return known["sources"]
+    return {folder.name: "a folder found unpacked"}
 
 
 def source_of(file: RemoteFile, folder: Path) -> dict[str, Any]:
@@ -57,19 +99,20 @@ def _put_by_hand(work: Workspace, images: HandArchive) -> Path:
     raise ConfigError(f"{work.facts.title} must be fetched by hand and is not there: {'; '.join(numbered)}")
 
 
-def _unpack_folders(archive: Path, folder: Path, names: list[str]) -> None:
+def _unpack_folders(archive: Path, folder: Path, names: list[str], source: dict[str, Any]) -> None:
     """Unpack the top-level folders ``names`` of an archive into ``folder``; each appears complete, by rename."""
-    staging = folder / ".unpacked"
+    staging = folder / _STAGING
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if staging.exists():  # of a process that was killed
-            shutil.rmtree(staging)
+    remove_staging(folder)
     logger.info("unpacking %s into %s", archive, folder)
     try:
         unpack(archive, staging, members=lambda member: member.removeprefix("./").partition("/")[0] in names)
         for name in names:
             if not (staging / name).is_dir():
                 raise ConfigError(f"{archive} holds no folder {name}/: it is another archive; put the right one in its place")
+        keep_sources(folder, {name: staging / name for name in names}, {archive.name: source})
+        for name in names:
             (staging / name).rename(folder / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -16,7 +16,7 @@ from data_prep.download import fetch, verify
 from data_prep.fgvc.tables import read_image_rows, read_mat
 from data_prep.fgvc.workspace import SPLITS, ClassId, Lists, Workspace
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import stratified_split
+from gift_vit.data.splitting import stratified_split
 
 CARS_MATS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
 

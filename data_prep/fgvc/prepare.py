@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from data_prep.download import clear_leftovers
 from data_prep.fgvc.annotations import write_annotations
 from data_prep.fgvc.facts import DatasetFacts
-from data_prep.fgvc.images import ensure_folders, source_of
+from data_prep.fgvc.images import SOURCES, archive_names, ensure_folders, keep_sources, remove_staging, source_of
 from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
-from data_prep.fgvc.workspace import FORMAT, Request, Workspace, library_versions, list_digests, read_record
+from data_prep.fgvc.workspace import FORMAT, KINDS, Request, Workspace, library_versions, list_digests, read_record
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path, locked, write_json, writing
+from gift_vit.common.files import atomic_path, locked, remove_leftovers, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
         with writing(work.folder):
             work.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(work.folder))
+        _clear(work)
         old = _recorded(work)
         new = _completed(work, old)
         if new == old:
@@ -37,7 +39,17 @@ def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
         else:
             new["versions"] = library_versions()
             write_json(work.record_file, new)
+        (work.folder / SOURCES).unlink(missing_ok=True)
         return new
+
+
+def _clear(work: Workspace) -> None:
+    """Remove what a killed preparation has left."""
+    for folder in (work.folder, *(work.splits_dir(kind) for kind in KINDS)):
+        remove_leftovers(folder)
+    remove_staging(work.folder)
+    for name in archive_names(work.facts):
+        clear_leftovers(work.archives / name)
 
 
 def _recorded(work: Workspace) -> dict[str, Any]:
@@ -63,7 +75,7 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     if kind in splits:
         _check_same_draw(work, splits[kind])
     split = splits.get(kind) or _make_lists(work)
-    with _unready_on_failure(work, kind in splits):
+    with _unready_on_failure(work, old if kind in splits else None):
         found = check_lists(work, kind)
     size = sum(found.sizes.values())
     is_checked = old.get("images_checked", False) and split.get("bytes", size) == size
@@ -74,7 +86,7 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
         annotations, more, notes = write_annotations(work, found.sizes)
         sources |= more
     if request.check_images and not is_checked:
-        with _unready_on_failure(work, True):
+        with _unready_on_failure(work, old):
             check_images(work, found)
     extras = (file for file in work.facts.extras.values() if (work.archives / file.name).is_file())
     sources |= {file.name: source_of(file, work.archives) for file in extras}
@@ -95,12 +107,16 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _unready_on_failure(work: Workspace, is_recorded: bool) -> Iterator[None]:
-    """Take the record back if what it says is ready turns out not to be."""
+def _unready_on_failure(work: Workspace, record: dict[str, Any] | None) -> Iterator[None]:
+    """Take the record back if what it says is ready turns out not to be; where the images come from stays known."""
     try:
         yield
     except ConfigError:
-        if is_recorded:
+        if record is not None:
+            names = archive_names(work.facts)
+            sources = {name: source for name, source in record.get("sources", {}).items() if name in names}
+            if sources:
+                keep_sources(work.folder, {name: work.folder / name for name in work.facts.images.folders}, sources)
             work.record_file.unlink(missing_ok=True)
         raise
 

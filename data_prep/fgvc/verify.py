@@ -1,7 +1,6 @@
 """Looking whether a dataset is what it should be, through the very reader that training uses."""
 
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from data_prep.fgvc.workspace import Workspace
 from data_prep.progress import transfer
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import compose_config
 from gift_vit.data.base import FileSource, ImageSource, VisionDataset, build_dataset
@@ -74,7 +74,7 @@ def check_images(work: Workspace, found: Found) -> None:
     logger.info("decoding %d images of %s", len(items), work.facts.title)
     problems: list[str] = []
     done = 0
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # threads: Pillow lets go of the interpreter while it decodes
+    pool = ThreadPoolExecutor(cores())  # threads: Pillow lets go of the interpreter while it decodes
     try:
         with transfer(f"decoding {work.facts.title}", sum(sizes)) as show:
             for size, problem in zip(sizes, pool.map(_problem, items), strict=True):
@@ -121,7 +121,7 @@ def _sizes(work: Workspace, dataset: VisionDataset) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for source in dataset.splits.values():
         assert isinstance(source, FileSource)
-        sizes.update(zip(source.paths, source.sizes, strict=True))
+        sizes.update(zip(source.paths, source.sizes.tolist(), strict=True))
     empty = [path for path, size in sizes.items() if size == 0]
     if empty:
         count = f"{len(empty)} of {len(sizes)} listed images are empty"

@@ -14,6 +14,7 @@ from data_prep.download import fetch
 from data_prep.fgvc.facts import DatasetFacts
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.programs import as_typed
 
 ClassId: TypeAlias = int | str
 Lists: TypeAlias = dict[str, dict[str, ClassId]]
@@ -107,7 +108,8 @@ class Workspace:
             for field in fields(Request)
             if field.name != "root" and getattr(self.request, field.name) != field.default
         ]
-        return shlex.join(["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed])
+        words = ["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed]
+        return as_typed(shlex.join(words))
 
     @property
     def start_afresh(self) -> str:

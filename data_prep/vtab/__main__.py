@@ -15,6 +15,7 @@ from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Preparation:
     def __init__(self, arguments: Arguments) -> None:
         self._source = arguments.source
         self._root = data_root(arguments.root)
+        check_writable(self._root)
         self._folder = Path(arguments.folder).expanduser() if arguments.folder else None
         tfds_dir = arguments.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self._tfds_dir = Path(tfds_dir).expanduser()
@@ -94,12 +96,13 @@ class Preparation:
     def prepare(self, task: Task) -> str:
         """Prepare a task, unless it is ready; returns what came of it. It is an error if it is ready from another source."""
         from data_prep.vtab.export import export, naming
-        from data_prep.vtab.task_folder import read_meta
+        from data_prep.vtab.task_folder import clear_leftovers, read_meta
 
         out = self._root / "vtab1k" / task.name
         with naming(task), _packages():
             meta = read_meta(out, task.name)
             if meta is not None:
+                clear_leftovers(out)
                 return f"ready already, nothing to do: {self._described(meta, out)}"
             if self._source == "folder" and self._folder is not None:
                 from data_prep.vtab.folders import export_folder

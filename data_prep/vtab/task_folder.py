@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.vtab.verify import ids_sha256
-from gift_vit.common.files import locked, writing
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import LockedError, clear, locked, writing
 
 FORMAT = 1
 META = "meta.json"
@@ -101,7 +102,7 @@ def complete_folder(out: Path) -> Iterator[Path]:
 
     One process at a time does so; what a killed one left behind is removed first.
     """
-    stage, replaced = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
+    stage, replaced = _aside(out)
     with ExitStack() as stack:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +116,19 @@ def complete_folder(out: Path) -> Iterator[Path]:
                 out.rename(replaced)
             stage.rename(out)
             _remove(replaced)
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what a killed process has left beside a complete folder, unless another one is at it just now."""
+    clear(out)
+    if any(path.exists() for path in _aside(out)):
+        with suppress(LockedError, ConfigError), locked(out, wait=False):
+            _remove(*_aside(out))
+
+
+def _aside(out: Path) -> tuple[Path, Path]:
+    """What is being written, and what it takes the place of."""
+    return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
 
 
 def read_meta(folder: Path, task: str) -> dict[str, Any] | None:

@@ -2,22 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from experiments.bench.variants import NEEDS_GPU, QUICK, SLOW_TO_COMPILE, choose_variants
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least, device_name, fulfils, writable_stem
 
 FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Time and memory of a training step and of inference, measured in turns in one run.
 
         python -m experiments.bench [--quick] [model=vit_base_patch16_224] [batch_sizes=[32,64]] [variants=[gift,reference]]
                                     [rounds=7] [device=auto] [out=outputs/bench]
 
     Attributes:
-        quick: a smaller model, a few variants, one batch size, three rounds: about a minute on two cores
+        quick: a smaller model, a few variants, one batch size, three rounds: two to three minutes on two cores
         model: a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
         batch_sizes: images in a step; 8, 32 and 64 on a CPU, 32 and 64 on a GPU
         variants: only these (an unknown name lists all); without it all that make sense on the device
@@ -30,11 +32,11 @@ class Arguments:
 
     quick: bool = False
     model: str | None = None
-    batch_sizes: list[int] | None = None
+    batch_sizes: Annotated[list[int] | None, fulfils(lambda sizes: sizes and min(sizes) >= 1, "sizes of 1 or more")] = None
     variants: list[str] | None = None
-    rounds: int | None = None
-    device: str = "auto"
-    out: str = "outputs/bench"
+    rounds: Annotated[int | None, at_least(1)] = None
+    device: Annotated[str, device_name] = "auto"
+    out: Annotated[str, writable_stem] = "outputs/bench"
 
 
 def bench(arguments: Arguments) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from gift_vit.common import cli
+from gift_vit.common.cores import cores
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Arguments:
         squash: resize without a crop and a flip, as VTAB-1k
         model: a timm ViT; its weights are random, from a local file
         words: more words for the project's command, such as trainer.speed=exact
-        workers: processes that decode
+        workers: processes that decode; as many as there are cores, but no more than 8
         contenders: gift is python -m gift_vit.train, start-up included, from pixels that are cached; reference is GIFT as its
             authors compute it, in TF32, from torchvision's ImageFolder through a DataLoader; lora is Hugging Face peft's, the
             same way
@@ -42,7 +43,7 @@ class Arguments:
     squash: bool = False
     model: str = "vit_base_patch16_224.augreg_in21k"
     words: list[str] = field(default_factory=list)
-    workers: int = 8
+    workers: int = field(default_factory=lambda: min(8, cores()))
     contenders: list[str] = field(default_factory=lambda: ["gift", "reference", "lora"])
     device: str = "auto"
     folder: str | None = None

@@ -1,28 +1,31 @@
 """How fast images reach the model: pipelines that read the same files, in turns, on one core."""
 
+import logging
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from experiments.bench.report import commit_line, machine
 from gift_vit.config import compose_config, load_config
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.cache import open_pixels
 from gift_vit.data.config import CacheSettings, TransformConfig
 from gift_vit.data.loaders import TrainLoader
 from gift_vit.data.transforms import InputStatistics, build_train_transform
+from gift_vit.results.render import Cell, Column, Table, render_markdown
+
+log = logging.getLogger(__name__)
 
 HALF = (0.5, 0.5, 0.5)
 STATS = InputStatistics(224, HALF, HALF, "bilinear")
@@ -75,8 +78,8 @@ def seconds(batches: Iterable[object]) -> float:
     return time.perf_counter() - start
 
 
-def run_benchmark(images: int, rounds: int) -> None:
-    """Measure on so many images, in so many rounds, and print."""
+def run_benchmark(images: int, rounds: int) -> str:
+    """Measure on so many images, in so many rounds; the table in Markdown."""
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as name:
@@ -93,12 +96,21 @@ def run_benchmark(images: int, rounds: int) -> None:
         }
         for epoch in variants.values():
             seconds(epoch(0))
-        measured = [{key: seconds(epoch(number + 1)) for key, epoch in variants.items()} for number in range(rounds)]
-    yardstick = next(iter(variants))
-    table = Table(title=f"{images} JPEG files of {kilobytes:.0f} KB on one core, {rounds} rounds")
-    for header in ("pipeline", "speed, ImageFolder = 1", "lowest", "highest"):
-        table.add_column(header, justify="left" if header == "pipeline" else "right")
-    for key in variants:
-        ratios = [taken[yardstick] / taken[key] for taken in measured]
-        table.add_row(key, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}")
-    Console().print(table)
+        measured = []
+        for number in range(1, rounds + 1):
+            log.info("round %d of %d", number, rounds)
+            measured.append({key: seconds(epoch(number)) for key, epoch in variants.items()})
+    facts, described = machine(torch.device("cpu"))
+    caption = f"{images} JPEG files of {kilobytes:.0f} KB on one core of {described}; {rounds} rounds."
+    return render_markdown(table(measured, caption, commit_line(facts)))
+
+
+def table(measured: Sequence[Mapping[str, float]], caption: str, provenance: str) -> Table:
+    """Speed relative to the first pipeline: median, lowest and highest over the rounds, given as seconds by pipeline."""
+    yardstick, rows = next(iter(measured[0])), []
+    for name in measured[0]:
+        ratios = [taken[yardstick] / taken[name] for taken in measured]
+        texts = [name, *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))]
+        rows.append(tuple(Cell(text, (text,)) for text in texts))
+    columns = tuple(Column(title, "", (title,)) for title in ("Pipeline", "Images/s, ImageFolder = 1", "lowest", "highest"))
+    return Table(caption, provenance, columns, tuple(rows), ())

@@ -1,5 +1,6 @@
 """Measuring variants in turns: what a step costs, how long it takes, what the device could do."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from gift_vit.acceleration.compiling import compile_blocks
 from gift_vit.engine.capture import CapturedStep, CudaCapture
 from gift_vit.engine.state import Precision
 from gift_vit.explain.maps import explain
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 2  # steps of every variant before any is timed; the first of a compiled one compiles
 
@@ -68,8 +71,12 @@ def measure(
     """
     images = torch.randn(batch_size, 3, *input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
     frozen = dict(build(Variant("", "plain"), architecture, device).named_parameters())
-    runners = [_prepare(variant, architecture, images, frozen) for variant in variants]
-    for _ in range(rounds):
+    runners = []
+    for number, variant in enumerate(variants, 1):
+        log.info("batch %d: preparing %s (%d of %d)", batch_size, variant.name, number, len(variants))
+        runners.append(_prepare(variant, architecture, images, frozen))
+    for number in range(1, rounds + 1):
+        log.info("batch %d: round %d of %d", batch_size, number, rounds)
         for runner in runners:
             Precision(runner.variant.precision, device)  # the process's float32 precision, which the variant before has set too
             timer = Timer("step()", globals={"step": runner.step}, num_threads=torch.get_num_threads())

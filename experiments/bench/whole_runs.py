@@ -1,6 +1,7 @@
 """Whole runs on made-up JPEG files, for ``python -m experiments.bench.end_to_end``."""
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ from gift_vit.runs.build import resolve_device
 
 if TYPE_CHECKING:
     from experiments.bench.end_to_end import Arguments
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("Run", "Epochs", "Images/s", "× reference", "Whole time (s)", "Besides training (s)", "Device (MiB)")
 
@@ -84,9 +87,9 @@ def run_project(arguments: "Arguments", root: Path) -> Run:
     weights = root / f"{arguments.model}.safetensors"
     if not weights.is_file():
         save_file(timm.create_model(arguments.model.split(".")[0]).state_dict(), weights)
-    words = ["dataset=folder", f"dataset.root={root}", "method=gift", "protocol=clean", "phase=final", "optim.lr=1e-3"]
+    words = ["dataset=folder", f"dataset.root={root}", "method=gift", "protocol=clean", "phase=final", "recipe=none"]
     words += [f"backbone.model={arguments.model}", f"backbone.weights={weights}", f"trainer.device={arguments.device}"]
-    words += [f"paths.cache_root={root / 'cache'}", "dataset.cache=disk", "trainer.speed=auto", "method.rank=16"]
+    words += [f"paths.cache_root={root / 'cache'}", "dataset.cache=disk", "optim.lr=1e-3", "method.rank=16"]
     words += [f"trainer.batch_size={arguments.batch_size}", f"trainer.workers={arguments.workers}", *arguments.words]
     if arguments.squash:
         words += [f"dataset.transform.{word}" for word in ("crop_ratio=null", "random_crop=false", "hflip=0")]
@@ -181,8 +184,10 @@ def bench(arguments: "Arguments") -> None:
     facts, described = machine(device)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(arguments.folder or temporary)
+        log.info("making %d images", arguments.images)
         make_images(root, arguments)
         for name in arguments.contenders:
+            log.info("running %s", name)
             run = run_project(arguments, root) if name == "gift" else run_plainly(arguments, root, name, device)
             found.append(run)
             if arguments.out:

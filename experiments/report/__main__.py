@@ -3,16 +3,17 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from experiments.report.runs import collect_runs
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, one_or_several, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(Options):
     """Make one self-contained HTML page from a folder of runs; it opens in any browser, without a network.
 
         python -m experiments.report [root=outputs] [out=outputs/report.html] [benchmark=mini]
@@ -26,8 +27,8 @@ class ReportConfig:
         benchmark: show the runs of this benchmark only
     """
 
-    root: Any = "outputs"
-    out: str = "outputs/report.html"
+    root: Annotated[Any, one_or_several] = "outputs"
+    out: Annotated[str, writable_stem] = "outputs/report.html"
     benchmark: str | None = None
 
 

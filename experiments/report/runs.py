@@ -14,7 +14,7 @@ from gift_vit.results.collect import plain_text, runs_below
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES
 from gift_vit.results.render import DASH
 from gift_vit.runs.result import Result
-from gift_vit.runs.run import Run, State
+from gift_vit.runs.run import Run, State, path_labels
 
 _LABELS = {
     **{"phase": "phase", "dataset": "dataset.name", "benchmark": "dataset.benchmark"},
@@ -97,7 +97,9 @@ def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[Sho
 def _shown(run: Run) -> ShownRun:
     result = run.result
     settings = dict(flatten(result.run.config if result else run.values))
-    labels = {name: str(getattr(result.run, name) if result else settings.get(key, "")) for name, key in _LABELS.items()}
+    path = path_labels(run.folder)  # of a run that failed before its configuration was written
+    told = {name: settings.get(key, path.get(name, "")) for name, key in _LABELS.items()}
+    labels = {name: str(getattr(result.run, name) if result else told[name]) for name in _LABELS}
     return ShownRun(run=run, state=run.state, result=result, settings=settings, **labels)
 
 

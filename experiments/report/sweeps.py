@@ -8,6 +8,7 @@ from itertools import product
 from matplotlib import colormaps
 
 from experiments.report.runs import ShownRun, display_order, varying_keys
+from gift_vit.config.keys import identifying, score_order, tie_order
 
 LR, WEIGHT_DECAY = "optim.lr", "optim.weight_decay"
 _COLOURS = colormaps["cividis"]  # told apart by colour-blind readers and in grey
@@ -21,7 +22,7 @@ class HeatCell:
         state: That of the run; ``missing`` where there is none, ``several`` where there are two.
         top1: Val top-1 in percent of a finished run.
         colours: Background and text, as CSS; None where there is no number to show.
-        best: It is the sweep's best; of equal ones the one with the smallest learning rate, as the choice has it.
+        best: It is the sweep's best; of equal ones the one that the choice takes.
     """
 
     state: str
@@ -65,7 +66,11 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
     lrs, decays = (_numbers(runs, key) for key in (LR, WEIGHT_DECAY))
     finished = [(run.val_top1, run) for run in runs if run.val_top1 is not None]
     low, high = (end((top1 for top1, _ in finished), default=None) for end in (min, max))
-    best = min((run for top1, run in finished if top1 == high), key=lambda run: run.settings[LR], default=None)
+    best = min(
+        (run for _, run in finished),
+        key=lambda run: (score_order(run.val_top1 or 0), tie_order(identifying(run.settings))),
+        default=None,
+    )
     maps: dict[tuple[str, ...], dict[tuple[object, object], list[ShownRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         cells = maps[tuple(run.text(key) for key in others)]

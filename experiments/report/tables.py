@@ -19,6 +19,7 @@ from gift_vit.results.cells import (
     trained_alone,
 )
 from gift_vit.results.collect import Grid
+from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import dataset_name, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.render import DASH, Table, ranks
@@ -124,6 +125,9 @@ def resource_table(runs: Iterable[ShownRun]) -> HtmlTable:
     text = "Medians over the finished runs of both phases; the adapter's file holds the head too."
     if any(len(trained_alone(results)) < len(results) for results in groups.values()):
         text += " Runs that were trained together with others have no speed and memory of their own and count for neither."
+    for key in sorted(groups, key=display_order):
+        row = f"{method_name(key[1])} on {dataset_name(key[0])}"
+        text += "".join(f" {note}" for note in mixed_note(trained_alone(groups[key]), f"Speed and memory of {row}"))
     return HtmlTable(text, titles, rows, [False] * 4 + [True] * (len(titles) - 4), titled)
 
 

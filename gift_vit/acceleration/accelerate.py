@@ -131,6 +131,11 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
             plan.class_token_only = class_token_only
 
 
+def has_fused_attention(model: nn.Module) -> bool:
+    """Whether attention is computed by a fused kernel in any block, as it is set up now."""
+    return any(getattr(module, "fused_attn", False) for block in _blocks(model) for module in block.modules())
+
+
 def _blocks(model: nn.Module) -> list[nn.Module]:
     return list(cast("nn.Sequential", getattr(model, "blocks", nn.Sequential())))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, between, one_of
+from gift_vit.common.checks import Options, between, device_name, one_of
 
 CLS_LAST_BLOCK = ("auto", "on", "off")
 MEMORY = ("fast", "lean", "minimal")
@@ -19,10 +19,10 @@ class ComputeConfig(Options, section="trainer"):
         drop_path_rate: Stochastic depth of the backbone, rising linearly over the blocks; a number in [0, 1).
         cls_last_block: Let the last block compute the class token alone, ``on`` or ``off``; ``auto``: where that is exact.
         memory: ``fast``, ``lean`` (the insides of MLPs are computed twice) or ``minimal`` (all blocks are); same gradients.
-        speed: ``exact``: ``precision`` and ``compile`` as given; ``auto``: the fastest that is safe on the machine.
+        speed: ``exact``: ``precision`` and ``compile`` as given; ``auto``: so on a CPU, on a GPU the fastest that is safe.
     """
 
-    device: str
+    device: Annotated[str, device_name]
     drop_path_rate: Annotated[float, between(0, 1)]
     cls_last_block: Annotated[str, one_of(CLS_LAST_BLOCK)]
     memory: Annotated[str, one_of(MEMORY)]

@@ -1,4 +1,4 @@
-"""How a model is made ready for training on its machine; number format and compilation where ``trainer.speed=auto``."""
+"""How a model is made ready for training on its machine; number format and compilation under ``trainer.speed=auto``."""
 
 import os
 import shutil
@@ -11,11 +11,9 @@ from torch import nn
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.acceleration.config import ComputeConfig
-from gift_vit.common.environment import cpu_flags
 from gift_vit.engine.config import TrainerConfig
 
 _AMPERE = (8, 0)  # the first compute capability with bf16 and TF32 units
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two ways, and ARM's
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 # On one H200, ViT-B/16 (34 GFLOP a forward pass) at batch 32: the kernels of a recorded step take 9.5 ms, compiled 6.8. Up to
@@ -80,19 +78,17 @@ def _compiler_cache(cache_root: Path) -> Path:
     return Path(os.environ.get(_CACHE, cache_root / "inductor"))
 
 
-def settle_speed(trainer: TrainerConfig, compute: ComputeConfig, device: torch.device, work: Work) -> TrainerConfig:
-    """The trainer with ``precision`` and ``compile`` as ``compute.speed`` wants them; ``exact`` leaves them as they are.
+def settle_speed(
+    trainer: TrainerConfig, compute: ComputeConfig, device: torch.device, work: Work
+) -> tuple[TrainerConfig, ComputeConfig]:
+    """The configs with ``precision`` and ``compile`` as ``speed`` wants them, and ``speed`` as it was obeyed.
 
-    ``auto`` is bf16 autocast where the device computes bf16 products in hardware, and ``trainer.precision`` where it does not;
-    and compiled on a GPU for which kernels can be built, if ``work`` repays it. On a CPU compiling takes longer than it saves.
+    ``exact`` leaves what is given, and so does ``auto`` on a CPU, where it becomes ``exact``. On a GPU ``auto`` puts bf16 in
+    the place of fp32 and tf32 if there are units for it, and compiles if kernels can be built and ``work`` repays it.
     """
-    if compute.speed == "exact":
-        return trainer
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        fast_bf16 = capability >= _AMPERE
-        possible = shutil.which(os.environ.get("CC", "gcc")) is not None and not trainer.deterministic
-        compiles = possible and work.repays_compiling
-    else:
-        fast_bf16, compiles = bool(_BF16_FLAGS & cpu_flags()), trainer.compile
-    return replace(trainer, precision="bf16" if fast_bf16 else trainer.precision, compile=compiles)
+    if compute.speed == "exact" or device.type != "cuda":
+        return trainer, replace(compute, speed="exact")
+    has_bf16 = torch.cuda.get_device_capability(device) >= _AMPERE
+    precision = "bf16" if has_bf16 and trainer.precision in ("fp32", "tf32") else trainer.precision
+    possible = shutil.which(os.environ.get("CC", "gcc")) is not None and not trainer.deterministic
+    return replace(trainer, precision=precision, compile=trainer.compile or (possible and work.repays_compiling)), compute

@@ -1,24 +1,34 @@
 """Building a timm ViT with pretrained weights and a new head."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import requests
 import timm
+from huggingface_hub import constants as hub
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.data.config import resolve_model_data_config
 from timm.layers import weight_init
-from timm.models import is_model_pretrained, load_state_dict
+from timm.models import PretrainedCfg, is_model_pretrained, load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from gift_vit.backbones import vit_mini
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import check_readable
 from gift_vit.data.transforms import InputStatistics
+
+log = logging.getLogger(__name__)
+
+HUB_TIMEOUT_S = 5.0
 
 
 def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float = 0.0) -> nn.Module:
@@ -49,7 +59,7 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
 
 def _check_name(model: str) -> None:
     if not timm.is_model(model):
-        close = timm.list_models(f"*{model.split('.')[0].split('_patch')[0]}*")[:3]
+        close = get_close_matches(model.partition(".")[0], timm.list_models(), 3)
         hint = f"; did you mean one of {', '.join(close)}?" if close else ""
         raise ConfigError(f"timm has no model {model!r}{hint} (timm.list_models('vit*') lists them)")
     if "." in model and not is_model_pretrained(model):
@@ -61,24 +71,47 @@ def _check_name(model: str) -> None:
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     pretrained = cfg.pretrained and cfg.weights is None
     if pretrained and cfg.model.startswith("vit_mini") and not vit_mini.WEIGHTS_FILE.is_file():
-        raise ConfigError(
-            f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package or run python -m experiments.pretrain_mini"
-        )
+        raise ConfigError(f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package")
+    from_hub = pretrained and cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)).hf_hub_id
     # of a plain ViT a file holds all but the head, which build_backbone draws
     replaced = cfg.pretrained and cfg.model.startswith("vit_")
     try:
-        with _drawn_only() if replaced else nullcontext():
+        with _drawn_only() if replaced else nullcontext(), _hub_asked_once() if from_hub else nullcontext():
             return timm.create_model(cfg.model, pretrained=pretrained, **kwargs)
     except TypeError as error:
         raise ConfigError(f"{cfg.model} cannot be built with {', '.join(kwargs)}: {error}") from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = "not reached, and nothing downloaded before"
+        if not isinstance(error, LocalEntryNotFoundError):
+            reason = str(error).strip().splitlines()[0]
         raise RunError(
             f"the weights of {cfg.model} could not be had from the hub ({reason}); "
             "connect to the internet or give a local file with backbone.weights=<file>"
         ) from error
+
+
+@contextmanager
+def _hub_asked_once() -> Iterator[None]:
+    """Where the hub does not answer, take at once what was downloaded before: its library would ask for two minutes."""
+    if hub.HF_HUB_OFFLINE or _hub_answers():
+        yield
+        return
+    hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = False
+    log.warning("%s does not answer: the weights are those downloaded before", hub.ENDPOINT)
+
+
+def _hub_answers() -> bool:
+    try:
+        requests.head(hub.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except requests.RequestException:
+        return False
+    return True
 
 
 @contextmanager
@@ -104,6 +137,7 @@ def load_local_weights(model: nn.Module, path: Path) -> None:
     """Load a ``.safetensors``, ``.pth`` or original ``.npz`` file into a timm ViT, everything but the head, strictly."""
     if not path.is_file():
         raise ConfigError(f"backbone.weights={path}: no such file")
+    check_readable(path)
     try:
         if path.suffix == ".npz":
             _check_npz_depth(model, path)

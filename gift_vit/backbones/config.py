@@ -1,10 +1,13 @@
 """What a backbone is told. Imports no torch."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from gift_vit.common.checks import Options, at_least, folder_name, matches
 
 
 @dataclass
-class BackboneConfig:
+class BackboneConfig(Options, section="backbone"):
     """A timm ViT and where its weights come from.
 
     Attributes:
@@ -16,8 +19,8 @@ class BackboneConfig:
         img_size: Input size in pixels where it differs from the weights' own; the position embedding is resampled.
     """
 
-    name: str
-    model: str
-    weights: str | None
-    pretrained: bool
-    img_size: int | None
+    name: Annotated[str, folder_name]
+    model: Annotated[str, matches(r"[\w.:/-]+", "a name of timm's")]
+    weights: str | None = None
+    pretrained: bool = True
+    img_size: Annotated[int | None, at_least(1)] = None

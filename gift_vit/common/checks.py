@@ -9,19 +9,28 @@ What fields must fulfil together is checked in ``__post_init__``, with :func:`ex
 what was given and what was expected.
 """
 
+import math
+import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.files import check_writable
+
+_BEYOND = 2**63
 
 Check: TypeAlias = Callable[[str, Any], None]
 """Takes the key and its value."""
 
 
 class Options:
-    """Base of a dataclass of options, checked when it is made; None is always taken where the type allows it."""
+    """Base of a dataclass of options, checked when it is made; None is always taken where the type allows it.
+
+    Every number in it, alone or in a list or mapping, is one that a computer can reckon with, see :func:`check_number`.
+    """
 
     _prefix: ClassVar[str] = ""
 
@@ -30,16 +39,35 @@ class Options:
             cls._prefix = f"{section}."
 
     def __post_init__(self) -> None:
+        for name in get_type_hints(type(self)).keys() & vars(self).keys():
+            check_number(self._key(name), getattr(self, name))
         for name, checks in _checks(type(self)).items():
             value = getattr(self, name)
             for check in checks if value is not None else ():
-                check(f"{self._prefix}{name.rstrip('_')}", value)
+                check(self._key(name), value)
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}{name.rstrip('_')}"
 
 
 @cache
 def _checks(cls: type[Options]) -> dict[str, tuple[Check, ...]]:
     hints = get_type_hints(cls, include_extras=True)
     return {name: checks for name, hint in hints.items() if (checks := getattr(hint, "__metadata__", ()))}
+
+
+def check_number(key: str, value: Any) -> None:
+    """Refuse NaN, infinities, and whole numbers of more than 64 bits, alone or in a list or mapping."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_number(f"{key}.{name}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_number(key, item)
+    elif isinstance(value, float):
+        expect(math.isfinite(value), key, value, "a finite number")
+    elif isinstance(value, int):
+        expect(abs(value) < _BEYOND, key, value, "a number below 2^63")
 
 
 def expect(fits: bool, key: str, value: Any, expected: str) -> None:
@@ -49,8 +77,16 @@ def expect(fits: bool, key: str, value: Any, expected: str) -> None:
 
 
 def fulfils(condition: Callable[[Any], bool], expected: str) -> Check:
-    """Values for which a condition holds, which ``expected`` says in words."""
-    return lambda key, value: expect(condition(value), key, value, expected)
+    """Values for which a condition holds, which ``expected`` says in words; a value of another type fulfils none."""
+
+    def check(key: str, value: Any) -> None:
+        try:
+            fits = condition(value)
+        except TypeError:
+            fits = False
+        expect(fits, key, value, expected)
+
+    return check
 
 
 def at_least(lowest: float) -> Check:
@@ -77,6 +113,34 @@ def matches(pattern: str, expected: str) -> Check:
 
 
 positive: Check = fulfils(lambda value: value > 0, "a number above 0")
+one_or_several: Check = fulfils(
+    lambda value: (
+        bool(value) and all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value]))
+    ),
+    "one, or several as [a,b]",
+)
+# no path, nothing hidden, and short enough that a file system takes it with what is added
+folder_name: Check = matches(
+    r"[^\W_][\w.+-]{0,149}", "a name of at most 150 letters, digits and . _ + -, a letter or digit first, for it names a folder"
+)
+device_name: Check = matches(r"auto|cpu|cuda(:\d+)?|mps|xpu(:\d+)?", "auto, cpu, cuda or cuda:<index>")
+
+
+def writable_folder(key: str, value: str) -> None:
+    """A folder that can be made, or written to."""
+    expect(value != "", key, value, "a folder")
+    check_writable(Path(value))
+
+
+def writable_file(key: str, value: str) -> None:
+    """A file that can be written; no folder."""
+    expect(value != "" and not os.path.isdir(value), key, value, "a file to write, no folder")
+    check_writable(Path(value).parent, Path(value).name)
+
+
+def writable_stem(key: str, value: str) -> None:  # noqa: ARG001 - a check
+    """The beginning of the names of files that can be written."""
+    check_writable(Path(value).parent, Path(value).name)
 
 
 def one_of(known: Collection[str]) -> Check:

@@ -1,5 +1,6 @@
 """What all commands share: exit codes, one-line errors, ``key=value`` arguments."""
 
+import ctypes
 import inspect
 import logging
 import os
@@ -8,19 +9,27 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING as REQUIRED
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gift_vit.common import distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError, RunError, SweepError
+from gift_vit.common.files import explained
+from gift_vit.common.programs import as_typed
+from gift_vit.common.starting import interruptible
 
 TRACEBACK_VARIABLE = "GIFT_VIT_TRACEBACK"
 _HELP_COLUMNS = 120
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 T = TypeVar("T")
@@ -29,13 +38,15 @@ T = TypeVar("T")
 def report(error: BaseException) -> int:
     """Print an error as one line on stderr and return the exit code it stands for.
 
-    The traceback is printed too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
+    Nothing is printed of an interruption, see :func:`told_of_interruption`. The traceback is printed too where the environment
+    variable ``GIFT_VIT_TRACEBACK`` is 1.
     """
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    message = " ".join(str(error).split())
+    error = (isinstance(error, Exception) and explained(error)) or error
+    message = as_typed(" ".join(str(error).split()))
     if isinstance(error, ConfigError | RunError):
         print(f"error: {message}", file=sys.stderr)
     else:
@@ -47,17 +58,35 @@ def report(error: BaseException) -> int:
 
 def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
+    wait_asleep()
     try:
+        interruptible()
         action()
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return SUCCESS
 
 
+@contextmanager
+def told_of_interruption() -> Iterator[None]:
+    """Say of an interruption that there was one; of one that says what it interrupted, whoever raised it has told already."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args:
+            print("interrupted", file=sys.stderr)
+        raise KeyboardInterrupt("the command") from error
+
+
 def main(cls: type[T], action: Callable[[T], None], positional: str | None = None) -> None:
     """A whole command: read the words of the command line into ``cls``, do ``action``, exit with the code that fits."""
+
+    @told_of_interruption()
+    def command() -> None:
+        action(parse_arguments(cls, positional))
+
     log_to_stderr()
-    raise SystemExit(run_command(lambda: action(parse_arguments(cls, positional))))
+    raise SystemExit(run_command(command))
 
 
 def parse_arguments(cls: type[T], positional: str | None = None) -> T:
@@ -70,7 +99,8 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
-    words = _without_dashes(sys.argv[1:], {key for key, kind in get_type_hints(cls).items() if kind is bool})
+    hints = get_type_hints(cls)
+    words = without_dashes(sys.argv[1:], {key for key, kind in hints.items() if kind is bool})
     if positional is not None:
         named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
         if named is not None:
@@ -85,13 +115,25 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
         if not equals or key not in known:
             raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
         try:
-            arguments = OmegaConf.merge(arguments, OmegaConf.from_dotlist([known[key] + word[len(key) :]]))
-        except OmegaConfBaseException as error:
+            arguments = OmegaConf.merge(arguments, {known[key]: _value(word, hints[known[key]])})
+        except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
         raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
-    return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+    try:
+        return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from error
+
+
+def _value(word: str, hint: Any) -> Any:
+    """What is typed after '=': text as it is where a field is text, so that 1.10 stays that; else YAML."""
+    key, _, text = word.partition("=")
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if str not in kinds:
+        return OmegaConf.from_dotlist([f"{key}={text}"])[key]
+    return None if NoneType in kinds and text in ("", "null") else text.replace("${", r"\${")
 
 
 def help_text(cls: type[Any]) -> str:
@@ -112,7 +154,7 @@ def help_text(cls: type[Any]) -> str:
         )
         for field in fields(cls)
     ]
-    return "\n\n".join(filter(None, [before.strip(), "\n".join(rows), after]))
+    return as_typed("\n\n".join(filter(None, [before.strip(), "\n".join(rows), after])))
 
 
 def _attributes(cls: type[Any]) -> dict[str, str]:
@@ -138,7 +180,7 @@ def _with_default(text: str, field: Field[Any]) -> str:
     return f"{text} (default: {shown.lower() if isinstance(value, bool) else shown})"
 
 
-def _without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
+def without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
     """``--key value`` and ``--key=value`` as ``key=value``, ``--flag`` as ``flag=true``."""
     plain, rest = [], iter(words)
     for word in rest:
@@ -168,7 +210,20 @@ def interrupt_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+def end_with_parent(parent: int) -> None:
+    """Let this process get SIGTERM when its parent, the process ``parent``, ends, however it ends; on Linux.
+
+    Raises:
+        KeyboardInterrupt: If it has ended.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
+
+
 def log_to_stderr() -> None:
     """Plain log lines on stderr, for the commands that Hydra does not set up."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights repeat what a run says
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # tells of a CUDA toolkit where there is no GPU

@@ -92,7 +92,7 @@ class _Processes:
             return
         if status == _INTERRUPTED:
             self.ended = True
-            raise KeyboardInterrupt
+            raise error if isinstance(error, KeyboardInterrupt) else KeyboardInterrupt
         reports = self._gather(None if error is None else _report(error, self.rank))
         self.ended = True
         first = next(report for report in reports if report is not None)

@@ -14,6 +14,7 @@ from gift_vit import __version__
 from gift_vit.common import distributed
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+_CHOSEN = "conf/recipe"  # where ``experiments.select`` writes unless told otherwise
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -52,11 +53,14 @@ def peak_rss_mib() -> float | None:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout the package lies in, and whether it has uncommitted changes; (None, None) outside a checkout."""
+    """Commit of the checkout the package lies in, and whether it has uncommitted changes; (None, None) outside a checkout.
+
+    Recipes are no change: a result holds the values that it took from one.
+    """
     if not (_CHECKOUT / ".git").exists():
         return None, None
     sha = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain")
+    status = _git("status", "--porcelain", "--", ":/", f":(top,exclude){_CHOSEN}")
     return sha, None if status is None else bool(status)
 
 
@@ -76,11 +80,6 @@ def cpu_name() -> str:
 def cpu_vendor() -> str:
     """Who made the processor, in x86's words (``AuthenticAMD``, ``GenuineIntel``); empty where the system does not tell."""
     return _cpuinfo("vendor_id") or ""
-
-
-def cpu_flags() -> set[str]:
-    """What the processor can do, in Linux's words (``avx512_bf16``, …); empty on another system."""
-    return set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())  # x86's and ARM's word
 
 
 def _cpuinfo(key: str) -> str | None:

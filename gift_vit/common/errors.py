@@ -1,7 +1,10 @@
 """The kinds of error a person sees as one line, without a traceback."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
+
+_LISTED = 3
 
 
 class ConfigError(ValueError):
@@ -22,13 +25,31 @@ class SweepError(RunError):
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """``; did you mean <nearest>?`` for the end of a message about an unknown name; empty where nothing is near."""
-    close = get_close_matches(given, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return _hint(get_close_matches(given, list(known), 1))
 
 
-def unknown_key(key: str, known: list[str]) -> str:
-    """The message for a key that does not exist."""
-    hint = did_you_mean(key, known)
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    listed = ", ".join(name.rpartition(".")[2] for name in siblings or known)
+def unknown_key(key: str, known: Sequence[str], groups: Collection[str] = ()) -> str:
+    """The message for a dotted key that does not exist.
+
+    The nearest one is looked for among its siblings and ``groups``, then by its last part in other sections.
+    """
+    section, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    inside = sorted({name.partition(".")[0] for name in known} | set(groups))
+    named = siblings if section else {**siblings, **{name: name for name in inside}}
+    parts = defaultdict(list)
+    for name in known:
+        parts[name.rpartition(".")[2]].append(name)
+    same = parts.get(last, [])
+    hint = (
+        _hint([named[name] for name in get_close_matches(last, named, 1)])
+        or _hint(same if len(same) <= _LISTED else [])
+        or did_you_mean(key, known)
+        or _hint([name for part in get_close_matches(last, parts, 1) for name in parts[part]][:_LISTED])
+    )
+    listed = ", ".join(siblings if section and siblings else inside)
     return f"unknown key {key}{hint} (known: {listed})"
+
+
+def _hint(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(names)}?" if names else ""

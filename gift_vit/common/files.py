@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -17,49 +20,119 @@ from gift_vit.common.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
 
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {
+    *(*_FORBIDDEN, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP),
+}  # of the system's errors: a path can be written to never, or not by this person
+_LONGEST_NAME = 255  # bytes of one part of a path, on all usual file systems
 _FULL_BYTES = 64 * 1024
 _PATIENCE_S = 1.0  # for a lock that nobody waits for: whoever asks whether it is held holds it for a moment
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the many ways in which libraries report a full disk or a forbidden folder into one line."""
+    """Turn the many ways in which libraries report a full disk or a place that cannot be written into one line."""
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise _forbidden(error, path) from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.EROFS:
-            raise _forbidden(error, path) from error
-        if _is_disk_full(error, path):
-            raise RunError(
-                f"no space left on the device while writing {path}; free some and start the same command again"
-            ) from error
+    except (ConfigError, RunError):
         raise
+    except Exception as error:
+        told = explained(error, path)
+        if told is None:
+            raise
+        raise told from error
+
+
+def explained(error: Exception, path: str | Path | None = None) -> ConfigError | RunError | None:
+    """An error of the system's in a person's words, if it is about a full disk or about permissions; else None.
+
+    Args:
+        error: Of the system, or of a library that hides the system's.
+        path: What was being written; None: the error may be about reading, and knows the file itself.
+    """
+    doing, file = ("read or write", getattr(error, "filename", None)) if path is None else ("write", path)
+    if isinstance(error, OSError) and error.errno in (_FORBIDDEN if path is None else _NO_PLACE):
+        remedy = "change its permissions" if path is None else "choose another folder or change its permissions"
+        return ConfigError(f"cannot {doing} {file or 'a file'} ({error.strerror}); {remedy}")
+    if _is_disk_full(error, path):
+        where = f" while writing {file}" if file else ""
+        return RunError(f"no space left on the device{where}; free some and start the same command again")
+    return None
+
+
+def check_writable(folder: Path, file: str = "") -> None:
+    """Refuse a folder that could not be made or written to, or the name of a file in it; nothing is made.
+
+    Raises:
+        ConfigError: If nothing can be written there.
+        RunError: If the disk is full.
+    """
+    with writing(folder / file):
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in (*folder.parts, file)):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with TemporaryFile(dir=there):
+            pass
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed to disk and renamed to ``path``.
 
-    On failure the temporary file is removed and ``path`` is as it was.
+    The file has the mode that the umask gives, whatever writes it. On failure the temporary file is removed and ``path`` is as
+    it was.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+            mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
+            partial.chmod(mode)  # safetensors puts a private file in its place
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder cannot be looked into there is none, and that is told already
+            partial.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left behind; only while nobody else writes there."""
-    for partial in folder.glob(".*.partial"):
-        partial.unlink()
+def check_readable(path: Path) -> None:
+    """Refuse a file that may not be read, for libraries that then say something else.
+
+    Raises:
+        ConfigError: Says why.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}); change its permissions or give another file") from error
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes have left of writing one file, or any, in a folder; only while nobody else writes that.
+
+    That is temporary files and folders, and the files of locks that nobody holds.
+    """
+    own, any_own = (".*", ".*") if name is None else (f".{escape(name)}", f".{escape(name)}.[0-9]*")
+    with writing(folder):
+        for partial in folder.glob(f"{any_own}.partial"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        for lock in folder.glob(f"{own}.lock"):
+            _remove_stale(lock)
+
+
+def clear(path: Path, *beside: Path) -> None:
+    """Remove what killed processes have left of writing a file or folder, or one ``beside`` it that its lock covers.
+
+    Unless another one is at it just now, or the folder is read-only.
+    """
+    if any(path.parent.glob(f".{escape(path.name)}*")) or any(other.exists() for other in beside):
+        with suppress(LockedError, ConfigError), locked(path, wait=False):
+            for other in (path, *beside):
+                remove_leftovers(other.parent, other.name)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,11 +158,14 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         LockedError: If another process holds it and ``wait`` is false.
+        ConfigError: If the folder cannot be written.
+        RunError: If the disk is full.
     """
     file = _lock_file(path)
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0 if wait else _PATIENCE_S)
+        with writing(path):
+            lock.acquire(timeout=0 if wait else _PATIENCE_S)
     except Timeout as error:
         if not wait:
             raise LockedError(str(path)) from error
@@ -121,12 +197,18 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _forbidden(error: OSError, path: Path) -> ConfigError:
-    return ConfigError(f"cannot write {path} ({error.strerror}); choose another folder or change its permissions")
+def _remove_stale(lock: Path) -> None:
+    """Remove a lock's file that its holder has left."""
+    held = FileLock(lock)
+    with suppress(Timeout), held.acquire(timeout=0):
+        lock.unlink(missing_ok=True)
 
 
-def _is_disk_full(error: Exception, path: Path) -> bool:
+def _is_disk_full(error: Exception, path: str | Path | None) -> bool:
     """Whether a full disk is behind an error; torch and safetensors do not pass on the system's error number."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return "No space left" in str(error) or shutil.disk_usage(path.parent).free < _FULL_BYTES
+    if "No space left" in str(error) or path is None:
+        return "No space left" in str(error)
+    folder = Path(path).parent
+    return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES

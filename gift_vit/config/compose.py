@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
-from gift_vit.methods.config import CONFIGS
+from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.methods.config import CONFIGS as METHODS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
+OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 
 def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
@@ -26,16 +29,37 @@ def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
+@cache
+def defaults_of(cls: type[Any]) -> dict[str, Any]:
+    """The options of a dataclass with their defaults, and ``???`` where there is none."""
+    options: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    return options
+
+
 # one of several sections of the configuration
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 
-# The defaults of the methods' options, for YAML to start from: ``defaults: [/GiftConfig]`` in ``conf/method/gift.yaml``. A
-# default stands in the option's dataclass and nowhere else, yet the composed configuration holds every key, so that each can be
-# typed and is shown by --cfg job. They belong to no group, so that no list of choices has them; the loader checks the values.
-for _cls in CONFIGS.values():
-    _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
-    ConfigStore.instance().store(_cls.__name__, {"name": "???", "kind": "???", **_options}, package="method")
+# The defaults of the options of methods and datasets, for YAML to start from: ``defaults: [/GiftConfig]`` in
+# ``conf/method/gift.yaml``. A default stands in the option's dataclass and nowhere else, yet the composed configuration holds
+# every key, so that each can be typed and is shown by --cfg job. They belong to no group, so that no list of choices has them;
+# the loader checks the values.
+_store = ConfigStore.instance()
+for _package, _kinds in (("method", METHODS), ("dataset", DATASETS)):
+    for _kind, _cls in _kinds.items():
+        _named = {"name": "???", "kind": "???" if _package == "method" else _kind}
+        _store.store(_cls.__name__, _named | defaults_of(_cls), package=_package)
 
+# A phase is a choice and not a value alone: a final run looks for the recipe of its dataset and method, a search for none.
+_store.store("search", {"phase": "search"}, group="phase", package="_global_")
+_final = {"defaults": [{"override /recipe": "${dataset}_${method}"}], "phase": "final"}
+_store.store("final", _final, group="phase", package="_global_")
+
+# what a person names a folder or file by: section and key
+PATHS = (
+    *(("paths", key) for key in ("output_root", "data_root", "cache_root")),
+    *(("dataset", "root"), ("backbone", "weights"), ("method", "weights")),
+)
+_LOCATION = ("full_key:", "reference_type", "object_type", "See https://hydra.cc")  # lines of errors that help nobody
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
 
@@ -51,15 +75,36 @@ def conf_dir() -> Path:
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """What ``python -m gift_vit.train`` would compose from these overrides, for Python code and tests."""
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        check_recipe(overrides)
         return compose("train", overrides=list(overrides))
 
 
 def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
     """The configuration of the job of these words, and Hydra's own, while Hydra is set up."""
+    check_recipe(overrides)
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
     hydra_cfg = cfg.hydra
     del cfg.hydra
     return cfg, hydra_cfg
+
+
+def task_words(hydra_cfg: HydraConf) -> list[str]:
+    """The words of a job, as they were typed: interpolations in them are those of the run's configuration, not of Hydra's."""
+    words: Any = OmegaConf.to_container(OmegaConf.create(hydra_cfg.overrides.task), resolve=False)
+    return words
+
+
+def check_recipe(words: Sequence[str]) -> None:
+    """Refuse a recipe that is asked for by name and is not there, while Hydra is set up: Hydra would go on without.
+
+    Raises:
+        ConfigError: Names the recipes that are there.
+    """
+    for word in words:
+        group, _, choice = word.partition("=")
+        known = [] if group != "recipe" else GlobalHydra.instance().config_loader().get_group_options("recipe")
+        if group == "recipe" and choice.strip("'\"") not in known:
+            raise ConfigError(f"unknown recipe {choice!r}{did_you_mean(choice, known)} (known: {', '.join(known)})")
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
@@ -74,11 +119,36 @@ def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
 @lru_cache(maxsize=256)  # a sweep asks once or twice for every job
 def _compose_choices(search_path: tuple[str, ...], words: tuple[str, ...]) -> DictConfig:
     del search_path  # part of the key: where the files of these choices are looked for
-    return compose("train", overrides=[*words, "recipe=none"])
+    return compose("train", overrides=list(words))
 
 
 def _search_path() -> tuple[str, ...]:
     return tuple(str(element.path) for element in GlobalHydra.instance().config_loader().get_search_path().get_path())
+
+
+@cache
+def choices() -> dict[str, list[str]]:
+    """The groups of the configuration, as ``dataset`` and ``hydra/launcher``, and the names that can be chosen of each."""
+    root = conf_dir()
+    files = sorted(file.relative_to(root) for file in root.glob("*/**/*.yaml"))
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(str(file.parent), []).append(file.stem)
+    return groups
+
+
+def elsewhere(name: str, group: str | None = None) -> str:
+    """``; did you mean <group>=<name>?`` for a name that belongs to other groups than ``group``; else empty."""
+    groups = (*BASE_GROUPS, "experiment", "debug")
+    found = [f"{other}={name}" for other in groups if other != group and name in choices()[other]]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def file_of(group: str, name: str) -> Path:
+    """The file of a group's choice: in a folder of ``--config-dir`` while Hydra is set up with one, else in ``conf/``."""
+    folders = _search_path() if GlobalHydra.instance().is_initialized() else ()
+    files = [Path(folder.removeprefix("file://"), group, f"{name}.yaml") for folder in folders]
+    return next((file for file in files if file.is_file()), conf_dir() / group / f"{name}.yaml")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,29 +162,40 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def explain_composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """A composition error of Hydra as one line that names the nearest known choice or key."""
-    text = str(error)
+    if isinstance(error.__cause__, ConfigError):
+        return error.__cause__
+    told = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
+    text = "\n".join(line for line in told.splitlines() if not line.strip().startswith(_LOCATION))
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        hint = did_you_mean(choice, error.options)
+        hint = elsewhere(choice, group) or did_you_mean(choice, error.options)
         return ConfigError(f"unknown {group} {choice!r}{hint} (known: {', '.join(sorted(error.options))})")
-    match = re.search(r"Could not override '([^']+)'", text)
+    match = re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text)
     if match:
         return ConfigError(_unknown_override(match[1], overrides))
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
+        point = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", match[2])
+        decimal = f"; if it is a decimal comma, write {match[1]}={point}" if point != match[2] else ""
+        return ConfigError(f"{match[1]}={match[2]}: several values are a sweep: add -m; a list is [{match[2]}]{decimal}")
     if "Got NoneType" in text:
         nulls = " ".join(word for word in overrides if word.endswith("=null"))
         return ConfigError(f"{nulls}: a group cannot be null on the command line; leave it out with ~<group>")
-    return ConfigError(" ".join(text.split()))
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    reason = f" ({cause})" if text.startswith("Error merging override") and cause else ""
+    return ConfigError(" ".join(f"{text}{reason}".split()))
 
 
 def _unknown_override(key: str, overrides: Sequence[str]) -> str:
-    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
-    chosen = [word for word in overrides if word.partition("=")[0] in groups]
+    if key.partition(".")[0] == "hydra":
+        return f"unknown key {key}; python -m gift_vit.train --cfg hydra shows the known ones"
+    chosen = [word for word in overrides if word.partition("=")[0] in choices()]
     GlobalHydra.instance().clear()
     try:
         known = compose_config(chosen)
     except HydraException:
         return f"unknown key {key}"
-    return unknown_key(key, list(_keys(known)))
+    keys = [name for name in _keys(known) if not name.startswith("method.grid.")]
+    return unknown_key(key, keys, [group for group in choices() if "/" not in group])
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -1,63 +1,86 @@
 """Configs as flat dotted keys, which of the keys make a run another run, and what its folder is called after them."""
 
+import json
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from gift_vit.config.compose import flatten
-from gift_vit.methods.config import CONFIGS
+from gift_vit.config.compose import defaults_of, flatten
+from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.methods.config import CONFIGS as METHODS
 
 # Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
 # are the same run; what lies under dataset.root is compared by the data's fingerprint.
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
-    *("dataset.root", "dataset.prepare", "dataset.cache"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates"),
 )
-# With trainer.speed=auto the machine chooses these.
+# With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
+_KINDS: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "method": METHODS}
 _LONGEST_NAME = 150
 _IN_EVERY_NAME = {"optim.lr", "optim.weight_decay", "seed"}
 _IN_THE_PATH = {"phase", "dataset.name"}
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or what it settles, whichever was given.
+    """A run's flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or else what it settles.
 
-    An option that a run's method did not have when it was trained has its default.
+    An option that the run's dataset or method did not have yet has its default, which is what was done without it.
     """
-    method = values.get("method", {})
-    flat = dict(flatten({**values, "method": {**_defaults(method.get("kind")), **method}} if method else values))
-    left_out = SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
-    return {
-        key: value
-        for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in (*PLACEMENT_KEYS, *left_out))
-    }
+    flat = _placed_anywhere(values)
+    return _without(flat, _irrelevant(flat))
 
 
-@cache
-def _defaults(kind: str | None) -> Mapping[str, Any]:
-    """The options of a kind of method that have a default, with it; nothing for a kind that is no longer known."""
-    if kind not in CONFIGS:
-        return {}
-    options: Any = OmegaConf.to_container(OmegaConf.structured(CONFIGS[kind]))
-    return {name: value for name, value in options.items() if value != "???"}
+def config_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys in which the config of a run's folder and the one that is given now make different runs, with both values.
+
+    A run that was computed exactly answers for ``trainer.speed=auto`` too.
+    """
+    left, right = _placed_anywhere(recorded), _placed_anywhere(given)
+    return _difference(_without(left, _irrelevant(left)), _without(right, _irrelevant(left)))
 
 
-def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Identifying keys whose values differ between two resolved configs, as ``{key: (first, second)}``."""
-    left, right = identifying(first), identifying(second)
-    if SPEED in left | right:
-        left, right = ({SPEED: "exact"} | side for side in (left, right))
-        left, right = ({key: value for key, value in side.items() if key not in SETTLED_BY_SPEED} for side in (left, right))
-    return {key: (left.get(key), right.get(key)) for key in sorted(left | right) if left.get(key) != right.get(key)}
+def _irrelevant(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    return SETTLED_BY_SPEED if flat.get(SPEED) == "auto" else (SPEED,)
+
+
+def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten({**values, **_completed(values)})
+    return {key: value for key, value in flat if not _is_below(key, PLACEMENT_KEYS) and value != "???"}
+
+
+def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that have options by kind, where their kind is still known."""
+    sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
+    classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
+    return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
+
+
+def with_defaults(cls: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with the defaults of the options that it leaves out, and ``???`` where there is none."""
+    defaults = deepcopy(defaults_of(cls))
+    sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
+    within = {key: {**defaults[key], **options[key]} for key in sections if isinstance(options.get(key), Mapping)}
+    return {**defaults, **options, **within}
+
+
+def _is_below(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _without(flat: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key not in keys}
+
+
+def _difference(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {key: (left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)}
 
 
 def value_order(value: object) -> tuple[int, float, str]:
@@ -67,6 +90,26 @@ def value_order(value: object) -> tuple[int, float, str]:
     return (1, float(len(value)), str(value)) if isinstance(value, list) else (2, 0.0, str(value))
 
 
+def as_word(key: str, value: Any) -> str:
+    """``key=value`` as it is typed on the command line."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value).replace(' ', '')}"
+
+
+def tie_order(config: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
+    """A sort key for flat configurations that scored the same: the first one is chosen, wherever something is.
+
+    The smaller learning rate, then the smaller weight decay, then the smaller value of every other key by name; the seed last.
+    """
+    first = [key for key in ("optim.lr", "optim.weight_decay") if key in config]
+    others = sorted(config.keys() - {*first, "seed"})
+    return tuple((key, *value_order(config[key])) for key in (*first, *others, *(["seed"] if "seed" in config else [])))
+
+
+def score_order(top1: float) -> float:
+    """A sort key for scores, the highest first; equal ones must not differ by the rounding of a mean."""
+    return -round(top1, 6)
+
+
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     """Protocol, learning rate, weight decay, seed, and every other value that differs from the composed defaults.
 
@@ -74,7 +117,7 @@ def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
     """
     optim = values["optim"]
     parts = [values["protocol"]["name"], f"lr{optim['lr']:g}", f"wd{optim['weight_decay']:g}", f"seed{values['seed']}"]
-    for key, (_, value) in config_difference(baseline, values).items():
+    for key, (_, value) in _difference(_placed_anywhere(baseline), _placed_anywhere(values)).items():
         if key not in _IN_EVERY_NAME | _IN_THE_PATH:
             parts.append(f"{_slug(key.rsplit('.', 1)[-1])}{_slug(value)}")
     name = "_".join(parts)

@@ -4,21 +4,24 @@ YAML holds the values, the rooms' dataclasses hold names, types and checks; :fun
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.events import AliasEvent
 
 from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.backbones.config import BackboneConfig
-from gift_vit.common.checks import one_of
+from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
-from gift_vit.config.compose import conf_dir, flatten
-from gift_vit.config.keys import SETTLED_BY_SPEED, SPEED, default_run_name
-from gift_vit.config.run_config import PHASES, TRAIN_SPLITS, PathsConfig, Phase, ProtocolConfig, RunConfig
+from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
+from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
+from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
 from gift_vit.engine.config import OptimConfig, TrainerConfig
@@ -36,11 +39,9 @@ _SECTIONS: dict[str, dict[str, type[Any]]] = {
     "tracker": {"tracker": TrackerConfig},
     "paths": {"paths": PathsConfig},
 }
+_LARGEST = 1 << 20  # bytes of a config.yaml; one of a run has two thousand
 _SCALARS = ("seed", "phase", "run_name")
-_PATHS = (
-    *(("paths", key) for key in ("output_root", "data_root", "cache_root")),
-    *(("dataset", "root"), ("backbone", "weights"), ("method", "weights")),
-)
+_NAMED = ("method", "backbone", "protocol")  # sections whose names are parts of a run's path, or of its name
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
@@ -61,10 +62,10 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     """
     values = _resolve(cfg)
     recipe = values.pop("recipe", None)
-    missing = [key for key, value in flatten(values) if value == "???"]
-    if missing:
-        raise ConfigError(f"{missing[0]} is required; give {missing[0]}=<value>")
-    _check_keys("", values, [*_SECTIONS, *_SCALARS, "dataset", "method"])
+    _check_values(values)
+    for section in _NAMED:
+        if values[section].get("name") is not None:
+            values[section]["name"] = str(values[section]["name"])
     _make_absolute(values)
     configs = {name: config for section in _SECTIONS for name, config in _build_section(section, values[section]).items()}
     dataset = _build_dataset(values["dataset"])
@@ -74,24 +75,13 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     one_of(PHASES)("phase", phase)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a whole number of 0 or more")
-    for named, split in configs["protocol"].final_train.items():
-        one_of(TRAIN_SPLITS)(f"protocol.final_train.{named}", split)
     _check_benchmark(dataset, configs["protocol"])
-    accumulated, batch_size = configs["trainer"].grad_accumulation, configs["trainer"].batch_size
-    if accumulated > batch_size:
-        raise ConfigError(f"trainer.grad_accumulation={accumulated} exceeds trainer.batch_size={batch_size}; lower it")
-    if configs["backbone"].weights is not None and not configs["backbone"].pretrained:
-        raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
-    if configs["optim"].warmup_epochs >= configs["trainer"].epochs:
-        raise ConfigError(
-            f"optim.warmup_epochs={configs['optim'].warmup_epochs} leaves nothing of "
-            f"trainer.epochs={configs['trainer'].epochs}; lower it"
-        )
+    _check_together(**configs)
     if values["run_name"] is None:
         values["run_name"] = default_run_name(values, _resolve(baseline()) if baseline is not None else values)
     values["run_name"] = run_name = str(values["run_name"])
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", run_name):
-        raise ConfigError(f"run_name={run_name!r}: expected lower-case letters, digits, '.', '_' and '-'")
+    fits = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,199}", run_name) is not None
+    expect(fits, "run_name", repr(run_name), "lower-case letters, digits, '.', '_' and '-', 200 at most")
     protocol, benchmark = configs["protocol"], dataset.benchmark
     cut = protocol.search_epochs[benchmark] if phase == "search" else None
     run = RunConfig(
@@ -112,6 +102,29 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     return run
 
 
+def read_config(file: Path) -> DictConfig:
+    """A run's ``config.yaml``, unchecked.
+
+    Raises:
+        ConfigError: If it cannot be read, is no YAML with sections, or holds what no run writes: an alias, or a megabyte.
+    """
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LARGEST + 1).decode("utf-8-sig")
+        if len(text) > _LARGEST:
+            raise ValueError("it is larger than a megabyte")
+        if "*" in text and any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it holds an alias, which may stand for endlessly much")
+        cfg = OmegaConf.load(StringIO(text))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"{file} is no configuration of a run: it holds a list")
+    return cfg
+
+
 def check_present(run: RunConfig) -> None:
     """Refuse data or weights that are not there, before anything heavy is imported."""
     run.dataset.check_present()
@@ -128,8 +141,6 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
         return {}
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
     rules, used = dict(flatten(content)), dict(flatten(cfg.values))
-    if cfg.compute.speed == "auto" and rules.keys() & set(SETTLED_BY_SPEED):  # known on the machine alone
-        rules = {key: value for key, value in rules.items() if key not in SETTLED_BY_SPEED} | {SPEED: "exact"}
     changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
     return changes if resize == ruled else {**changes, "dataset.transform.resize": (ruled, resize)}
@@ -138,8 +149,9 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{key}: {_first_line(error)}" if key else _first_line(error)) from error
     for section, key in (("method", "grid"), *_DROPPED):  # a grid belongs to sweeps, not to a run
         if isinstance(values.get(section), dict):
             values[section].pop(key, None)
@@ -148,15 +160,25 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
     for key in ("grid", "grids", "pruning"):  # of sweeps, too; of versions before 0.2
         values.pop(key, None)
+    if isinstance(values.get("dataset"), dict):
+        values["dataset"] = _completed(values["dataset"])
     return values
+
+
+def _completed(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a dataset with the defaults of what its YAML leaves out, and ``???`` where there is none."""
+    kind = dataset.get("kind", "???")
+    cls = DatasetConfig if kind == "???" else dataset_class(str(kind))
+    return {"kind": kind, **with_defaults(cls, dataset)}
 
 
 def _make_absolute(values: dict[str, Any]) -> None:
     """Paths do not change their meaning with the working directory."""
-    for section, key in _PATHS:
+    for section, key in PATHS:
         if values[section].get(key) == "":
             raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
         if isinstance(values[section].get(key), str):
+            expect("\0" not in values[section][key], f"{section}.{key}", repr(values[section][key]), "a path")
             values[section][key] = str(Path(values[section][key]).expanduser().absolute())
 
 
@@ -164,8 +186,6 @@ def _build_section(section: str, values: Any) -> dict[str, Any]:
     """The configs that a section's keys are dealt to."""
     classes = _SECTIONS[section]
     owner = {field.name: name for name, cls in classes.items() for field in fields(cls)}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{section}={values!r}: expected the keys {', '.join(owner)}")
     _check_keys(section, values, list(owner))
     dealt = {name: {key: value for key, value in values.items() if owner[key] == name} for name in classes}
     return {name: _build(cls, dealt[name], section) for name, cls in classes.items()}
@@ -182,6 +202,7 @@ def _build_method(values: Mapping[str, Any]) -> tuple[Any, str]:
     if "name" not in section:
         raise ConfigError("method.name is required: the label of the method in run folders and tables")
     name = str(section.pop("name"))
+    folder_name("method.name", name)
     return _build(cls, section, "method"), name
 
 
@@ -200,10 +221,49 @@ def _build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
             schema.merge_with({key: value})
         except OmegaConfBaseException as error:  # noqa: PERF203
             raise ConfigError(f"{section}.{key}: {_first_line(error)}") from error
-    missing = sorted(OmegaConf.missing_keys(schema))
+    missing = [f"{section}.{key}" for key in sorted(OmegaConf.missing_keys(schema))]
     if missing:
-        raise ConfigError(f"{section}.{missing[0]} is required")
-    return OmegaConf.to_object(schema)  # pyright: ignore[reportReturnType]
+        raise ConfigError(_required(missing))
+    try:
+        return OmegaConf.to_object(schema)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{section}: {_first_line(error)}") from error
+
+
+def _check_together(backbone: BackboneConfig, optim: OptimConfig, trainer: TrainerConfig, **_: object) -> None:
+    """Values that each are right and contradict each other."""
+    if trainer.grad_accumulation > trainer.batch_size:
+        raise ConfigError(
+            f"trainer.grad_accumulation={trainer.grad_accumulation} exceeds trainer.batch_size={trainer.batch_size}; lower it"
+        )
+    if backbone.weights is not None and not backbone.pretrained:
+        raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
+    if optim.warmup_epochs >= trainer.epochs:
+        raise ConfigError(
+            f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of trainer.epochs={trainer.epochs}; lower it"
+        )
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """All sections are there, nothing that is required is missing, and every number can be reckoned with."""
+    _check_sections(values)
+    missing = [key for key, value in flatten(values) if value == "???"]
+    if missing:
+        raise ConfigError(f"{_required(missing)}; give {' '.join(f'{key}=<value>' for key in missing)}")
+    for key, value in flatten(values):
+        check_number(key, value)
+
+
+def _check_sections(values: Mapping[str, Any]) -> None:
+    """The sections and single values are there, no others, and a section holds keys."""
+    sections = [*_SECTIONS, "dataset", "method"]
+    _check_keys("", values, [*sections, *_SCALARS])
+    absent = [key for key in (*sections, *_SCALARS) if key not in values]
+    if absent:
+        raise ConfigError(f"the config has no {', '.join(absent)}; it was not composed from train.yaml, or with ~{absent[0]}")
+    for section in sections:
+        if not isinstance(values[section], Mapping):
+            raise ConfigError(f"{section}={values[section]!r}: expected a section with keys and values")
 
 
 def _check_keys(section: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -211,9 +271,10 @@ def _check_keys(section: str, values: Mapping[str, Any], known: list[str]) -> No
     for key in values:
         if key not in known:
             raise ConfigError(unknown_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known]))
-    absent = [key for key in known if not section and key not in values]
-    if absent:
-        raise ConfigError(f"the config has no {absent[0]}; it was not composed from train.yaml")
+
+
+def _required(missing: Sequence[str]) -> str:
+    return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required"
 
 
 def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
@@ -224,6 +285,8 @@ def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
 
 def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     """A recipe holds where it was chosen; ``recipe`` is what its file says of that."""
+    if not isinstance(recipe, Mapping):
+        raise ConfigError(f"recipe={recipe!r}: expected the name of a file of conf/recipe, or none")
     used = {
         "dataset": cfg.dataset.name,
         "method": cfg.method_name,
@@ -231,13 +294,23 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
         "protocol": cfg.protocol.name,
         "changes": {key: change[1] for key, change in protocol_changes(cfg).items()},
     }
-    differing = [key for key, value in used.items() if recipe.get(key) != value]
-    if differing:
-        chosen, here = ({key: values.get(key) for key in differing} for values in (recipe, used))
-        raise ConfigError(
-            f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); "
-            "leave the recipe out with recipe=none, or choose one with python -m experiments.select"
-        )
+    told = dict(recipe)
+    for place in (used, told):  # it holds in every number format, which is the machine's matter
+        place["changes"] = {key: value for key, value in (place.get("changes") or {}).items() if key not in SETTLED_BY_SPEED}
+    differing = [key for key, value in used.items() if told.get(key) != value]
+    if not differing:
+        return
+    chosen, here = ({key: values.get(key) for key in differing} for values in (told, used))
+    add = [as_word(key, told[key]) for key in differing if key != "changes" and key in told]
+    add += [as_word(key, value) for key, value in told["changes"].items() if used["changes"].get(key, ...) != value]
+    drop = [key for key in used["changes"] if key not in told["changes"]]
+    steps = [f"add {' '.join(add)}"] if add else []
+    steps += [f"leave out what sets {', '.join(drop)}"] if drop else []
+    file = file_of("recipe", f"{recipe.get('dataset')}_{recipe.get('method')}")
+    raise ConfigError(
+        f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); for {file} "
+        f"{' and '.join(steps)}, or leave the recipe out with recipe=none, or choose one with python -m experiments.select"
+    )
 
 
 def _first_line(error: Exception) -> str:

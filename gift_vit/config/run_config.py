@@ -1,12 +1,14 @@
 """Everything one run depends on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.backbones.config import BackboneConfig
-from gift_vit.data.config import DatasetConfig, LoadingConfig
+from gift_vit.common.checks import Check, Options, at_least, folder_name, fulfils, one_of
+from gift_vit.data.config import RESIZES, DatasetConfig, LoadingConfig
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.tracking.config import TrackerConfig
 
@@ -15,8 +17,22 @@ PHASES = get_args(Phase)
 TRAIN_SPLITS = ("train", "trainval")
 
 
+def _each(check: Check) -> Check:
+    """A check of every value of a mapping, None aside."""
+
+    def check_all(key: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                check(f"{key}.{name}", value)
+
+    return check_all
+
+
+_seeds = fulfils(lambda seeds: seeds and min(seeds) >= 0, "at least one whole number of 0 or more")
+
+
 @dataclass
-class ProtocolConfig:
+class ProtocolConfig(Options, section="protocol"):
     """The rules a run keeps, beside the values the protocol's YAML sets in ``optim`` and ``trainer``.
 
     Attributes:
@@ -27,11 +43,11 @@ class ProtocolConfig:
         resize: The resize of the datasets' transform, by benchmark; None: the backbone weights' own.
     """
 
-    name: str
-    final_train: dict[str, str]
-    search_epochs: dict[str, int | None]
-    seeds: list[int]
-    resize: dict[str, str | None]
+    name: Annotated[str, folder_name]
+    final_train: Annotated[dict[str, str], _each(one_of(TRAIN_SPLITS))]
+    search_epochs: Annotated[dict[str, int | None], _each(at_least(1))]
+    seeds: Annotated[list[int], _seeds]
+    resize: Annotated[dict[str, str | None], _each(one_of(RESIZES))]
 
 
 @dataclass

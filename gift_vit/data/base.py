@@ -6,16 +6,16 @@ returns a :class:`VisionDataset`; it changes no random state.
 
 import hashlib
 import io
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from unicodedata import normalize
 
 import numpy as np
 import PIL
@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
+from gift_vit.data.layout import listed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -50,6 +51,19 @@ class LabelledSource(Protocol[T_co]):
 
 class ImageSource(LabelledSource[Image.Image], Protocol):
     """RGB images, decoded on access, that can be identified without decoding them."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each image as it is stored, (len,)."""
+        ...
+
+    def stored(self, index: int, /) -> bytes:
+        """An image as it is stored: the bytes of its file, or its pixels."""
+        ...
+
+    def where(self, index: int, /) -> str:
+        """Where an image is stored, for a person."""
+        ...
 
     def content(self, index: int, /) -> bytes:
         """What an image is: its encoded bytes or pixels, or its relative path and size."""
@@ -82,11 +96,27 @@ def concatenate(sources: Sequence[LabelledSource[T]]) -> LabelledSource[T]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the images of a split come from.
+
+    Attributes:
+        files: Names of the files or folders that were read.
+        skipped: What lies there and was not read: how many, by what they are.
+        drawn: How the split was drawn, where it was not there: ``split off train: 200 of 1,000, stratified, seed 0``.
+    """
+
+    files: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    drawn: str | None = None
+
+
+@dataclass(frozen=True)
 class VisionDataset:
     """A dataset ready for use.
 
     ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
-    ``decoder`` names what decodes the images, with its version; ``source`` says where they come from, if that is known.
+    ``decoder`` names what decodes the images, with its version; ``source`` says where they come from, if that is known;
+    ``class_order`` says what the order of the classes is; ``origins`` where the images of each split come from.
     """
 
     name: str
@@ -96,6 +126,8 @@ class VisionDataset:
     fingerprint: str
     decoder: str = f"Pillow {PIL.__version__}"
     source: str | None = None
+    class_order: str = "the benchmark's own numbers"
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -146,6 +178,19 @@ class SubsetSource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.source[int(self.indices[index])]
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each image as it is stored, (len,)."""
+        return self.source.sizes[self.indices]
+
+    def stored(self, index: int) -> bytes:
+        """The image as the source stores it."""
+        return self.source.stored(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        """Where the source stores the image."""
+        return self.source.where(int(self.indices[index]))
+
     def content(self, index: int) -> bytes:
         """What identifies the image in the source."""
         return self.source.content(int(self.indices[index]))
@@ -162,27 +207,45 @@ class FileSource:
         ConfigError: If a file is not there; names the first and counts them.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int], listed_in: Path, hint: str) -> None:
+    def __init__(
+        self, root: Path, paths: Sequence[str], labels: Sequence[int] | NDArray[np.int64], listed_in: Path, hint: str
+    ) -> None:
         stats = _stat_files(root, set(paths))
+        forms = {form: path for path in paths if path not in stats for form in _other_forms(path)}
+        renamed = {forms[form]: form for form in _stat_files(root, set(forms))} if forms else {}
+        paths = [renamed.get(path, path) for path in paths]
+        stats |= _stat_files(root, set(renamed.values()))
         absent = [path for path in paths if path not in stats]
         if absent:
             count = f"{len(absent)} of {len(paths)} listed in {listed_in} are missing"
             raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
         self.root = root
         self.paths = paths
-        self.sizes, self.written = zip(*(stats[path] for path in paths), strict=True) if paths else ((), ())
+        self.sizes: NDArray[np.int64] = np.asarray([stats[path][0] for path in paths], dtype=np.int64)
+        self.written = [stats[path][1] for path in paths]
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return decode_named(self.stored(index), self.where(index)), int(self.labels[index])
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
         path = self.root / self.paths[index]
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read image {path}: {error.strerror}") from error
-        return decode_named(data, str(path)), int(self.labels[index])
+
+    def where(self, index: int) -> str:
+        """The path of the file."""
+        return str(self.root / self.paths[index])
 
     def content(self, index: int) -> bytes:
         """The path relative to the root, and the size: hashing gigabytes before each run would take minutes."""
@@ -197,12 +260,19 @@ def _stat_files(root: Path, paths: set[str]) -> dict[str, tuple[int, int]]:
     """Bytes and time of change (ns) of each file that is there, with one scan per folder: surplus files are not looked at."""
     stats: dict[str, tuple[int, int]] = {}
     for folder in {os.path.dirname(path) for path in paths}:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
-            for entry in entries:
-                path = os.path.join(folder, entry.name)
-                if path in paths and entry.is_file():
-                    stats[path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
+        for entry in listed(root / folder) if os.path.isdir(root / folder) else ():
+            path = os.path.join(folder, entry.name)
+            if path in paths and entry.is_file():
+                stats[path] = (entry.stat().st_size, entry.stat().st_mtime_ns)
     return stats
+
+
+def _other_forms(path: str) -> list[str]:
+    """A path whose folder and file have their names in other Unicode forms: they look the same."""
+    if path.isascii():
+        return []
+    folders, names = ({normalize(form, part) for form in ("NFC", "NFD")} for part in os.path.split(path))
+    return [os.path.join(folder, name) for folder in folders for name in names]
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -255,63 +325,6 @@ def decode_named(data: bytes, name: str, decode: Decoder = decode_image) -> Imag
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more for broken files
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
-
-
-def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the rest and of a part of ``size`` (a count or a fraction), both ascending, each class in proportion.
-
-    Draw for draw scikit-learn's ``train_test_split(stratify=labels)``, which takes two seconds to import.
-
-    Raises:
-        ValueError: If a class is too small to stand in both.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    in_part = math.ceil(size * len(labels)) if isinstance(size, float) else size
-    in_rest = len(labels) - in_part
-    if min(in_part, in_rest) < max(len(classes), 1):
-        raise ValueError(f"{in_part} and {in_rest} images cannot both hold all of {len(classes)} classes")
-    if counts.min() < 2:
-        raise ValueError(f"class {classes[counts.argmin()]} has one image only")
-    generator = np.random.RandomState(seed)
-    of_rest = _apportion(counts, in_rest, generator)
-    of_part = _apportion(counts - of_rest, in_part, generator)
-    rest, part = [], []
-    for label, first, second in zip(classes, of_rest, of_part, strict=True):
-        drawn = generator.permutation(np.flatnonzero(labels == label))
-        rest.append(drawn[:first])
-        part.append(drawn[first : first + second])
-    return np.sort(np.concatenate(rest)), np.sort(np.concatenate(part))
-
-
-def _apportion(counts: NDArray[np.intp], size: int, generator: np.random.RandomState) -> NDArray[np.intp]:
-    """``size`` over the classes in proportion to ``counts``: what is left by rounding down to the largest remainders."""
-    exact = counts / counts.sum() * size
-    whole = np.floor(exact)
-    left, remainders = int(size - whole.sum()), exact - whole
-    for remainder in np.unique(remainders)[::-1]:
-        if left == 0:
-            break
-        equal = np.flatnonzero(remainders == remainder)
-        chosen = generator.choice(equal, min(len(equal), left), replace=False)  # a draw even where all are taken
-        whole[chosen] += 1
-        left -= len(chosen)
-    return whole.astype(np.intp)
-
-
-def split_off_val(name: str, train: ImageSource, val_fraction: float, split_seed: int) -> tuple[SubsetSource, SubsetSource]:
-    """Train and val out of ``train``: stratified, and the same each time for the same order of images.
-
-    Raises:
-        ConfigError: If a class is too small to stand in both.
-    """
-    try:
-        rest, part = stratified_split(train.labels, val_fraction, split_seed)
-    except ValueError as error:
-        raise ConfigError(
-            f"dataset {name}: cannot split dataset.val_fraction={val_fraction} of its {len(train)} training images off as val: "
-            f"{error}; give a val split or another fraction"
-        ) from error
-    return SubsetSource(train, rest), SubsetSource(train, part)
 
 
 def fingerprint(splits: Mapping[str, ImageSource]) -> str:

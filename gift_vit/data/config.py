@@ -1,26 +1,30 @@
 """What data is told: the options of every kind of dataset, and how it is loaded. Imports no torch."""
 
+import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, table_files
+from gift_vit.data.trees import read_trees
 
-SPLITS = ("train", "val", "test")
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
 CACHES = ("auto", "ram", "disk", "off")
 JPEG_DECODERS = ("auto", "simplejpeg", "pillow")
 _crop_ratio = fulfils(lambda ratio: 0 < ratio <= 1, "a number above 0 and up to 1, or null to squash")
-_part_of_train = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part of train that becomes val")
+_part = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part that is split off")
+_NAME_TRAIN = "name train, and if there are any val and test"
 _split_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
-_folder_name = matches(r"[a-z0-9._-]+", "lower-case letters, digits and . _ - only, for it names folders")
-FOLDER_LAYOUT = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/"
+_folder_name = matches(
+    r"[a-z0-9][a-z0-9._-]{0,149}", "lower-case letters, digits and . _ - only, for it names folders; 150 at most, no dot first"
+)
 
 
 @dataclass
@@ -33,10 +37,10 @@ class TransformConfig(Options, section="dataset.transform"):
     ``tf1_bilinear``, with which VTAB-1k's published numbers were made; None takes the backbone weights' own.
     """
 
-    crop_ratio: Annotated[float | None, _crop_ratio]
-    random_crop: bool
-    hflip: Annotated[float, fulfils(lambda chance: 0 <= chance <= 1, "a probability from 0 to 1")]
-    resize: Annotated[str | None, one_of(RESIZES)]
+    crop_ratio: Annotated[float | None, _crop_ratio] = 0.875
+    random_crop: bool = True
+    hflip: Annotated[float, fulfils(lambda chance: 0 <= chance <= 1, "a probability from 0 to 1")] = 0.5
+    resize: Annotated[str | None, one_of(RESIZES)] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,20 +79,28 @@ class CacheSettings:
     workers: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DatasetConfig(Options, section="dataset"):
-    """What every kind of dataset is told.
+    """What every kind of dataset is told; the options without a default are what a dataset's YAML must say.
 
-    ``num_classes`` None: as found in the data. ``cache`` says where decoded images are kept between epochs, as
-    :mod:`gift_vit.data.cache` explains. ``prepare`` is the sentence a person reads when the data is not there.
+    Attributes:
+        name: Names the dataset in run folders and tables.
+        benchmark: Whose rules of the protocol hold for it.
+        transform: From an image to the backbone's input.
+        num_classes: None: as found in the data.
+        cache: Where decoded images are kept between epochs, as :mod:`gift_vit.data.cache` explains.
+        check_duplicates: Whether every run looks for pictures that stand in more than one split. That reads the files of equal
+            size, which takes long for very large sets.
+        prepare: The sentence a person reads when the data is not there.
     """
 
     name: Annotated[str, _folder_name]
-    benchmark: Annotated[str, one_of(BENCHMARKS)]
-    transform: TransformConfig
-    num_classes: Annotated[int | None, fulfils(lambda count: count >= 1, "1 or more, or null for what is found")]
-    cache: Annotated[str, one_of(CACHES)]
-    prepare: str | None
+    benchmark: Annotated[str, one_of(BENCHMARKS)] = "own"
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    num_classes: Annotated[int | None, fulfils(lambda count: count >= 1, "1 or more, or null for what is found")] = None
+    cache: Annotated[str, one_of(CACHES)] = "auto"
+    check_duplicates: bool = True
+    prepare: str | None = None
 
     def how_to_prepare(self) -> str:
         """``; `` and the sentence that tells how to get the data, for the end of an error line."""
@@ -101,18 +113,18 @@ class DatasetConfig(Options, section="dataset"):
     def check_present(self) -> None:
         """Refuse data that is not there; a look at :meth:`needed` alone, so that nobody waits for torch to be told."""
         for path in self.needed():
-            if not path.exists():
+            if not os.path.exists(path):  # a name that is too long is none either
                 kind = "file" if path.suffix == ".json" else "folder"
                 raise ConfigError(f"dataset {self.name}: there is no {kind} {path}{self.how_to_prepare()}")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SplitListsConfig(DatasetConfig):
     """``image_root`` (what the listed paths are relative to) and ``splits_dir`` (the lists) are relative to ``root``."""
 
     root: str
-    image_root: str
-    splits_dir: str
+    image_root: str = "."
+    splits_dir: str = "."
 
     def needed(self) -> list[Path]:
         """The folders, and the three lists."""
@@ -120,89 +132,164 @@ class SplitListsConfig(DatasetConfig):
         return [root, root / self.image_root, *(root / self.splits_dir / f"{split}.json" for split in SPLITS)]
 
 
-@dataclass
-class FolderConfig(DatasetConfig):
-    """An absent val is split off train: the part ``val_fraction``, stratified, drawn from ``split_seed``.
+@dataclass(kw_only=True)
+class OwnConfig(DatasetConfig):
+    """A person's own data, whose splits are known by their names (:mod:`gift_vit.data.layout`).
 
-    The name ``folder`` becomes ``folder_<last part of root>``, so that two people's folders do not share one run folder.
+    An absent val is split off train. Where there are no splits at all, test is split off everything first. The name of the kind
+    becomes ``<kind>_<last part of root>``, so that two people's data do not share one run folder.
+
+    Attributes:
+        root: The folder, or a single file.
+        val_fraction: The part of train that becomes val, stratified.
+        test_fraction: The part of everything that becomes test, stratified; None: as ``val_fraction``.
+        split_seed: Both are drawn from it.
     """
 
+    kind: ClassVar[str]
+
     root: str
-    val_fraction: Annotated[float, _part_of_train]
-    split_seed: Annotated[int, _split_seed]
+    val_fraction: Annotated[float, _part] = 0.2
+    test_fraction: Annotated[float | None, _part] = None
+    split_seed: Annotated[int, _split_seed] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name == "folder":
-            self.name = _name_after_root("folder", self.root)
+        if self.name == self.kind:
+            self.name = _name_after_root(self.kind, self.root)
 
     def needed(self) -> list[Path]:
-        """The folder, and ``train/`` in it."""
-        root = Path(self.root).expanduser()
-        return [root, root / "train"]
+        """The root."""
+        return [self.root_path]
+
+    @property
+    def root_path(self) -> Path:
+        """The root as a path."""
+        return Path(self.root).expanduser()
+
+
+@dataclass(kw_only=True)
+class FolderConfig(OwnConfig):
+    """Class folders: ``root/train/<class>/*.jpg`` and so on, or without splits ``root/<class>/*.jpg``."""
+
+    kind: ClassVar[str] = "folder"
 
     def how_to_prepare(self) -> str:
         """As for every dataset, after the layout that is expected."""
-        return f"; {FOLDER_LAYOUT}{super().how_to_prepare()}"
+        return f"; {CLASS_FOLDERS}{super().how_to_prepare()}"
+
+    def check_present(self) -> None:
+        """Also that the folders are splits, or classes, with images in them."""
+        super().check_present()
+        read_trees(self.root_path)
 
 
 @dataclass
-class ParquetConfig(DatasetConfig):
-    """Files or glob patterns per split, relative to ``root``.
+class ColumnsConfig(Options, section="dataset.columns"):
+    """Names of the columns; None: one of the usual names (:mod:`gift_vit.data.columns`).
 
-    A file that is named must be there; a pattern of val or test that matches nothing means that the split is absent. An absent
-    val is split off train: the part ``val_fraction``, stratified, drawn from ``split_seed``. The name ``parquet`` becomes
-    ``parquet_<last part of root>``, so that two people's files do not share one run folder.
+    In a CSV file without a line of names they are ``"1"``, ``"2"`` and so on. ``split`` is looked at where the files have no
+    splits by their names.
     """
 
-    root: str
-    files: dict[str, list[str]]
-    val_fraction: Annotated[float, _part_of_train]
-    split_seed: Annotated[int, _split_seed]
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(kw_only=True)
+class TableConfig(OwnConfig):
+    """Files with a column of images and one of labels.
+
+    Attributes:
+        files: Files or glob patterns per split, relative to root. A file that is named must be there; a pattern of val or test
+            that matches nothing means that the split is absent. None for all: by the usual names; for some: these are absent.
+        columns: Which columns are read.
+    """
+
+    files: dict[str, list[str] | None] = field(default_factory=lambda: dict.fromkeys(SPLITS))
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name == "parquet":
-            self.name = _name_after_root("parquet", self.root)
-        unknown = [split for split in self.files if split not in SPLITS]
-        if unknown or not self.files.get("train"):
-            given = ", ".join(self.files) or "nothing"
-            raise ConfigError(f"dataset.files names {given}: name train, and if there are any val and test")
+        given = [split for split, patterns in self.files.items() if patterns is not None]
+        if set(self.files) - set(SPLITS) or ((given or not self.files) and not self.files.get("train")):
+            raise ConfigError(f"dataset.files names {', '.join(given or self.files) or 'nothing'}: {_NAME_TRAIN}")
 
-    def needed(self) -> list[Path]:
-        """The folder."""
-        return [Path(self.root).expanduser()]
+    def check_present(self) -> None:
+        """Also that each split has its files."""
+        super().check_present()
+        self.found()
+
+    def found(self) -> dict[str, list[Path]]:
+        """The files of each split that is there, in their order; one file of no split as :data:`gift_vit.data.layout.ALL`.
+
+        Raises:
+            ConfigError: If a file that is named is not there, or those that are there are not one set of splits.
+        """
+        given = {split: self.files[split] or [] for split in SPLITS if self.files.get(split)}
+        if not given:
+            return table_files(self.root_path, self.kind)
+        found = {split: {file for word in words for file in self._matching(split, word)} for split, words in given.items()}
+        return {split: sorted(files, key=str) for split, files in found.items() if files}
+
+    def _matching(self, split: str, pattern: str) -> list[Path]:
+        root = self.root_path
+        if (root / pattern).is_file():
+            return [root / pattern]
+        matches = [root / name for name in glob.glob(pattern, root_dir=root, recursive=True)]
+        if not matches and (split == "train" or not glob.has_magic(pattern)):
+            raise ConfigError(f"dataset {self.name}: there is no file {root / pattern} for {split}{self.how_to_prepare()}")
+        check_series(matches)
+        return matches
 
 
-@dataclass
+@dataclass(kw_only=True)
+class ParquetConfig(TableConfig):
+    """Parquet files of encoded images, as Hugging Face ``datasets`` writes them."""
+
+    kind: ClassVar[str] = "parquet"
+
+
+@dataclass(kw_only=True)
+class CsvConfig(TableConfig):
+    """CSV files that list image files, whose paths are relative to the file that lists them."""
+
+    kind: ClassVar[str] = "csv"
+
+
+@dataclass(kw_only=True)
 class Vtab1kConfig(DatasetConfig):
     """``root`` is the task's own folder; ``jpeg_decoder`` is explained at :func:`gift_vit.data.base.jpeg_decoder`."""
 
     root: str
-    jpeg_decoder: Annotated[str, one_of(JPEG_DECODERS)]
+    jpeg_decoder: Annotated[str, one_of(JPEG_DECODERS)] = "auto"
 
     def needed(self) -> list[Path]:
         """The record of the task's preparation, written last."""
         return [Path(self.root, "meta.json").expanduser()]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DigitsConfig(DatasetConfig):
     """The split into train 800, val 200 and test 797 is drawn, stratified, from ``split_seed``."""
 
-    split_seed: Annotated[int, _split_seed]
+    split_seed: Annotated[int, _split_seed] = 0
 
 
 def _name_after_root(kind: str, root: str) -> str:
     """``<kind>_<last part of root>`` in the letters that may name folders."""
     last = os.path.basename(os.path.abspath(os.path.expanduser(root)))
+    stem, ending = os.path.splitext(last)
+    if any(ending.lower() in endings for endings in TABLE_ENDINGS.values()):
+        last = stem
     return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
 
 
+OWN: dict[str, type[OwnConfig]] = {cls.kind: cls for cls in (FolderConfig, ParquetConfig, CsvConfig)}
 CONFIGS: dict[str, type[DatasetConfig]] = {
+    **OWN,
     "split_lists": SplitListsConfig,
-    "folder": FolderConfig,
-    "parquet": ParquetConfig,
     "vtab1k": Vtab1kConfig,
     "digits": DigitsConfig,
 }

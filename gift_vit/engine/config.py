@@ -53,8 +53,8 @@ class OptimConfig(Options, section="optim"):
     lr: Annotated[float, positive]
     weight_decay: Annotated[float, at_least(0)]
     betas: Annotated[list[float], pair(0, 1)]
-    eps: float
+    eps: Annotated[float, at_least(0)]
     warmup_epochs: Annotated[int, at_least(0)]
-    warmup_lr: float
-    min_lr: float
+    warmup_lr: Annotated[float, at_least(0)]
+    min_lr: Annotated[float, at_least(0)]
     schedule: Annotated[str, one_of(SCHEDULES)]

@@ -161,21 +161,21 @@ def fit(
         stop_epoch: Epochs after which to stop; the schedule keeps its length. None: all.
 
     Raises:
-        RunError: If the loss is not finite; the checkpoint of the last good epoch remains.
+        RunError: If a loss, a trained weight or a logit is not finite; the checkpoint of the last good epoch remains.
     """
     device = next(model.parameters()).device
     precision = Precision(trainer.precision, device)
     optimizer = build_optimizer(model, optim)
     progress = TrainingState()
+    last_epoch = (stop_epoch or trainer.epochs) - 1
     if checkpoint.is_file():
-        progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity)
+        progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity, last_epoch + 1)
         for observer in observers:
             observer.resumed(list(progress.history))
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     whole = trainer.compile and not getattr(model, "compiled_by_block", False)
     forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
     step, logits = build_step(forward, optimizer, precision, trainer)
-    last_epoch = (stop_epoch or trainer.epochs) - 1
     for epoch in range(progress.epochs_done, last_epoch + 1):
         started = time.perf_counter()
         for observer in observers:
@@ -184,11 +184,11 @@ def fit(
         loss, lr, steps = _train_epoch(step, inputs.train, epoch, schedule, trainer.batch_size, observers)
         seconds = time.perf_counter() - started
         speed = inputs.train.num_images / seconds
+        check_finite_weights(optimizer, epoch)
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
-            scores = evaluate(forward, inputs.val, device, precision, logits)
+            scores = evaluate(forward, inputs.val, device, precision, logits, f"on val after epoch {epoch}")
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
-        check_finite_weights(optimizer, epoch)
         progress.history.append(record)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
@@ -240,6 +240,7 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -247,16 +248,25 @@ class Tally:
         logits = logits.float()
         self._correct += (logits.argmax(1) == labels).sum()
         self._loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        self._spoilt += (~logits.isfinite()).any(1).sum()
         self._images += len(labels)
 
-    def evaluation(self) -> Evaluation:
-        """The scores over all batches, of all processes; no image is an error."""
+    def evaluation(self, where: str = "") -> Evaluation:
+        """The scores over all batches, of all processes; ``where`` says of what in an error.
+
+        Raises:
+            ConfigError: If there is no image.
+            RunError: If a logit or the loss is not finite: there is no class to read from NaN.
+        """
         images = torch.tensor(self._images, dtype=torch.float64, device=self._loss.device)
-        totals = torch.stack([self._correct.double(), self._loss, images])
+        totals = torch.stack([self._correct.double(), self._loss, self._spoilt.double(), images])
         distributed.sum_over_processes(totals)
-        correct, loss, images = totals.tolist()
+        correct, loss, spoilt, images = totals.tolist()
         if images == 0:
             raise ConfigError("nothing to evaluate: the split has no images")
+        if spoilt or not math.isfinite(loss):
+            what = f"logits of {int(spoilt)} of {int(images)} images are NaN or infinite" if spoilt else f"the loss is {loss}"
+            raise RunError(f"no score{where and f' {where}'}: {what}; {_CALMER}")
         return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))
 
 
@@ -267,11 +277,16 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     forward: Callable[[Tensor], Tensor] | None = None,
+    where: str = "",
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
-    logits where they are computed in another way than by calling it.
+    logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
+
+    Raises:
+        ConfigError: If there is no image.
+        RunError: If a logit is NaN or infinite.
     """
     was_training = model.training
     model.eval()
@@ -282,4 +297,4 @@ def evaluate(
             logits = model(inputs) if forward is None else forward(inputs)
         tally.add(logits, labels)
     model.train(was_training)
-    return tally.evaluation()
+    return tally.evaluation(where)

@@ -1,14 +1,15 @@
 """What a training changes beside the weights: optimiser, learning-rate schedule, number format; and its checkpoints.
 
-A checkpoint holds everything the next epoch depends on, and is written atomically.
+A checkpoint holds everything the next epoch depends on, and is written atomically. Behind what torch writes stands the SHA-256
+of it: a file that is damaged, cut short or changed is never gone on with.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import atomic_path
 from gift_vit.engine.config import PRECISIONS, OptimConfig
 from gift_vit.engine.observer import EpochRecord
+
+_FORMAT = 2  # 1, of versions before 0.2, had no digest
+_SEAL = b"\nsha256 "  # before the digest, at the end of the file
+_SEAL_BYTES = len(_SEAL) + 64
+_CHUNK = 1 << 20
 
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
@@ -156,6 +162,7 @@ def save_checkpoint(
     if not distributed.is_main():
         return
     state = {
+        "format": _FORMAT,
         "identity": identity,
         "progress": asdict(progress),
         "model": _mutable_state(model),
@@ -166,36 +173,109 @@ def save_checkpoint(
     }
     with atomic_path(path) as partial:
         torch.save(state, partial)
+        digest = _sha256(partial)
+        with partial.open("ab") as file:
+            file.write(_SEAL + digest.encode())
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, identity: str
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, identity: str, epochs: int
 ) -> TrainingState:
-    """Restore what :func:`save_checkpoint` wrote into freshly built objects.
+    """Restore what :func:`save_checkpoint` wrote into freshly built objects; all of it or, on an error, nothing of the model.
 
     A process beyond those that wrote it keeps the random state it has.
 
+    Args:
+        path: The file.
+        model: Takes the trained tensors.
+        optimizer: Takes its moments.
+        scaler: Takes its scale.
+        identity: Names the data that the run trains on.
+        epochs: The most that can be done.
+
     Raises:
-        ConfigError: If the file is unreadable or belongs to other data.
+        ConfigError: If the file is unreadable, damaged or changed, or belongs to other data or another run.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({str(error).splitlines()[0]}); delete it to start the run over") from error
-    if state["identity"] != identity:
-        raise ConfigError(f"{path} was trained on other data than the dataset holds now; delete it to start the run over")
-    own = _mutable_state(model)
-    if own.keys() != state["model"].keys():
-        raise ConfigError(f"{path} holds other tensors than this run trains; delete it to start the run over")
+        state = _read(path)
+        problem = _misfit(state, _mutable_state(model), identity, epochs)
+        progress = TrainingState() if problem else _restore_progress(state, optimizer, scaler)
+    except Exception as error:  # readers of zip and pickle raise classes of many kinds, as does other content
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = f"it has no {line}" if isinstance(error, KeyError) else line
+        raise ConfigError(f"{path} cannot be read ({reason}); delete it to start the run over") from error
+    if problem is not None:
+        raise ConfigError(f"{path} {problem}; delete it to start the run over")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in _mutable_state(model).items():
             tensor.copy_(state["model"][name])
+    return progress
+
+
+def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:
+    """All of a checkpoint but the model."""
     optimizer.load_state_dict(state["optimizer"])
+    _check_moments(optimizer)
     scaler.load_state_dict(state["scaler"])
     random_states = [state, *state.get("other_processes", [])]
     if distributed.rank() < len(random_states):
         _set_random_state(random_states[distributed.rank()])
     return TrainingState(**state["progress"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; what is damaged is an error."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _SEAL_BYTES))
+        end = file.read()
+    if size == 0:
+        raise ValueError("it is empty")
+    sealed = end.startswith(_SEAL)
+    if sealed and end[len(_SEAL) :] != _sha256(path, size - _SEAL_BYTES).encode():
+        raise ValueError("it is damaged: its SHA-256 is not the one that it was written with")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not sealed and state.get("format", 1) >= _FORMAT:
+        raise ValueError("it is cut short or changed: its SHA-256 is missing")
+    return state
+
+
+def _misfit(state: dict[str, Any], own: dict[str, torch.Tensor], identity: str, epochs: int) -> str | None:
+    """In what a checkpoint is not one of this run; None: it is."""
+    if state["identity"] != identity:
+        return "was trained on other data than the dataset holds now"
+    held = state["model"]
+    if own.keys() != held.keys():
+        return "holds other tensors than this run trains"
+    for name, tensor in own.items():
+        if (held[name].shape, held[name].dtype) != (tensor.shape, tensor.dtype):
+            return f"holds {name} as {_described(held[name])}, this run trains {_described(tensor)}"
+    done, history = state["progress"]["epochs_done"], state["progress"]["history"]
+    if not 1 <= done <= epochs or [record["epoch"] for record in history] != list(range(done)):
+        return f"says that {done} epochs are done and has records of {len(history)}; this run has {epochs}"
+    return None
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """A moment is as large as its parameter; a count of updates is one number."""
+    for parameter, moments in optimizer.state.items():
+        wrong = [key for key, value in moments.items() if value.shape not in (parameter.shape, ())]
+        if wrong:
+            raise ValueError(f"the optimiser's {wrong[0]} has shape {tuple(moments[wrong[0]].shape)}, its parameter another")
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _sha256(path: Path, size: int | None = None) -> str:
+    """SHA-256 of a file, or of its first ``size`` bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
 
 
 def _random_state() -> dict[str, Any]:

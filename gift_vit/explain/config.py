@@ -7,7 +7,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common.checks import Options, at_least, between, one_of, positive
+from gift_vit.common.checks import Options, at_least, between, device_name, one_of, positive, writable_folder, writable_stem
 from gift_vit.common.errors import ConfigError
 
 RESPONSES = ("post", "pre")
@@ -68,9 +68,9 @@ class RunArguments(Options):
     targets: list[str] | None = None
     basis: Annotated[str, one_of(BASES)] = "trained"
     response: Annotated[str, one_of(RESPONSES)] = "post"
-    out: str | None = None
+    out: Annotated[str | None, writable_folder] = None
     dataset_root: str | None = None
-    device: str = "auto"
+    device: Annotated[str, device_name] = "auto"
     batch_size: Annotated[int, at_least(1)] = 32
 
     def __post_init__(self) -> None:
@@ -220,9 +220,9 @@ class StabilityArguments(Options):
     targets: list[str] | None = None
     response: Annotated[str, one_of(RESPONSES)] = "post"
     count: Annotated[int, at_least(1)] = 500
-    out: str = "outputs/stability"
+    out: Annotated[str, writable_stem] = "outputs/stability"
     dataset_root: str | None = None
-    device: str = "auto"
+    device: Annotated[str, device_name] = "auto"
     batch_size: Annotated[int, at_least(1)] = 32
 
     def __post_init__(self) -> None:

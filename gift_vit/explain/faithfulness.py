@@ -1,5 +1,6 @@
 """Measure whether a run's maps show what its model uses: see :class:`gift_vit.explain.config.FaithfulnessArguments`."""
 
+import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
 from gift_vit.common import cli
 from gift_vit.explain.config import FaithfulnessArguments
 from gift_vit.explain.setup import open_run

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from gift_vit.acceleration.accelerate import all_tokens
 from gift_vit.common.checks import one_of
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.tensors import check_finite
 from gift_vit.explain.config import RESPONSES, MapChoice
 from gift_vit.explain.layers import AdaptedLayer, LayerName, cluster_columns, find_layers
 
@@ -91,6 +92,7 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
 
     Raises:
         ConfigError: If the model has no GIFT, the choice does not fit it, or the images do not.
+        RunError: If a logit or a response is NaN or infinite.
     """
     choice = choice or MapChoice()
     layers = find_layers(model, choice)
@@ -108,6 +110,7 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
         stack.enter_context(eval_mode(model))
         logits = model(images)
     post, pre = (torch.stack([maps[layer.name][which] for layer in layers], 1).unflatten(-1, grid) for which in (0, 1))
+    check_finite("no map can be made", logits=logits, post=post, pre=pre)
     clusters = tuple(range(post.shape[2])) if choice.clusters is None else tuple(choice.clusters)
     return ClusterMaps(tuple(layer.name for layer in layers), clusters, post, pre, logits, (images.shape[2], images.shape[3]))
 

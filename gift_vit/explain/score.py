@@ -1,5 +1,6 @@
 """Score a finished run's cluster maps against annotations: see :class:`gift_vit.explain.config.ScoreArguments`."""
 
+import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
 from gift_vit.common import cli
 from gift_vit.explain.config import ScoreArguments
 from gift_vit.explain.setup import open_run

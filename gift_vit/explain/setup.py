@@ -10,13 +10,14 @@ from gift_vit.runs.run import Run
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
-def open_run(folder: str, dataset_root: str | None, split: str | None = "test") -> Run:
+def open_run(folder: str, dataset_root: str | None, split: str | None = "test", needs_data: bool = True) -> Run:
     """A finished run of GIFT, of which the split may be looked at.
 
     Args:
         folder: The run's folder.
         dataset_root: Where its data lies now; None: where it was during training.
         split: None stands for the one that is looked at by default.
+        needs_data: False where the run's own data is not looked at.
 
     Raises:
         ConfigError: If it is no finished run, one of another method, or one whose split must not be looked at.
@@ -26,6 +27,8 @@ def open_run(folder: str, dataset_root: str | None, split: str | None = "test") 
     if not isinstance(run.config.method, GiftConfig):
         raise ConfigError(f"cluster maps explain GIFT; {run.folder} was trained with method={run.config.method_name}")
     run.split(split)
+    if needs_data:
+        run.check_present()
     return run
 
 

@@ -1,5 +1,6 @@
 """Measure how alike the cluster maps of several trainings are: see :class:`gift_vit.explain.config.StabilityArguments`."""
 
+import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
 from gift_vit.common import cli
 from gift_vit.explain.config import StabilityArguments
 from gift_vit.explain.setup import check_comparable, open_run

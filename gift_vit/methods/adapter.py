@@ -12,19 +12,19 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import check_readable
+from gift_vit.common.tensors import write_tensors
 from gift_vit.methods.config import get_method, spec_of
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 _APPLIED = "applied_method"
-_FORMAT = "gift_vit adapter 1"
+FORMAT = "gift_vit adapter 1"
 _STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation")
 
 
@@ -154,7 +154,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     """Copy adapter and head tensors into a model with the same method applied.
 
     Raises:
-        ConfigError: If a tensor is missing, surplus or of another shape; the model is then unchanged.
+        ConfigError: If a tensor is missing, surplus, or of another shape or dtype; the model is then unchanged.
     """
     own = adapter_state_dict(model)
     missing = [name for name in own if name not in state]
@@ -162,18 +162,21 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     if missing or surplus:
         raise ConfigError(f"the adapter does not fit this model: {_listed('missing', missing)}, {_listed('surplus', surplus)}")
     for name, tensor in own.items():
-        if state[name].shape != tensor.shape:
-            raise ConfigError(
-                f"the adapter does not fit this model: {name} has shape {tuple(state[name].shape)}, "
-                f"the model expects {tuple(tensor.shape)}"
-            )
+        for what, given, expected in (
+            ("shape", tuple(state[name].shape), tuple(tensor.shape)),
+            ("numbers of the kind", state[name].dtype, tensor.dtype),
+        ):
+            if given != expected:
+                raise ConfigError(
+                    f"the adapter does not fit this model: {name} has {what} {given}, the model expects {expected}"
+                )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
 
 def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
-    """Write adapter and head as safetensors, atomically.
+    """Write adapter and head as safetensors, atomically; of equal runs the bytes are equal.
 
     The file's metadata holds the method's config, the backbone and its input statistics, the project's version, and
     whatever else is given (``dataset=``, ``class_names=``), each as JSON.
@@ -183,31 +186,51 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
     """
     applied = applied_method(model)
     facts = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "version": __version__,
         "method": describe_method(applied.config),
         "backbone": applied.backbone,
         **metadata,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
-    with atomic_path(Path(path)) as partial:
-        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in facts.items()})
+    write_tensors(Path(path), tensors, {key: json.dumps(value) for key, value in facts.items()})
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
-    """Read an adapter file; one that is absent or no adapter of this project is an error."""
+    """Read an adapter file.
+
+    Raises:
+        ConfigError: If it is absent, damaged, may not be read or is no adapter of this project, or holds values that are not
+            finite.
+    """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             raw = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} is not a readable adapter file: {error}") from error
-    if raw.get("format") != json.dumps(_FORMAT):
-        raise ConfigError(f"{path} is not an adapter of this project: its metadata does not say format {_FORMAT!r}")
-    return AdapterFile(path, tensors, {key: json.loads(value) for key, value in raw.items()})
+    if raw.get("format") != json.dumps(FORMAT):
+        raise ConfigError(f"{path} is not an adapter of this project: its metadata does not say format {FORMAT!r}")
+    _check_numbers(path, tensors)
+    try:
+        metadata = {key: json.loads(value) for key, value in raw.items()}
+        names = metadata["method"]["kind"], metadata["backbone"]["architecture"]
+        if not all(isinstance(name, str) for name in (*names, *(metadata.get("class_names") or []))):
+            raise ValueError("its names are no texts")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} has damaged metadata ({error!r}); train it again, or restore the file") from error
+    return AdapterFile(path, tensors, metadata)
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse values that are not finite: whatever is computed with them would be no number."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ConfigError(f"{path}: {name} holds values that are not finite; train it again, or restore the file")
 
 
 def load_adapter(model: Model, path: str | Path) -> Model:

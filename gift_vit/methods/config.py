@@ -71,7 +71,8 @@ class GiftConfig(Options, section="method"):
         schema: What stands between φ and ψ. ``linear``: nothing, as in the paper's tables; ``gelu``, ``sigmoid``: that
             function; else residual blocks over the d_out rows of ω φ as tokens of width r (gift_schemas.py).
         phi_bias: Add a trainable bias (r) to the clusters.
-        psi_bias: Add a trainable bias (d_in) to every row of the update.
+        psi_bias: Add a trainable bias (d_in) to every row of the update. At attn.proj and mlp.fc2 of a ViT with LayerNorm and
+            without LayerScale it has no effect, since every norm subtracts it: there it stays zero and is not counted.
         num_blocks: Blocks of the schema, one after the other.
         norm: What every branch of a block sees: ``l2``: tokens scaled to unit length; ``none``: the tokens as they are.
         pos_embed: ``learned``: a trainable (d_out, r), zero at the start, added to the tokens.

@@ -8,6 +8,7 @@ r → ``rank``. One pair (φ, ψ) with its H serves all layers of a target; ψ s
 WeGeFT, the paper's later form, has φ start at zero and ψ drawn, and scales the update by α / r (``init: wegeft``, ``alpha``).
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,12 +16,17 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftConfig, register_method
 from gift_vit.methods.gift_schemas import build_schema
 from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears
+
+log = logging.getLogger(__name__)
+
+_SCALED_BY = {("attn", "proj"): "ls1", ("mlp", "fc2"): "ls2"}  # layers that write into the residual stream: their LayerScale
 
 
 class GiftPair(nn.Module):
@@ -235,6 +241,8 @@ def apply_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace the target layers of a timm ViT by :class:`GiftLinear`; the pairs live in ``model.gift``."""
     targets = find_targets(model, cfg.target_modules, cfg.blocks)
     pairs = _build_pairs(targets, cfg)
+    if cfg.psi_bias:
+        _freeze_idle_biases(model, pairs, targets, cfg)
     model.gift = adapter = GiftAdapter(pairs).train(model.training)
     parts: dict[str, tuple[nn.Linear, list[tuple[GiftPair, slice]]]] = {}
     for target, layers in targets.items():
@@ -261,6 +269,35 @@ def _build_pairs(targets: dict[str, list[TargetLayer]], cfg: GiftConfig) -> dict
     for name, layers in groups.items():
         pairs[name].draw_schema(cfg, _num_rows(layers[0]))
     return pairs
+
+
+def _freeze_idle_biases(
+    model: nn.Module, pairs: dict[str, GiftPair], targets: dict[str, list[TargetLayer]], cfg: GiftConfig
+) -> None:
+    """Leave a ψ bias at zero where nothing would follow from it: it has no gradient, and an optimiser moves it by rounding.
+
+    A token's update by it is the same in all output channels. Added to the residual stream of a ViT with LayerNorm, such a
+    number is what the next norm subtracts, in every block and before the head.
+    """
+    for name, pair in pairs.items():
+        layers = [layer for target, own in targets.items() if cfg.share or target == name for layer in own]
+        if pair.psi_bias is not None and all(_is_subtracted(model, layer) for layer in layers):
+            pair.psi_bias.requires_grad_(False)
+            log.warning("method.psi_bias does nothing at %s, where LayerNorm subtracts it: not trained, not counted", name)
+
+
+def _is_subtracted(model: nn.Module, layer: TargetLayer) -> bool:
+    """Whether LayerNorms subtract what a layer adds to all of its output channels alike."""
+    block_name, _, inside = layer.name.rpartition(".")[0].rpartition(".")
+    writer = (inside, layer.name.rpartition(".")[2])
+    if type(model) is not VisionTransformer or writer not in _SCALED_BY:
+        return False
+    block: Any = model.get_submodule(block_name)
+    norms = [norm for other in cast("Any", model.blocks) for norm in (other.norm1, other.norm2)]
+    # the head's own norm comes after pooling, and a maximum over tokens does not keep the channels' distances
+    last = model.fc_norm if model.global_pool in ("token", "avg") and not isinstance(model.norm, nn.LayerNorm) else model.norm
+    is_plain = type(block) is Block and isinstance(getattr(block, _SCALED_BY[writer]), nn.Identity)
+    return is_plain and all(isinstance(norm, nn.LayerNorm) for norm in (*norms, last))
 
 
 def _check_one_output_width(layers: list[TargetLayer], cfg: GiftConfig) -> None:

@@ -19,8 +19,9 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.methods.config import PeftConfig, register_method
 from gift_vit.methods.targets import find_targets
 
-# these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder
-_NOT_FOR_LAYERS = {"POLY", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW"}
+# these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder;
+# GIFT is there once gift_vit.hf is imported, and kind: gift is the one for timm
+_NOT_FOR_LAYERS = {"POLY", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW", "GIFT"}
 _SET_BY_US = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
 # Options that peft takes without a word and that change nothing here, by the method that has them (None: all), and why.
 # Measured: weights, outputs and gradients are then those without the option.

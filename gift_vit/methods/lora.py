@@ -82,7 +82,7 @@ class SlicedLoraLinear(AdaptedLinear):
             if name in self.start:
                 a0, b0 = (self.get_buffer(buffer) for buffer in self.start[name])
                 update = update - F.linear(F.linear(x, a0), b0)
-            y[..., rows] += self.scaling * update
+            y[..., rows].add_(self.scaling * update)
         return y
 
     def delta_weight(self) -> Tensor:

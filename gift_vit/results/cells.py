@@ -1,11 +1,10 @@
 """From the runs behind a cell to what the cell says. A number that is not there is a dash; none is ever filled in."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median, stdev
-from typing import Any
 
 from gift_vit.results.collect import Grid, Row
+from gift_vit.results.conditions import Reference
 from gift_vit.results.names import METHOD_NAMES, method_name, ordered
 from gift_vit.results.render import DASH, Cell, Column
 from gift_vit.runs.result import Result
@@ -98,7 +97,7 @@ def gpu_memory_cell(runs: Sequence[Result]) -> Cell:
     return range_cell(known, ".2f", unit=1024) if known else Cell(DASH, (None, None))
 
 
-def relative_cost_cells(runs: Sequence[Result], reference: Sequence[Result]) -> tuple[Cell, Cell]:
+def relative_cost_cells(runs: Sequence[Result], reference: Reference) -> tuple[Cell, Cell]:
     """Step time and peak memory (the device's on CUDA, otherwise the process's) as multiples, see :func:`_ratio_cell`."""
     time = _ratio_cell(runs, reference, lambda r: r.cost.step_time_ms)
     return time, _ratio_cell(runs, reference, lambda r: r.cost.peak_memory_mib or r.cost.peak_rss_mib)
@@ -111,23 +110,14 @@ def range_cell(values: Sequence[float | int], spec: str, unit: int | None = None
     return Cell(DASH.join(dict.fromkeys(texts)), (low, high))
 
 
-def _ratio_cell(runs: Sequence[Result], reference: Sequence[Result], quantity: Callable[[Result], float | None]) -> Cell:
-    """Each run against the median of the reference's runs on the same dataset and kind of machine; the median over the runs.
+def _ratio_cell(runs: Sequence[Result], reference: Reference, quantity: Callable[[Result], float | None]) -> Cell:
+    """Each run against the median of the reference's runs under the same conditions; the median over the runs.
 
     A dash where there is nothing to compare with.
     """
-    known: dict[object, list[float]] = defaultdict(list)
-    for run in reference:
-        if value := quantity(run):
-            known[_conditions(run)].append(value)
-    ratios = [own / median(others) for run in runs if (own := quantity(run)) and (others := known.get(_conditions(run)))]
+    ratios = []
+    for run in runs:
+        others = [value for other in reference.like(run) if (value := quantity(other))]
+        if others and (own := quantity(run)):
+            ratios.append(own / median(others))
     return Cell(f"{median(ratios):.2f}", (median(ratios),)) if ratios else Cell(DASH, (None,))
-
-
-def _conditions(result: Result) -> tuple[object, ...]:
-    """What a run's step time and memory depend on besides its method."""
-    keys = ("device", "cpu", "gpu", "threads", "fused_attention", "torch")
-    processes = result.env.get("processes", 1)  # not recorded before a run could have several
-    trainer: Any = result.run.config.get("trainer", {})
-    settings = (trainer.get(key) for key in ("memory", "cls_last_block"))  # None: the run is older than they
-    return result.run.dataset, processes, *(result.env.get(key) for key in keys), *settings

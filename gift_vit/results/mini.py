@@ -1,6 +1,6 @@
 """The table of the mini benchmark: what an adapter costs beside linear probing, and how accurate it is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
@@ -17,10 +17,11 @@ from gift_vit.results.cells import (
     top1_column,
     trained_alone,
 )
-from gift_vit.results.collect import build_grid, by_row
+from gift_vit.results.collect import Row, build_grid, by_row
 from gift_vit.results.comparison import comparison_notes
+from gift_vit.results.conditions import Reference, cost_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
-from gift_vit.results.notes import caption, grid_notes, provenance
+from gift_vit.results.notes import caption, grid_notes, provenance, row_name
 from gift_vit.results.published import PublishedRow
 from gift_vit.results.render import Column, Table
 from gift_vit.runs.result import Result
@@ -62,7 +63,8 @@ def mini_table(
     all_timed = list(timing) or finals
     timed = trained_alone(all_timed)
     timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
-    reference = [r for r in timed if r.run.method == REFERENCE]
+    compared_with = [r for r in timed if r.run.method == REFERENCE]
+    reference = Reference(compared_with)
     body = tuple(
         (
             *label_cells(row),
@@ -83,8 +85,9 @@ def mini_table(
         (*label_columns(rows), *_columns(columns)),
         body,
         (
-            *_cost_notes(timed, reference, apart=bool(timing)),
+            *_cost_notes(timed, compared_with, apart=bool(timing)),
             *_together_notes(len(all_timed) - len(timed)),
+            *cost_notes(_on_datasets(timed_rows), reference, method_name(REFERENCE).lower()),
             *grid_notes(grid),
             *comparison_notes(grid, compare),
         ),
@@ -121,6 +124,15 @@ def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], apart: bool
         f"Step time and peak memory ({', '.join(sorted(memory))}): multiples of those of {name} on the same dataset, "
         f"median over runs; measured on {', '.join(devices)}.{source}",
     )
+
+
+def _on_datasets(rows: Mapping[Row, Sequence[Result]]) -> dict[str, list[Result]]:
+    """The runs of each row on each dataset, by their names in a sentence."""
+    found: dict[str, list[Result]] = {}
+    for row, runs in rows.items():
+        for run in runs:
+            found.setdefault(f"{row_name(row)} on {dataset_name(run.run.dataset)}", []).append(run)
+    return found
 
 
 def _together_notes(left_out: int) -> tuple[str, ...]:

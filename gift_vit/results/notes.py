@@ -1,7 +1,8 @@
 """The words around a table: its caption, where its runs come from, and what a reader must know of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
+from typing import Any
 
 from gift_vit.results.collect import Grid, Row, plain_text
 from gift_vit.results.names import dataset_name, method_name
@@ -38,23 +39,39 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, changes to the protocol, runs from an uncommitted state."""
+    """Empty cells, changes to the protocol, pictures in two splits, number formats other than fp32, uncommitted changes."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
-    changed = sorted(
-        (f"{key} {plain_text(old)} → {plain_text(new)}", cell)
-        for cell, runs in grid.cells.items()
-        for r in runs
-        for key, (old, new) in r.run.protocol_changes.items()
-    )
-    for change, group in groupby(changed, key=lambda item: item[0]):
-        cells = [cell for _, cell in group]
-        where = "all runs" if len(cells) == len(grid.results) else _cell_names(dict.fromkeys(cells))
+    for change, where in _places(grid, _protocol_changes):
         notes.append(f"Changed from the protocol: {change} in {where}.")
+    formats = _places(grid, lambda run: [_number_format(run)])
+    if [name for name, _ in formats] != ["fp32"]:
+        notes += [f"Computed in {name}: {where}." for name, where in formats]
+    shared = sorted({(r.run.dataset, pair, count) for r in grid.results for pair, count in r.data.shared.items()})
+    for dataset, several in groupby(shared, key=lambda item: item[0]):
+        named = ", ".join(f"{count:,} in {pair.replace(', ', ' and ')}" for _, pair, count in several)
+        notes.append(f"Pictures that stand in two splits of {dataset_name(dataset)}: {named}.")
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)
+
+
+def _protocol_changes(run: Result) -> list[str]:
+    return [f"{key} {plain_text(old)} → {plain_text(new)}" for key, (old, new) in run.run.protocol_changes.items()]
+
+
+def _number_format(run: Result) -> str:
+    trainer: Any = run.run.config.get("trainer", {})
+    return str(trainer.get("precision", "fp32")) + (", compiled" if trainer.get("compile") else "")
+
+
+def _places(grid: Grid, facts: Callable[[Result], list[str]]) -> list[tuple[str, str]]:
+    """Each fact about the grid's runs, and the cells of the runs it is true of."""
+    found = sorted((fact, cell) for cell, runs in grid.cells.items() for run in runs for fact in facts(run))
+    groups = [(fact, [cell for _, cell in group]) for fact, group in groupby(found, key=lambda item: item[0])]
+    everywhere = len(grid.results)
+    return [(fact, "all runs" if len(cells) == everywhere else _cell_names(dict.fromkeys(cells))) for fact, cells in groups]
 
 
 def _cell_names(keys: Iterable[tuple[Row, str]]) -> str:

@@ -17,9 +17,11 @@ from gift_vit.results.cells import (
     range_cell,
     top1_cell,
     top1_column,
+    trained_alone,
 )
 from gift_vit.results.collect import Grid, Row, build_grid
 from gift_vit.results.comparison import comparison_notes
+from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import FGVC, VTAB, VTAB_GROUPS, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
@@ -97,6 +99,7 @@ class Layout:
                 *grid_notes(grid),
                 *sources,
                 *_rule_note(published, compared),
+                *mixed_note((r for r in trained_alone(grid.results) if r.cost.peak_memory_mib is not None), "GPU memory"),
                 *comparison_notes(grid, compare),
             ),
             blocks,

@@ -1,6 +1,7 @@
 """A table without a format, and its Markdown, LaTeX and CSV. Pure functions; no file system."""
 
 import csv
+import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,14 +77,15 @@ def render_markdown(table: Table) -> str:
     """GitHub's Markdown; the best of a ranked column is bold."""
     best = ranks(table)
     header = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
-    lines = [f"<!-- {table.provenance} -->", table.caption, ""]
+    lines = [f"<!-- {_markdown(table.provenance).replace('--', '- -')} -->", _markdown(table.caption), ""]
     lines += [_markdown_row(header), "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
     for i, row in enumerate(table.rows):
-        lines.append(_markdown_row([f"**{c.text}**" if best.get((i, j)) == 0 else c.text for j, c in enumerate(row)]))
+        texts = [_markdown(cell.text) for cell in row]
+        lines.append(_row([f"**{text}**" if best.get((i, j)) == 0 else text for j, text in enumerate(texts)]))
     for block in table.published:
-        lines.append(_markdown_row([f"*{block.title}*", *[""] * (len(header) - 1)]))
+        lines.append(_row([f"*{_markdown(block.title)}*", *[""] * (len(header) - 1)]))
         lines += [_markdown_row([cell.text for cell in row]) for row in block.rows]
-    lines += [line for note in table.notes for line in ("", note)]
+    lines += [line for note in table.notes for line in ("", _markdown(note))]
     return "\n".join(lines) + "\n"
 
 
@@ -102,9 +104,9 @@ def render_latex(table: Table) -> str:
         for i, row in enumerate(table.rows)
     ]
     for block in table.published:
-        title = rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\emph{{{block.title.translate(_LATEX)}}}}} \\"
-        body += [r"\midrule", title, *(_latex_row(cell.text.translate(_LATEX) for cell in row) for row in block.rows)]
-    titles = [column.title.translate(_LATEX) for column in table.columns]
+        title = rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\emph{{{_latex(block.title)}}}}} \\"
+        body += [r"\midrule", title, *(_latex_row(_latex(cell.text) for cell in row) for row in block.rows)]
+    titles = [_latex(column.title) for column in table.columns]
     if wide:
         titles = [titles[0], *(rf"\rotatebox{{90}}{{{title}}}" for title in titles[1:])]
     tabular = [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule", *_latex_groups(table.columns)]
@@ -112,12 +114,8 @@ def render_latex(table: Table) -> str:
     if fitted:
         tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
     name = "table*" if wide else "table"
-    lines = [f"% {table.provenance}", rf"\begin{{{name}}}", r"\centering", rf"\caption{{{table.caption.translate(_LATEX)}}}"]
-    lines += [
-        r"\smallskip",
-        *tabular,
-        *(rf"\par\smallskip {{\footnotesize {note.translate(_LATEX)}\par}}" for note in table.notes),
-    ]
+    lines = [f"% {_one_line(table.provenance)}", rf"\begin{{{name}}}", r"\centering", rf"\caption{{{_latex(table.caption)}}}"]
+    lines += [r"\smallskip", *tabular, *(rf"\par\smallskip {{\footnotesize {_latex(note)}\par}}" for note in table.notes)]
     return "\n".join([*lines, rf"\end{{{name}}}"]) + "\n"
 
 
@@ -130,9 +128,10 @@ def render_csv(table: Table) -> str:
     lead = bool(table.published)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*["block"] * lead, *(name for column in table.columns for name in column.csv)])
+    writer.writerow([*["block"] * lead, *(_csv(name) for column in table.columns for name in column.csv)])
     for block in blocks:
-        writer.writerows([*[block.title] * lead, *(v for cell in row for v in cell.values)] for row in block.rows)
+        lead_cell = [_csv(block.title)] * lead
+        writer.writerows([*lead_cell, *(_csv(value) for cell in row for value in cell.values)] for row in block.rows)
     return out.getvalue()
 
 
@@ -152,8 +151,30 @@ def ranks(table: Table) -> dict[tuple[int, int], int]:
     return found
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _markdown(text: str) -> str:
+    """Text that neither ends a cell or a line, nor is read as HTML."""
+    return html.escape(_one_line(text), quote=False).replace("\\", "&#92;").replace("|", r"\|")
+
+
+def _latex(text: str) -> str:
+    return _one_line(text).translate(_LATEX)
+
+
+def _csv(value: str | float | int | None) -> str | float | int | None:
+    """A value; text that a spreadsheet would take for a formula has an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def _markdown_row(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
+    return _row(map(_markdown, texts))
+
+
+def _row(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def _latex_row(texts: Iterable[str]) -> str:
@@ -163,8 +184,8 @@ def _latex_row(texts: Iterable[str]) -> str:
 def _latex_cell(cell: Cell, column: Column, rank: int | None) -> str:
     """The cell's text; of a ranked column the number is marked, and what follows it (± deviation, n) is small."""
     if not column.ranked:
-        return cell.text.translate(_LATEX)
-    number, _, rest = cell.text.translate(_LATEX).partition(" ")
+        return _latex(cell.text)
+    number, _, rest = _latex(cell.text).partition(" ")
     marked = number if rank is None else rf"{_MARKS[rank]}{{{number}}}"
     return rf"{marked} {{\scriptsize {rest}}}" if rest else marked
 
@@ -178,6 +199,6 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
         start += width
     if not any(name for name, _, _ in spans):
         return []
-    cells = [rf"\multicolumn{{{width}}}{{c}}{{{name.translate(_LATEX)}}}" for name, _, width in spans]
+    cells = [rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}" for name, _, width in spans]
     rules = [rf"\cmidrule(lr){{{first}-{first + width - 1}}}" for name, first, width in spans if name]
     return [_latex_row(cells), "".join(rules)]

@@ -95,9 +95,9 @@ def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: to
 
 
 def score(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Evaluation:
-    """Top-1 and loss of a model on one split."""
+    """Top-1 and loss of a model on one split; a RunError if a logit is not finite."""
     loader = eval_loader(cfg, model, data, split, device)
-    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device))
+    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device), where=f"on {split}")
 
 
 def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTransform, reread: bool) -> PixelSource:

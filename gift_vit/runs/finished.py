@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.files import atomic_path
+from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method
 from gift_vit.runs.build import resolve_device, score
@@ -30,15 +30,17 @@ def write_merged(run: Run, out: Path) -> str:
 
     Raises:
         ConfigError: If the run is not finished, or its method cannot be merged.
+        RunError: If a merged weight is NaN or infinite, or the disk is full.
     """
     backbone = run.config.backbone
     model = merge_method(run.model())
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(out) as partial:
-        if out.suffix == ".safetensors":
-            save_file(state, partial, metadata={"format": "pt"})
-        else:
-            torch.save(state, partial)
+    check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
+    if out.suffix == ".safetensors":
+        write_tensors(out, state, {"format": "pt"})
+    else:
+        with atomic_path(out) as partial, partial.open("wb") as file:
+            torch.save(state, file)  # by name, it would put the temporary one into the file
     size = f", img_size={backbone.img_size}" if backbone.img_size else ""
     classes = len(state["head.bias"]) if "head.bias" in state else 0
     lines = [f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); load it with"]

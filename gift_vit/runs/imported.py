@@ -1,6 +1,5 @@
 """A checkpoint that the authors of GIFT released, as a folder with an adapter of this project."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from gift_vit.methods.adapter import (
     save_adapter,
 )
 from gift_vit.runs.released import Released
-from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, IMPORTED, LOG, RESULT
+from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, IMPORTED, LOG, RESULT, read_imported
 
 _HEADER = "# Made by gift_vit.import_gift, for evaluate and merge. What is known of the training is in imported.json.\n"
 
@@ -72,7 +71,7 @@ def import_checkpoint(released: Released, folder: Path, weights: str | None = No
 def _run_config(released: Released, weights: str | None) -> RunConfig:
     """The config of the run that the authors' code made, as far as it is known."""
     words = [f"dataset={released.dataset}", f"backbone={_backbone_label(released)}", "method=gift", "protocol=gift_paper"]
-    cfg = compose_config([*words, "phase=final", "run_name=imported"])
+    cfg = compose_config([*words, "phase=final", "recipe=none", "run_name=imported"])
     cfg.method.rank, cfg.method.target_modules = released.method.rank, released.method.target_modules
     cfg.backbone.weights = weights
     for key in ("lr", "weight_decay"):
@@ -112,7 +111,7 @@ def _fill_model(released: Released, cfg: RunConfig) -> nn.Module:
 def _check_free(folder: Path, sha256: str) -> None:
     """Refuse a folder that holds a run, or another checkpoint."""
     taken = [name for name in (RESULT, CHECKPOINT, LOG) if (folder / name).exists()]
-    if (folder / IMPORTED).is_file() and json.loads((folder / IMPORTED).read_text())["sha256"] != sha256:
+    if (before := read_imported(folder / IMPORTED)) is not None and before["sha256"] != sha256:
         taken.append(IMPORTED)
     if taken:
         raise ConfigError(f"{folder} holds a run or another checkpoint ({taken[0]}); give out=<another folder>")

@@ -3,11 +3,16 @@
 import logging
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
+from pathlib import Path
+from typing import TypeGuard
 
+from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -16,71 +21,142 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
+from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import baseline_of, explain_composition_error
+from gift_vit.common.files import check_writable
+from gift_vit.common.programs import as_typed
+from gift_vit.common.starting import interruptible
+from gift_vit.config.compose import baseline_of, check_recipe, compose_job, conf_dir, explain_composition_error, task_words
 from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
+from gift_vit.config.words import hydra_words, overrides_of
 from gift_vit.engine.observer import Observer, StopTraining
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, write_failure
 
 log = logging.getLogger(__name__)
 
 # ``<module>:<function>`` that makes one more observer of a job's run; set for a job by a sweeper's plugin
 OBSERVER_VARIABLE = "GIFT_VIT_OBSERVER"
+# process id of the sweep that a job belongs to; what the sweep's own process has started ends with it
+SWEEP_VARIABLE = "GIFT_VIT_SWEEP"
 _LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
 def run_job(cfg: DictConfig, command: str) -> int:
     """Run one job of Hydra's; the exit code. Its error is reported at once and does not stop the other jobs of a sweep."""
     hydra_cfg = HydraConfig.get()
+    swept = hydra_cfg.mode == RunMode.MULTIRUN
+    parent = os.getppid()
+    if os.environ.get(SWEEP_VARIABLE) == str(parent):  # started by the sweep's launcher on this machine
+        cli.end_with_parent(parent)
 
+    @cli.told_of_interruption()
     def action() -> None:
-        overrides = list(hydra_cfg.overrides.task)
-        run = checked_config(cfg, hydra_cfg)
-        _import_timm()  # from here on torch, which takes seconds: a person's mistakes were told before
-        from gift_vit.runs.train import Call, train_run
+        run = told_config(cfg, hydra_cfg)
+        with _kept(run) if swept else nullcontext():
+            check_ready(run)
+            _import_timm()  # from here on torch, which takes seconds: a person's mistakes were told before
+            from gift_vit.runs.train import Call, train_run
 
-        with suppress(StopTraining):  # the run's folder says so
-            train_run(run, Call(command, overrides), _observers())
+            with suppress(StopTraining):  # the run's folder says so
+                train_run(run, Call(command, task_words(hydra_cfg)), _observers())
 
     code = cli.run_command(lambda: distributed.together(action))
-    if hydra_cfg.mode != RunMode.MULTIRUN:
+    if not swept:
         sys.exit(code)  # Hydra keeps what a single job returns to itself
     if code == cli.INTERRUPTED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("a job, which has told of it")
     return code
 
 
-def checked_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
-    """The run that a job is, with all that can be seen without torch checked; a final run without a recipe is warned of."""
+@contextmanager
+def _kept(run: RunConfig) -> Iterator[None]:
+    """Keep in the folder why a run of a sweep could not begin; of a single run nothing is left then."""
+    try:
+        yield
+    except ConfigError as error:
+        if distributed.is_main() and Run.open(run.folder).state == "missing":
+            write_failure(run.folder, error)
+        raise
+
+
+def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
+    """The run that a job is told to be, checked; a final run without a recipe is warned of."""
+    check_recipe(task_words(hydra_cfg))
     run = load_config(cfg, lambda: baseline_of(hydra_cfg))
-    given = any(word.startswith("optim.lr=") for word in hydra_cfg.overrides.task)
+    given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
     if run.phase == "final" and cfg.recipe is None and not given:
         log.warning(
-            "no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select",
+            as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),
         )
-    if Run.open(run.folder).state != "done":  # a finished run does not need its data
-        check_present(run)
     return run
+
+
+def check_ready(run: RunConfig) -> None:
+    """Refuse data or weights that are not there, and a folder that cannot be written; a finished run needs none of them."""
+    if Run.open(run.folder).state != "done":
+        check_present(run)
+        check_writable(run.folder)
+
+
+def train_words(words: Sequence[str]) -> Path:
+    """What the command does with the words of one run, for Python: nothing of it is left in this process; the run's folder.
+
+    Raises:
+        ConfigError: For a mistake in the words, or a configuration that does not fit data or model.
+        RunError: If the training fails.
+    """
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{words!r}: expected a list of words, as ['dataset=digits', 'method=gift']")
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        try:
+            cfg, hydra_cfg = compose_job(overrides_of(words))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain_composition_error(error, words) from error
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            raise ConfigError(f"{' '.join(words)} is a sweep of many runs; start it with python -m gift_vit.train")
+        run = told_config(cfg, hydra_cfg)
+    check_ready(run)
+    _import_timm()
+    from torch import cuda
+    from torch.random import fork_rng
+
+    from gift_vit.runs.train import Call, train_run
+
+    call = Call(shlex.join(["python", "-m", "gift_vit.train", *words]), list(words))
+    with fork_rng(range(cuda.device_count())):
+        distributed.together(lambda: train_run(run, call) and None)
+    return run.folder
 
 
 def run_hydra(job: Callable[[], object]) -> None:
     """Call a function that Hydra decorates; exit code 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets composition errors through, to be told in one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network what it is used for
+    wait_asleep()
     cli.interrupt_on_sigterm()
     cli.quiet_other_processes()
     try:
-        job()
+        with cli.told_of_interruption():
+            interruptible()
+            sys.argv[1:] = hydra_words(sys.argv[1:])
+            job()
     except ConfigError as error:
         sys.exit(cli.report(error))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if not _is_about_words(error):
+            sys.exit(cli.report(error))
         explained = _missing_launcher(error) or explain_composition_error(error, sys.argv[1:])
         explained.__cause__ = error
         sys.exit(cli.report(explained))
-    except (Exception, KeyboardInterrupt) as error:
-        sys.exit(cli.report(error))
+
+
+def _is_about_words(error: BaseException) -> TypeGuard[Exception]:
+    """Whether the words or the YAML are behind an error: a run tells its own, so Hydra or what it reads with has raised it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    reader = frame.f_globals.get("__name__", "").partition(".")[0] in {"hydra", "omegaconf", "yaml"}
+    return isinstance(error, Exception) and (reader or isinstance(error, HydraException | OmegaConfBaseException | ValueError))
 
 
 def _import_timm() -> None:

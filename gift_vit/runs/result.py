@@ -55,8 +55,15 @@ class RunRecord:
 class DataRecord:
     """The dataset; a size is None where the split is absent.
 
-    ``decoder`` is what decoded the images, with its version; ``source`` where they were prepared from. Both are None where that
-    is not known, as in results that are older than these two fields.
+    What has a default is None where it is not known, as in results that are older than the field.
+
+    Attributes:
+        decoder: What decoded the images, with its version.
+        source: Where they were prepared from.
+        class_names: The classes in the order of their numbers.
+        splits: For each split what :class:`gift_vit.data.report.SplitReport` says.
+        duplicates: What :class:`gift_vit.data.report.Duplicates` says.
+        warnings: What the run warned of.
     """
 
     name: str
@@ -68,6 +75,16 @@ class DataRecord:
     test_images: int | None
     decoder: str | None = None
     source: str | None = None
+    class_names: list[str] | None = None
+    splits: dict[str, dict[str, object]] | None = None
+    duplicates: dict[str, object] | None = None
+    warnings: list[str] | None = None
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """How many pictures stand in both of two splits (``train, test``), where there are any and it is known."""
+        found: Any = (self.duplicates or {}).get("shared", {})
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +170,20 @@ def read_result(path: str | Path) -> Result:
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"it is no text file ({error.reason})") from error
     try:
-        return _parse(json.loads(text), path)
+        return _parse(json.loads(text, object_pairs_hook=_object), path)
     except json.JSONDecodeError as error:
         raise _unreadable(path, f"it is not valid JSON, perhaps cut short ({error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a key that it names twice would hide one of the values."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return value
 
 
 def _unreadable(path: Path, problem: str) -> ConfigError:

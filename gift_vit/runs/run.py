@@ -3,27 +3,26 @@
 Imports no torch until a model or data are asked for.
 """
 
+import errno
 import json
 import logging
 import math
 import os
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, write_json, write_text, writing
-from gift_vit.config.loader import load_config
-from gift_vit.config.run_config import RunConfig
+from gift_vit.config.loader import check_present, load_config, read_config
+from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.result import Result, read_result
 
@@ -37,6 +36,7 @@ METRICS, LOG = "metrics.jsonl", "train.log"
 PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
 IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
 
+R = TypeVar("R", bound="Run")
 State = Literal["done", "running", "failed", "interrupted", "missing", "pruned"]
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Run:
     dataset_root: str | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, dataset_root: str | None = None) -> "Run":
+    def open(cls: type[R], folder: str | Path, dataset_root: str | None = None) -> R:
         """The run of a folder; what is not there is said when it is asked for."""
         return cls(Path(folder).expanduser(), dataset_root)
 
@@ -82,26 +82,28 @@ class Run:
             ConfigError: If there is no ``config.yaml``, or this version cannot read it.
         """
         file = self.folder / CONFIG
-        if not file.is_file():
-            raise ConfigError(f"{self.folder} is no run folder: it holds no {CONFIG}; give run=<a folder below outputs/>")
         try:
-            cfg = OmegaConf.load(file)
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
-        if not isinstance(cfg, DictConfig):
-            raise ConfigError(f"{file} is no configuration of a run")
-        if self.dataset_root is not None and "root" in cfg.dataset:
-            cfg.dataset.root = self.dataset_root
-        return load_config(cfg)
+            cfg = read_config(file)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{self.folder} is no run folder: it holds no {CONFIG}; give run=<a folder below outputs/>"
+            ) from None
+        dataset = cfg._get_node("dataset")
+        if self.dataset_root is not None and isinstance(dataset, DictConfig) and "root" in dataset:
+            dataset.root = self.dataset_root
+        try:
+            return load_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
 
     @cached_property
     def values(self) -> dict[str, Any]:
         """The resolved configuration as plain containers; empty where it is absent or damaged."""
         try:
-            values: Any = OmegaConf.to_container(OmegaConf.load(self.folder / CONFIG))
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+            values: Any = OmegaConf.to_container(read_config(self.folder / CONFIG))
+        except (OSError, ConfigError):
             return {}
-        return values if isinstance(values, dict) else {}
+        return values
 
     @cached_property
     def result(self) -> Result | None:
@@ -111,13 +113,16 @@ class Run:
             ConfigError: If ``result.json`` cannot be read.
         """
         file = self.folder / RESULT
-        return read_result(file) if file.is_file() else None
+        return read_result(file) if os.path.isfile(file) else None
 
     @cached_property
     def imported(self) -> dict[str, Any] | None:
-        """What is known of an adapter from elsewhere, see :mod:`gift_vit.import_gift`; None: it was trained here."""
-        file = self.folder / IMPORTED
-        return json.loads(file.read_text(encoding="utf-8")) if self.result is None and file.is_file() else None
+        """What is known of an adapter from elsewhere, see :mod:`gift_vit.import_gift`; None: it was trained here.
+
+        Raises:
+            ConfigError: If ``imported.json`` cannot be read.
+        """
+        return read_imported(self.folder / IMPORTED) if self.result is None else None
 
     @property
     def failure(self) -> Failure | None:
@@ -134,7 +139,7 @@ class Run:
             return ""
         try:
             return str(json.loads((self.folder / PRUNED).read_text(encoding="utf-8"))["message"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return f"{self.folder / PRUNED} cannot be read"
 
     def curve(self) -> list[dict[str, float]]:
@@ -150,6 +155,8 @@ class Run:
         phase = self.config.phase
         if phase == "search" and wanted == "test":
             raise ConfigError(f"{self.folder} is a search run, and test is for the final phase; train it with phase=final")
+        if wanted not in (None, "train", "val", "trainval", "test"):
+            self.data().parts(wanted)  # which tells what there is
         return wanted or ("test" if phase == "final" else "val")
 
     def model(self) -> "nn.Module":
@@ -187,6 +194,11 @@ class Run:
         self.check_fingerprint(data)
         return data
 
+    def check_present(self) -> None:
+        """Refuse a run that is not finished, or whose data or weights are not there; imports nothing heavy."""
+        self.check_finished()
+        check_present(self.config)
+
     def check_fingerprint(self, data: "VisionDataset") -> None:
         """Refuse data that is not what the finished run was trained on; of an imported adapter that is not known."""
         if self.result is not None and data.fingerprint != self.result.data.fingerprint:
@@ -210,32 +222,60 @@ def find_runs(*roots: str | Path) -> list[Run]:
 
 
 def _run_folders(root: str | Path) -> Iterator[Path]:
-    for folder, _, files in os.walk(root):
+    for folder, _, files in os.walk(root, onerror=_cannot_be_read):
         there = set(files)
         if RESULT in there or (IMPORTED not in there and (FAILED in there or {CONFIG, LOG} <= there)):
             yield Path(folder)
 
 
+def path_labels(folder: Path) -> dict[str, str]:
+    """Phase, dataset, method and backbone of a run by its path alone; empty where it is not that of a run."""
+    parts = folder.absolute().parts[-5:-1]
+    return dict(zip(("phase", "dataset", "method", "backbone"), parts, strict=True)) if parts[:1] and parts[0] in PHASES else {}
+
+
+def _cannot_be_read(error: OSError) -> None:
+    log.warning("%s cannot be read (%s): runs in it are left out", error.filename, error.strerror)
+
+
 def _epoch_record(line: str) -> dict[str, float]:
     try:
         return {key: float(value) for key, value in json.loads(line).items() if math.isfinite(value)}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 
 def state_of(folder: Path) -> State:
     """How far the run of a folder is."""
-    if (folder / RESULT).is_file():
+    if os.path.isfile(folder / RESULT):
         return "done"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return "missing"
     if is_locked(folder):
         return "running"
-    if (folder / FAILED).is_file():
+    if os.path.isfile(folder / FAILED):
         return "failed"
-    if (folder / PRUNED).is_file():
+    if os.path.isfile(folder / PRUNED):
         return "pruned"
-    return "interrupted" if (folder / CHECKPOINT).is_file() else "missing"
+    return "interrupted" if os.path.isfile(folder / CHECKPOINT) else "missing"
+
+
+def read_imported(file: Path) -> dict[str, Any] | None:
+    """What ``imported.json`` says; None: there is none.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        reported = record["reported"]
+        float(reported["top1"])
+        str(record["file"] + record["sha256"] + reported["split"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{file} is no readable record of an import ({error!r}); import the checkpoint anew") from error
+    return record
 
 
 def read_failure(folder: Path) -> Failure | None:
@@ -245,7 +285,7 @@ def read_failure(folder: Path) -> Failure | None:
         return Failure(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Failure("unknown", f"{file} cannot be read", "", "")
 
 
@@ -267,23 +307,30 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ConfigError: If another process works in it.
     """
     with writing(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder, wait=False):
             yield
     except LockedError as error:
         raise ConfigError(f"another process is training in {folder}; wait for it or give run_name=<another name>") from error
+    finally:
+        with suppress(OSError):  # they are empty only where nothing began
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """Keep what happens to a run in its folder: the log, and what ended it early.
 
-    Neither an interruption nor being stopped early is a failure.
+    Neither an interruption nor being stopped early is a failure. A person's mistake before anything began leaves nothing.
     """
+    fresh = not any((folder / name).exists() for name in (CONFIG, CHECKPOINT, LOG))
     remove_leftovers(folder)
-    for record in (FAILED, PRUNED):
-        (folder / record).unlink(missing_ok=True)
+    with writing(folder):
+        for record in (FAILED, PRUNED):
+            (folder / record).unlink(missing_ok=True)
     with _logged_to(folder / LOG):
         try:
             yield
@@ -292,11 +339,14 @@ def recorded(folder: Path) -> Iterator[None]:
             write_json(folder / PRUNED, {"message": str(stopped), **stopped.facts})
             raise
         except Exception as error:
-            write_failure(folder, error)
+            if fresh and isinstance(error, ConfigError) and not (folder / CONFIG).exists():
+                (folder / LOG).unlink()
+            else:
+                write_failure(folder, error)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             log.info("interrupted: %s can be resumed with the same command", folder)
-            raise
+            raise KeyboardInterrupt(str(folder)) from error
 
 
 class _QuietFileHandler(logging.FileHandler):
@@ -306,7 +356,8 @@ class _QuietFileHandler(logging.FileHandler):
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = _QuietFileHandler(path)
+    with writing(path):
+        handler = _QuietFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
     root.addHandler(handler)
@@ -324,7 +375,8 @@ class MetricsFile(Observer):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.unlink(missing_ok=True)
+        with writing(path):
+            path.unlink(missing_ok=True)
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Write the records of the epochs that are done."""
@@ -337,6 +389,13 @@ class MetricsFile(Observer):
         """Steps are not recorded."""
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Append one line."""
-        with writing(self.path), self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one line, whole or not at all."""
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            except OSError:
+                file.truncate(before)
+                raise

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gift_vit import __version__
+from gift_vit.acceleration.accelerate import has_fused_attention
 from gift_vit.acceleration.speed import Work, prepare_to_train, settle_speed
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
@@ -25,7 +26,8 @@ from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
-from gift_vit.data.loaders import mix_seed
+from gift_vit.data.loaders import TrainLoader, mix_seed
+from gift_vit.data.report import DataReport, describe
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -35,6 +37,7 @@ from gift_vit.runs.build import build_model, eval_loader, initialise, open_data,
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
 from gift_vit.tracking.fields import config_fields
+from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
 
@@ -51,9 +54,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Training:
-    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC)."""
+    """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC).
+
+    ``report`` is what the main process has said of the data; None in the others.
+    """
 
     data: VisionDataset
+    report: DataReport | None
     model: nn.Module
     device: torch.device
     acceleration: dict[str, Any]
@@ -92,6 +99,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         if cfg.trainer.deterministic:
             stack.enter_context(deterministic())
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
+        report = _reported(cfg, data) if main else None
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
@@ -110,7 +118,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         )
 
         # ---- Training, on train or train + val; the test split is not in sight.
-        training = Training(data, model, device, acceleration, call, started_at)
+        training = Training(data, report, model, device, acceleration, call, started_at)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
             has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
@@ -119,10 +127,12 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
                 identity=f"{data.fingerprint} {data.decoder}",
             )
+            acceleration |= {} if isinstance(inputs.train, TrainLoader) else {"data_on_device": True}
             # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
-                own = [MetricsFile(folder / METRICS), tracker, progress] if main else []
+                note = LoadNote(cfg.loading.workers * distributed.world_size())
+                own = [MetricsFile(folder / METRICS), tracker, note, progress] if main else []
                 watching = [*filter(None, own), *observers]
                 fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, watching, cfg.stop_epoch)
 
@@ -146,6 +156,13 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
     return result
 
 
+def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
+    """What was read, and said to a person."""
+    report = describe(data, cfg.dataset.check_duplicates)
+    report.log()
+    return report
+
+
 def _finished_result(cfg: RunConfig) -> Result | None:
     """The result of a run that is finished already; None: it is not.
 
@@ -167,10 +184,16 @@ def _finished_result(cfg: RunConfig) -> Result | None:
 
 
 def _check_same_config(cfg: RunConfig, run: Run) -> None:
-    """Refuse a folder that another configuration has trained in."""
+    """Refuse a folder that another configuration has trained in, or that does not tell; a finished run's own record does."""
     if run.result is None and not (cfg.folder / CHECKPOINT).is_file():
         return
-    differences = config_difference(run.values, cfg.values) if run.values else {}
+    trained_with = run.result.run.config if run.result else run.values
+    if not trained_with:
+        raise ConfigError(
+            f"{cfg.folder} holds a {CHECKPOINT} and no readable {CONFIG} that says of what; "
+            f"give run_name=<another name> or delete the {CHECKPOINT}"
+        )
+    differences = config_difference(trained_with, cfg.values)
     if differences:
         listed = "; ".join(f"{key} is {old} there, {new} now" for key, (old, new) in list(differences.items())[:4])
         raise ConfigError(
@@ -180,17 +203,19 @@ def _check_same_config(cfg: RunConfig, run: Run) -> None:
 
 def _with_speed_settled(cfg: RunConfig, device: torch.device, model: nn.Module, data: VisionDataset) -> RunConfig:
     """The run with what ``trainer.speed`` picks on this machine; an interrupted run goes on with what it began with."""
-    if cfg.compute.speed == "exact":
-        return cfg
     if (cfg.folder / CHECKPOINT).is_file():
-        trainer = Run.open(cfg.folder).config.trainer
+        begun = Run.open(cfg.folder).config
+        trainer, compute = begun.trainer, begun.compute
     else:
         images = (cfg.stop_epoch or cfg.trainer.epochs) * sum(len(part) for part in data.parts(cfg.train_split))
-        trainer = settle_speed(cfg.trainer, cfg.compute, device, Work.of(model, images, Path(cfg.paths.cache_root)))
+        work = Work.of(model, images, Path(cfg.paths.cache_root))
+        trainer, compute = settle_speed(cfg.trainer, cfg.compute, device, work)
     settled = {"precision": trainer.precision, "compile": trainer.compile}
-    log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
-    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled}}
-    return replace(cfg, trainer=replace(cfg.trainer, **settled), values=values)
+    if compute.speed == "auto":
+        log.info("trainer.speed=auto: precision=%(precision)s, compile=%(compile)s", settled)
+    values = {**cfg.values, "trainer": {**cfg.values["trainer"], **settled, "speed": compute.speed}}
+    compute = replace(cfg.compute, speed=compute.speed)
+    return replace(cfg, trainer=replace(cfg.trainer, **settled), compute=compute, values=values)
 
 
 def _is_tracked(cfg: RunConfig) -> bool:
@@ -229,7 +254,7 @@ def build_result(
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training),
-        data=_data_record(cfg, training.data),
+        data=_data_record(cfg, training.data, training.report),
         backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
         params=ParamRecord(
             adapter=counts.adapter,
@@ -240,7 +265,11 @@ def build_result(
         ),
         metrics=_metrics(fitted, test),
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
-        env={**describe_environment(training.device), "acceleration": acceleration},
+        env={
+            **describe_environment(training.device),
+            "fused_attention": has_fused_attention(model),
+            "acceleration": acceleration,
+        },
     )
 
 
@@ -278,7 +307,7 @@ def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
     )
 
 
-def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
+def _data_record(cfg: RunConfig, data: VisionDataset, report: DataReport | None) -> DataRecord:
     def size(split: str) -> int | None:
         return len(data.splits[split]) if split in data.splits else None
 
@@ -292,6 +321,8 @@ def _data_record(cfg: RunConfig, data: VisionDataset) -> DataRecord:
         test_images=size("test"),
         decoder=data.decoder,
         source=data.source,
+        class_names=data.class_names,
+        **(report.record() if report is not None else {}),
     )
 
 

@@ -1,17 +1,21 @@
 """What sweeps were asked for: what is missing is known only to the sweep."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
 from gift_vit.config.compose import baseline_of, compose_job
 from gift_vit.config.loader import load_config
+from gift_vit.runs.job import check_ready
 from gift_vit.runs.run import Run
+
+log = logging.getLogger(__name__)
 
 SWEEPS = "sweeps"  # folder below the output root
 
@@ -47,12 +51,23 @@ class Sweep:
 
 def plan_job(overrides: Sequence[str]) -> Job:
     """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
+    return plan_start(overrides)[0]
+
+
+def plan_start(overrides: Sequence[str]) -> tuple[Job, str | None]:
+    """The job of these words, and what keeps it from starting now: why it is refused, or data or a place that is not there."""
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
-    cfg, hydra_cfg = compose_job(overrides)
     try:
-        return Job(own, str(load_config(cfg, lambda: baseline_of(hydra_cfg)).folder))
+        cfg, hydra_cfg = compose_job(overrides)
+        run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     except ConfigError as error:
-        return Job(own, None, str(error))
+        return Job(own, None, str(error)), str(error)
+    job = Job(own, str(run.folder))
+    try:
+        check_ready(run)
+    except (ConfigError, RunError) as error:
+        return job, str(error)
+    return job, None
 
 
 def write_sweep(output_root: Path, sweep: Sweep) -> Path:
@@ -64,21 +79,23 @@ def write_sweep(output_root: Path, sweep: Sweep) -> Path:
 
 
 def read_sweeps(output_root: Path) -> list[Sweep]:
-    """The recorded sweeps, oldest first.
-
-    Raises:
-        ConfigError: If a record cannot be read.
-    """
-    return sorted(map(_read_sweep, (output_root / SWEEPS).glob("*.json")), key=lambda sweep: sweep.started_at)
+    """The recorded sweeps, oldest first; a record that cannot be read is left out, with a warning."""
+    found = filter(None, map(_read_sweep, sorted((output_root / SWEEPS).glob("*.json"))))
+    return sorted(found, key=lambda sweep: sweep.started_at)
 
 
-def _read_sweep(path: Path) -> Sweep:
+def _read_sweep(path: Path) -> Sweep | None:
     try:
-        record = json.loads(path.read_text())
-        jobs = tuple(Job(tuple(job["overrides"]), job["folder"], job["problem"]) for job in record["jobs"])
-        return Sweep(record["command"], record["started_at"], jobs)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no readable record of a sweep ({error}); delete it") from error
+        record = json.loads(path.read_text(encoding="utf-8"))
+        jobs = tuple(_read_job(**job) for job in record["jobs"])
+        return Sweep(str(record["command"]), str(record["started_at"]), jobs)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("%s is no readable record of a sweep (%r), and is left out; delete it", path, error)
+        return None
+
+
+def _read_job(overrides: list[str], folder: str | None, problem: str | None) -> Job:
+    return Job(tuple(map(str, overrides)), None if folder is None else str(folder), problem)
 
 
 def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:

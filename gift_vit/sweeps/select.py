@@ -1,5 +1,6 @@
 """From finished search runs to recipes: the best setting of every dataset and method by val top-1."""
 
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,25 +9,28 @@ from itertools import groupby, product
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, writable_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
+from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir
-from gift_vit.config.keys import identifying, value_order
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.results.collect import collect_results
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
-CIRCUMSTANCES = ("experiment=", "backbone=", "protocol=")
+# what the final runs are told otherwise, or by the recipe
+_OF_THE_SEARCH = ("sweep", "grid", "phase", "seed", "recipe", "run_name", "sweeper", "dataset", "method")
 ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Choose hyper-parameters from finished search runs and write them as recipes, which the final phase then uses.
 
         python -m experiments.select [root=outputs] [datasets=[cub]] [methods=[gift]] [out=conf/recipe]
@@ -40,8 +44,8 @@ class Arguments:
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
 
     Per dataset and method the setting with the highest val top-1 after the last epoch (mean over seeds, if there are several);
-    a tie goes to the smaller learning rate. Warns where the best value lies on the edge of its axis, and where runs are
-    missing.
+    a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Warns where the
+    best value lies on the edge of its axis, and where runs are missing.
     Then: python -m gift_vit.train sweep=final dataset=<dataset> method=<method>
     With out=my_conf/recipe add --config-dir my_conf to it.
     """
@@ -51,16 +55,20 @@ class Arguments:
     methods: list[str] | None = None
     protocol: str | None = None
     backbone: str | None = None
-    out: str | None = None
+    out: Annotated[str | None, writable_folder] = None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a grid: its values by key, the val top-1 of its runs by seed, and what they changed of the protocol."""
+    """One point of a grid: its values by key, the val top-1 of its runs by seed, and what they changed of the protocol.
+
+    ``overrides`` are the words of its first run.
+    """
 
     values: Mapping[str, Any]
     scores: tuple[float, ...]
     changes: Mapping[str, Any]
+    overrides: tuple[str, ...]
 
     @property
     def score(self) -> float:
@@ -73,7 +81,6 @@ class Choice:
     """The chosen setting of one dataset and method.
 
     Attributes:
-        circumstances: Words of the search's command line that the final runs need too, as ``experiment=mini``.
         settings: All that were tried, the best first.
         warnings: What a person should know before relying on the choice.
     """
@@ -82,7 +89,6 @@ class Choice:
     method: str
     backbone: str
     protocol: str
-    circumstances: tuple[str, ...]
     settings: tuple[Setting, ...]
     warnings: tuple[str, ...]
 
@@ -105,19 +111,34 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     for same in by_setting.values():
         values = {key: configs[id(same[0])][key] for key in keys}
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
-        settings.append(Setting(values, tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)), changes))
-    settings.sort(key=lambda setting: (-setting.score, *(value_order(setting.values[key]) for key in keys)))
+        scores = tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed))
+        settings.append(Setting(values, scores, changes, tuple(same[0].run.overrides)))
+    settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    circumstances = tuple(word for word in first.overrides if word.startswith(CIRCUMSTANCES))
-    return Choice(
-        *(first.dataset, first.method, first.backbone, first.protocol, circumstances), tuple(settings), tuple(warnings)
-    )
+    return Choice(first.dataset, first.method, first.backbone, first.protocol, tuple(settings), tuple(warnings))
 
 
-def recipe_text(choice: Choice) -> str:
-    """The recipe's YAML: the chosen values, and in its header the numbers behind them."""
+def final_command(choice: Choice, folder: Path | None = None) -> str:
+    """The command of the final runs: what the search was told, but for what it searched over.
+
+    Args:
+        choice: The choice.
+        folder: Where its recipe lies; None: in ``conf/recipe``.
+    """
+    best = choice.settings[0]
+    typed = {word.partition("=")[0]: word for word in best.overrides}
+    chosen = [typed.get(key, f"{key}={getattr(choice, key)}") for key in ("dataset", "method")]
+    kept = [word for key, word in typed.items() if key not in (*_OF_THE_SEARCH, *best.values) and "hydra" not in key]
+    found = "_".join(word.partition("=")[2] for word in chosen) == f"{choice.dataset}_{choice.method}"
+    named = [] if found else [f"recipe={choice.dataset}_{choice.method}"]
+    place = [] if folder is None else ["--config-dir", str(folder.parent)]
+    return shlex.join(["python", "-m", "gift_vit.train", *place, "sweep=final", *chosen, *named, *kept])
+
+
+def recipe_text(choice: Choice, folder: Path | None = None) -> str:
+    """The recipe's YAML: the chosen values, and in its header the numbers behind them and :func:`final_command`."""
     keys = list(choice.settings[0].values)
     rows = [[*keys, "val top-1 %", "runs"]]
     rows += [[*(str(s.values[key]) for key in keys), f"{s.score:.2f}", str(len(s.scores))] for s in choice.settings]
@@ -133,11 +154,9 @@ def recipe_text(choice: Choice) -> str:
         f"# Chosen by python -m experiments.select for {choice.method} on {choice.dataset}: the first of",
         *table,
         *(f"# Note: {warning}" for warning in choice.warnings),
-        " ".join(
-            [f"# python -m gift_vit.train sweep=final dataset={choice.dataset} method={choice.method}", *choice.circumstances]
-        ),
+        f"# {final_command(choice, folder)}",
     ]
-    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(node)
+    return as_typed("\n".join(lines)) + "\n" + OmegaConf.to_yaml(node)
 
 
 def select(cfg: Arguments) -> None:
@@ -155,12 +174,12 @@ def select(cfg: Arguments) -> None:
     out = Path(cfg.out) if cfg.out else conf_dir() / "recipe"
     for choice in [choose(cell, sweeps) for cell in cells]:  # all or none
         path = out / f"{choice.dataset}_{choice.method}.yaml"
-        write_text(path, recipe_text(choice))
+        write_text(path, recipe_text(choice, out if cfg.out else None))
         best = choice.settings[0]
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
         print(f"{path}: {listed} (val top-1 {best.score:.2f} %, best of {len(choice.settings)} settings)")
         for warning in choice.warnings:
-            print(f"warning: {choice.method} on {choice.dataset}: {warning}", file=sys.stderr)
+            print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
 
 
 def _check_comparable(runs: Sequence[Result]) -> None:

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.runs.result import Result
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, find_runs, path_labels
 from gift_vit.sweeps.plan import Job, Sweep, read_sweeps
 
 STYLES = {
@@ -29,14 +30,14 @@ STYLES = {
 
 @dataclass
 class Arguments:
-    """How far the sweeps under an output folder are: every run of their grids, the best one, why others failed, the time left.
+    """How far the runs under an output folder are: of sweeps every run, the best one and the time left; why some failed.
 
         python -m experiments.status [root=outputs] [dataset=cub] [method=gift] [runs=true]
 
     Attributes:
         root: the output folder of the sweeps
-        dataset: only sweeps with runs on this dataset
-        method: only sweeps with runs of this method
+        dataset: only sweeps with runs, and single runs, on this dataset
+        method: only sweeps with runs, and single runs, of this method
         runs: false: one block a sweep without its table of runs
 
     Starting a sweep's command again runs what is not done.
@@ -70,7 +71,12 @@ def job_status(job: Job) -> JobStatus:
     if job.folder is None:
         return JobStatus(job, "refused", str(job.problem), None)
     run = Run.open(job.folder)
-    return JobStatus(job, run.state, run.reason, run.result)
+    state = run.state
+    try:
+        result = run.result
+    except ConfigError as error:
+        return JobStatus(job, "failed", str(error), None)
+    return JobStatus(job, state, run.reason, result)
 
 
 def axes(jobs: Sequence[Job]) -> list[dict[str, str]]:
@@ -89,23 +95,56 @@ def seconds_left(statuses: Sequence[JobStatus]) -> float | None:
     return median(took) * left / max(1, counts["running"]) if took and left else None
 
 
+def single_runs(root: Path, sweeps: Sequence[Sweep]) -> list[Job]:
+    """The runs below a folder that no recorded sweep asked for, each told by its path."""
+    swept = {Path(job.folder).resolve() for sweep in sweeps for job in sweep.jobs if job.folder}
+    folders = [run.folder for run in find_runs(root) if run.folder.resolve() not in swept]
+    return [
+        Job(tuple(f"{key}={value}" for key, value in {**path_labels(folder), "run": folder.name}.items()), str(folder))
+        for folder in folders
+    ]
+
+
+def print_single_runs(console: Console, jobs: Sequence[Job]) -> None:
+    """The block of the runs that belong to no sweep."""
+    statuses = [job_status(job) for job in jobs]
+    words = [dict(word.split("=", 1) for word in job.overrides) for job in jobs]
+    keys = dict.fromkeys(key for own in words for key in own)
+    console.print(Text("single runs", style="bold"))
+    _print_counts(console, statuses)
+    console.print(_runs_table(statuses, [{key: own.get(key, "") for key in keys} for own in words]))
+
+
+def _print_counts(console: Console, statuses: Sequence[JobStatus]) -> None:
+    counts = Counter(status.state for status in statuses)
+    console.print(f"  {len(statuses)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
+
+
 def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
     """One sweep's block."""
     statuses = [job_status(job) for job in sweep.jobs]
     words = axes(sweep.jobs)
-    counts = Counter(status.state for status in statuses)
     console.print(Text(sweep.command, style="bold"), soft_wrap=True)
-    console.print(f"  {len(statuses)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
-    scored = [(status.score, index) for index, status in enumerate(statuses) if status.score is not None]
+    _print_counts(console, statuses)
+    scored = [(*order, index) for index, status in enumerate(statuses) if (order := _order(status)) is not None]
     if scored:
-        score, index = max(scored, key=lambda item: (item[0], -item[1]))
+        *_, index = min(scored)
+        score = statuses[index].score
         listed = " ".join(f"{key}={value}" for key, value in words[index].items())
         console.print(f"  best so far: top-1 {score:.2f} % {f'with {listed}' if listed else ''}".rstrip(), highlight=False)
     if (seconds := seconds_left(statuses)) is not None:
-        console.print(f"  about {_duration(seconds)} left, {max(1, counts['running'])} run(s) at a time", highlight=False)
+        running = max(1, sum(status.state == "running" for status in statuses))
+        console.print(f"  about {_duration(seconds)} left, {running} run(s) at a time", highlight=False)
     if runs:
         console.print(_runs_table(statuses, words))
     console.print()
+
+
+def _order(status: JobStatus) -> tuple[float, tuple[object, ...]] | None:
+    """A sort key, the best first; None without a score."""
+    if status.result is None or status.score is None:
+        return None
+    return score_order(status.score), tie_order(identifying(status.result.run.config))
 
 
 def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) -> Table:
@@ -135,19 +174,24 @@ def print_status(cfg: Arguments) -> None:
     """All blocks."""
     if not Path(cfg.root).is_dir():
         raise ConfigError(f"no folder {cfg.root}; pass root=<the output folder of the sweeps>")
-    sweeps = [sweep for sweep in read_sweeps(Path(cfg.root)) if _concerns(sweep, cfg)]
-    if not sweeps:
+    recorded = read_sweeps(Path(cfg.root))
+    sweeps = [sweep for sweep in recorded if _concern(sweep.jobs, cfg)]
+    single = [job for job in single_runs(Path(cfg.root), recorded) if _concern([job], cfg)]
+    if not sweeps and not single:
         raise ConfigError(
-            f"no such sweep below {cfg.root}; start one with python -m gift_vit.train sweep=<dataset> method=<method>"
+            f"no such sweep below {cfg.root}, nor a single run; "
+            "start one with python -m gift_vit.train sweep=<dataset> method=<method>"
         )
     console = Console()
     for sweep in sweeps:
         print_sweep(console, sweep, cfg.runs)
+    if single:
+        print_single_runs(console, single)
 
 
-def _concerns(sweep: Sweep, cfg: Arguments) -> bool:
+def _concern(jobs: Sequence[Job], cfg: Arguments) -> bool:
     """Whether any job is on the asked dataset and of the asked method; where all were refused, nobody can tell."""
-    cells = {job.cell for job in sweep.jobs if job.cell}
+    cells = {job.cell for job in jobs if job.cell}
     return not cells or any(cfg.dataset in (None, dataset) and cfg.method in (None, method) for _, dataset, method in cells)
 
 

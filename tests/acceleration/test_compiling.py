@@ -11,24 +11,16 @@ import torch
 from timm.layers.drop import DropPath
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.nn import functional as F
 
 from gift_vit.acceleration.compiling import TensorDropPath, compile_blocks
 from gift_vit.acceleration.speed import Work, prepare_to_train
 from gift_vit.methods import AdaptFormerConfig, GiftConfig, VptConfig, apply_method
 from tests.acceleration.settings import accelerated, configs
-from tests.acceleration.test_accelerate import tiny, trained
+from tests.acceleration.test_accelerate import step, tiny, trained
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 # dynamo looks for gradients of what it is given, which is a block's output
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-
-def step(model: nn.Module) -> dict[str, torch.Tensor]:
-    model.train().zero_grad()
-    loss = F.cross_entropy(model(IMAGES), torch.arange(len(IMAGES)))
-    loss.backward()
-    return {"loss": loss.detach(), **{n: p.grad for n, p in model.named_parameters() if p.grad is not None}}
 
 
 # of the first block, whose tokens need no gradient, of those between, and of a last one that computes the class token alone
@@ -44,7 +36,7 @@ def test_six_blocks_of_different_rates_share_one_compilation(config: Any, graphs
         expected = model.eval()(IMAGES)
     assert compile_blocks(model, backend="eager")
     assert list(model.state_dict()) == names
-    step(model)
+    step(model, IMAGES)
     assert counters["stats"]["unique_graphs"] == graphs
     with torch.no_grad():
         assert torch.equal(model.eval()(IMAGES), expected)
@@ -56,7 +48,7 @@ def test_compiled_blocks_give_the_gradients_of_blocks_that_are_not() -> None:
     accelerated(plain)
     compiled = deepcopy(plain)
     assert compile_blocks(compiled, backend="eager")
-    torch.testing.assert_close(step(compiled), step(plain))
+    torch.testing.assert_close(step(compiled, IMAGES), step(plain, IMAGES))
 
 
 def test_many_models_in_one_process_are_all_compiled() -> None:

@@ -1,4 +1,4 @@
-"""What the accelerations leave out, exactly: floating-point operations and saved bytes, which no machine changes."""
+"""What GIFT adds to a step and what the accelerations leave out, exactly: operations and saved bytes, on any machine."""
 
 from typing import Any, cast
 
@@ -6,15 +6,17 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.cost import Cost, training_cost
 from gift_vit.methods import GiftConfig, apply_method
+from gift_vit.methods.gift import GiftLinear
 from tests.acceleration.settings import accelerated
 
-D, DEPTH, B, N, FLOAT = 192, 3, 4, 17, 4
+D, DEPTH, B, N, RANK, FLOAT = 192, 3, 4, 17, 4, 4
+TOKENS = B * N
 
 
 def vit() -> VisionTransformer:
@@ -36,7 +38,7 @@ def forward_flops(model: VisionTransformer, images: Tensor) -> int:
 
 
 def step_cost(images: Tensor, **values: Any) -> Cost:
-    model = apply_method(vit(), GiftConfig(rank=4))
+    model = apply_method(vit(), GiftConfig(rank=RANK))
     accelerated(model, **values)
     return training_cost(model, images)
 
@@ -73,3 +75,44 @@ def test_minimal_keeps_the_input_of_every_block(images: Tensor) -> None:
     fast, minimal = (step_cost(images, memory=memory) for memory in ("fast", "minimal"))
     assert FLOAT * DEPTH * B * N * D <= minimal.saved_bytes < 0.25 * fast.saved_bytes
     assert fast.flops < minimal.flops < 4 / 3 * fast.flops + fast.forward_flops / DEPTH
+
+
+@pytest.fixture
+def floor(images: Tensor) -> Cost:
+    """A frozen backbone through which a gradient only passes, down to the first projection."""
+    model = vit().requires_grad_(False)
+    model.head.requires_grad_(True)
+    model.get_parameter("blocks.0.attn.proj.bias").requires_grad_(True)
+    return training_cost(model, images)
+
+
+def test_a_step_costs_the_products_through_r_channels_and_saves_nothing_of_a_weight_s_size(images: Tensor, floor: Cost) -> None:
+    cost = training_cost(apply_method(vit(), GiftConfig(rank=RANK)), images)
+    token_product, weight_product = 2 * TOKENS * D * RANK, 2 * D * D * RANK
+    assert cost.forward_flops - floor.forward_flops == DEPTH * (2 * token_product + weight_product)
+    # backward: z, H(C), psi and phi of every layer; the input of every layer but the first
+    assert cost.flops - floor.flops == DEPTH * (5 * token_product + 2 * weight_product) + (DEPTH - 1) * token_product
+    # attention saves its output, which is the projection's input, wherever a gradient passes; in the first block none does
+    assert cost.saved_bytes - floor.saved_bytes == FLOAT * (TOKENS * D + DEPTH * (TOKENS * RANK + D * RANK))
+
+
+@pytest.mark.parametrize("target", ["attn.qkv", "attn.k", "mlp.fc1"])
+def test_every_form_saves_its_input_once(target: str) -> None:
+    model = apply_method(vit(), GiftConfig(rank=RANK, target_modules=[target]))
+    layer = next(module for module in model.modules() if isinstance(module, GiftLinear))
+    rows = layer.parts[0][1].stop - layer.parts[0][1].start
+    x = torch.randn(B, N, D, requires_grad=True)
+    frozen = nn.Linear(layer.in_features, layer.out_features).requires_grad_(False)
+    cost, plain = (training_cost(nn.Sequential(module, Total(model.get_submodule("gift"))), x) for module in (layer, frozen))
+    assert cost.saved_bytes - plain.saved_bytes == FLOAT * (TOKENS * D + TOKENS * RANK + rows * RANK)
+
+
+class Total(nn.Module):
+    """Sums the tokens of each image to logits, and saves nothing of them; holds the parameters that layers share."""
+
+    def __init__(self, shared: nn.Module) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1)

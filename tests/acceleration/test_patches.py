@@ -28,23 +28,20 @@ def test_tokens_and_gradients_are_the_convolutions(shape: tuple[int, int]) -> No
     assert list(model.state_dict()) == names
 
 
-def test_pixels_beyond_whole_patches_are_left_to_the_convolution() -> None:
-    convolution = nn.Conv2d(3, 8, 4, 4)
+def with_patches(convolution: nn.Conv2d) -> Any:
     model: Any = nn.Module()
     model.patch_embed = nn.Module()
     model.patch_embed.proj = convolution
-    images = torch.randn(2, 3, 10, 9)
+    return model
+
+
+def test_pixels_beyond_whole_patches_are_left_to_the_convolution() -> None:
+    convolution, images = nn.Conv2d(3, 8, 4, 4), torch.randn(2, 3, 10, 9)
     expected = convolution(images)
-    assert embed_by_product(model)
+    assert embed_by_product(with_patches(convolution))
     assert torch.equal(convolution(images), expected)
 
 
-def test_a_model_without_patches_stays() -> None:
+def test_overlapping_patches_and_models_without_patches_stay() -> None:
+    assert not embed_by_product(with_patches(nn.Conv2d(3, 8, 7, 4, 3)))
     assert not embed_by_product(nn.Linear(2, 2))
-
-
-def test_overlapping_patches_stay_a_convolution() -> None:
-    model: Any = nn.Module()
-    model.patch_embed = nn.Module()
-    model.patch_embed.proj = nn.Conv2d(3, 8, 7, 4, 3)
-    assert not embed_by_product(model)

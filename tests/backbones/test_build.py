@@ -3,8 +3,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import timm
 import torch
+from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 from torch import nn
 
@@ -174,3 +176,29 @@ def test_the_shipped_vit_mini_loads_offline_and_its_weights_are_small() -> None:
     upstream = timm.create_model(cfg.model, pretrained=True)
     assert torch.equal(model.state_dict()["blocks.3.mlp.fc1.weight"], upstream.state_dict()["blocks.3.mlp.fc1.weight"])
     assert "val" in WEIGHTS_FILE.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_answer_is_asked_once(
+    answers: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[object] = []
+    create = timm.create_model
+
+    def head(*_: object, **options: object) -> None:
+        asked.append(options["timeout"])
+        if not answers:
+            raise requests.ConnectionError
+
+    def downloaded_before(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+        asked.append(hub.HF_HUB_OFFLINE)
+        return create(name, **kwargs)
+
+    monkeypatch.setattr(requests, "head", head)
+    monkeypatch.setattr(timm, "create_model", downloaded_before)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    build_backbone(config(pretrained=True), 3)
+    assert (asked, hub.HF_HUB_OFFLINE) == ([5.0, not answers], False)
+    assert ("does not answer: the weights are those downloaded before" in caplog.text) == (not answers)
+    build_backbone(load_config(compose_config(["backbone=vit_mini"])).backbone, 3)
+    assert asked[2:] == [False], "its weights come with the package"

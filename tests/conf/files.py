@@ -33,7 +33,7 @@ def together() -> list[tuple[str, ...]]:
 
 def root(words: Iterable[str]) -> list[str]:
     """The folder that the datasets of one's own ask for."""
-    return ["dataset.root=/somewhere/My Flowers"] if {"dataset=folder", "dataset=parquet"} & set(words) else []
+    return ["dataset.root=/somewhere/My Flowers"] if {"dataset=folder", "dataset=parquet", "dataset=csv"} & set(words) else []
 
 
 def composed(*words: str) -> DictConfig:

@@ -1,6 +1,7 @@
 """Every YAML composes, loads strictly and says what it is; every mistake is one line; every default stands once."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, compose_config, conf_dir, explain_composition_error, flatten
-from gift_vit.config.keys import config_difference, default_run_name
+from gift_vit.config.keys import config_difference, default_run_name, identifying
 from gift_vit.config.loader import load_config, protocol_changes
 from gift_vit.config.run_config import RunConfig
+from gift_vit.config.words import overrides_of
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
 from tests.conf.files import BASES, FILES, bases, built_on, composed, content, entire, root, stems, together
@@ -82,7 +84,8 @@ def test_no_file_restates_what_it_is_built_on() -> None:
 
 def test_what_others_are_built_on_is_no_choice_and_in_use() -> None:
     used = {name for file in FILES for name in bases(file) if name.startswith("/")}
-    files, classes = {f"/{file.stem}" for file in BASES}, {f"/{cls.__name__}" for cls in METHODS.values() if fields(cls)}
+    files = {f"/{file.stem}" for file in BASES}
+    classes = {f"/{cls.__name__}" for cls in (*METHODS.values(), *DATASETS.values()) if fields(cls)}
     assert files | classes == used
     assert all(name.startswith("/_") for name in files)
 
@@ -122,6 +125,11 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["method.rank=0"], "method.rank=0: expected "),
         (["method.target_modules=attn.proj"], "method.target_modules"),
         (["dataset=parquet"], "dataset.root is required; give dataset.root=<value>"),
+        (
+            ["dataset=folder", "dataset.name=???"],
+            "dataset.name, dataset.root are required; give dataset.name=<value> dataset.root=",
+        ),
+        (["dataset=folder", "dataset.root=/x", "dataset.test_fraction=1.0"], "dataset.test_fraction=1.0"),
         (
             ["paths.data_root="],
             "paths.data_root is empty: give a path, or unset the environment variable that it is taken from",
@@ -181,6 +189,58 @@ def test_values_are_checked_and_messages_name_the_key(overrides: list[str], mess
     assert "\n" not in str(raised.value)
 
 
+def test_a_datasets_yaml_names_all_that_it_lacks_and_has_defaults_for_the_rest() -> None:
+    cfg = composed("dataset=folder", "dataset.root=/x")
+    for given, missing in (({}, "dataset.kind, dataset.name are"), ({"kind": "folder"}, "dataset.name, dataset.root are")):
+        cfg.dataset = given
+        with pytest.raises(ConfigError, match=f"^{missing} required; give "):
+            load_config(cfg)
+    cfg.dataset = {"kind": "folder", "name": "leaves", "root": "/x", "transform": {"hflip": 0.0}}
+    run = load_config(cfg)
+    assert (run.dataset.benchmark, run.dataset.transform.crop_ratio, run.dataset.transform.hflip) == ("own", 0.875, 0.0)
+    assert run.values["dataset"]["transform"] == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0, "resize": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "newer", "used", "difference"),
+    [
+        (
+            ["dataset=parquet", "dataset.root=/x"],
+            ["test_fraction", "columns"],
+            "dataset.columns.label=art",
+            {"dataset.columns.label": (None, "art")},
+        ),
+        (["method=lora"], ["init", "lr_ratio", "freeze_a"], "method.freeze_a=true", {"method.freeze_a": (False, True)}),
+    ],
+)
+def test_a_run_from_before_an_option_was_added_has_its_default(
+    words: list[str], newer: list[str], used: str, difference: dict[str, Any]
+) -> None:
+    new = loaded(*words).values
+    section = used.partition(".")[0]
+    old = {**new, section: {key: value for key, value in new[section].items() if key not in newer}}
+    assert old != new
+    assert identifying(old) == identifying(new)
+    assert config_difference(old, loaded(*words, used).values) == difference
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("~/my images", "{home}/my images"),
+        ("/d/Bücher (2)", "/d/Bücher (2)"),
+        ("/d/it's", "/d/it's"),
+        ("/d/a\\\\'b", "/d/a\\\\'b"),
+        ("/d/[x]{y}=#", "/d/[x]{y}=#"),
+        ("'/d/it\\'s'", "/d/it's"),
+    ],
+)
+@pytest.mark.parametrize("key", ["dataset.root", "paths.output_root", "backbone.weights"])
+def test_paths_are_taken_as_they_are_typed(key: str, typed: str, path: str) -> None:
+    cfg = compose_config(overrides_of(["dataset=folder", "dataset.root=/x", f"{key}={typed}"]))
+    assert OmegaConf.select(OmegaConf.create(load_config(cfg).values), key) == path.replace("{home}", str(Path.home()))
+
+
 def test_protocols_are_what_they_are_named_for() -> None:
     paper = loaded("dataset=cub", "protocol=gift_paper", "phase=search")
     assert (paper.trainer.batch_size, paper.trainer.epochs, paper.compute.drop_path_rate, paper.seed) == (32, 100, 0.1, 42)
@@ -198,9 +258,9 @@ def test_protocols_are_what_they_are_named_for() -> None:
 def test_what_a_run_changes_of_its_protocol_is_recorded() -> None:
     assert protocol_changes(loaded("dataset=cub")) == {}
     assert protocol_changes(loaded("dataset=cub", "trainer.epochs=30", "optim.lr=0.5")) == {"trainer.epochs": (100, 30)}
-    auto = ["dataset=cub", "trainer.speed=auto", "trainer.precision=bf16"]
-    assert protocol_changes(loaded(*auto)) == {}, "it rules no number format"
-    assert protocol_changes(loaded(*auto, "protocol=gift_paper")) == {"trainer.speed": ("exact", "auto")}
+    bf16 = ["dataset=cub", "trainer.precision=bf16"]
+    assert protocol_changes(loaded(*bf16)) == {}, "it rules no number format"
+    assert protocol_changes(loaded(*bf16, "protocol=gift_paper")) == {"trainer.precision": ("tf32", "bf16")}
 
 
 def test_run_name_lists_what_differs_from_the_defaults() -> None:
@@ -211,7 +271,8 @@ def test_run_name_lists_what_differs_from_the_defaults() -> None:
     assert name() == "clean_lr0.001_wd0.0001_seed0"
     assert name("method.rank=16", "optim.lr=1e-3") == name(), "a default spelt out is the same run"
     assert name("method.rank=4", "optim.lr=2.5e-4", "seed=2") == "clean_lr0.00025_wd0.0001_seed2_rank4"
-    assert name("trainer.speed=auto", "trainer.precision=bf16") == "clean_lr0.001_wd0.0001_seed0_speedauto"
+    assert name("trainer.precision=bf16") == "clean_lr0.001_wd0.0001_seed0_precisionbf16"
+    assert name("trainer.speed=exact") == "clean_lr0.001_wd0.0001_seed0_speedexact"
     assert name("method.target_modules=[attn.q,attn.v]") == "clean_lr0.001_wd0.0001_seed0_target-modulesattn.q-attn.v"
     assert name("protocol=gift_paper") == "gift_paper_lr0.001_wd0.0001_seed42"
     assert name("trainer.workers=9", "paths.data_root=/elsewhere", "tracker=wandb") == name(), "where it runs names nothing"
@@ -236,8 +297,11 @@ def test_a_run_folders_config_loads_again_and_folders_tell_datasets_apart() -> N
     assert cfg.dataset.name == cfg.folder.parts[-4] == "folder_my_flowers"
 
 
-def test_a_run_from_before_an_option_was_added_has_its_default() -> None:
-    now = loaded("method=lora").values
-    old = {**now, "method": {key: value for key, value in now["method"].items() if key not in {"init", "lr_ratio", "freeze_a"}}}
-    assert config_difference(old, now) == {}
-    assert config_difference(old, loaded("method=lora_fa").values)["method.freeze_a"] == (False, True)
+def test_a_backbone_needs_a_name_and_a_model_and_both_are_asked_for_at_once() -> None:
+    cfg = compose_config(["dataset=digits"])
+    cfg.backbone = {"name": "mine", "model": "vit_tiny_patch16_224.augreg_in21k"}
+    run = load_config(cfg)
+    assert (run.backbone.weights, run.backbone.pretrained, run.backbone.img_size) == (None, True, None)
+    cfg.backbone = {}
+    with pytest.raises(ConfigError, match=r"^backbone\.model, backbone\.name are required$"):
+        load_config(cfg)

@@ -15,7 +15,7 @@ from gift_vit.config.compose import compose_job, conf_dir
 from gift_vit.config.loader import load_config
 from tests.conf.files import composed, parse, root, stems, together
 
-DATASETS = set(stems("dataset")) - {"folder", "parquet"}
+DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv"}
 METHODS = stems("method")
 BENCHMARKS = ("fgvc", "vtab1k", "mini")
 

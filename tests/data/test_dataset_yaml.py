@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.fgvc.facts import FACTS
+from data_prep.vtab.tasks import TASKS
 from gift_vit.config import load_config
 from gift_vit.config.compose import compose_config
 from gift_vit.data.base import build_dataset
@@ -16,16 +18,9 @@ from gift_vit.data.config import DatasetConfig, ParquetConfig
 CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(CONF.glob("*.yaml"))
 MINI = {"cifar10_1k": 10, "digits": 10, "tiny_insects": 12, "tiny_mammals": 12, "tiny_vehicles": 12}
-FGVC = {"cub": 200, "nabirds": 555, "flowers": 102, "dogs": 120, "cars": 196}
-# https://arxiv.org/abs/1910.04867, table of the 19 tasks; dSprites and SmallNORB as the benchmark bins them
-VTAB = {
-    **{"vtab_cifar100": 100, "vtab_caltech101": 102, "vtab_dtd": 47, "vtab_flowers102": 102, "vtab_pets": 37, "vtab_svhn": 10},
-    **{"vtab_sun397": 397, "vtab_patch_camelyon": 2, "vtab_eurosat": 10, "vtab_resisc45": 45, "vtab_retinopathy": 5},
-    **{"vtab_clevr_count": 8, "vtab_clevr_distance": 6, "vtab_dmlab": 6, "vtab_kitti_distance": 4},
-    **{"vtab_dsprites_location": 16, "vtab_dsprites_orientation": 16},
-    **{"vtab_smallnorb_azimuth": 18, "vtab_smallnorb_elevation": 9},
-}
-OWN = {"folder": None, "parquet": None}
+FGVC = {name: facts.classes for name, facts in FACTS.items()}  # tests/data_prep has their numbers
+VTAB = {f"vtab_{name}": task.num_classes for name, task in TASKS.items()}
+OWN = {"folder": None, "parquet": None, "csv": None}
 BENCHMARKS = {"mini": MINI, "fgvc": FGVC, "vtab1k": VTAB, "own": OWN}
 
 
@@ -70,7 +65,7 @@ def test_the_tiny_tasks(shared_data: Path, name: str) -> None:
     assert dataset.num_classes == len(set(dataset.class_names)) == MINI[name]
     for split, size in sizes.items():
         assert np.bincount(dataset.split(split).labels).tolist() == [size // MINI[name]] * MINI[name]
-    rows = pq.read_table(shared_data / cfg.files["test"][0]).to_pylist()
+    rows = pq.read_table(cfg.found()["test"][0]).to_pylist()
     for index in (0, 1234, len(rows) - 1):
         image, label = dataset.split("test")[index]
         expected = Image.open(io.BytesIO(rows[index]["image"]["bytes"])).convert("RGB")

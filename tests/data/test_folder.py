@@ -35,6 +35,37 @@ def test_three_splits(tmp_path: Path, make_tree: Tree, make_config: Make) -> Non
     with Image.open(tmp_path / "train/cat/1.png") as expected:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
     assert label == 1
+    skipped = dataset.origins["train"].skipped
+    assert skipped == {"hidden or the system's": 2, ".txt": 1}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_every_file_is_read_once_under_its_own_name(tmp_path: Path, make_tree: Tree, make_config: Make, linked: bool) -> None:
+    """Links lead to the class itself, its neighbour, all classes and the root; one to elsewhere is followed."""
+    make_tree(tmp_path, {"own/train/a": 3, "own/train/b/deep": 2, "own/val/a": 1, "elsewhere": 2})
+    train = tmp_path / "own/train"
+    for name, target in (("0self", "a"), ("up", "."), ("root", ".."), ("b", "b"), ("out", "../../elsewhere")):
+        (train / "a" / name).symlink_to((train / target).resolve())
+    (train / "a/0.link.png").symlink_to(train / "b/deep/0.png")
+    root = tmp_path / "own"
+    if linked:
+        root = tmp_path / "link to own"
+        root.symlink_to(tmp_path / "own")
+    dataset = build_dataset(make_config(FolderConfig, root=root))
+    source = dataset.splits["train"]
+    where = [os.path.relpath(source.where(index), root / "train") for index in range(len(source))]
+    assert where == ["a/0.png", "a/1.png", "a/2.png", "a/out/0.png", "a/out/1.png", "b/deep/0.png", "b/deep/1.png"]
+    assert source.labels.tolist() == [0] * 5 + [1] * 2
+    assert dataset.origins["train"].skipped == {"links to what is read already": 5}
+
+
+def test_names_that_look_the_same_are_one_class(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make_tree(tmp_path, {f"train/{composed}": 2, f"train/{decomposed}": 1, "train/caff": 1, f"test/{decomposed}": 1})
+    make_tree(tmp_path / "val", {f"{decomposed}": 1})
+    dataset = build_dataset(make_config(FolderConfig, root=tmp_path))
+    assert dataset.class_names == ["caff", composed]
+    assert [dataset.split(split).labels.tolist() for split in ("train", "val", "test")] == [[0, 1, 1, 1], [1], [1]]
 
 
 def test_image_formats_and_modes(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make) -> None:
@@ -71,15 +102,16 @@ def test_val_is_split_off_train(tmp_path: Path, make_tree: Tree, make_config: Ma
 
 
 def test_what_is_missing_and_a_class_that_train_has_not_are_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
-    layout = r"expected train/<class>/\*\.jpg and, if there are any, val/<class>/ and test/<class>/; ask the author"
-    for root, absent in ((tmp_path / "gone", "gone"), (tmp_path, "train")):
-        with pytest.raises(ConfigError, match=rf"dataset some: there is no folder {tmp_path / absent}; {layout}"):
-            build_dataset(make_config(FolderConfig, root=root))
+    layout = (
+        r"expected train/<class>/\*\.jpg and, if there are any, val/<class>/ and test/<class>/; or <class>/\*\.jpg; ask the"
+    )
+    with pytest.raises(ConfigError, match=rf"dataset some: there is no folder {tmp_path / 'gone'}; {layout}"):
+        build_dataset(make_config(FolderConfig, root=tmp_path / "gone"))
     (tmp_path / "train").mkdir()
     with pytest.raises(ConfigError, match=r"/train holds no class folders; expected train/<class>"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
     make_tree(tmp_path, {"train/empty": 0, "train/a": 1})
-    with pytest.raises(ConfigError, match=r"/train: Found no valid file for the classes empty \(an image ends in one of \.jpg"):
+    with pytest.raises(ConfigError, match=r"/train: found no image of the classes empty; an image ends in one of \.jpg"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
     make_tree(tmp_path / "more", {"train/a": 3, "val/a": 1, "test/b": 1})
     with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):

@@ -12,7 +12,7 @@ import pytest
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import build_dataset, decode_image
-from gift_vit.data.config import ParquetConfig
+from gift_vit.data.config import ColumnsConfig, ParquetConfig
 from gift_vit.data.kinds.parquet import read_table
 
 Png = Callable[[int], bytes]
@@ -80,7 +80,7 @@ def test_classes_agree_over_splits(tmp_path: Path, png: Png, write_parquet: Writ
 
 def test_patterns_may_match_nothing_names_not(tmp_path: Path, png: Png, write_parquet: Write, make_config: Make) -> None:
     write_parquet(tmp_path / "train.parquet", [png(seed) for seed in range(10)], [0, 1] * 5)
-    files = {split: [f"{split}*.parquet"] for split in ("train", "val", "test")}
+    files: Any = {split: [f"{split}*.parquet"] for split in ("train", "val", "test")}
     dataset = build_dataset(make_config(ParquetConfig, root=tmp_path, files=files))
     assert list(dataset.splits) == ["train", "val"]
     with pytest.raises(ConfigError, match=r"has no test split \(it has train, val\)"):
@@ -111,9 +111,21 @@ def test_wrong_files_are_named(tmp_path: Path, png: Png) -> None:
         read_table([file])
     image, label = [png(0)], [0]
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"img": image, "label": label}, "has the columns img, label; expected image and label"),
-        ({"image": image, "label": ["cat"]}, "column label is string; expected integers"),
-        ({"image": image, "label": [0.5]}, "column label is double; expected integers"),
+        (
+            {"foto": image, "label": label},
+            r"has the columns foto, label; none has a usual name of images \(.*dataset.columns.image=",
+        ),
+        ({"image": image, "id": label}, r"none has a usual name of labels .* give dataset.columns.label=<its name>"),
+        (
+            {"image": image, "img": image, "label": label},
+            "the columns image and img, which may all be the images; give dataset.col",
+        ),
+        ({"image": image, "label": label, "labels": label}, "the columns label and labels, which may all be the labels"),
+        ({"image": image, "label": ["cat"]}, "its labels are text; expected integers"),
+        ({"image": image, "label": [0.5]}, "column label is double; expected integers, text"),
+        ({"image": image, "label": pa.array([2**63], pa.uint64())}, f"cannot read .*: .*{2**63}"),
+        ({"image": image, "label": pa.array([b"\xff"], pa.binary()).cast(pa.string(), safe=False)}, "cannot read .*UTF8"),
+        ({"image": image, "label": pa.nulls(1)}, "column label is null; expected integers"),
         ({"image": ["a.png"], "label": label}, "column image is string; expected encoded images"),
         ({"image": [{"path": "a.png"}], "label": label}, "column image is struct<path: string>; expected encoded images"),
         ({"image": [png(0), None], "label": [0, 1]}, "row 1 has no image bytes"),
@@ -123,8 +135,67 @@ def test_wrong_files_are_named(tmp_path: Path, png: Png) -> None:
         pq.write_table(pa.table(columns), file)
         with pytest.raises(ConfigError, match=message):
             read_table([file])
+    twice = pa.Table.from_arrays([pa.array(image), pa.array(image), pa.array(label)], ["image", "image", "label"])
+    pq.write_table(twice, file)
+    with pytest.raises(ConfigError, match="has 2 columns named image; rename all but one"):
+        read_table([file])
     with pytest.raises(ConfigError, match="no Parquet files to read"):
         read_table([])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {b"class_names": b"\xff\xfe"},
+        {b"class_names": b"ant|ant"},
+        {b"huggingface": b"\xff"},
+        {b"huggingface": b"{"},
+        {b"huggingface": b"[" * 100_000},
+        {b"huggingface": b"[]"},
+        {b"huggingface": b'{"info": 1}'},
+        {b"huggingface": b'{"info": {"features": []}}'},
+        {b"huggingface": b'{"info": {"features": {"label": "int"}}}'},
+        {b"huggingface": b'{"info": {"features": {"label": {"names": {"a": 1}}}}}'},
+        {b"huggingface": b'{"info": {"features": {"label": {"names": [1]}}}}'},
+    ],
+)
+def test_metadata_of_another_shape_is_one_line(tmp_path: Path, png: Png, metadata: dict[bytes, bytes]) -> None:
+    table = pa.table({"image": [png(0)], "label": [0]}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ConfigError, match=r"^[^\n]*t\.parquet: its metadata has no class names that can be read \([^\n]*$"):
+        read_table([tmp_path / "t.parquet"])
+
+
+BOOL, CATEGORY = pa.array([True, False, True]), pa.array(["b", "a", "b"]).dictionary_encode()
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "names", "labels"),
+    [
+        ({"img": 0, "fine_label": [1, 0, 1], "coarse_label": [0, 0, 0]}, {}, None, [1, 0, 1]),
+        ({"IMAGE": 0, "Labels": [1, 0, 1], "path": ["x", "y", "z"]}, {}, None, [1, 0, 1]),
+        ({"jpg": 0, "target": ["b", "a", "b"]}, {}, ["a", "b"], [1, 0, 1]),
+        ({"jpg": 0, "target": pa.array(["b", "a", "b"], pa.string_view())}, {}, ["a", "b"], [1, 0, 1]),
+        ({"pixel_values": 0, "class": BOOL}, {}, ["false", "true"], [1, 0, 1]),
+        ({"image": 0, "label": CATEGORY}, {}, ["a", "b"], [1, 0, 1]),
+        ({"image": 0, "label": pa.array([2, 0, 2]).dictionary_encode()}, {}, None, [2, 0, 2]),
+        ({"foto": 0, "art": ["b", "a", "b"]}, {"image": "foto", "label": "art"}, ["a", "b"], [1, 0, 1]),
+        ({"image": 0, "img": 0, "label": [1, 0, 1], "y": [0, 0, 0]}, {"image": "img", "label": "label"}, None, [1, 0, 1]),
+        ({"image": 0, "label": ["caf\u00e9", "a", "cafe\u0301"]}, {}, ["a", "caf\u00e9"], [1, 0, 1]),
+    ],
+)
+def test_columns_and_labels_as_people_have_them(
+    tmp_path: Path, png: Png, make_config: Make, columns: Any, given: Any, names: Any, labels: list[int]
+) -> None:
+    images = [png(seed) for seed in range(3)]
+    table = pa.table({name: images if value == 0 else value for name, value in columns.items()})
+    for split in ("train", "val"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    cfg = make_config(ParquetConfig, root=tmp_path, files={}.fromkeys(("train", "val", "test")), columns=ColumnsConfig(**given))
+    dataset = build_dataset(cfg)
+    assert dataset.class_names == names
+    assert dataset.split("trainval").labels.tolist() == labels * 2
+    assert dataset.splits["val"].stored(2) == images[2]
 
 
 def test_an_undecodable_image_is_named(tmp_path: Path, png: Png, write_parquet: Write) -> None:

@@ -1,28 +1,18 @@
-"""Image trees with split lists: small trees, and the class maps of the five real FGVC lists."""
+"""Image trees with split lists. The five real FGVC lists are read in ``tests/data_prep/test_fgvc_real_lists.py``."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data import base
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import SplitListsConfig
 
 Make = Callable[..., Any]
-
-FGVC = [  # folder, classes, train, val, test, one class name
-    ("cub", 200, 5394, 600, 5794, "001.Black_footed_Albatross"),
-    ("nabirds", 555, 21536, 2393, 24633, "0295"),
-    ("oxfordflowers", 102, 1020, 1020, 6149, "1"),
-    ("stanfordcars", 196, 7329, 815, 8041, "1"),
-    ("stanforddogs", 120, 10800, 1200, 8580, "n02085620-Chihuahua"),
-]
 
 
 def write(root: Path, lists: dict[str, Any], with_images: bool = True) -> Path:
@@ -57,24 +47,6 @@ def test_one_class_map_for_all_splits_and_string_ids_sort_as_strings(tmp_path: P
     assert dataset.split("train").labels.tolist() == [2, 1]
 
 
-@pytest.mark.parametrize("listed", FGVC, ids=lambda listed: listed[0])
-def test_the_papers_lists(
-    shared_data: Path, tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, listed: tuple[Any, ...]
-) -> None:
-    folder, classes, *sizes, name = listed
-    monkeypatch.setattr(base, "_stat_files", lambda _, paths: dict.fromkeys(paths, (0, 0)))  # the images are elsewhere
-    lists_dir = shared_data / "fgvc_splits" / folder
-    cfg = make_config(SplitListsConfig, root=tmp_path, image_root=".", splits_dir=lists_dir, num_classes=classes)
-    dataset = build_dataset(cfg)
-    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == sizes
-    assert dataset.class_names is not None
-    assert (len(dataset.class_names), dataset.class_names[0]) == (classes, name)
-    lists = {split: json.loads((lists_dir / f"{split}.json").read_text()) for split in dataset.splits}
-    ids = np.unique(np.concatenate([list(labelled.values()) for labelled in lists.values()]))
-    for split, labelled in lists.items():
-        np.testing.assert_array_equal(ids[dataset.split(split).labels], list(labelled.values()))
-
-
 def test_the_fingerprint_sees_sizes_and_labels(tmp_path: Path, make_config: Make) -> None:
     lists = {"train": {"a.png": 1, "b.png": 2}, "val": {"c.png": 1}, "test": {"d.png": 2}}
     first = build_dataset(make_config(SplitListsConfig, root=write(tmp_path / "1", lists))).fingerprint
@@ -104,6 +76,10 @@ def test_missing_folders_and_lists_are_named(tmp_path: Path, make_config: Make) 
         ("{not json", r"test\.json is no JSON: Expecting"),
         ('["a.png"]', r"test\.json holds a JSON list; expected an object"),
         ('{"b.png": "1"}', "its split lists use int, str as class ids; expected all strings or all integers"),
+        ('{"b.png": [1]}', r"test\.json: the class id of b\.png is a JSON list or object; expected text or an integer"),
+        ('{"b.png": {"id": 1}}', r"the class id of b\.png is a JSON list or object"),
+        ('{"b.png": 1, "./b.png": 2}', r"test\.json has \./b\.png twice, with the class ids 1 and 2"),
+        ("[" * 100_000, r"test\.json is no JSON"),
         ('{"b.png": null}', "its split lists use NoneType, int as class ids"),
     ],
 )

@@ -1,6 +1,5 @@
 """Reading a prepared VTAB-1k task, and refusing one that is not what its meta.json says."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
+from data_prep.vtab import task_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import build_dataset, jpeg_decoder
 from gift_vit.data.config import Vtab1kConfig
@@ -32,25 +32,17 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 @pytest.fixture
-def task(tmp_path: Path, noise: Noise) -> Path:
+def task(tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A prepared task of three classes; every third image is a PNG, the others are JPEG; row groups of four."""
+    monkeypatch.setattr(task_folder, "ROWS_PER_GROUP", 4)
     root, splits = tmp_path / "cubes", {}
     root.mkdir()
     for number, (split, size) in enumerate(SIZES.items()):
-        images = [encoded(noise(100 * number + i, (40, 30)), "PNG" if i % 3 == 0 else "JPEG") for i in range(size)]
-        labels, ids = [i % 3 for i in range(size)], [f"{split}_{i}.jpg" for i in range(size)]
-        columns = {"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.int16()), "id": ids}
-        table = pa.table({**columns, "index": pa.array(range(size), pa.int64())})
-        file = root / f"{split}.parquet"
-        pq.write_table(table, file, row_group_size=4, compression="none", write_page_checksum=True)
-        splits[split] = {
-            "cut": "train[:]",
-            "images": size,
-            "bytes": file.stat().st_size,
-            "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-            "labels_sha256": hashlib.sha256(np.array(labels, "<i8").tobytes()).hexdigest(),
-            "images_sha256": hashlib.sha256(b"".join(len(i).to_bytes(8, "little") + i for i in images)).hexdigest(),
-        }
+        with task_folder.SplitWriter(root / f"{split}.parquet", None) as writer:
+            for i in range(size):
+                image = encoded(noise(100 * number + i, (40, 30)), "PNG" if i % 3 == 0 else "JPEG")
+                writer.add(task_folder.Row(image, i % 3, f"{split}_{i}.jpg", i))
+        splits[split] = {"cut": "train[:]", **writer.summary()}
     meta = {"format": 1, "task": "cubes", "source": "original", "origin": {}, "num_classes": 3, "class_names": None}
     (root / "meta.json").write_text(json.dumps({**meta, "splits": splits, "warnings": []}))
     return root

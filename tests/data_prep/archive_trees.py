@@ -4,10 +4,11 @@ import io
 import random
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-Tree = dict[str, bytes]
+Tree = Mapping[str, bytes]
+Change = Callable[[bytes], bytes]
 
 TREE: Tree = {
     "set/images/a.jpg": random.Random(0).randbytes(200_000),
@@ -26,25 +27,29 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
     return info
 
 
-def make_tar(path: Path, tree: Tree, *others: tarfile.TarInfo, mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:  # pyright: ignore[reportCallIssue, reportArgumentType]
+def tar_of(tree: Tree, mode: str = "w:gz", others: tuple[tarfile.TarInfo, ...] = ()) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # pyright: ignore[reportCallIssue, reportArgumentType]
         for name, body in tree.items():
             tar.addfile(member(name, size=len(body)), io.BytesIO(body))
         for other in others:
             tar.addfile(other)
-    return path
+    return buffer.getvalue()
 
 
-def make_zip(path: Path, tree: Tree, compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
+def zip_of(tree: Mapping[str | zipfile.ZipInfo, bytes] | Tree, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, body in tree.items():
             archive.writestr(name, body)
-    return path
+    return buffer.getvalue()
 
 
-def make(path: Path, tree: Tree = TREE) -> Path:
+def make(path: Path, tree: Tree = TREE, *others: tarfile.TarInfo) -> Path:
+    """An archive of the kind that the path's suffix names."""
     suffix = "".join(path.suffixes)
-    return make_zip(path, tree) if suffix == ".zip" else make_tar(path, tree, mode=MODES[suffix])
+    path.write_bytes(zip_of(tree) if suffix == ".zip" else tar_of(tree, MODES[suffix], others))
+    return path
 
 
 def files(folder: Path) -> Tree:
@@ -56,11 +61,11 @@ def assert_nothing_left(folder: Path, *archives: Path) -> None:
     assert set(folder.iterdir()) == set(archives)
 
 
-def cut(share: float) -> Callable[[bytes], bytes]:
+def cut(share: float) -> Change:
     return lambda body: body[: int(len(body) * share)]
 
 
-def flip(share: float) -> Callable[[bytes], bytes]:
+def flip(share: float) -> Change:
     def damage(body: bytes) -> bytes:
         place = int(len(body) * share)
         return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1 :]

@@ -1,5 +1,6 @@
 """What the tests of preparing data share: a server, small FGVC datasets on it, tiny TFDS datasets, commands in this process."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from tests.data_prep.fgvc_bench import Bench
 from tests.data_prep.http_server import FileServer
 
 if TYPE_CHECKING:
-    from tests.data_prep.tiny_tfds import Tiny, TinyDataset
+    from tests.data_prep.tiny_tfds import TinyDataset
 
 
 # The comparisons with TFDS and with the benchmark's known ids take a minute of CPU: `make test-all`, and CI when files changed.
@@ -38,6 +39,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Takes a size such as ``150k``; an empty file system of that size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: str) -> Path:
+        if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size={size} none {disk} 2>/dev/null") != 0:
+            pytest.skip("mounting a small file system needs root")
+        return disk
+
+    yield mount
+    os.system(f"umount {disk} 2>/dev/null")
 
 
 @pytest.fixture
@@ -73,14 +89,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> "TinyDataset":
-    """Takes a builder's name; its ArrayRecord dataset of random examples, just large enough for the builder's tasks."""
+    """Takes a builder's name; its original files, and the ArrayRecord dataset that TFDS makes of them."""
     pytest.importorskip("tensorflow_datasets")
-    from tests.data_prep.tiny_tfds import SIZES, Tiny, prepare_random
+    from tests.data_prep.tiny_tfds import make_tiny
 
-    data_dir = tmp_path_factory.mktemp("tfds")
-
-    @cache
-    def build(name: str) -> "Tiny":
-        return Tiny(data_dir, prepare_random(name, SIZES[name], data_dir))
-
-    return build
+    return cache(lambda name: make_tiny(name, tmp_path_factory.mktemp(name)))

@@ -29,6 +29,12 @@ class Bench:
             (root / "downloads").mkdir(parents=True, exist_ok=True)
             (root / "downloads" / BY_HAND[name]).write_bytes(self.small.files[BY_HAND[name]])
 
+    def put_lists(self, folder: Path) -> None:
+        """The paper's lists, in a folder as the authors' ``data/`` is."""
+        (folder / self.facts.lists_folder).mkdir(parents=True)
+        for split in self.small.lists:
+            (folder / self.facts.lists_folder / f"{split}.json").write_bytes(self.small.list_bytes(split))
+
     def prepare(self, facts: DatasetFacts | None = None, **request: Any) -> dict[str, Any]:
         return prepare(facts or self.facts, Request(root=self.root, **request))
 

@@ -1,12 +1,10 @@
 """Small FGVC datasets in the archives' own formats: a few classes, JPEGs of one colour each, and what must come out."""
 
-import hashlib
 import io
 import json
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,9 @@ from scipy.io import savemat
 
 from data_prep.download import RemoteFile
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
+from tests.data_prep.archive_trees import tar_of, zip_of
+from tests.data_prep.download_case import sha
+from tests.data_prep.vtab_origins import encode
 
 TRAIN, VAL, TEST = 8, 2, 3  # images per class; the official train holds the first two
 
@@ -40,6 +41,11 @@ class Small:
     colours: dict[str, int] = field(default_factory=dict)
 
     @property
+    def labels(self) -> dict[str, Any]:
+        """The class ids of all images."""
+        return {path: label for listed in self.lists.values() for path, label in listed.items()}
+
+    @property
     def official(self) -> Lists:
         """Train with val, and test; Flowers has a val of its own."""
         if self.name == "flowers":
@@ -55,7 +61,7 @@ class Small:
 
         def remote(file: RemoteFile) -> RemoteFile:
             body = self.files[file.name]
-            return RemoteFile(serve(f"{self.name}/{file.name}", body), file.name, len(body), sha256(body))
+            return RemoteFile(serve(f"{self.name}/{file.name}", body), file.name, len(body), sha(body))
 
         def archive(real_one: Any) -> Any:
             return replace(real_one, file=remote(real_one.file)) if isinstance(real_one, Archive) else real_one
@@ -63,12 +69,12 @@ class Small:
         bodies = {split: self.list_bytes(split) for split in self.lists}
         return replace(
             real,
-            classes=len({label for listed in self.lists.values() for label in listed.values()}),
+            classes=len(set(self.labels.values())),
             paper={split: len(listed) for split, listed in self.lists.items()},
             official={split: len(listed) for split, listed in self.official.items()},
             images=archive(real.images),
             lists={
-                split: RemoteFile(serve(f"{self.name}/{split}.json", body), f"{split}.json", sha256=sha256(body))
+                split: RemoteFile(serve(f"{self.name}/{split}.json", body), f"{split}.json", sha256=sha(body))
                 for split, body in bodies.items()
             },
             extras={name: remote(file) for name, file in real.extras.items()},
@@ -76,32 +82,8 @@ class Small:
         )
 
 
-def sha256(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
-
-
 def jpeg(colour: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (24, 16), (colour, 0, 0)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def tar_of(members: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for name, body in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(body)
-            tar.addfile(info, io.BytesIO(body))
-    return buffer.getvalue()
-
-
-def zip_of(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, body in members.items():
-            archive.writestr(name, body)
-    return buffer.getvalue()
+    return encode(Image.new("RGB", (24, 16), (colour, 0, 0)), "JPEG", quality=95)
 
 
 def mat_of(**arrays: Any) -> bytes:
@@ -114,31 +96,24 @@ def _text(rows: list[tuple[Any, ...]]) -> bytes:
     return "".join(" ".join(str(value) for value in row) + "\n" for row in rows).encode()
 
 
-def _draw_images(small: Small, path_of: Callable[[int, int, str, int], str], class_ids: list[Any]) -> dict[str, bytes]:
-    """Fill lists and colours; returns the JPEGs by listed path. ``path_of(class index, number, split, running number)``."""
-    images: dict[str, bytes] = {}
+def _draw_images(small: Small, class_ids: list[Any], path_of: Callable[[int, int, str], str]) -> dict[str, bytes]:
+    """Fill lists and colours; returns the JPEGs by listed path: ``path_of(class index, running number, split)``."""
+    splits = ["train"] * TRAIN + ["val"] * VAL + ["test"] * TEST
     small.lists = {"train": {}, "val": {}, "test": {}}
-    running = 0
-    for which, class_id in enumerate(class_ids):
-        for split, count in (("train", TRAIN), ("val", VAL), ("test", TEST)):
-            for _ in range(count):
-                running += 1
-                path = path_of(which, running, split, running)
-                small.lists[split][path] = class_id
-                small.colours[path] = running * 5
-                images[path] = jpeg(running * 5)
-    return images
+    for number, (which, split) in enumerate(product(range(len(class_ids)), splits), 1):
+        path = path_of(which, number, split)
+        small.lists[split][path] = class_ids[which]
+        small.colours[path] = number * 5
+    return {path: jpeg(colour) for path, colour in small.colours.items()}
 
 
 def _birds(name: str, top: str, class_ids: list[Any], folders: list[str], image_ids: Callable[[int], str]) -> tuple[Small, Any]:
     """The text files and images of CUB and NABirds, below ``top``."""
     small = Small(name)
-    images = _draw_images(
-        small, lambda which, number, *_: f"{folders[which]}/{image_ids(number).replace('-', '')}.jpg", class_ids
-    )
+    compact = [image_ids(number).replace("-", "") for number in range(len(folders) * (TRAIN + VAL + TEST) + 1)]
+    images = _draw_images(small, class_ids, lambda which, number, _: f"{folders[which]}/{compact[number]}.jpg")
     ids = {path: image_ids(number) for number, path in enumerate(images, 1)}
     names = {"1": "back", "2": "left eye"}
-    labels = {path: label for listed in small.lists.values() for path, label in listed.items()}
     boxes, parts = [], []
     for number, (path, image_id) in enumerate(ids.items()):
         boxes.append((image_id, number + 0.5, 2.0, 10.0, 11.25))
@@ -150,7 +125,7 @@ def _birds(name: str, top: str, class_ids: list[Any], folders: list[str], image_
             small.parts.append(found)
     files = {
         "images.txt": _text([(image_id, path) for path, image_id in ids.items()]),
-        "image_class_labels.txt": _text([(ids[path], int(label)) for path, label in labels.items()]),
+        "image_class_labels.txt": _text([(ids[path], int(label)) for path, label in small.labels.items()]),
         "train_test_split.txt": _text([(image_id, int(path not in small.lists["test"])) for path, image_id in ids.items()]),
         "bounding_boxes.txt": _text(boxes),
         "parts/parts.txt": _text(list(names.items())),
@@ -184,11 +159,10 @@ def nabirds() -> Small:
 
 def flowers() -> Small:
     small = Small("flowers")
-    images = _draw_images(small, lambda _, number, *__: f"jpg/image_{number:05d}.jpg", [1, 2])
-    labels = {path: label for listed in small.lists.values() for path, label in listed.items()}
+    images = _draw_images(small, [1, 2], lambda _, number, __: f"jpg/image_{number:05d}.jpg")
     numbers = {split: [int(path[-9:-4]) for path in listed] for split, listed in small.lists.items()}
     small.files["102flowers.tgz"] = tar_of(images)
-    small.files["imagelabels.mat"] = mat_of(labels=np.array([[labels[path] for path in images]], dtype=np.uint8))
+    small.files["imagelabels.mat"] = mat_of(labels=np.array([[small.labels[path] for path in images]], dtype=np.uint8))
     sets = {"trnid": numbers["train"], "valid": numbers["val"], "tstid": numbers["test"]}
     small.files["setid.mat"] = mat_of(**{name: np.array([ids], dtype=np.uint16) for name, ids in sets.items()})
     return small
@@ -197,7 +171,7 @@ def flowers() -> Small:
 def dogs() -> Small:
     small = Small("dogs")
     folders = ["n02085620-Chihuahua", "n02105855-Shetland_sheepdog"]
-    images = _draw_images(small, lambda which, number, *_: f"{folders[which]}/{folders[which][:9]}_{number}.jpg", [1, 2])
+    images = _draw_images(small, [1, 2], lambda which, number, _: f"{folders[which]}/{folders[which][:9]}_{number}.jpg")
     annotations = {}
     for number, path in enumerate(images):
         boxes = [(number, 2, number + 7, 12), *([(1, 1, 4, 9)] if number % 5 == 0 else [])]
@@ -220,12 +194,8 @@ def dogs() -> Small:
 def cars() -> Small:
     """Its files number the images of train and of test from 1 each."""
     small = Small("cars")
-
-    def path_of(which: int, number: int, split: str, running: int) -> str:
-        folder = "cars_test" if split == "test" else "cars_train"
-        return f"{folder}/{folder}/{running:05d}.jpg"
-
-    images = _draw_images(small, path_of, [1, 2])
+    folders = {"train": "cars_train", "val": "cars_train", "test": "cars_test"}
+    images = _draw_images(small, [1, 2], lambda _, number, split: f"{folders[split]}/{folders[split]}/{number:05d}.jpg")
     small.files["archive.zip"] = zip_of(images)
     kind = np.dtype([(name, "O") for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")])
     for split, file in (("train", "cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):

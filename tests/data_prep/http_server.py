@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-import pytest
-
 PIECE = 16 * 1024
 
 
@@ -20,13 +18,12 @@ class Fault:
     """What goes wrong with one answer: another status, or after ``after`` bytes of its body, the connection.
 
     ``close`` ends it in good order, ``reset`` breaks it off, ``stall`` sends nothing until the server's ``released`` is set,
-    and then the rest. ``body`` is sent instead of the true one.
+    and then the rest.
     """
 
     status: int | None = None
     after: int = 0
     then: Literal["close", "reset", "stall"] | None = None
-    body: bytes | None = None
 
 
 @dataclass
@@ -76,13 +73,11 @@ class FileServer:
 
     @contextmanager
     def running(self) -> Iterator["FileServer"]:
-        """Answer, in threads and around any proxy, until the end of the block."""
+        """Answer, in threads, until the end of the block."""
         thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            with pytest.MonkeyPatch.context() as environment:
-                environment.setenv("NO_PROXY", "127.0.0.1")
-                yield self
+            yield self
         finally:
             self.released.set()
             self._http.shutdown()
@@ -132,7 +127,7 @@ def _answer(served: Served | None, fault: Fault, asked: str | None, if_range: st
     """Status, offset and the whole body that the answer is part of."""
     if served is None or fault.status is not None:
         return (fault.status if served else None) or 404, 0, b"<html>not what was asked for</html>"
-    body = served.body if fault.body is None else fault.body
+    body = served.body
     is_other = served.if_range and if_range is not None and if_range not in {served.etag, served.last_modified}
     if asked is None or not served.ranges or is_other:
         return 200, 0, body

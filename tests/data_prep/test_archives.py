@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from data_prep import progress
-from data_prep.archives import gunzip, open_zip, reading, unpack
+from data_prep.archives import gunzip, gunzipped_from, open_zip, reading, unpack
 from gift_vit.common.cli import log_to_stderr, run_command
 from gift_vit.common.errors import ConfigError, RunError
-from tests.data_prep.archive_trees import MODES, TREE, assert_nothing_left, cut, files, flip, make, make_tar, make_zip, member
+from tests.data_prep.archive_trees import MODES, TREE, Change, assert_nothing_left, cut, files, flip, make, member, zip_of
 from tests.warm import Process, until
 
 
@@ -34,7 +34,7 @@ def test_the_kind_is_told_by_the_content(tmp_path: Path) -> None:
     inner = make(tmp_path / "in.zip")
     for name, archive in {
         "zip": make(tmp_path / "a.zip").rename(tmp_path / "zip.tgz"),
-        "tar": make_tar(tmp_path / "tar.zip", {**TREE, "last.zip": inner.read_bytes()}),
+        "tar": make(tmp_path / "a.tar", {**TREE, "last.zip": inner.read_bytes()}).rename(tmp_path / "tar.zip"),
     }.items():
         unpack(archive, tmp_path / name)
         assert files(tmp_path / name).items() >= TREE.items()
@@ -58,25 +58,17 @@ def test_an_archive_without_what_is_wanted(tmp_path: Path, suffix: str) -> None:
     assert_nothing_left(tmp_path, archive, tmp_path / f"empty{suffix}")
 
 
-def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
-    links = [
-        member("set/link.jpg", type=tarfile.SYMTYPE, linkname="images/a.jpg"),
-        member("set/images/up", type=tarfile.SYMTYPE, linkname="../../readme"),
-        member("set/hard.jpg", type=tarfile.LNKTYPE, linkname="set/images/b.jpg"),
-    ]
-    unpack(make_tar(tmp_path / "a.tar", TREE, *links), tmp_path / "out")
-    assert (tmp_path / "out/set/link.jpg").is_symlink()
-    assert (tmp_path / "out/set/link.jpg").read_bytes() == TREE["set/images/a.jpg"]
-    assert (tmp_path / "out/set/images/up").read_bytes() == TREE["readme"]
-    assert (tmp_path / "out/set/hard.jpg").read_bytes() == TREE["set/images/b.jpg"]
-
-
-def test_files_are_readable_and_nobody_s_whatever_the_archive_says(tmp_path: Path) -> None:
+def test_links_that_stay_inside_are_kept_and_files_are_readable_and_nobody_s(tmp_path: Path) -> None:
+    links = {"set/link.jpg": "images/a.jpg", "set/images/up": "../../readme", "set/hard.jpg": "set/images/b.jpg"}
+    kinds = [tarfile.SYMTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]
+    others = [member(name, type=kind, linkname=to) for (name, to), kind in zip(links.items(), kinds, strict=True)]
     secret = member("set/secret", mode=0o4000, uid=12345, gid=12345)
-    unpack(make_tar(tmp_path / "a.tar", TREE, secret), tmp_path / "out")
+    unpack(make(tmp_path / "a.tar", TREE, *others, secret), tmp_path / "out")
+    assert (tmp_path / "out/set/link.jpg").is_symlink()
+    ends = {"set/link.jpg": "set/images/a.jpg", "set/images/up": "readme", "set/hard.jpg": "set/images/b.jpg"}
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in links} == {name: TREE[end] for name, end in ends.items()}
     status = (tmp_path / "out/set/secret").stat()
-    assert stat.S_IMODE(status.st_mode) == 0o600
-    assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o600, os.geteuid(), os.getegid())
 
 
 def test_a_target_that_is_there_is_not_touched(tmp_path: Path) -> None:
@@ -91,7 +83,7 @@ def test_a_target_that_is_there_is_not_touched(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "gone")
 
 
-def test_an_archive_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_cannot_be_read_or_a_target_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*absent.tar \(No such file or directory\); put the archive there"):
         unpack(tmp_path / "absent.tar", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"cannot read .*absent.zip \(No such file or directory\)"):
@@ -100,32 +92,18 @@ def test_an_archive_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"cannot read .*folder.tar \(Is a directory\)"):
         unpack(tmp_path / "folder.tar", tmp_path / "out")
     assert_nothing_left(tmp_path, tmp_path / "folder.tar")
-
-
-def test_a_target_that_cannot_be_made(tmp_path: Path) -> None:
     archive = make(tmp_path / "a.tgz")
     with pytest.raises(ConfigError, match=r"cannot write .*a.tgz/out \(Not a directory\)|cannot write .*\(File exists\)"):
         unpack(archive, archive / "out")
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    archives = [make(tmp_path / "a.tgz"), make(tmp_path / "a.zip")]
-    packed = tmp_path / "a.gz"
-    packed.write_bytes(gzip.compress(TREE["set/images/a.jpg"]))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=150k none {disk} 2>/dev/null") != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        for archive in archives:
-            with pytest.raises(RunError, match=rf"no space left on the device while writing {disk}/out; free some and start"):
-                unpack(archive, disk / "out")
-            assert_nothing_left(disk)
-        with pytest.raises(RunError, match="no space left on the device"):
-            gunzip(packed, disk / "a")
+def test_a_full_disk_leaves_nothing(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("150k")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(TREE["set/images/a.jpg"]))
+    for act, archive in ((unpack, make(tmp_path / "a.tgz")), (unpack, make(tmp_path / "a.zip")), (gunzip, tmp_path / "a.gz")):
+        with pytest.raises(RunError, match=rf"no space left on the device while writing {disk}/out; free some and start"):
+            act(archive, disk / "out")
         assert_nothing_left(disk)
-    finally:
-        os.system(f"umount {disk}")
 
 
 def begin(archive: Path, target: Path) -> Process:
@@ -187,6 +165,15 @@ def test_a_python_that_cannot_unpack_safely_is_refused(tmp_path: Path, monkeypat
     assert_nothing_left(tmp_path, tmp_path / "a.tar")
 
 
+def test_what_a_file_was_decompressed_from_is_known_until_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"content"))
+    assert gunzipped_from(tmp_path / "a") is None
+    gunzip(tmp_path / "a.gz", tmp_path / "a", "12ab")
+    assert gunzipped_from(tmp_path / "a") == "12ab"
+    (tmp_path / "a").write_bytes(b"another")
+    assert gunzipped_from(tmp_path / "a") is None
+
+
 def test_gunzip(tmp_path: Path) -> None:
     body = TREE["set/images/a.jpg"] * 20
     (tmp_path / "a.mat.gz").write_bytes(gzip.compress(body))
@@ -198,7 +185,7 @@ def test_gunzip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut(0.5), flip(0.5), flip(0.999999), lambda _: b"<html>", lambda body: body[:-1]])
-def test_gunzip_of_damaged_bytes(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_gunzip_of_damaged_bytes(tmp_path: Path, damage: Change) -> None:
     archive = tmp_path / "a.gz"
     archive.write_bytes(damage(gzip.compress(TREE["set/images/a.jpg"])))
     with pytest.raises(ConfigError, match=rf"{archive} is damaged, incomplete or no archive of its kind"):
@@ -207,10 +194,10 @@ def test_gunzip_of_damaged_bytes(tmp_path: Path, damage: Callable[[bytes], bytes
 
 
 def test_open_zip(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "a.zip", TREE, zipfile.ZIP_STORED)
+    path, body = tmp_path / "a.zip", zip_of(TREE, zipfile.ZIP_STORED)
+    path.write_bytes(body)
     with open_zip(path) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == TREE
-    body = path.read_bytes()
     path.write_bytes(body.replace(TREE["set/images/a.jpg"][:10], bytes(10)))
     with open_zip(path) as archive, pytest.raises(ConfigError, match=r"a.zip is damaged.*Bad CRC-32"), reading(path):
         archive.read("set/images/a.jpg")
@@ -226,7 +213,7 @@ def test_the_system_s_own_errors_are_not_called_damage(tmp_path: Path) -> None:
         bz2.decompress(b"no bzip2" * 9)
 
 
-def test_progress_counts_the_archive_s_bytes(
+def test_progress_counts_packed_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -42,13 +42,7 @@ TRANSFERS: dict[str, tuple[dict[str, Any], bytes | None, dict[str, Any], list[in
     "cut without notice, known": ({"length": False, "faults": [CUT]}, None, SIZE | SHA, [HALF, REST], [None, HALF]),
     "cut without notice, of known size": ({"length": False, "faults": [CUT]}, None, SIZE, [HALF, len(BODY)], [None, None]),
     "cut without notice, of known sum": ({"length": False, "faults": [CUT]}, None, SHA, [HALF, len(BODY)], [None, None]),
-    "from a server that ignores ranges": (
-        {"ranges": False, "faults": [CUT]},
-        None,
-        SIZE | SHA,
-        [HALF, len(BODY)],
-        [None, HALF],
-    ),
+    "from one that ignores ranges": ({"ranges": False, "faults": [CUT]}, None, SIZE | SHA, [HALF, len(BODY)], [None, HALF]),
     "complete but for its name": ({}, BODY, SIZE | SHA, [], []),
     "complete, as the server says": ({}, BODY, SHA, [0], [len(BODY)]),
     "too long": ({}, BODY + b"more", SIZE | SHA, [len(BODY)], [None]),
@@ -59,9 +53,7 @@ TRANSFERS: dict[str, tuple[dict[str, Any], bytes | None, dict[str, Any], list[in
 
 
 @pytest.mark.parametrize("name", TRANSFERS)
-def test_a_file_is_fetched_once_with_as_few_bytes_as_can_be(
-    server: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_no_byte_is_sent_without_need(server: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     how, part, known, sent, starts = TRANSFERS[name]
     file = RemoteFile(server.serve("a.tgz", BODY, **how), "a.tgz", **known)
     if part is not None:
@@ -76,21 +68,13 @@ def test_a_file_is_fetched_once_with_as_few_bytes_as_can_be(
     assert name != "begun with other bytes" or "fetching it once more from the start" in caplog.text
 
 
-def test_what_is_continued_must_be_the_same_version(server: FileServer, folder: Path, waits: list[float]) -> None:
-    fetch(full(server.serve("a.tgz", BODY, etag=ETAG, faults=[CUT])), folder)
-    assert (server.log[1].if_range, server.log[1].status) == (ETAG, 206)
-    assert waits == [download.DELAYS_S[0]]
-
-
 def test_a_connection_that_breaks_off_is_continued(server: FileServer, folder: Path) -> None:
     url = server.serve("a.tgz", BODY, faults=[Fault(after=HALF, then="reset")])
     assert fetch(full(url), folder).read_bytes() == BODY
     assert [exchange.status for exchange in server.log][1:] in ([206], [200])  # 200 where nothing was read before the reset
 
 
-def test_a_stalled_connection_is_noticed_and_continued(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_connection_is_continued(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "STALL_TIMEOUT_S", 0.3)
     url = server.serve("a.tgz", BODY, faults=[Fault(after=HALF, then="stall")])
     assert fetch(full(url), folder).read_bytes() == BODY
@@ -146,9 +130,7 @@ def test_a_file_that_changed_on_the_server_starts_from_zero(
     assert server.sent() == [HALF, len(OTHER)]
 
 
-def test_a_server_that_ignores_if_range_is_seen_through(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ignores_if_range(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.serve("a.tgz", BODY, etag=ETAG, faults=[Fault(after=HALF, then="close")])
     served = server.files["a.tgz"]
 
@@ -170,27 +152,26 @@ def test_a_part_from_another_url_is_continued_without_its_version(server: FileSe
 
 
 REFUSED = r"the server answered {} .*; get a.tgz in another way and put it at .*/a.tgz"
-# what the server does, what has come before; what is said, and how many answers there are
-FAILURES: dict[str, tuple[dict[str, Any], bytes | None, str, int]] = {
-    "another file": ({"body": OTHER}, None, rf"{sha(OTHER)}.*{sha(BODY)}.*put it at .*/a.tgz", 1),
-    "another file, twice": ({"body": OTHER}, OTHER[:HALF], "the server gave another file", 2),
-    "a page of another size": (
-        {"body": b"<html>please log in</html>"},
-        None,
-        "offers 26 bytes, expected 1000003; get a.tgz in",
-        1,
-    ),
-    "always silence": ({"faults": [Fault(then="stall")] * 9}, None, "nothing came for 0.2 s; start the same command again", 4),
-    "lasting trouble": ({"faults": [Fault(status=500)] * 9}, None, "answered 500 .*; start the same command again", 4),
-    **{f"{code}": ({"faults": [Fault(status=code)]}, None, REFUSED.format(code), 1) for code in (401, 403, 404, 410, 416)},
+GO_ON, PART = r"; start the same command again to go on from the {} bytes that are here", {"a.tgz.part"}
+PAGE = {"body": b"<html>please log in</html>", "ranges": False}
+SILENT, TROUBLED = ({"faults": [fault] * 9, "ranges": False} for fault in (Fault(then="stall"), Fault(status=500)))
+# what the server does, what has come before; what is said, how many answers there are, and what is left
+FAILURES: dict[str, tuple[dict[str, Any], bytes | None, str, int, set[str]]] = {
+    "another file": ({"body": OTHER}, None, rf"{sha(OTHER)}.*{sha(BODY)}.*put it at .*/a.tgz", 1, set()),
+    "another file, twice": ({"body": OTHER}, OTHER[:HALF], "the server gave another file", 2, set()),
+    "a page of another size": (PAGE, BODY[:HALF], "offers 26 bytes, expected 1000003; get a.tgz in", 1, PART),
+    "always silence": (SILENT, None, "nothing came for 0.2 s" + GO_ON.format(0), 4, PART | {"a.tgz.part.json"}),
+    "lasting trouble": (TROUBLED, BODY[:HALF], "answered 500 .*" + GO_ON.format(HALF), 4, PART),
+    **{
+        f"{code}": ({"faults": [Fault(status=code)]}, None, REFUSED.format(code), 1, set())
+        for code in (401, 403, 404, 410, 416)
+    },
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_what_fails_is_one_line_and_leaves_nothing_wrong(
-    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    how, part, message, answers = FAILURES[name]
+def test_a_failure_is_one_line(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    how, part, message, answers, left = FAILURES[name]
     monkeypatch.setattr(download, "STALL_TIMEOUT_S", 0.2)
     if part is not None:
         keep(folder, part)
@@ -199,16 +180,8 @@ def test_what_fails_is_one_line_and_leaves_nothing_wrong(
         fetch(full(url), folder)
     assert "\n" not in str(caught.value)
     assert len(server.log) == answers
-    assert names(folder) == ({"a.tgz.part", "a.tgz.part.json"} if name == "always silence" else set())
-
-
-@pytest.mark.parametrize("name", ["a page of another size", "lasting trouble"])
-def test_what_has_come_is_kept_and_said(server: FileServer, folder: Path, name: str) -> None:
-    part = keep(folder, BODY[:HALF])
-    how = {"body": BODY, **FAILURES[name][0]}
-    with pytest.raises(RunError, match=rf"go on from the {HALF} bytes that are here|offers 26 bytes"):
-        fetch(full(server.serve("a.tgz", **how, ranges=False)), folder)
-    assert part.read_bytes() == BODY[:HALF]
+    assert names(folder) == left
+    assert part is None or not left or (folder / "a.tgz.part").read_bytes() == part
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -226,18 +199,15 @@ def test_tries_are_counted_from_the_last_progress(server: FileServer, folder: Pa
     assert sum(server.sent()) - 18 * 35 == len(BODY)  # each byte once, and the 18 pages that say 500
 
 
-def test_no_server_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_or_a_malformed_url_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"cannot download htp://127.0.0.1/a.tgz: No connection adapters"):
+        fetch(full("htp://127.0.0.1/a.tgz"), folder)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/a.tgz"
         assert run_command(lambda: print(fetch(full(url), folder))) == 1
     line = capsys.readouterr().err
     assert re.fullmatch(rf"error: cannot download {url}: Connection refused; start .*, or put it at {folder}/a.tgz\n", line)
-
-
-def test_a_malformed_url_is_one_line(folder: Path) -> None:
-    with pytest.raises(RunError, match=r"cannot download htp://127.0.0.1/a.tgz: No connection adapters"):
-        fetch(full("htp://127.0.0.1/a.tgz"), folder)
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(

@@ -3,9 +3,10 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,16 +23,16 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose SHA-256 was computed."""
     paths: list[Path] = []
     compute = download.sha256
-
-    def counted(path: Path) -> str:
-        paths.append(path)
-        return compute(path)
-
-    monkeypatch.setattr(download, "sha256", counted)
+    monkeypatch.setattr(download, "sha256", lambda path: paths.append(path) or compute(path))
     return paths
 
 
-def test_a_file_put_there_by_hand_is_hashed_once(folder: Path, hashed: list[Path]) -> None:
+def test_a_file_fetched_or_put_there_by_hand_is_hashed_once(server: FileServer, folder: Path, hashed: list[Path]) -> None:
+    for _ in range(2):
+        fetch(full(server.serve("a.tgz", BODY)), folder)
+    assert len(hashed) == 1
+    hashed.clear()
+    (folder / "a.tgz.verified").unlink()
     path = keep(folder, BODY, "a.tgz")
     file = full("http://127.0.0.1:1/a.tgz")
     for _ in range(3):
@@ -42,32 +43,20 @@ def test_a_file_put_there_by_hand_is_hashed_once(folder: Path, hashed: list[Path
     assert hashed == [path] * 2
 
 
-def test_a_fetched_file_is_hashed_once(server: FileServer, folder: Path, hashed: list[Path]) -> None:
-    for _ in range(2):
-        fetch(full(server.serve("a.tgz", BODY)), folder)
-    assert len(hashed) == 1
-
-
-@pytest.mark.parametrize("note", ["", "[]", '{"size": 1', '{"sha256": 3}', "null"])
-def test_a_broken_note_is_not_trusted(folder: Path, hashed: list[Path], note: str) -> None:
+def test_a_broken_note_or_one_of_another_checksum_is_not_trusted(folder: Path, hashed: list[Path]) -> None:
     keep(folder, BODY, "a.tgz")
-    (folder / "a.tgz.verified").write_text(note)
-    fetch(full(""), folder)
-    assert len(hashed) == 1
-
-
-def test_a_note_does_not_answer_for_another_checksum(folder: Path) -> None:
-    keep(folder, BODY, "a.tgz")
-    fetch(full(""), folder)
+    notes = ["", "[]", '{"size": 1', '{"sha256": 3}', "null"]
+    for note in notes:
+        (folder / "a.tgz.verified").write_text(note)
+        fetch(full(""), folder)
+    assert len(hashed) == len(notes)
     with pytest.raises(ConfigError, match=sha(OTHER)):
         fetch(full("", OTHER), folder)
     with pytest.raises(ConfigError, match=f"it has {len(BODY)} bytes, expected 7;"):
         fetch(RemoteFile("", "a.tgz", 7, sha(BODY)), folder)
 
 
-def test_a_wrong_file_that_is_there_is_named_and_left_alone(
-    server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_file_is_named_and_left_alone(server: FileServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = keep(folder, OTHER, "a.tgz")
     file = full(server.serve("a.tgz", BODY))
     assert run_command(lambda: print(fetch(file, folder))) == 2
@@ -80,57 +69,43 @@ def test_a_wrong_file_that_is_there_is_named_and_left_alone(
     assert names(folder) == {"a.tgz"}
 
 
-def test_a_truncated_file_that_is_there_is_told_by_its_size(folder: Path, hashed: list[Path]) -> None:
+def test_what_is_truncated_or_unreadable_is_named(folder: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, file = folder / "a.tgz", full("http://x/a.tgz")
+    with pytest.raises(ConfigError, match=r"a.tgz is not there; put the file of http://x/a.tgz at that place"):
+        verify(path, file)
     keep(folder, BODY[:HALF], "a.tgz")
     with pytest.raises(ConfigError, match=f"a.tgz is damaged, incomplete or another file: it has {HALF} bytes, expected"):
-        fetch(full(""), folder)
+        fetch(file, folder)
     assert hashed == []
-
-
-def test_a_missing_file_is_named(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a.tgz is not there; put the file of http://x/a.tgz at that place"):
-        verify(folder / "a.tgz", full("http://x/a.tgz"))
-    (folder / "a.tgz").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"a.tgz is not a file"):
-        fetch(full("http://x/a.tgz"), folder)
-
-
-def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(folder, BODY, "a.tgz")
-
-    def refuse(path: Path) -> str:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(download, "sha256", refuse)
+    path.write_bytes(BODY)
+    monkeypatch.setattr(download, "sha256", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(ConfigError, match=r"cannot read .*a.tgz: Permission denied; change its permissions"):
-        fetch(full(""), folder)
+        fetch(file, folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"a.tgz is not a file"):
+        fetch(file, folder)
 
 
-@pytest.fixture
-def sealed() -> Iterator[Path]:
-    """A folder that may be read but not written to, reachable for any user."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-        os.chmod(name, 0o700)
-
-
-def test_a_folder_that_may_not_be_written_to_is_one_line(server: FileServer, sealed: Path) -> None:
-    sealed.chmod(0o555)
-    with start(server.serve("a.tgz", BODY), sealed, as_nobody=True) as process:
-        ended = process.wait()
-    assert ended.returncode == 2
-    assert re.fullmatch(rf"error: cannot write {sealed}/a.tgz \(Permission denied\); choose another folder .*\n", ended.stderr)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_read_only_folder(server: FileServer, there: bool) -> None:
+    """What is there is used; nothing can be fetched."""
+    with tempfile.TemporaryDirectory() as name:  # any user can reach it
+        sealed = Path(name)
+        if there:
+            keep(sealed, BODY, "a.tgz").chmod(0o444)
+        sealed.chmod(0o555)
+        with start(server.serve("a.tgz", BODY), sealed, as_nobody=True) as process:
+            ended = process.wait()
+        sealed.chmod(0o700)
+        assert names(sealed) == ({"a.tgz"} if there else set())
+    if there:
+        assert (ended.returncode, ended.stdout.strip()) == (0, str(sealed / "a.tgz")), ended.stderr
+    else:
+        assert ended.returncode == 2
+        told = rf"error: cannot write {sealed}/a.tgz \(Permission denied\); choose another folder .*\n"
+        assert re.fullmatch(told, ended.stderr)
     assert server.log == []
-
-
-def test_a_file_in_a_read_only_folder_is_used(sealed: Path) -> None:
-    (sealed / "a.tgz").write_bytes(BODY)
-    (sealed / "a.tgz").chmod(0o444)
-    sealed.chmod(0o555)
-    with start("http://127.0.0.1:1/a.tgz", sealed, as_nobody=True) as process:
-        ended = process.wait()
-    assert (ended.returncode, ended.stdout.strip()) == (0, str(sealed / "a.tgz")), ended.stderr
-    assert names(sealed) == {"a.tgz"}
 
 
 def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
@@ -139,22 +114,17 @@ def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
         fetch(full("http://127.0.0.1:1/a.tgz"), tmp_path / "file/x")
 
 
-def test_a_full_disk_keeps_what_has_come(server: FileServer, folder: Path) -> None:
-    folder.mkdir()
-    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=600k none {folder} 2>/dev/null") != 0:
-        pytest.skip("mounting a small file system needs root")
+def test_a_full_disk_keeps_what_has_come(server: FileServer, small_disk: Callable[[str], Path]) -> None:
+    folder = small_disk("600k")
     file = RemoteFile(server.serve("a.tgz", BODY, length=False), "a.tgz", sha256=sha(BODY))
-    try:
-        with pytest.raises(RunError, match=r"no space left on the device while writing .*a.tgz; free some and start"):
-            fetch(file, folder)
-        kept = (folder / "a.tgz.part").read_bytes()
-        assert len(kept) > 400_000
-        assert kept == BODY[: len(kept)]
-        assert os.system(f"mount -o remount,size=4m {folder}") == 0
-        assert fetch(file, folder).read_bytes() == BODY
-        assert server.log[1].range == f"bytes={len(kept)}-"
-    finally:
-        os.system(f"umount {folder}")
+    with pytest.raises(RunError, match=r"no space left on the device while writing .*a.tgz; free some and start"):
+        fetch(file, folder)
+    kept = (folder / "a.tgz.part").read_bytes()
+    assert len(kept) > 400_000
+    assert kept == BODY[: len(kept)]
+    assert os.system(f"mount -o remount,size=4m {folder}") == 0
+    assert fetch(file, folder).read_bytes() == BODY
+    assert server.log[1].range == f"bytes={len(kept)}-"
 
 
 def test_a_file_that_will_not_fit_is_refused_at_once(server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

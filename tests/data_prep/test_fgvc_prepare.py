@@ -1,7 +1,9 @@
 """Preparing small datasets in the archives' own formats, from a server on this machine or from what a person put there."""
 
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 from data_prep.fgvc import verify
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import VisionDataset
+from tests.data_prep.download_case import sha
 from tests.data_prep.fgvc_bench import BY_HAND, Bench
-from tests.data_prep.fgvc_trees import SMALL, Small, sha256
+from tests.data_prep.fgvc_trees import SMALL, Small
+from tests.warm import Process
 
 Make = Callable[..., Bench]
 
@@ -60,12 +64,12 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     small = made.small
     counts = {split: len(listed) for split, listed in small.lists.items()}
     assert record["splits"]["paper"]["counts"] == counts
-    assert record["splits"]["paper"]["sha256"] == {split: sha256(small.list_bytes(split)) for split in counts}
+    assert record["splits"]["paper"]["sha256"] == {split: sha(small.list_bytes(split)) for split in counts}
     assert (record["images"], record["classes"]) == (len(small.colours), made.facts.classes)
     assert record["bytes"] == sum((made.folder / made.facts.image_root / path).stat().st_size for path in small.colours)
     assert record["images_checked"] is True
     for archive in (file for file in small.files if file.endswith((".tgz", ".tar.gz", ".zip"))):
-        assert record["sources"][archive]["sha256"] == sha256(small.files[archive])
+        assert record["sources"][archive]["sha256"] == sha(small.files[archive])
     assert made.lists("paper") == small.lists
     check_pixels_and_labels(made.read(), small, small.lists)
     check_annotations(made, record["annotations"])
@@ -82,9 +86,55 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()} == before
 
 
-def test_boxes_of_cars_come_when_the_devkit_does(bench: Make) -> None:
-    made = bench("cars")
+@pytest.mark.parametrize("name", SMALL)
+def test_where_images_come_from_survives_a_kill_after_unpacking(
+    bench: Make, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = bench(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.fgvc.prepare._make_lists", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        with Process(made.prepare) as process:
+            assert process.wait().returncode == -signal.SIGKILL
+    fetched, downloads = next(iter(made.small.files)), made.root / "downloads"
+    downloads.mkdir(exist_ok=True)
+    left = [".unpacked/x", ".prepared.json.77.partial", "splits/paper/.train.json.77.partial"]
+    left = [made.folder / name for name in left]
+    left += [downloads / name for name in (".x.lock", f".{fetched}.lock", f".{fetched}.verified.77.partial")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     record = made.prepare()
+    archive = next(
+        file for file in made.small.files if file.endswith((".tgz", ".tar.gz", ".zip", ".tar")) and "seg" not in file
+    )
+    facts = record["sources"][archive]
+    assert (facts["sha256"], facts["bytes"]) == (sha(made.small.files[archive]), len(made.small.files[archive]))
+    assert (facts["source"] == "put there by hand") == (name in BY_HAND)
+    assert "a folder found unpacked" not in record["sources"].values()
+    check_annotations(made, record["annotations"])
+    assert {path.name for path in made.root.rglob(".*")} == {".x.lock"}, "nobody's of this dataset"
+
+
+def test_where_images_come_from_survives_lists_that_are_wrong(bench: Make) -> None:
+    made = bench("flowers")
+    sources = made.prepare()["sources"]
+    lists = made.folder / "splits" / "paper" / "train.json"
+    whole = lists.read_bytes()
+    lost = made.folder / made.facts.image_root / next(iter(made.small.lists["train"]))
+    image = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(ConfigError):
+        made.prepare()
+    assert made.record() is None
+    lost.write_bytes(image)
+    lists.write_bytes(whole)
+    assert made.prepare()["sources"] == sources
+
+
+def test_boxes_and_official_splits_of_cars_come_when_the_devkit_does(bench: Make) -> None:
+    made = bench("cars")
+    record = made.prepare(splits="official")
+    assert record["splits"]["official"]["source"] == "the paper's lists (no devkit found)"
     assert record["annotations"] == {}
     [note] = record["notes"]
     assert note.startswith(
@@ -92,14 +142,19 @@ def test_boxes_of_cars_come_when_the_devkit_does(bench: Make) -> None:
     )
     assert str(made.folder) in note
     (made.folder / "devkit").mkdir()
-    (made.folder / "devkit/cars_train_annos.mat").write_bytes(made.small.files["cars_train_annos.mat"])
+    train, test = "cars_train_annos.mat", "cars_test_annos_withlabels.mat"
+    (made.folder / "devkit" / train).write_bytes(made.small.files[train])
     record = made.prepare()
     assert record["annotations"] == {"boxes.parquet": 20}
     assert record["notes"][0].startswith("6 of 26 images have no bounding box")
-    (made.root / "downloads/cars_test_annos_withlabels.mat").write_bytes(made.small.files["cars_test_annos_withlabels.mat"])
-    record = made.prepare()
+    (made.root / "downloads" / test).write_bytes(made.small.files[test])
+    shutil.rmtree(made.folder / "splits/official")
+    record = made.prepare(splits="official")
     assert (record["annotations"], record["notes"]) == ({"boxes.parquet": 26}, [])
     assert pq.read_table(made.folder / "boxes.parquet").to_pylist() == made.small.boxes
+    assert record["splits"]["official"]["source"] == f"{train} and {test}"
+    lists = made.lists("official")
+    assert (lists["train"] | lists["val"], lists["test"]) == (made.small.official["train"], made.small.official["test"])
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -125,68 +180,45 @@ def test_official_splits_are_added(bench: Make, monkeypatch: pytest.MonkeyPatch,
     else:
         per_class = [list(lists["val"].values()).count(label) for label in set(lists["val"].values())]
         assert per_class == [1] * made.facts.classes, "a tenth of each class"
-        assert (record["splits"]["official"]["val_fraction"], record["splits"]["official"]["split_seed"]) == (0.1, 0)
     check_pixels_and_labels(made.read("official"), made.small, lists)
 
 
 def test_official_val_is_drawn_from_the_seed(bench: Make) -> None:
-    def val(root: str, **request: Any) -> list[str]:
-        made = bench("dogs", root)
-        made.prepare(splits="official", check_images=False, **request)
+    made = bench("dogs")
+    folder = made.folder / "splits/official"
+
+    def val(**request: Any) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        record = made.prepare(splits="official", check_images=False, **request)
+        assert record["splits"]["official"].items() >= {"val_fraction": 0.1, "split_seed": 0, **request}.items()
         return list(made.lists("official")["val"])
 
-    first = val("a")
-    assert val("b") == first
+    first = val()
+    assert val() == first
     assert len(first) == 2
-    assert any(val(f"seed{seed}", split_seed=seed) != first for seed in (1, 2, 3))
-    assert len(val("c", val_fraction=0.3)) == 6
-
-
-def test_another_draw_over_a_finished_one_is_refused(bench: Make) -> None:
-    made = bench("cub")
-    made.prepare(splits="official")
-    folder = made.folder / "splits/official"
+    assert any(val(split_seed=seed) != first for seed in (1, 2, 3))
+    assert len(val(val_fraction=0.3)) == 6
     with pytest.raises(ConfigError) as caught:
         made.prepare(splits="official", split_seed=3)
     assert str(caught.value) == (
-        f"{folder} was made with val_fraction=0.1 split_seed=0; to make it anew type: rm -r {folder}; "
-        f"python -m data_prep.fgvc cub root={made.root} splits=official split_seed=3"
+        f"{folder} was made with val_fraction=0.3 split_seed=0; to make it anew type: rm -r {folder}; "
+        f"python -m data_prep.fgvc dogs root={made.root} splits=official split_seed=3"
     )
-    shutil.rmtree(folder)
-    assert made.prepare(splits="official", split_seed=3)["splits"]["official"]["split_seed"] == 3
-
-
-def test_official_cars_with_and_without_the_devkit(bench: Make) -> None:
-    made = bench("cars")
-    record = made.prepare(splits="official")
-    assert record["splits"]["official"]["source"] == "the paper's lists (no devkit found)"
-    shutil.rmtree(made.folder / "splits/official")
-    for file in ("cars_train_annos.mat", "cars_test_annos_withlabels.mat"):
-        (made.folder / file).write_bytes(made.small.files[file])
-    record = made.prepare(splits="official")
-    assert record["splits"]["official"]["source"] == "cars_train_annos.mat and cars_test_annos_withlabels.mat"
-    lists = made.lists("official")
-    assert (lists["train"] | lists["val"], lists["test"]) == (made.small.official["train"], made.small.official["test"])
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_by_hand_prints_the_steps_and_the_folder(bench: Make, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_what_must_be_fetched_by_hand(bench: Make, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """The command's test has the steps."""
     made = bench(name)
     target = made.root / "downloads" / BY_HAND[name]
-    target.unlink()
-    with caplog.at_level(logging.INFO), pytest.raises(ConfigError) as caught:
+    shutil.rmtree(target.parent)
+    with caplog.at_level(logging.INFO), pytest.raises(ConfigError, match=f"put it, as it is, here: {target}; 4. type: python"):
         made.prepare()
-    assert f"put it, as it is, here: {target}" in str(caught.value)
-    assert f"type: python -m data_prep.fgvc {name} root={made.root}" in str(caught.value)
     url = {"nabirds": "https://dl.allaboutbirds.org/nabirds", "cars": "kaggle.com/datasets/jessicali9530/stanford-cars-dataset"}
-    steps = [message for message in caplog.messages if message.lstrip()[0].isdigit()]
-    assert len(steps) == 4
-    assert url[name] in steps[0]
-    assert steps[2] == f"  3. put it, as it is, here: {target}"
-    assert target.parent.is_dir(), "so that there is somewhere to put it"
+    assert url[name] in caplog.text
     assert str(made.folder / made.facts.images.folders[0]) in caplog.messages[-1]
     assert made.record() is None
-    target.write_bytes(made.small.files[target.name])
+    target.write_bytes(made.small.files[target.name])  # its folder was made
     assert made.prepare()["images"] == len(made.small.colours)
 
 
@@ -219,10 +251,7 @@ def test_a_folder_unpacked_by_hand_is_taken(bench: Make, tmp_path: Path, name: s
 def test_archives_put_there_by_hand_need_no_server(bench: Make, name: str) -> None:
     made = bench(name)
     downloads = made.root / "downloads"
-    lists = downloads / "fgvc_splits" / made.facts.lists_folder
-    lists.mkdir(parents=True)
-    for split in made.small.lists:
-        (lists / f"{split}.json").write_bytes(made.small.list_bytes(split))
+    made.put_lists(downloads / "fgvc_splits")
     for file, content in made.small.files.items():
         (downloads / file).write_bytes(content)
     made.server.files.clear()
@@ -231,19 +260,6 @@ def test_archives_put_there_by_hand_need_no_server(bench: Make, name: str) -> No
     assert made.server.log == []
     assert record["notes"] == []
     check_pixels_and_labels(made.read(), made.small, made.small.lists)
-
-
-def test_lists_from_a_folder_need_no_server(bench: Make, tmp_path: Path) -> None:
-    made = bench("nabirds")
-    folder = tmp_path / "gift/data/nabirds"
-    folder.mkdir(parents=True)
-    for split in made.small.lists:
-        (folder / f"{split}.json").write_bytes(made.small.list_bytes(split))
-    made.server.files.clear()
-    record = made.prepare(splits_from=tmp_path / "gift/data")
-    assert made.server.log == []
-    assert record["splits"]["paper"]["source"] == str(tmp_path / "gift/data")
-    assert made.lists("paper") == made.small.lists
 
 
 def test_annotations_can_be_left_out_and_added(bench: Make) -> None:

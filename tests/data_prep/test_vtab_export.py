@@ -4,11 +4,11 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -146,30 +146,27 @@ def test_a_local_split_of_caltech101_is_a_recorded_warning(tmp_path: Path, caplo
     assert read_meta(tmp_path / "caltech101", "caltech101") == meta
 
 
-def with_one(change: Callable[[Record], Record | None]) -> Callable[[Iterator[Record]], Iterator[Record]]:
-    """The records, the twentieth changed or, for None, left out."""
-
-    def spoil(records: Iterator[Record]) -> Iterator[Record]:
-        for number, record in enumerate(records):
-            if (changed := change(record) if number == 20 else record) is not None:
-                yield changed
-
-    return spoil
+Change: TypeAlias = Callable[[list[Record]], Iterable[Record]]
 
 
-def cannot_read(records: Iterator[Record]) -> Iterator[Record]:
-    yield next(records)
+def with_one(**changes: Any) -> Change:
+    """The records, the twentieth changed."""
+    return lambda records: [*records[:20], replace(records[20], **changes), *records[21:]]
+
+
+def cannot_read(records: list[Record]) -> Iterator[Record]:
+    yield records[0]
     raise ConfigError("cannot read some.tar: unexpected end")
 
 
-def validation(spoil: Callable[[Iterator[Record]], Iterator[Record]]) -> Callable[[FakeOrigin], None]:
-    """Lets an origin's validation records go through ``spoil``."""
+def validation(change: Change) -> Callable[[FakeOrigin], None]:
+    """Changes an origin's validation records."""
 
-    def change(origin: FakeOrigin) -> None:
-        records = origin.records
-        origin.records = lambda split, positions: (spoil if split == "validation" else iter)(records(split, positions))
+    def spoil(origin: FakeOrigin) -> None:
+        read, changes = origin.records, {"validation": change}
+        origin.records = lambda split, positions: iter(changes.get(split, list)(list(read(split, positions))))
 
-    return change
+    return spoil
 
 
 NO_LABEL = r"image validation_\d+.png has the label 47, expected 0 to 46"
@@ -178,10 +175,10 @@ TOO_FEW = r"the cut train\[0:800\] needs more examples than the split's 700$"
 ORDER = "dtd's split validation is not in the order .* position 0 holds 'validation_"
 Spoil: TypeAlias = Callable[[FakeOrigin], object]
 FAULTS: list[tuple[Spoil, type[Exception], str]] = [
-    (validation(lambda records: islice(records, 150)), RunError, "val200 ended after 150 images, expected 200"),
-    (validation(with_one(lambda _: None)), RunError, OTHER),
-    (validation(with_one(lambda record: replace(record, image=record.image[:30]))), ConfigError, r"cannot decode image valid"),
-    (validation(with_one(lambda record: replace(record, features={"label": 47}))), ConfigError, NO_LABEL),
+    (validation(lambda records: records[:150]), RunError, "val200 ended after 150 images, expected 200"),
+    (validation(lambda records: records[:20] + records[21:]), RunError, OTHER),
+    (validation(with_one(image=png()[:30])), ConfigError, r"cannot decode image valid"),
+    (validation(with_one(features={"label": 47})), ConfigError, NO_LABEL),
     (validation(cannot_read), ConfigError, "cannot read some.tar: unexpected end$"),
     (lambda origin: origin.stored["validation"].reverse(), ConfigError, ORDER),
     (lambda origin: origin.stored["train"].__delitem__(slice(700, None)), ConfigError, TOO_FEW),
@@ -228,10 +225,7 @@ def test_images_are_not_held_longer_than_a_row_group(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(RunError, match=r"dtd: no space left on the device while writing .*train800\.parquet"):
         write("dtd", tmp_path / "dtd")
     assert not list(tmp_path.iterdir())
@@ -261,9 +255,7 @@ def test_a_killed_export_leaves_nothing_that_is_taken_for_ready(tmp_path: Path) 
     assert not (tmp_path / "dtd").exists()
     assert read_meta(tmp_path / "dtd", "dtd") is None
     assert (tmp_path / ".dtd.partial" / "val200.parquet").is_file()
-    started = time.monotonic()
-    write("dtd", tmp_path / "dtd")
-    assert time.monotonic() - started < 30  # nobody waits for the dead
+    write("dtd", tmp_path / "dtd")  # nobody waits for the dead
     assert [path.name for path in tmp_path.iterdir()] == ["dtd"]
 
 
@@ -301,17 +293,12 @@ def test_the_same_origin_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_run_on_an_exported_task(tmp_path: Path, configure: Callable[..., RunConfig]) -> None:
-    """Three runs on a thousand images, one for each kind of cache: over 3 s."""
     origin = small_origin(TASKS["eurosat"])
     origin.image = lambda _, key: png(size=(9, 7), colour=(len(str(key)) * 11, 3, 7))
     write("eurosat", tmp_path / "data/vtab1k/eurosat", origin)
-    results = []
-    for cache in ("off", "ram", "disk"):
-        words = ["dataset=vtab_eurosat", f"paths.data_root={tmp_path / 'data'}", f"dataset.cache={cache}", f"run_name={cache}"]
-        results.append(train_run(configure(*words, "phase=final", "trainer.epochs=2"), Call("python", [])))
-    assert results[0].data.source == "original"
-    assert results[0].data.decoder is not None
-    assert (results[0].data.train_split, results[0].data.train_images, results[0].data.test_images) == ("trainval", 1000, 300)
-    assert results[0].metrics == results[1].metrics == results[2].metrics
+    words = ["dataset=vtab_eurosat", f"paths.data_root={tmp_path / 'data'}", "dataset.cache=disk", "phase=final"]
+    data = train_run(configure(*words, "trainer.epochs=1"), Call("python", [])).data
+    assert (data.source, data.train_split, data.train_images, data.test_images) == ("original", "trainval", 1000, 300)
+    assert data.decoder is not None
     # train, val and test: on disk even what is read once, since other runs will read it too
     assert len(list((tmp_path / "data/cache").glob("vtab_eurosat-*.arrow"))) == 3

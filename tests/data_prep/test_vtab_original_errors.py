@@ -17,20 +17,15 @@ import scipy.io
 from data_prep.download import RemoteFile
 from data_prep.vtab.original import open_original, places
 from data_prep.vtab.original.files import FILES
-from data_prep.vtab.records import Record
 from data_prep.vtab.tasks import BUILDERS
 from gift_vit.common.errors import ConfigError
-from tests.data_prep.original_files import DSPRITES, NORB_TEST, NORB_TRAIN, WRITERS, eye, write_zip
+from tests.data_prep.archive_trees import zip_of
+from tests.data_prep.original_files import DSPRITES, NORB_TEST, NORB_TRAIN, WRITERS, eye, read_all
 
 Change = Callable[[Path], object]
 EYES = "diabetic_retinopathy_detection"
 FETCHED = sorted(name for name in WRITERS if FILES[name])
 ARCHIVES = [(name, file.name) for name in FETCHED for file in FILES[name] if not file.name.endswith(".csv")]
-
-
-def read_all(name: str, folder: Path | None, downloads: Path) -> dict[str, list[Record]]:
-    origin = open_original(BUILDERS[name], folder, downloads)
-    return {split: list(origin.records(split, range(len(origin.keys(split))))) for split in BUILDERS[name].counts}
 
 
 def error_of(name: str, folder: Path) -> str:
@@ -107,7 +102,7 @@ def in_zip(archive: str, change: Callable[[dict[str, bytes]], object]) -> Change
         with zipfile.ZipFile(folder / archive) as opened:
             members = {name: opened.read(name) for name in opened.namelist()}
         change(members)
-        write_zip(folder / archive, members)
+        (folder / archive).write_bytes(zip_of(members))
 
     return apply
 

@@ -1,29 +1,20 @@
 """The original route against TFDS: its builders' own code on the same files, and the datasets it writes from them."""
 
-import io
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from tensorflow_datasets.core import hashing
-from tensorflow_datasets.image_classification import diabetic_retinopathy_detection
 
 from data_prep.vtab.original import open_original
 from data_prep.vtab.original.files import FILES
-from data_prep.vtab.original.retinopathy import prepare as prepare_eye
 from data_prep.vtab.tasks import BUILDERS, TASKS
 from data_prep.vtab.tfds_origin import open_tfds
-from tests.data_prep.original_files import WRITERS, dmlab, eye, picture, write_tar
-from tests.data_prep.tfds_examples import LocalFiles, builder_of, encoded, generate
-from tests.data_prep.tiny_tfds import prepare
+from tests.data_prep.archive_trees import tar_of
+from tests.data_prep.original_files import WRITERS, picture
+from tests.data_prep.tiny_tfds import LocalFiles, TinyDataset, builder_of, everything
 from tests.data_prep.vtab_origins import decode
-
-# DMLab's builder parses its records with TensorFlow
-WITHOUT_TENSORFLOW = sorted(set(WRITERS) - {"dmlab"})
-NAMED = {"dtd", "eurosat", "resisc45", "oxford_flowers102", "oxford_iiit_pet"}
 
 
 def with_tensorflow(test: Any) -> Any:
@@ -32,40 +23,12 @@ def with_tensorflow(test: Any) -> Any:
     return pytest.mark.slow(pytest.mark.tensorflow(needed(test)))
 
 
-@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
-def test_examples_are_what_tfds_generates(name: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No code of the TFDS route takes part: only TFDS's builder, run on these files, and its hash."""
-    WRITERS[name](files)
-    builder, examples = generate(name, files, tmp_path / "scratch", monkeypatch)
-    ours = open_original(BUILDERS[name], files, tmp_path / "downloads")
-    if name != "cifar100":  # whose names are in its files
-        assert ours.class_names == (builder.info.features["label"].names if name in NAMED else None)
-    for split in BUILDERS[name].counts:
-        hasher = hashing.Hasher(split)
-        rows = sorted(examples[split], key=lambda row: hasher.hash_key(row[0]))
-        records = list(ours.records(split, range(len(rows))))
-        assert [record.key for record in records] == [key for key, _ in rows]
-        for record, (_, example) in zip(records, rows, strict=True):
-            np.testing.assert_array_equal(decode(record.image), decode(encoded(example["image"])))
-            for feature in set(record.features) - {"objects"}:
-                assert record.features[feature] == builder.info.features[feature].encode_example(example[feature])
-            for part, values in record.features.get("objects", {}).items():
-                kind = builder.info.features["objects"].feature[part]
-                expected = [kind.encode_example(thing[part]) for thing in example["objects"]]
-                np.testing.assert_array_equal(values, np.array(expected, kind.np_dtype).reshape(values.shape))
-
-
-def test_dmlab_is_read_as_its_dataset(files: Path, tmp_path: Path) -> None:
-    content = dmlab(files)
-    rows = {
-        split: [(key, {"image": image, "filename": key, **features}) for key, (image, features) in part.items()]
-        for split, part in content.items()
-    }
-    prepare("dmlab", rows, tmp_path / "tfds")
-    theirs = open_tfds(BUILDERS["dmlab"], tmp_path / "tfds", None, prepare=False)
-    ours = open_original(BUILDERS["dmlab"], files, tmp_path / "downloads")
-    for split, part in content.items():
-        assert list(ours.records(split, range(len(part)))) == list(theirs.records(split, range(len(part))))
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", WRITERS)
+def test_examples_are_what_tfds_generates(name: str, tiny_dataset: TinyDataset, tmp_path: Path) -> None:
+    """No code of the TFDS route takes part: only TFDS's builder, run on these files (but for DMLab), and its hash."""
+    tiny = tiny_dataset(name)
+    tiny.check(open_original(BUILDERS[name], tiny.files, tmp_path / "downloads"), BUILDERS[name].counts)
 
 
 def test_sizes_and_hashes_are_those_tfds_records(tmp_path: Path) -> None:
@@ -77,13 +40,6 @@ def test_sizes_and_hashes_are_those_tfds_records(tmp_path: Path) -> None:
             url = by_name[file.name]
             assert (file.size, file.sha256) == (recorded[url].size, recorded[url].checksum)
             assert file.url == url or name == "eurosat"
-
-
-@pytest.mark.parametrize("number", range(5))
-def test_retinopathy_images_are_prepared_as_tfds_does(number: int) -> None:
-    data = eye(number)
-    theirs = diabetic_retinopathy_detection._btgraham_processing(io.BytesIO(data), "eye", 300, crop_to_radius=True)
-    assert prepare_eye(cv2, data) == theirs.getvalue()
 
 
 @with_tensorflow
@@ -101,8 +57,7 @@ def test_what_tfds_prepares(name: str, files: Path, tmp_path: Path, monkeypatch:
     assert ours.class_names == theirs.class_names
     for split in BUILDERS[name].counts:
         assert ours.keys(split) == theirs.keys(split)
-        everything = range(len(ours.keys(split)))
-        for our, their in zip(ours.records(split, everything), theirs.records(split, everything), strict=True):
+        for our, their in zip(everything(ours, split), everything(theirs, split), strict=True):
             assert our.key == their.key
             for task in (task for task in TASKS.values() if task.builder.name == name):
                 np.testing.assert_array_equal(decode(task.image(our.image)), decode(task.image(their.image)))
@@ -113,9 +68,9 @@ def test_what_tfds_prepares(name: str, files: Path, tmp_path: Path, monkeypatch:
 def test_the_pets_files_that_tfds_re_encodes_keep_their_bytes(files: Path, tmp_path: Path) -> None:
     """A PNG named .jpg: TFDS 4.0.0 stores it as a JPEG of the same image, this route as it is."""
     image, mask = picture(0, "PNG", (40, 60, 3)), picture(1, "PNG", (40, 60))
-    write_tar(files / "images.tar.gz", {"images/Egyptian_Mau_14.jpg": image})
+    (files / "images.tar.gz").write_bytes(tar_of({"images/Egyptian_Mau_14.jpg": image}))
     lists = {f"annotations/{name}.txt": b"Egyptian_Mau_14 12 1 1\n" for name in ("trainval", "test")}
-    write_tar(files / "annotations.tar.gz", {**lists, "annotations/trimaps/Egyptian_Mau_14.png": mask})
+    (files / "annotations.tar.gz").write_bytes(tar_of({**lists, "annotations/trimaps/Egyptian_Mau_14.png": mask}))
     builder = builder_of("oxford_iiit_pet", tmp_path / "none")
     generators = builder._split_generators(LocalFiles(files, tmp_path / "scratch"))
     key, theirs = next(iter(builder._generate_examples(**generators[0].gen_kwargs)))

@@ -19,7 +19,8 @@ from data_prep.vtab.records import tfds_order
 from data_prep.vtab.tasks import BUILDERS
 from data_prep.vtab.tfds_origin import open_tfds
 from gift_vit.common.errors import ConfigError, RunError
-from tests.data_prep.tiny_tfds import random_examples
+from tests.data_prep.original_files import picture
+from tests.data_prep.tiny_tfds import TinyDataset
 
 MANUAL = {
     "resisc45": "NWPU-RESISC45/airplane/airplane_001.jpg",
@@ -49,8 +50,10 @@ def test_without_tensorflow_the_steps_are_told(name: str, tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tfds_prepares_array_records_once(tensorflow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = random_examples("eurosat", {"train": 15})["train"]
+def test_tfds_prepares_array_records_once(
+    tensorflow: None, tiny_dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = tiny_dataset("eurosat").examples["train"]
     calls = []
 
     def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
@@ -85,16 +88,23 @@ def test_a_broken_folder_is_not_taken_for_prepared(tensorflow: None, tmp_path: P
 def test_caltech_is_split_in_the_order_of_names(tensorflow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TFDS's own code draws from folders whose listings come in two orders; the result is known from numpy alone."""
     folders = {name: [f"image_{index:04d}.jpg" for index in range(1, 41)] for name in ("Faces", "ant", "bass")}
-    image = random_examples("caltech101", {"train": 1})["train"][0][1]["image"]
     for folder, files in folders.items():
         (tmp_path / "archive/101_ObjectCategories" / folder).mkdir(parents=True)
         for file in files:
-            (tmp_path / "archive/101_ObjectCategories" / folder / file).write_bytes(image)
+            (tmp_path / "archive/101_ObjectCategories" / folder / file).write_bytes(picture(0))
+
+    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
+        sources = {"train": True, "test": False}
+        return {
+            split: self._generate_examples(str(tmp_path / "archive"), is_train_split=flag) for split, flag in sources.items()
+        }
+
+    monkeypatch.setattr(tfds.builder_cls("caltech101"), "_split_generators", split_generators)
     drawn = np.random.RandomState(1234)
     expected = {f"{folder}/{file}" for folder, files in folders.items() for file in drawn.choice(files, 30, replace=False)}
     for order in (False, True):
         listed_by_tensorflow(monkeypatch, reverse=order)
-        origin = open_tfds(BUILDERS["caltech101"], split_from(tmp_path / "archive", tmp_path / str(order), monkeypatch), None)
+        origin = open_tfds(BUILDERS["caltech101"], tmp_path / str(order), None)
         assert set(origin.keys("train")) == expected
         assert len(origin.keys("test")) == 3 * 40 - 3 * 30
 
@@ -115,14 +125,3 @@ def listed_by_tensorflow(monkeypatch: pytest.MonkeyPatch, reverse: bool) -> None
     monkeypatch.setattr(tfds_prepare, "_gfile", lambda: gfile)
     module = sys.modules[tfds.builder_cls("caltech101").__module__]
     monkeypatch.setattr(module, "tf", SimpleNamespace(io=SimpleNamespace(gfile=gfile)))
-
-
-def split_from(archive: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let Caltech-101's builder take its images from an unpacked archive; returns ``data_dir``."""
-
-    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
-        sources = {"train": True, "test": False}
-        return {split: self._generate_examples(str(archive), is_train_split=flag) for split, flag in sources.items()}
-
-    monkeypatch.setattr(tfds.builder_cls("caltech101"), "_split_generators", split_generators)
-    return data_dir

@@ -40,21 +40,14 @@ def png(mode: str = "RGB", size: tuple[int, int] = (4, 4), colour: Any = None) -
     return encode(Image.new(mode, size, colour if colour is not None else 0))
 
 
-def features_of(builder: str, seed: int) -> dict[str, Any]:
-    """Random features as the builder has them."""
+def features_of(seed: int) -> dict[str, Any]:
+    """Random features as the builders have them, those of all builders."""
     draw = random.Random(seed)
-    if builder == "clevr":
-        depths = [draw.uniform(7, 11) for _ in range(draw.randint(3, 10))]
-        return {"objects": {"pixel_coords": np.array([[0, 0, depth] for depth in depths], np.float32)}}
-    if builder == "kitti":
-        count = draw.randint(0, 3)
-        location = np.array([[0, 0, draw.uniform(1, 60)] for _ in range(count)], np.float32).reshape(count, 3)
-        return {"objects": {"type": np.array([draw.randint(0, 7) for _ in range(count)], np.int64), "location": location}}
-    if builder == "dsprites":
-        return {"label_x_position": draw.randint(0, 31), "label_orientation": draw.randint(0, 39)}
-    if builder == "smallnorb":
-        return {"label_azimuth": draw.randint(0, 17), "label_elevation": draw.randint(0, 8)}
-    return {"label": draw.randint(0, 1)}
+    depths = [draw.uniform(1, 30) for _ in range(draw.randint(3, 10))]
+    places, types = np.array([[0, 0, depth] for depth in depths], np.float32), [draw.randint(0, 7) for _ in depths]
+    largest = {"label": 1, "label_x_position": 31, "label_orientation": 39, "label_azimuth": 17, "label_elevation": 8}
+    labels = {name: draw.randint(0, most) for name, most in largest.items()}
+    return {**labels, "objects": {"pixel_coords": places, "location": places, "type": np.array(types, np.int64)}}
 
 
 @dataclass
@@ -98,7 +91,4 @@ def small_origin(task: Task, class_names: list[str] | None = None, source: str =
     def image(split: str, key: Key) -> bytes:
         return png("L", colour=number_of(key) % 2) if name == "dsprites" else png(colour=colour_of(key))
 
-    def features(split: str, key: Key) -> Mapping[str, Any]:
-        return features_of(name, number_of(key))
-
-    return FakeOrigin(keys, image, features, class_names, source)
+    return FakeOrigin(keys, image, lambda _, key: features_of(number_of(key)), class_names, source)

@@ -1,6 +1,7 @@
 """The benchmark: what does not depend on the machine, and its output. Times are never asserted."""
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as command
+from experiments.bench import loading
 from experiments.bench.cost import Cost, inference_flops, training_cost
 from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.models import build
 from experiments.bench.report import plot, ratio, records, table
 from experiments.bench.variants import REFERENCE, VARIANTS, Variant, choose_variants
 from gift_vit.methods.gift import GiftPair
-from tests.results.conftest import exit_code, refused
+from tests.results.conftest import exit_code
 
 TINY = "vit_tiny_patch16_224"
 CPU = torch.device("cpu")
@@ -116,7 +118,10 @@ def test_ratios_within_a_round_records_table_and_picture(tmp_path: Path) -> None
 run = partial(exit_code, command.main)
 
 
-def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_what_it_prints_and_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "experiments")
     words = ["model=test_vit", "batch_sizes=[1]", "rounds=1", "variants=[gift,linear,'plain, inference']", "device=cpu"]
     assert run("--quick", *words, f"out={tmp_path / 'cpu'}") == 0
     assert (tmp_path / "cpu.md").read_text() == capsys.readouterr().out
@@ -124,9 +129,16 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     names = ("gift", "linear", "plain, inference")
     assert [(line["name"], line["batch_size"], line["model"]) for line in lines] == [(name, 1, "test_vit") for name in names]
     assert (lines[0]["ratio"], lines[2]["ratio"]) == (None, 1.0), "no reference in this run"
+    prepared = [f"batch 1: preparing {name} ({number} of 3)" for number, name in enumerate(names, 1)]
+    assert [record.getMessage() for record in caplog.records] == [*prepared, "batch 1: round 1 of 1"]
 
 
-def test_an_unknown_variant_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(run, capsys, "variants=[gfit]")
-    assert said.startswith("error: unknown variant 'gfit' (known: reference; floor; gift; ")
+def test_speeds_of_loading_are_medians_of_a_round_s_ratios() -> None:
+    measured = [{"theirs": 4.0, "ours": 1.0}, {"theirs": 2.0, "ours": 1.0}, {"theirs": 9.0, "ours": 3.0}]
+    [theirs, ours] = loading.table(measured, "", "").rows
+    assert [cell.text for cell in theirs] == ["theirs", "1.00", "1.00", "1.00"]
+    assert [cell.text for cell in ours] == ["ours", "3.00", "2.00", "4.00"]
+
+
+def test_no_name_is_of_two_variants() -> None:
     assert len({v.name for v in VARIANTS}) == len(VARIANTS)

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.report import __main__ as command
 from experiments.report import curves, tables
+from experiments.report.runs import collect_runs
 from gift_vit.runs.result import write_result
 from gift_vit.runs.run import locked_folder
 from tests.results.conftest import exit_code, make_result, refused
@@ -320,3 +321,11 @@ def test_a_mistake(site: Site, words: list[str], message: str) -> None:
     given = [f"root={site.outputs}", f"out={site.out}", *(word.format(tmp=site.folder) for word in words)]
     assert message.format(tmp=site.folder) in refused(main, site.capsys, *given)
     assert not site.out.exists()
+
+
+def test_a_run_that_failed_before_its_configuration_was_written_is_told_by_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "final/cub/lora/vit_mini/mine"
+    folder.mkdir(parents=True)
+    (folder / "failed.json").write_text("{}")
+    [run] = collect_runs([str(tmp_path)])
+    assert (run.phase, run.dataset, run.method, run.backbone, run.state) == ("final", "cub", "lora", "vit_mini", "failed")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,41 @@ def test_theme(page: Page) -> None:
     assert colours() == light
 
 
-@pytest.mark.parametrize("width", [360, 768, 1400])
-def test_nothing_sticks_out(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+@pytest.fixture(scope="module")
+def wide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole mini benchmark: five datasets and their mean, with deviations."""
+    root = tmp_path_factory.mktemp("wide")
+    datasets = ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k")
+    for method, dataset, seed in product(("linear", "gift"), datasets, (0, 1)):
+        result = make_result(method, dataset, seed, top1=88.0 + seed, config={"seed": seed})
+        write_result(root / f"runs/{method}_{dataset}_{seed}/result.json", result)
+    out, roots = root / "report.html", [str(root / "runs")]
+    out.write_text(render_page(build_page(collect_runs(roots), roots, root)))
+    return out
+
+
+def test_a_common_screen_shows_every_column(browser: Browser, wide_file: Path) -> None:  # noqa: F811
+    with opened(browser, wide_file, width=1280) as page:
+        mean = page.locator("#results-1 thead th", has_text="Mean")
+        box = mean.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= 1280
+        assert page.locator(".scroll.more #results-1").count() == 0
+
+
+def test_a_narrow_screen_hints_at_more_and_keeps_the_first_column(browser: Browser, wide_file: Path) -> None:  # noqa: F811
+    with opened(browser, wide_file, width=390) as page:
+        region = page.locator(".scroll:has(> #results-1)")
+        first = page.locator("#results-1 tr:last-child > :first-child")
+        edge = [cell.bounding_box() for cell in first.all()]
+        assert "more" in str(region.get_attribute("class")).split()
+        region.evaluate("region => { region.scrollLeft = 200 }")
+        assert [cell.bounding_box() for cell in first.all()] == edge
+        region.evaluate("region => { region.scrollLeft = region.scrollWidth }")
+        page.wait_for_function("!document.querySelector('.scroll:has(> #results-1)').classList.contains('more')")
+        plot = page.locator("#results .side svg:visible").first.bounding_box()
+        assert plot
+        assert plot["x"] + plot["width"] <= 390
 
 
 def test_menus_show_one_panel_and_never_none(page: Page) -> None:

@@ -1,5 +1,6 @@
 """The choice of hyper-parameters: by val alone, ties to the smaller rate, and what a person is warned of."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from omegaconf import OmegaConf
 from experiments.select import main
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import compose_config, load_config
+from gift_vit.config.compose import conf_dir
 from gift_vit.runs.result import Result, write_result
 from gift_vit.sweeps.plan import Job, Sweep, write_sweep
-from gift_vit.sweeps.select import Choice, choose, recipe_text
+from gift_vit.sweeps.select import Choice, choose, final_command, recipe_text
 from tests.results.conftest import exit_code, make_result, refused
 
 command = partial(exit_code, main)
@@ -57,6 +59,15 @@ def test_seeds_are_averaged() -> None:
     assert choose(runs[:-1]).warnings[-1] == "the settings have different numbers of seeds"
 
 
+def test_equal_scores_do_not_differ_by_the_rounding_of_their_means() -> None:
+    """101 and 161 right of 300 are as many as 102 and 160, and their mean is another float."""
+    right = {1e-3: (101, 161), 1e-2: (102, 160)}
+    runs = [search(100 * n / 300, seed=s, config={"optim.lr": lr}) for lr, own in right.items() for s, n in enumerate(own)]
+    first, second = (setting.score for setting in choose(runs).settings)
+    assert first < second
+    assert best(choose(runs))["optim.lr"] == 1e-3
+
+
 def test_an_optimum_on_the_edge_and_missing_runs_are_told(tmp_path: Path) -> None:
     for peak, side in ((1e-4, "lowest"), (1e-2, "highest")):
         runs = grid({(lr, 0.0): 90.0 if lr == peak else 80.0 for lr in (1e-4, 1e-3, 1e-2)})
@@ -81,6 +92,27 @@ def test_every_swept_key_is_chosen_and_what_was_given_is_kept() -> None:
     circumstances = grid(SCORES, run={"overrides": ["experiment=mini", "backbone=vit_mini", "optim.lr=0.001", "seed=0"]})
     line = "# python -m gift_vit.train sweep=final dataset=digits method=gift experiment=mini backbone=vit_mini"
     assert line in recipe_text(choose(circumstances)).splitlines()
+
+
+def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched() -> None:
+    words = ["sweep=digits", "grid=equal", "dataset=folder", "dataset.root='my images'", "method=gift", "trainer.epochs=5"]
+    words += ["optim.lr=0.001", "optim.weight_decay=0", "seed=1", "+hydra.job.env_set={A: b}", "run_name=null"]
+    choice = choose(grid(SCORES, run={"overrides": words}))
+    typed = shlex.split(final_command(choice, Path("my conf/recipe")))
+    assert typed[:6] == ["python", "-m", "gift_vit.train", "--config-dir", "my conf", "sweep=final"]
+    assert typed[6:] == ["dataset=folder", "method=gift", "recipe=digits_gift", "dataset.root='my images'", "trainer.epochs=5"]
+
+
+def test_a_recipe_that_does_not_fit_names_its_file_and_the_words_to_add() -> None:
+    cfg = compose_config(["dataset=digits", "method=gift", "trainer.batch_size=16"])
+    chosen = {"dataset": "digits", "method": "gift", "backbone": "vit_mini", "protocol": "clean"}
+    cfg.recipe = {**chosen, "changes": {"trainer.epochs": 5, "protocol.search_epochs.mini": None}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(cfg)
+    added = "backbone=vit_mini trainer.epochs=5 protocol.search_epochs.mini=null"
+    assert f"; for {conf_dir()}/recipe/digits_gift.yaml add {added} and leave out what sets trainer.batch_size, or" in str(
+        caught.value
+    )
 
 
 def test_what_differs_in_more_than_its_settings_is_refused() -> None:

@@ -37,6 +37,18 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield root
 
 
+def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = []
+    for lr, decay in ((1e-2, 0.0), (1e-3, 0.1), (1e-3, 0.01)):
+        folder = tmp_path / f"search/digits/gift/vit_mini/lr{lr}wd{decay}"
+        config = {"optim.lr": lr, "optim.weight_decay": decay}
+        write_result(folder / "result.json", make_result(val=75.0, run={"phase": "search"}, config=config))
+        jobs.append(Job((f"optim.lr={lr:g}", f"optim.weight_decay={decay:g}"), str(folder)))
+    write_sweep(tmp_path, Sweep(COMMAND, "2026-01-01T00:00:00+00:00", tuple(jobs)))
+    assert print_status(f"root={tmp_path}") == 0
+    assert "best so far: top-1 75.00 % with optim.lr=0.001 optim.weight_decay=0.01\n" in capsys.readouterr().out
+
+
 def test_everything_about_a_sweep(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_status(f"root={outputs}") == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -68,6 +80,30 @@ def test_only_some_sweeps(outputs: Path, capsys: pytest.CaptureFixture[str]) -> 
     said = refused(print_status, capsys, f"root={outputs}", "dataset=dogs", "method=lora")
     assert said.startswith("error: no such sweep below")
     assert "start one with python -m gift_vit.train sweep=" in said
+
+
+def test_single_runs_and_what_cannot_be_read(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = outputs / "final/cub/lora/vit_mini/mine"
+    write_result(single / "result.json", make_result(dataset="cub", method="lora"))
+    for index, content in enumerate(("[]", "{", '{"message": ["x"]}', "[" * 100_000)):
+        broken = single.with_name(f"stopped{index}")
+        broken.mkdir()
+        (broken / "pruned.json").write_text(content)
+        (broken / "config.yaml").write_text("a: [")
+        (broken / "train.log").touch()
+    (outputs / "sweeps/broken.json").write_text("[" * 100_000)
+    (single.with_name("cut")).mkdir()
+    (single.with_name("cut") / "result.json").write_text("{")
+    assert print_status(f"root={outputs}") == 0
+    told = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in told.out.splitlines()]
+    assert lines[0] == COMMAND
+    block = lines[lines.index("single runs") :]
+    assert block[1] == "6 runs: 1 done, 1 failed, 4 pruned"
+    assert block[2] == "phase dataset method backbone run state top-1 % reason"
+    assert "final cub lora vit_mini mine done" in " ".join(block)
+    assert " ".join(block).count("pruned.json cannot be read") == 3
+    assert "cut failed – " in " ".join(block)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(10, "1 min"), (300, "5 min"), (3600, "1 h 0 min"), (86399, "24 h 0 min")])

@@ -124,12 +124,6 @@ def test_dark_and_light(page: Page) -> None:
     assert page.evaluate(background) == "rgb(20, 23, 26)"
 
 
-@pytest.mark.parametrize("width", [360, 768, 1300])
-def test_nothing_sticks_out(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-
-
 def test_the_chosen_cluster_is_in_sight(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     raw = noise(2, 1, 40, *GRID)
     maps = ClusterMaps((LayerName("attn.q", 0),), tuple(range(40)), raw, raw, torch.zeros(2, 2), SIZE)

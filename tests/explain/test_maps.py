@@ -40,12 +40,14 @@ BY_HAND: list[tuple[dict[str, Any], list[str], dict[str, Any], list[int]]] = [
     ({}, ["attn.v", "attn.proj"], {"share": True, "phi_bias": True, "psi_bias": True}, [1]),
     ({"reg_tokens": 4}, ["attn.proj"], {}, [5]),
     ({"class_token": False, "global_pool": "avg"}, ["attn.proj"], {}, [5]),
+    ({}, ["attn.k", "attn.proj"], {"schema": "paca_transformer", "phi_bias": True}, [3]),
+    ({}, ["attn.k", "attn.proj"], {"schema": "paca_transformer", "phi_bias": True, "share": True}, [3]),
 ]
 
 
 @pytest.mark.parametrize(("backbone", "targets", "options", "blocks"), BY_HAND)
 def test_responses_by_hand(backbone: dict[str, Any], targets: list[str], options: dict[str, Any], blocks: list[int]) -> None:
-    """From the state dict, and from what goes into each layer, of which the last 100 tokens are patches."""
+    """From the state dict, and from what goes into each layer and comes out, of which the last 100 tokens are patches."""
     model, images = with_gift(timm.create_model("test_vit", **backbone).eval(), *targets, **options), some_images()
     state, maps = model.state_dict(), explain(model, images, MapChoice(blocks=blocks))
     assert maps.layers == tuple(LayerName(*names) for names in product(targets, blocks))
@@ -53,12 +55,11 @@ def test_responses_by_hand(backbone: dict[str, Any], targets: list[str], options
         place = ALL_TARGETS.index(target)
         rows, name = (slice(64 * place, 64 * place + 64), "attn.qkv") if place < 3 else (slice(None), target)
         weight, bias = (state[f"blocks.{block}.{name}.{key}"][rows] for key in ("weight", "bias"))
-        pair = f"gift.{'shared' if 'share' in options else target}"
-        phi_bias, psi_bias = (state.get(f"{pair}.{key}", torch.zeros(1)) for key in ("phi_bias", "psi_bias"))
-        clusters = weight @ state[f"{pair}.phi"] + phi_bias
-        patches = watched(model, f"blocks.{block}.{name}", images)[0][:, -100:]
-        for response, own in (("pre", weight), ("post", weight + clusters @ state[f"{pair}.psi"] + psi_bias)):
-            expected = torch.einsum("bno,or->brn", patches @ own.T + bias, clusters).unflatten(-1, (10, 10))
+        pair = f"gift.{'shared' if options.get('share') else target}"
+        clusters = weight @ state[f"{pair}.phi"] + state.get(f"{pair}.phi_bias", 0)
+        patches, tokens = watched(model, f"blocks.{block}.{name}", images)
+        for response, own in (("pre", patches @ weight.T + bias), ("post", tokens[..., rows])):
+            expected = torch.einsum("bno,or->brn", own[:, -100:], clusters).unflatten(-1, (10, 10))
             assert_close(maps.raw(response)[:, index], expected, atol=1e-10, rtol=1e-10)
 
 

@@ -71,6 +71,15 @@ def test_viridis_tints_the_grey_image_above_the_threshold_only() -> None:
     assert COLOURS[0] == "viridis"
 
 
+def test_many_clusters_make_cells_small_and_no_sheet_wider_than_a_screen(tmp_path: Path) -> None:
+    sizes = {}
+    for count in (6, 8, 16):
+        maps, path = some_maps(2, count), tmp_path / f"{count}.png"
+        sizes[count] = draw(path, maps=maps, clusters=range(count)).shape
+    assert [sizes[count][1] for count in (6, 8, 16)] == [int(DPI * 7 * 1.7), *[pytest.approx(DPI * 12.6, abs=1)] * 2]
+    assert sizes[6][0] > sizes[8][0] > sizes[16][0]
+
+
 def test_the_file_is_a_png_of_the_size_of_its_contents(tmp_path: Path) -> None:
     path = tmp_path / "new" / "maps.png"
     sizes = {

@@ -1,6 +1,6 @@
 """Sweeps whose runs a launcher starts in other processes of this machine, as a person types them.
 
-Each is a sweep of two or three real runs, some of them twice: over 3 s.
+Each is a sweep of two or three real runs, some of them twice, and its first start is a new Python's: over 3 s, some over 10.
 """
 
 import json
@@ -54,7 +54,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     tmp_path: Path, images: list[str], launcher: str
 ) -> None:
     words = words_of(launcher, *images, "method.rank=2,99,4")
-    ended = run_module(*words, cwd=tmp_path, fresh=launcher != "processes")
+    ended = run_module(*words, cwd=tmp_path, fresh=True)
     output = ended.stdout + ended.stderr
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
     assert {result["run"]["config"]["method"]["rank"] for result in results} == {2, 4}, output
@@ -65,6 +65,16 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     assert reason in json.loads(failed.read_text())["message"]
     assert any(line.startswith("error: 1 of 3 runs failed") for line in output.splitlines())
     assert "Traceback" not in output
+    if launcher == "processes":  # each line says whose it is
+        lines = ended.stderr.splitlines()
+        assert [line for line in lines if line.startswith("run ")] == [
+            f"run {number} of 3: {' '.join(words[2:4])} {' '.join(images)} method.rank={rank}"
+            for number, rank in ((1, 2), (2, 99), (3, 4))
+        ]
+        names = {path.parent.name for path in tmp_path.rglob("train.log")}
+        own = [line for line in lines if not line.startswith(("run ", "error: 1 of 3"))]
+        assert {line.partition(": ")[0].rpartition("/")[2] for line in own} <= names | {failed.parent.name}
+        assert "HYDRA" not in output
     if launcher != "submitit":  # its runs print into files
         assert output.count(f"error: {reason}") == 1
         assert output.index(f"error: {reason}") < output.index("error: 1 of 3 runs failed")
@@ -111,6 +121,21 @@ def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) ->
     assert (run.folder / "last.ckpt").is_file()
     [result] = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["run"]["config"]["trainer"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("launcher", ["processes", SLOW[0]])
+def test_runs_end_with_a_sweep_that_is_killed(tmp_path: Path, launcher: str) -> None:
+    words = words_of(launcher, "trainer.epochs=5000", "seed=0,1")
+    with start(*words, cwd=tmp_path, fresh=launcher != "processes") as process:
+        process.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
+        runs = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]
+        jobs = children(process)
+        process.send_signal(signal.SIGKILL)
+        until(lambda: "running" not in {run.state for run in runs}, 20)
+    assert [(run.state, run.reason) for run in runs] == [("interrupted", "")] * 2
+    if launcher == "processes":
+        assert all("interrupted: " in (run.folder / "train.log").read_text() for run in runs)
+        until(lambda: not any(Path(f"/proc/{job}/cmdline").exists() for job in jobs), 20)
 
 
 MISSING = {

@@ -1,9 +1,4 @@
-"""The kinds with few forms, on test_vit.
-
-AdaptFormer: 6 bottlenecks, two matrices and two biases each. BitFit: per block qkv 192, proj 64, fc1 192, fc2 64; beside them
-two norms per block, patches and last norm. LoRA: through peft on whole layers and ours on slices, alone and together. SSF: two
-values per output channel of patch embedding, norms and linear layers. VPT: 5 or 2 prompts, for 6 blocks or one.
-"""
+"""The kinds with few forms on test_vit: 6 blocks of qkv 192, proj 64, fc1 192, fc2 64 and two norms; patches and last norm."""
 
 from gift_vit.methods.config import AdaptFormerConfig, LoraConfig, SsfConfig, VptConfig
 from tests.methods.method_examples import Example, yaml_config

@@ -45,8 +45,10 @@ EXAMPLES = {
             phi_bias=True,
             psi_bias=True,
         ),
-        rf"gift\.(attn\.q|attn\.v|attn\.proj|mlp\.fc1|mlp\.fc2)\.(phi|psi|phi_bias|psi_bias{ATTN}{MLP})",
-        4 * (2 * 64 * 4 + 64) + (2 * 192 * 4 + 192) + 5 * (4 + attn(4) + mlp(4)),
+        rf"gift\.(attn\.q|attn\.v|attn\.proj|mlp\.fc1|mlp\.fc2)\.(phi|psi|phi_bias{ATTN}{MLP})"
+        r"|gift\.(attn\.q|attn\.v|mlp\.fc1)\.psi_bias",
+        4 * 2 * 64 * 4 + 3 * 64 + 2 * 192 * 4 + 5 * (4 + attn(4) + mlp(4)),
+        state=r"gift\.(attn\.proj|mlp\.fc2)\.psi_bias",
     ),
     # one schema for layers of 64 and of 192 rows, two blocks deep
     "gift_schema_share": Example(

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gift_vit
@@ -29,7 +29,6 @@ from gift_vit.methods import (
     count_parameters,
     load_adapter,
     load_adapter_state_dict,
-    merge_method,
     read_adapter,
     save_adapter,
 )
@@ -74,7 +73,7 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
             **{"kind": "gift", "rank": 4, "target_modules": ["attn.proj", "attn.v"], "blocks": [0, 2], "share": False},
             **{"schema": "linear", "phi_bias": False, "psi_bias": False, "num_blocks": 1, "norm": "l2", "pos_embed": "none"},
             **{"num_heads": 1, "mlp_ratio": 2, "num_clusters": 64, "cluster_activation": "sigmoid", "channel_ratio": 2},
-            "num_mixed_tokens": 64,
+            **{"num_mixed_tokens": 64, "init": "gift", "alpha": None},
         },
         "backbone": {
             **{"architecture": "test_vit", "tag": "r160_in1k", "input_size": [3, 160, 160], "interpolation": "bicubic"},
@@ -100,14 +99,6 @@ def test_the_fingerprint_follows_the_backbone_s_weights_only(tiny_vit: nn.Module
     assert fingerprint(apply_method(tiny_vit, LinearConfig())) != fingerprint(trained)
 
 
-def test_loading_into_a_plain_model_applies_the_method(tiny_vit: nn.Module, trained: nn.Module, path: Path) -> None:
-    images = torch.randn(1, 3, 160, 160)
-    assert load_adapter(tiny_vit, str(path)) is tiny_vit
-    assert torch.equal(tiny_vit(images), trained(images))
-    assert {n for n, p in tiny_vit.named_parameters() if p.requires_grad} == set(adapter_state_dict(trained))
-    assert merge_method(tiny_vit).get_submodule("blocks.0.attn.proj").__class__ is nn.Linear
-
-
 def test_a_config_with_tuples_loads_its_own_file_from_a_new_folder(tiny_vit: nn.Module, tmp_path: Path) -> None:
     model = apply_method(tiny_vit, GiftConfig(rank=4, target_modules=("attn.q", "attn.v")))  # pyright: ignore[reportArgumentType]
     save_adapter(model, str(tmp_path / "new" / "folder" / "a.safetensors"))
@@ -123,6 +114,8 @@ def test_a_state_that_does_not_fit_is_told_and_changes_nothing(trained: nn.Modul
         (surplus, r"the adapter does not fit this model: 1 missing \(gift.attn.v.psi\), 1 surplus \(gift.attn.k.psi\)"),
         ({}, r"6 missing \(gift.attn.proj.phi, gift.*, gift.attn.v.phi and 3 more\), 0 surplus$"),
         (state | {"head.bias": torch.ones(11)}, r"head\.bias has shape \(11,\), the model expects \(10,\)"),
+        (state | {"head.bias": torch.ones(10).half()}, r"head\.bias has numbers of the kind torch\.float16, the model expects"),
+        (state | {"head.bias": torch.ones(10).int()}, r"head\.bias has numbers of the kind torch\.int32, the model expects"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_adapter_state_dict(trained, wrong)
@@ -211,6 +204,35 @@ def test_no_adapter_file(tiny_vit: nn.Module, path: Path) -> None:
             load_adapter(tiny_vit, path)
 
 
+DAMAGES: dict[str, tuple[dict[str, str], str]] = {
+    "no json": ({"method": "{"}, "has damaged metadata"),
+    "a list": ({"method": "[]"}, "has damaged metadata"),
+    "a number": ({"backbone": "3"}, "has damaged metadata"),
+    "names that are numbers": ({"class_names": "[1]"}, "has damaged metadata"),
+    "another kind": ({"method": '{"kind": "gitf"}'}, "unknown method kind 'gitf'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_metadata_is_one_line(tiny_vit: nn.Module, path: Path, changes: dict[str, str], message: str) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata | changes)
+    with pytest.raises(ConfigError, match=message):
+        load_adapter(tiny_vit, path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(tiny_vit: nn.Module, path: Path, value: float) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["head.bias"][3] = value
+    save_file(tensors, path, metadata)
+    with pytest.raises(ConfigError, match=r"adapter\.safetensors: head\.bias holds values that are not finite"):
+        load_adapter(tiny_vit, path)
+
+
 def test_a_distilled_model_has_two_heads(tmp_path: Path) -> None:
     model = apply_method(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3), GiftConfig())
     assert count_parameters(model).head == 2 * (3 * 192 + 3)
@@ -287,17 +309,13 @@ def test_an_adapter_that_cannot_be_written_leaves_the_old_one(trained: nn.Module
         trained.get_parameter("gift.attn.v.psi").zero_()
     with largest_file(size), pytest.raises((OSError, SafetensorError), match="File too large"):
         save_adapter(trained, path)
+    (taken := path.with_name("taken")).mkdir()
+    with pytest.raises(ConfigError, match=r"cannot write .*taken \(Is a directory\)"):  # a folder in place of the file
+        save_adapter(trained, taken)
     assert path.read_bytes() == old
-    assert os.listdir(path.parent) == [path.name]
+    assert set(os.listdir(path.parent)) == {path.name, "taken"}
     save_adapter(trained, path)
     assert path.read_bytes() != old
-
-
-def test_a_folder_in_place_of_the_file(trained: nn.Module, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="taken"):
-        save_adapter(trained, tmp_path / "taken")
-    assert os.listdir(tmp_path) == ["taken"]
 
 
 def test_a_file_older_than_an_option_has_its_default(trained: nn.Module, path: Path) -> None:

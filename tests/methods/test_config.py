@@ -4,16 +4,7 @@ from typing import Any
 
 import pytest
 
-from gift_vit.methods.config import (
-    AdaptFormerConfig,
-    BitFitConfig,
-    GiftConfig,
-    LoraConfig,
-    PeftConfig,
-    SsfConfig,
-    VptConfig,
-    config_class,
-)
+from gift_vit.methods.config import AdaptFormerConfig, BitFitConfig, GiftConfig, LoraConfig, PeftConfig, SsfConfig, VptConfig
 from tests.methods.checks import refused
 
 ERRORS: list[tuple[type, dict[str, Any], str]] = [
@@ -62,8 +53,3 @@ ERRORS: list[tuple[type, dict[str, Any], str]] = [
 def test_options_that_make_no_sense_are_one_line(cls: type, options: dict[str, Any], message: str) -> None:
     with refused(message):
         cls(**options)
-
-
-def test_an_unknown_kind() -> None:
-    with refused("unknown method kind 'lroa'; did you mean lora? (known: adapter, adaptformer, apla, "):
-        config_class("lroa")

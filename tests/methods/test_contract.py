@@ -130,8 +130,10 @@ def test_training_reaches_what_is_declared_and_a_file_restores_the_logits(
     logits = model(images)
     save_adapter(model, tmp_path / "adapter.safetensors")
     assert not torch.equal(untrained(images), logits)
-    assert torch.equal(load_adapter(untrained, tmp_path / "adapter.safetensors")(images), logits)
-    assert torch.equal(load_adapter(tiny_vit, tmp_path / "adapter.safetensors")(images), logits)
+    for other in (untrained, tiny_vit):
+        assert load_adapter(other, str(tmp_path / "adapter.safetensors")) is other
+        assert torch.equal(other(images), logits)
+        assert trainable(other) == declared
 
 
 MERGED = [(label, torch.float64) for label in EXAMPLES] + [(label, torch.float32) for label in SELECTED]
@@ -147,6 +149,7 @@ def test_merging_leaves_a_plain_model_of_the_same_logits(
             merge_method(model)
         assert torch.equal(model(images), logits)
         return
+    declared = trainable(model)
     train(model, images)
     model.to(dtype)
     images = images.to(dtype)
@@ -156,6 +159,8 @@ def test_merging_leaves_a_plain_model_of_the_same_logits(
     assert merge_method(model) is model
     assert_close(model(images), logits, example.merged_in)
     assert_same_modules(model, plain)
+    assert trainable(model) == HEAD | (declared & set(plain.state_dict()))
+    assert set(vars(model)) == set(vars(plain))
     assert list(model.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(plain(images), model(images))
@@ -173,6 +178,8 @@ def test_applying_keeps_the_mode_and_the_weights(tiny_vit: nn.Module, example: E
     if spec_of(example.config).kind not in {"lora", "peft"}:
         assert after.keys() >= before.keys(), "the backbone keeps its keys"
     assert {module.training for module in tiny_vit.modules()} == {training}
+    if not refusal(example):
+        assert {module.training for module in merge_method(tiny_vit).modules()} == {training}
 
 
 @every_kind
@@ -181,6 +188,9 @@ def test_after_merging_a_method_can_be_applied_again(model: nn.Module, images: T
         pytest.skip(refused)
     declared = trainable(model)
     train(model, images)
+    tuned = model(images)
+    merge_method(deepcopy(model))
+    assert torch.equal(model(images), tuned), "merging a copy leaves the original"
     logits = merge_method(model)(images)
     apply_method(model, example.config)
     if example.unchanged:

@@ -1,7 +1,7 @@
-"""Parameters of every method on ViT-B/16 with 200 classes, by the closed formulas, and in percent as the papers print them."""
+"""Parameters on ViT-B/16 with 200 classes by the closed formulas, and in percent as the papers print them.
 
-import re
-from pathlib import Path
+Of peft's methods the contract counts test_vit's; here are those whose formula is another for this width.
+"""
 
 import pytest
 import timm
@@ -11,7 +11,6 @@ from gift_vit.methods import GiftConfig, ParameterCount, apply_method, count_par
 from gift_vit.methods.config import PeftConfig
 from tests.methods.method_examples import yaml_config, yaml_configs
 
-ROOT = Path(__file__).parents[2]
 # label of conf/method → adapter parameters
 LABELS = {
     "linear": 0,
@@ -26,27 +25,9 @@ LABELS = {
     "bitfit_all": 82_944 + 12 * 2 * 768 + 768 + 768,  # and norms of the blocks, last norm, patch embedding
     "adaptformer": 12 * (2 * 768 * 64 + 64 + 768),
     "ssf": 2 * (768 + 12 * (768 + 2304 + 768 + 768 + 3072 + 768) + 768),
-    "dora": 12 * (8 * 2 * 768 + 768),
-    "vera": 12 * (768 + 256),
-    "adalora": 12 * 8 * (2 * 768 + 1),
     "ia3": 12 * (2304 + 3072),
-    "oft": 12 * 768 // 32 * 32 * 31 // 2,
-    "boft": 12 * (768 // 8 * 8**2 + 768),
-    "hra": 12 * 8 * 768,
-    "fourierft": 12 * 3000,
-    "ln_tuning": (2 * 12 + 1) * 2 * 768,
-    "loha": 12 * 4 * 8 * 768,
     "lokr": 12 * (24 * 24 + 8 * (32 + 32)),  # 768 = 24 × 32
-    "miss": 12 * 16 * 768,
-    "randlora": 12 * 768 // 32 * (32 + 768),
-    "road": 12 * 768,
     "vblora": 12 * 2 * (768 // 64) * 4 * 256 + 256 * 64,
-    "c3a": 12 * 768 * 768 // 64,
-    "delora": 12 * (8 * 2 * 768 + 1),
-    "hira": 12 * 8 * 2 * 768,
-    "gralora": 12 * 8 * 2 * 768,
-    "glora": 12 * (2 * 8 * 2 * 768 + 8 * (768 + 1) + 2),
-    "tinylora": 12 * 64,
     "repadapter": 239_808,
     "repadapter_attn": 119_904,
     "apla": 73_824,
@@ -92,9 +73,13 @@ def count(config: object) -> ParameterCount:
     return count_parameters(vit)
 
 
-def test_every_yaml_is_counted() -> None:
-    schemas = {f"gift_{schema}" for schema in SCHEMAS} - {"gift_linear", "gift_paca_transformer"}  # gift and gift_v1
-    assert set(yaml_configs()) == {*LABELS} | schemas
+def own_methods() -> set[str]:
+    """The labels of conf/method that are not peft's."""
+    return {label for label, config in yaml_configs().items() if not isinstance(config, PeftConfig)}
+
+
+def test_every_method_of_ours_is_counted() -> None:
+    assert own_methods() <= {*LABELS} | {f"gift_{schema}" for schema in SCHEMAS}
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -102,15 +87,6 @@ def test_every_label(label: str) -> None:
     counted = count(yaml_config(label))
     assert counted == ParameterCount(adapter=LABELS[label], head=153_800, backbone=85_798_656)
     assert label not in PERCENT or f"{counted.percent:.4f}" == PERCENT[label]
-
-
-def test_the_page_of_methods_prints_these_counts() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
-    printed = {label: int(number.replace(",", "")) for label, number in rows}
-    assert printed.items() >= {label: LABELS[label] for label in printed if label in LABELS}.items()
-    assert len(printed) >= 36
-    of_peft = {label for label, config in yaml_configs().items() if isinstance(config, PeftConfig)}
-    assert set(yaml_configs()) - set(printed) <= of_peft
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

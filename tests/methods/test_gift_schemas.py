@@ -1,8 +1,9 @@
-"""GIFT's schemas against numpy written out by hand, their symmetries, and the parameter counts of the paper's ablation."""
+"""GIFT's schemas against numpy written out by hand, on layers, on slices and shared targets of a model; what is refused."""
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gift_vit.methods import GiftConfig, adapter_state_dict, apply_method
+from gift_vit.engine.config import OptimConfig
+from gift_vit.engine.state import build_optimizer
+from gift_vit.methods import GiftConfig, adapter_state_dict, apply_method, merge_method
 from gift_vit.methods.config import SCHEMAS
 from gift_vit.methods.gift import GiftLinear, GiftPair
-from tests.methods.checks import assert_close, randomise
+from tests.methods.checks import assert_close, randomise, refused
 from tests.methods.gift_by_hand import ByHand
 
 D_IN, ROWS, RANK = 11, 7, 4
@@ -82,37 +85,6 @@ PARTS = {"whole": [slice(0, 3 * ROWS)], "k": [KEY], "v_and_q": [VALUE, QUERY], "
 every_layer = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 
 
-@every_layer
-@every_form
-def test_layers_compute_the_weight_form(form: str, parts: list[slice]) -> None:
-    layer = trained_layer(form, parts)
-    weight = layer.weight.numpy().copy()
-    for pair, rows in layer.parts:
-        weight[rows] = weight[rows] + by_hand(pair, form).delta_weight(weight[rows])
-    x = torch.randn(2, 5, D_IN, dtype=torch.float64)
-    expected = F.linear(x, torch.from_numpy(weight), layer.bias)
-    assert not torch.allclose(expected, F.linear(x, layer.weight, layer.bias), atol=1e-2)
-    assert_close(layer(x), expected)
-    assert_close(F.linear(x, layer.weight + layer.delta_weight(), layer.bias), expected)
-    assert_close(layer(x[0, 0]), expected[0, 0])
-    assert_close(layer.float()(x.float()), expected.float())
-    layer.bias = None
-    assert_close(layer(x.float()), F.linear(x, torch.from_numpy(weight)).float())
-
-
-@every_layer
-@every_form
-def test_gradients_are_those_of_the_weight_form(form: str, parts: list[slice]) -> None:
-    layer = trained_layer(form, parts)
-    x = torch.randn(2, 5, D_IN, dtype=torch.float64, requires_grad=True)
-    direction = torch.randn(2, 5, 3 * ROWS, dtype=torch.float64)
-    inputs = [x, *(parameter for pair, _ in layer.parts for parameter in pair.parameters())]
-    gradients = torch.autograd.grad((layer(x) * direction).sum(), inputs)
-    expected = torch.autograd.grad((F.linear(x, layer.weight + layer.delta_weight()) * direction).sum(), inputs)
-    for gradient, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(gradient, other, atol=1e-11, rtol=1e-11)
-
-
 class Shapes(TorchDispatchMode):
     """Records the shape of every tensor that is computed, other than views of a frozen weight."""
 
@@ -131,16 +103,31 @@ class Shapes(TorchDispatchMode):
 
 @every_layer
 @every_form
-def test_no_update_matrix_is_formed_in_training(form: str, parts: list[slice]) -> None:
+def test_layers_compute_the_weight_form_and_its_gradients_without_an_update_matrix(form: str, parts: list[slice]) -> None:
     layer = trained_layer(form, parts)
-    x = torch.randn(1, 5, D_IN, dtype=torch.float64, requires_grad=True)
-    with Shapes(layer.weight) as shapes:
-        layer(x).sum().backward()
-    assert (D_IN, RANK) in shapes.seen, "the backward pass was watched"
-    assert not shapes.seen & {shape for rows in (ROWS, 3 * ROWS) for shape in ((rows, D_IN), (D_IN, rows))}
-    with Shapes(layer.weight) as shapes:
-        layer.delta_weight()
-    assert (3 * ROWS, D_IN) in shapes.seen, "the watch sees an update matrix"
+    weight = layer.weight.numpy().copy()
+    for pair, rows in layer.parts:
+        weight[rows] = weight[rows] + by_hand(pair, form).delta_weight(weight[rows])
+    x = torch.randn(2, 5, D_IN, dtype=torch.float64, requires_grad=True)
+    expected = F.linear(x, torch.from_numpy(weight), layer.bias)
+    assert not torch.allclose(expected, F.linear(x, layer.weight, layer.bias), atol=1e-2)
+    assert_close(layer(x), expected)
+    assert_close(layer(x[0, 0]), expected[0, 0])
+    inputs = [x, *(parameter for pair, _ in layer.parts for parameter in pair.parameters())]
+    direction = torch.randn(2, 5, 3 * ROWS)
+    with Shapes(layer.weight) as trained:
+        gradients = torch.autograd.grad((layer(x) * direction).sum(), inputs)
+    with Shapes(layer.weight) as merged:
+        weight_form = F.linear(x, layer.weight + layer.delta_weight(), layer.bias)
+    assert_close(weight_form, expected)
+    for gradient, other in zip(gradients, torch.autograd.grad((weight_form * direction).sum(), inputs), strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-11, rtol=1e-11)
+    assert (D_IN, RANK) in trained.seen, "the backward pass was watched"
+    assert not trained.seen & {shape for rows in (ROWS, 3 * ROWS) for shape in ((rows, D_IN), (D_IN, rows))}
+    assert (3 * ROWS, D_IN) in merged.seen, "the watch sees an update matrix"
+    assert_close(layer.float()(x.float()), expected.float())
+    layer.bias = None
+    assert_close(layer(x.float()), F.linear(x, torch.from_numpy(weight)).float())
 
 
 def test_equal_seeds_give_equal_phi_whatever_the_schema() -> None:
@@ -177,3 +164,64 @@ def test_inner_layers_start_as_pytorch_draws_them_and_positions_at_zero(tiny_vit
         bound = 1 / math.sqrt(layer.in_features)
         for tensor in (layer.weight, layer.bias):
             assert 0.5 * bound < tensor.abs().max() <= bound
+
+
+def trained(model: nn.Module, **options: Any) -> nn.Module:
+    apply_method(model, GiftConfig(rank=4, **options))
+    randomise(model.get_submodule("gift"), std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["own", "share"])
+def test_slices_and_whole_layers_are_tokens_of_their_own_rows(tiny_vit: nn.Module, share: bool) -> None:
+    options: dict[str, Any] = {"schema": "paca_transformer", "num_clusters": 3}
+    slices = {"attn.v": slice(128, 192), "attn.q": slice(0, 64), "mlp.fc1": slice(192)}
+    model = trained(tiny_vit, target_modules=list(slices), share=share, **options)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = {name: tensor.double().numpy().copy() for name, tensor in before.items() if name.startswith("blocks")}
+    for target, rows in slices.items():
+        pair = model.get_submodule("gift.shared" if share else f"gift.{target}")
+        hand = ByHand(GiftConfig(rank=4, **options), pair.state_dict())
+        for block in range(6):
+            weight = expected[f"blocks.{block}.{'mlp.fc1' if target == 'mlp.fc1' else 'attn.qkv'}.weight"]
+            weight[rows] = weight[rows] + hand.delta_weight(weight[rows])
+    changed = set()
+    for name, tensor in merge_method(model).state_dict().items():
+        if name in expected:
+            np.testing.assert_allclose(tensor.numpy(), expected[name], rtol=1e-4, atol=1e-5)
+        if not torch.equal(tensor, before[name]):
+            changed.add(name)
+        if name.endswith("qkv.weight"):
+            assert torch.equal(tensor[64:128], before[name][64:128]), "keys are not a target"
+    assert changed == {f"blocks.{block}.{layer}.weight" for block in range(6) for layer in ("attn.qkv", "mlp.fc1")}
+
+
+SHARE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "mlp.fc1",
+        {"schema": "mlp_mixer"},
+        "method.schema=mlp_mixer has parameters for each output row, so the layers of one "
+        "(phi, psi) must have the same number, got blocks.0.attn.proj 64, blocks.0.mlp.fc1 192; drop some or set share=false",
+    ),
+    ("attn.qkv", {"schema": "mlp", "pos_embed": "learned"}, "method.pos_embed=learned has parameters for each output row"),
+]
+
+
+@pytest.mark.parametrize(("other", "options", "message"), SHARE_ERRORS)
+def test_sharing_what_does_not_fit_is_an_error(tiny_vit: nn.Module, other: str, options: dict[str, Any], message: str) -> None:
+    options["target_modules"] = ["attn.proj", other]
+    with refused(message):
+        apply_method(tiny_vit, GiftConfig(share=True, **options))
+    apply_method(timm.create_model("test_vit"), GiftConfig(**options))
+
+
+def test_weight_decay_spares_biases_and_the_cluster_assignment(tiny_vit: nn.Module) -> None:
+    model = trained(tiny_vit, schema="paca_transformer", pos_embed="learned", phi_bias=True)
+    groups = build_optimizer(model, OptimConfig(1e-3, 0.1, [0.9, 0.999], 1e-8, 0, 0.0, 0.0, "step")).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_decay = {group["weight_decay"]: {names[id(parameter)] for parameter in group["params"]} for group in groups}
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    spared = {name for name in trainable if name.endswith("bias")} | {"gift.attn.proj.schema.blocks.0.attn.assign.weight"}
+    assert by_decay == {0.1: trainable - spared, 0.0: spared}
+    decayed = {"gift.attn.proj.phi", "gift.attn.proj.psi", "head.weight", "gift.attn.proj.schema.blocks.0.attn.q.weight"}
+    assert decayed <= by_decay[0.1]

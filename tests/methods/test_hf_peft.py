@@ -134,14 +134,10 @@ def test_frozen_projections_come_from_the_file_or_are_drawn_again(tiny_vit: nn.M
 def test_layers_are_named_exactly(tiny_vit: nn.Module) -> None:
     """peft matches a name by its end: ``norm`` would be ``patch_embed.norm`` too, ``proj`` the patches' convolution."""
     before = {name: type(module) for name, module in tiny_vit.named_modules()}
-    attributes = set(vars(tiny_vit))
 
     def replaced(config: PeftConfig) -> set[str]:
         model = apply_method(deepcopy(tiny_vit), config)
-        names = {name for name, module in model.named_modules() if before.get(name, type(module)) is not type(module)}
-        assert set(vars(merge_method(model))) == attributes
-        assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
-        return names
+        return {name for name, module in model.named_modules() if before.get(name, type(module)) is not type(module)}
 
     assert replaced(PeftConfig("LN_TUNING", ["norm"])) == {"norm"}
     assert replaced(PeftConfig("LN_TUNING", ["norm2"], [1, 4])) == {"blocks.1.norm2", "blocks.4.norm2"}
@@ -229,12 +225,10 @@ def test_boft_does_not_silently_take_fewer_factors(tiny_vit: nn.Module, monkeypa
     assert not any("boft" in name for name in tiny_vit.state_dict())
 
 
-@pytest.mark.parametrize("bias", ["none", "all"])
-def test_the_head_is_left_to_apply_method(tiny_vit: nn.Module, bias: str) -> None:
-    model = apply_method(tiny_vit, PeftConfig("LORA", blocks=[0], options={"r": 2, "bias": bias}))
-    assert count_parameters(model).head == 650
+def test_the_head_is_left_to_apply_method(tiny_vit: nn.Module) -> None:
+    model = apply_method(tiny_vit, PeftConfig("LORA", blocks=[0], options={"r": 2, "bias": "all"}))
     biases = sum(p.numel() for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith("head"))
-    assert count_parameters(model).adapter == 2 * 2 * 64 + (biases if bias == "all" else 0)
+    assert (count_parameters(model).adapter, count_parameters(model).head) == (2 * 2 * 64 + biases, 650)
 
 
 def test_a_method_without_a_yaml_needs_only_one(tiny_vit: nn.Module, configure: Callable[..., RunConfig]) -> None:

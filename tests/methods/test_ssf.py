@@ -46,17 +46,6 @@ def test_every_layer_is_scaled_and_shifted_by_channel(name: str) -> None:
     assert not torch.allclose(output, unscaled, atol=0.1)
 
 
-def test_merging_a_copy_leaves_the_original() -> None:
-    plain, model = trained()
-    before = model(IMAGES)
-    copy = deepcopy(model)
-    torch.testing.assert_close(merge_method(copy)(IMAGES), before, atol=1e-11, rtol=1e-11)
-    assert torch.equal(model(IMAGES), before)
-    assert set(copy.state_dict()) == set(plain.state_dict())
-    assert not any(layer._forward_hooks for layer in copy.modules())
-    torch.testing.assert_close(merge_method(model)(IMAGES), before, atol=1e-11, rtol=1e-11)
-
-
 def test_a_layer_without_bias_trains_and_says_that_it_does_not_merge() -> None:
     model = apply_method(timm.create_model("test_vit", qkv_bias=False, num_classes=10), SsfConfig()).eval()
     images = torch.randn(1, 3, 160, 160)

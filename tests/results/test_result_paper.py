@@ -111,13 +111,6 @@ def test_a_difference_is_taken_of_the_same_experiment_only() -> None:
     assert [row[-1].text for row in mixed.rows] == ["+0.00", "+0.00", "–", "+0.00", "–"], "no SSF, and GIFT lacks a dataset"
 
 
-def test_missing_cells_are_dashes_and_listed() -> None:
-    runs = [r for r in fgvc_runs() if r.run.dataset != "nabirds" and (r.run.method, r.run.dataset) != ("gift", "cub")]
-    table = fgvc_table(runs)
-    assert texts(table.rows)[-1] == "GIFT 0.0286 – – – 99.22 87.44 84.28 –"
-    assert table.notes == ("Missing (–): BitFit on NABirds; GIFT on CUB, NABirds; LoRA on NABirds; VPT-Deep on NABirds.",)
-
-
 def test_memory_is_the_devices() -> None:
     measured = {"cub": {"peak_memory_mib": 2560.0}, "cars": {"peak_memory_mib": 2688.0}}
     cuda = [paper_run("gift", dataset, cost=cost, env={"gpu": "NVIDIA A100"}) for dataset, cost in measured.items()]

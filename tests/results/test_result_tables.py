@@ -100,6 +100,25 @@ def test_adapter_columns() -> None:
     assert [cell.text for cell in rows["linear"][1:4]] == ["0", "0", "0.5"]
 
 
+def test_number_formats_are_noted() -> None:
+    bf16 = {"trainer.precision": "bf16", "trainer.compile": True}
+    assert mini_table([make("gift", config=bf16), make("lora", config=bf16)]).notes[1:] == (
+        "Computed in bf16, compiled: all runs.",
+    )
+    assert mini_table([make("gift", config=bf16), make("lora")]).notes[1:] == (
+        "Computed in bf16, compiled: GIFT on Digits.",
+        "Computed in fp32: LoRA on Digits.",
+    )
+
+
+def test_pictures_in_two_splits_are_noted() -> None:
+    leak = {"duplicates": {"shared": {"train, test": 1200, "val, test": 1}, "within": {}, "mislabelled": 0, "examples": {}}}
+    none = {"duplicates": {"shared": {}, "within": {"test": 3}, "mislabelled": 1, "examples": {}}}
+    runs = [make("gift", seed=0, data=leak), make("linear", seed=0, data=leak), make("gift", "tiny_insects", data=none)]
+    notes = [note for note in mini_table(runs).notes if "two splits" in note]
+    assert notes == ["Pictures that stand in two splits of Digits: 1,200 in train and test, 1 in val and test."]
+
+
 def test_changes_to_the_protocol_and_uncommitted_runs_are_noted() -> None:
     epochs = {"protocol_changes": {"trainer.epochs": [100, 5], "optim.name": ["adamw", "sgd"]}}
     everywhere = mini_table([make("gift", run=epochs), make("lora", run=epochs)])
@@ -219,6 +238,19 @@ def test_labels_are_escaped() -> None:
     table = Table("c", "p", (Column("a|b", "", ("x",)),), ((Cell("c|d", ("c|d",)),),), ())
     assert {r"| a\|b |", r"| c\|d |"} <= set(render_markdown(table).splitlines())
     assert not re.search("multicolumn|cmidrule", render_latex(table)), "without groups"
+
+
+def test_labels_end_no_cell_and_are_no_code() -> None:
+    names = ["a\nb|c", "<img src=x onerror=alert(1)>", "=HYPERLINK(1)", "+1", "-1", "@x", "plain"]
+    rows = tuple((Cell(name, (name,)),) for name in names)
+    table = Table("cap\n<b>", "from -->x", (Column("t", "", ("=t",)),), rows, ("note <i>\nx",))
+    lines = render_markdown(table).splitlines()
+    assert lines[:2] == ["<!-- from - -&gt;x -->", "cap &lt;b&gt;"]
+    assert lines[5:7] == [r"| a b\|c |", "| &lt;img src=x onerror=alert(1)&gt; |"]
+    assert lines[-1] == "note &lt;i&gt; x"
+    assert all(line.count("\\\\") == 1 for line in render_latex(table).splitlines() if "HYPERLINK" in line or "a b" in line)
+    read = [row[0] for row in csv.reader(io.StringIO(render_csv(table)))]
+    assert read == ["'=t", "a\nb|c", names[1], "'=HYPERLINK(1)", "'+1", "'-1", "'@x", "plain"]
 
 
 def test_equal_as_printed_shares_a_mark() -> None:

@@ -22,7 +22,8 @@ PRUNED = json.dumps({"message": "stopped after epoch 3", "epochs": 3, "val_top1"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The configuration of a finished search run of one epoch."""
     root = tmp_path_factory.mktemp("finished")
-    cfg = load_config(compose_config(["debug=smoke", "backbone.img_size=32", f"paths.output_root={root}"]))
+    words = ["debug=smoke", "backbone.img_size=32", "trainer.speed=exact", f"paths.output_root={root}"]
+    cfg = load_config(compose_config(words))
     train_run(cfg, Call("python -m gift_vit.train", []))
     return cfg
 

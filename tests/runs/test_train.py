@@ -3,6 +3,8 @@
 A run of three epochs takes a second or more: tests that compare several take over 3 s.
 """
 
+import errno
+import io
 import json
 import logging
 import os
@@ -19,7 +21,6 @@ from safetensors.torch import load_file
 
 import gift_vit.engine.fit as fit_module
 import gift_vit.runs.train as run_module
-from gift_vit.acceleration import speed
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.environment import onednn_is_faster
 from gift_vit.common.errors import ConfigError, RunError
@@ -27,6 +28,7 @@ from gift_vit.common.files import atomic_path
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.config.compose import flatten
 from gift_vit.data.transforms import build_eval_transform
+from gift_vit.engine.fit import Tally
 from gift_vit.methods import merge_method
 from gift_vit.runs.build import score
 from gift_vit.runs.result import read_result
@@ -136,12 +138,33 @@ def test_a_finished_run_does_not_answer_for_other_data(configure: Configure, tmp
     assert train_run(configure(*words, f"dataset.root={moved}"), CALL) == result
 
 
+def test_what_was_read_is_said_and_recorded(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_images(tmp_path / "images", {"train": 8, "test": 1}, shade=10)  # a and b look the same, as do 0.png
+    cfg = configure("dataset=folder", f"dataset.root={root}", "trainer.batch_size=8", "dataset.val_fraction=0.25")
+    with caplog.at_level(logging.INFO):
+        data = train_run(cfg, CALL).data
+    assert "  val: 4 images of 2 classes, from train/; val is split off train: 4 of 16, stratified, seed 0" in caplog.messages
+    assert any("pictures are there under more than one label" in message for message in caplog.messages)
+    assert data.class_names == ["a", "b"]
+    assert data.splits is not None
+    assert data.splits["val"]["drawn"] == "split off train: 4 of 16, stratified, seed 0"
+    assert {split: (report["images"], report["files"]) for split, report in data.splits.items()} == {
+        "train": (12, ["train/"]), "val": (4, ["train/"]), "test": (2, ["test/"]),
+    }  # fmt: skip
+    assert data.shared["train, test"] + data.shared.get("val, test", 0) >= 1
+    assert data.warnings
+    unchecked = configure(
+        "dataset=folder", f"dataset.root={root}", "dataset.check_duplicates=false", "dataset.val_fraction=0.25"
+    )
+    assert (unchecked.folder, unchecked.dataset.check_duplicates) == (cfg.folder, False), "it is the same run"
+
+
 def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Configure, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", {"train": 8}, shade=10)
     cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
     with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
         train_run(cfg, CALL)
-    assert {path.name for path in cfg.folder.iterdir()} == {"failed.json", "train.log"}
+    assert [path.name for path in tmp_path.iterdir()] == ["images"], "nothing is left where nothing began"
 
 
 def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
@@ -234,6 +257,14 @@ def test_killed_and_started_again_ends_bit_identical(
     assert {path.name for path in cut.folder.iterdir()} == FILES
 
 
+def test_killed_with_loader_workers_on_it_is_started_again_at_once(configure: Configure) -> None:
+    """The workers outlive their parent by seconds; they hold neither lock nor folder."""
+    cfg = configure("trainer.workers=2", "trainer.drop_path_rate=0.2")
+    killed(cfg, in_step)
+    assert Run.open(cfg.folder).state == "interrupted"
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
 def test_killed_between_the_result_and_the_end_is_finished(configure: Configure) -> None:
     cfg = configure()
 
@@ -274,6 +305,88 @@ def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(
     assert "the loss became" in failed["message"]
     assert "Traceback" in failed["traceback"]
     assert not (cfg.folder / "result.json").exists()
+
+
+def spoil_logits(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Give NaN for one image of every batch, from one call of ``evaluate`` on."""
+    original, calls = Tally.add, []
+    monkeypatch.setattr(fit_module, "Tally", lambda device: calls.append(device) or Tally(device))
+
+    def add(self: Tally, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        original(self, logits.index_fill(0, torch.tensor([0]), float("nan")) if len(calls) > call else logits, labels)
+
+    monkeypatch.setattr(Tally, "add", add)
+
+
+@pytest.mark.parametrize(("phase", "call", "where"), [("search", 1, "on val after epoch 1"), ("final", 0, "on test")])
+def test_no_score_is_computed_from_nan(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, phase: str, call: int, where: str
+) -> None:
+    cfg = configure(f"phase={phase}", "protocol=clean")
+    spoil_logits(monkeypatch, call)
+    with pytest.raises(RunError, match=rf"no score {where}: logits of \d+ of \d+ images are NaN or infinite; lower optim.lr"):
+        train_run(cfg, CALL)
+    assert where in json.loads((cfg.folder / "failed.json").read_text())["message"]
+    lines = (cfg.folder / "metrics.jsonl").read_text() if (cfg.folder / "metrics.jsonl").is_file() else ""
+    assert "NaN" not in lines
+    assert len(lines.splitlines()) == (call if phase == "search" else 3)
+    assert not (cfg.folder / "result.json").exists()
+
+
+def test_a_rate_that_diverges_within_one_epoch_ends_in_a_failure(configure: Configure) -> None:
+    """Its loss is finite: every step but the first would show more, and there is one."""
+    cfg = configure("optim.lr=1e30", "optim.warmup_epochs=0", "trainer.epochs=1", "trainer.batch_size=2000")
+    with pytest.raises(
+        RunError, match=r"no score on val after epoch 0|a weight became NaN or infinite in the last update of epoch 0"
+    ):
+        train_run(cfg, CALL)
+
+
+def test_a_finished_folder_without_its_configuration_answers_for_its_own_alone(configure: Configure) -> None:
+    cfg = configure()
+    result = train_run(cfg, CALL)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("")):
+        damage(cfg.folder / "config.yaml")
+        assert train_run(cfg, CALL) == result
+        with pytest.raises(ConfigError, match=r"holds a run of another configuration \(method.rank is 16 there, 4 now\)"):
+            train_run(configure("method.rank=4"), CALL)
+        (cfg.folder / "config.yaml").write_text("gone")
+
+
+def test_a_checkpoint_without_its_configuration_is_not_gone_on_with(configure: Configure) -> None:
+    cfg = configure()
+    killed(cfg, after_a_checkpoint)
+    (cfg.folder / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"holds a last.ckpt and no readable config.yaml that says of what"):
+        train_run(cfg, CALL)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, RunError), (errno.EACCES, ConfigError)])
+@pytest.mark.parametrize("name", ["train.log", "metrics.jsonl"])
+def test_what_cannot_be_opened_is_one_line(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[Exception]
+) -> None:
+    cfg = configure()
+    original = io.open
+
+    def refuse(file: object, mode: str = "r", *args: object, **kwargs: object) -> object:
+        if Path(str(file)).name == name and "a" in mode:
+            raise OSError(number, os.strerror(number), str(file))
+        return original(file, mode, *args, **kwargs)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(kind, match=f"{name}"):
+        train_run(cfg, CALL)
+    monkeypatch.undo()
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_equal_runs_give_equal_adapter_files(configure: Configure) -> None:
+    first, second = (configure(f"run_name={name}") for name in ("a", "b"))
+    for cfg in (first, second):
+        train_run(cfg, CALL)
+    assert (first.folder / "adapter.safetensors").read_bytes() == (second.folder / "adapter.safetensors").read_bytes()
 
 
 def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
@@ -330,20 +443,41 @@ def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configur
     assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
 
 
-def test_the_machine_settles_the_speed_and_a_resumed_run_keeps_it(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cfg = configure("trainer.speed=auto")
-    monkeypatch.setattr(speed, "cpu_flags", lambda: {"avx512_bf16"})
+def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU picks is stood in for."""
+    cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
+    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="bf16"), compute))
     with monkeypatch.context() as patch:
         original = fit_module.save_checkpoint
         patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
         with pytest.raises(KeyboardInterrupt):
             train_run(cfg, CALL)
-    monkeypatch.setattr(speed, "cpu_flags", set)  # another machine
+    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (trainer, compute))  # another machine
     result = train_run(cfg, CALL)
     assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]
-    assert dict(flatten(result.run.config))["trainer.precision"] == Run.open(cfg.folder).config.trainer.precision == "bf16"
+    recorded = Run.open(cfg.folder).config
+    assert (recorded.trainer.precision, recorded.compute.speed) == ("bf16", "auto")
+    assert dict(flatten(result.run.config))["trainer.precision"] == "bf16"
     assert train_run(cfg, CALL) == result, "finished already"
     with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
-        train_run(replace(configure(), folder=cfg.folder), CALL)
+        train_run(replace(exact, folder=cfg.folder), CALL)
+
+
+def test_on_a_cpu_the_speed_that_is_picked_is_exact(configure: Configure) -> None:
+    cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
+    result = train_run(cfg, CALL)
+    assert Run.open(cfg.folder).config.compute.speed == "exact"
+    assert train_run(replace(exact, folder=cfg.folder), CALL) == result, "finished already"
+    assert train_run(cfg, CALL) == result
+    other = replace(configure("trainer.precision=bf16"), folder=cfg.folder)
+    with pytest.raises(ConfigError, match=r"\(trainer.precision is fp32 there, bf16 now\)"):
+        train_run(other, CALL)
+
+
+@pytest.mark.parametrize("name", ["train.log", "config.yaml", "metrics.jsonl", "pruned.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(configure: Configure, name: str) -> None:
+    cfg = configure("trainer.epochs=1")
+    (cfg.folder / name / "x").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"cannot write .*smoke(/{name})? \("):
+        train_run(cfg, CALL)
+    assert Run.open(cfg.folder).result is None

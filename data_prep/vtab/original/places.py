@@ -4,11 +4,12 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from data_prep.archives import gunzip, open_zip, reading, unpack
+from data_prep.archives import gunzip, gunzipped_from, open_zip, reading, unpack
 from data_prep.download import RemoteFile, fetch
 from data_prep.vtab.original.files import FILES
 from data_prep.vtab.tasks import Builder
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import clear
 
 
 class FolderFiles:
@@ -111,10 +112,12 @@ class Place:
         plain = name.removesuffix(".gz")
         there = self._there(plain)
         if there is not None:
-            self.used.append(f"{plain} (unpacked)")
+            clear(there)
+            digest = gunzipped_from(there)
+            self.used.append(f"{plain} (unpacked)" if digest is None else f"{name} (unpacked, SHA-256 {digest})")
             return there
         archive = self.file(name)
-        gunzip(archive, archive.with_name(plain))
+        gunzip(archive, archive.with_name(plain), str(self._remote(name).sha256))
         return archive.with_name(plain)
 
     def unpacked(self, name: str, inside: str, marker: str) -> Path:
@@ -132,6 +135,7 @@ class Place:
             target = archive.with_name(f"{name}.unpacked")
             unpack(archive, target)
         else:
+            clear(target)
             self.used.append(f"{name} (unpacked, SHA-256 {self._remote(name).sha256})")
         if not any((target / inside).glob(marker)):
             raise ConfigError(f"{target / inside / marker} is missing; delete {target}, and the archive is unpacked again")

@@ -1,7 +1,6 @@
 """Kaggle's diabetic retinopathy images, put there by hand, and the winner's preparation of 2015 (Benjamin Graham)."""
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
@@ -13,6 +12,7 @@ import numpy as np
 
 from data_prep.vtab.original.origin import Entry, OriginalOrigin, Row, Table, file_table
 from data_prep.vtab.original.places import FolderFiles, Place
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 
 RADIUS = 300  # of the eye, in pixels, after scaling
@@ -66,7 +66,7 @@ def _table(cv2: Any, files: FolderFiles, folder: str, listing: Path, usage: str 
             raise ConfigError(f"{files.where(name)} is not a readable image ({error.err}); unpack it again") from error
 
     def read(rows: Sequence[int]) -> Iterator[Row]:
-        with ThreadPool(os.cpu_count()) as pool:
+        with ThreadPool(cores()) as pool:
             for begin in range(0, len(rows), _AHEAD):
                 part = rows[begin : begin + _AHEAD]
                 for row, image in zip(part, pool.imap(prepared, part), strict=True):

@@ -22,6 +22,15 @@ document.querySelectorAll("table thead button").forEach((button) => {
   });
 });
 
+// Tables that go on to the right fade out there, until they are scrolled to their end.
+document.querySelectorAll(".scroll").forEach((region) => {
+  const look = () => {
+    region.classList.toggle("more", region.scrollWidth - region.clientWidth - region.scrollLeft > 1);
+  };
+  region.addEventListener("scroll", look);
+  new ResizeObserver(look).observe(region);
+});
+
 // Menus: show the panels that have the chosen values; where there is none, follow the menu that was changed.
 document.querySelectorAll("[data-picker]").forEach((picker) => {
   const menus = [...picker.querySelectorAll("select")];

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gift_vit.data.base import SubsetSource, VisionDataset, fingerprint, register_dataset, stratified_split
+from gift_vit.data.base import Origin, SubsetSource, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import DigitsConfig
+from gift_vit.data.splitting import stratified_split
 
 TEST_SIZE = 797
 VAL_SIZE = 200  # leaves 800 for train, the sizes of VTAB-1k
@@ -20,6 +21,7 @@ class ArraySource:
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self.images = images
         self.labels = labels
+        self.sizes: NDArray[np.int64] = np.full(len(images), images[:1].nbytes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -31,7 +33,11 @@ class ArraySource:
         """The pixels."""
         return self.images[index].tobytes()
 
-    version = content
+    version = stored = content
+
+    def where(self, index: int) -> str:
+        """The place in the file."""
+        return f"digit {index}"
 
 
 @register_dataset("digits", DigitsConfig)
@@ -47,8 +53,17 @@ def build_digits(cfg: DigitsConfig) -> VisionDataset:
         "val": SubsetSource(source, rest[val]),
         "test": SubsetSource(source, test),
     }
+    drawn = f"drawn from {len(source):,}, stratified, seed {cfg.split_seed}"
     names = [str(digit) for digit in range(10)]
-    return VisionDataset(cfg.name, cfg.num_classes or len(names), names, {**splits}, fingerprint(splits), decoder="none")
+    return VisionDataset(
+        cfg.name,
+        cfg.num_classes or len(names),
+        names,
+        {**splits},
+        fingerprint(splits),
+        decoder="none",
+        origins=dict.fromkeys(splits, Origin(("scikit-learn's digits",), drawn=drawn)),
+    )
 
 
 def _digits_file() -> Path:

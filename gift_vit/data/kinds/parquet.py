@@ -1,15 +1,18 @@
 """Parquet files of encoded images and labels, as Hugging Face ``datasets`` writes them.
 
-Columns ``image`` (a struct of ``bytes`` and ``path``, or plain binary) and ``label`` (integer); others are not read.
-Class names stand in the schema's metadata: joined by ``|`` under ``class_names``, or where ``datasets`` puts them.
+A column of images (a struct of ``bytes`` and ``path``, or plain binary) and one of labels (integers, text, booleans,
+categories); others are not read. Names of integer classes stand in the schema's metadata: joined by ``|`` under
+``class_names``, or where ``datasets`` puts them.
 """
 
-import glob
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import ImageSource, VisionDataset, decode_named, fingerprint, register_dataset, split_off_val
-from gift_vit.data.config import SPLITS, ParquetConfig
+from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, decode_named, register_dataset
+from gift_vit.data.columns import find_column, find_split_column
+from gift_vit.data.config import ColumnsConfig, ParquetConfig
+from gift_vit.data.layout import ALL
+from gift_vit.data.own import Labels, Part, joined, own_dataset, parts_by_column, taken
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,12 @@ class ImageTable:
         """The encoded bytes."""
         return self.encoded[index].as_py()
 
-    version = content
+    version = stored = content
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each encoded image, (len,)."""
+        return pc.call_function("binary_length", [self.encoded]).to_numpy().astype(np.int64)
 
     def where(self, index: int) -> str:
         """File, row in it, and original path if known."""
@@ -62,67 +73,156 @@ class ImageTable:
         return f"in {self.files[which]}, row {index - self.starts[which]}" + (f" ({path})" if path else "")
 
 
+@dataclass(frozen=True)
+class _File:
+    """One file's columns as they were read: ``labels`` are int64 or text, ``splits`` None where no column says the split."""
+
+    file: Path
+    encoded: pa.ChunkedArray
+    paths: pa.ChunkedArray
+    labels: Labels
+    splits: list[object] | None
+    class_names: list[str] | None
+
+
+@register_dataset("parquet", ParquetConfig)
+def build_parquet(cfg: ParquetConfig) -> VisionDataset:
+    """Read the Parquet files of each split."""
+    read = {split: [_read_file(file, cfg.columns, split == ALL) for file in files] for split, files in cfg.found().items()}
+    names = _agreed_names([(f"{cfg.name}'s {split} files", _names_of(several)) for split, several in read.items()])
+    root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
+    parts: dict[str, Part] = {}
+    for split, several in read.items():
+        table = _table(several)
+        labels = joined([file.labels for file in several], f"the {split} files of {root}")
+        origin, place = Origin(tuple(os.path.relpath(file, root) for file in table.files)), str(table.files[0])
+        rows = {split: np.arange(len(labels))}
+        if several[0].splits is not None:
+            rows = parts_by_column(several[0].splits, place)
+        for name, indices in rows.items():
+            parts[name] = Part(taken(labels, indices), partial(_some_of, table, indices), place, origin)
+    return own_dataset(cfg, parts, names)
+
+
 def read_table(files: Sequence[Path]) -> ImageTable:
-    """Read files one after the other.
+    """Read files with integers as labels one after the other.
 
     Raises:
         ConfigError: If a file is missing, no Parquet or has other columns, or if two disagree on the class names.
     """
     if not files:
         raise ConfigError("no Parquet files to read: the list of files is empty")
-    columns = [_read_columns(file) for file in files]
-    lengths = [len(labels) for _, _, labels, _ in columns]
+    read = [_read_file(file, ColumnsConfig()) for file in files]
+    labels = joined([file.labels for file in read], f"the files {files[0]} …")
+    if isinstance(labels, list):
+        raise ConfigError(f"{files[0]}: its labels are text; expected integers")
+    return replace(_table(read), labels=labels, class_names=_names_of(read))
+
+
+def _table(read: Sequence[_File]) -> ImageTable:
+    """The images of several files, without numbers as labels."""
     return ImageTable(
-        encoded=pa.chunked_array([chunk for encoded, *_ in columns for chunk in encoded.chunks], pa.large_binary()),
-        paths=pa.chunked_array([chunk for _, paths, *_ in columns for chunk in paths.chunks], pa.large_string()),
-        labels=np.concatenate([labels for _, _, labels, _ in columns]),
-        class_names=_agreed_names([(file, names) for file, (*_, names) in zip(files, columns, strict=True)]),
-        files=list(files),
-        starts=[0, *np.cumsum(lengths)[:-1].tolist()],
+        encoded=pa.chunked_array([chunk for file in read for chunk in file.encoded.chunks], pa.large_binary()),
+        paths=pa.chunked_array([chunk for file in read for chunk in file.paths.chunks], pa.large_string()),
+        labels=np.zeros(0, np.int64),
+        class_names=None,
+        files=[file.file for file in read],
+        starts=[0, *np.cumsum([len(file.labels) for file in read])[:-1].tolist()],
     )
 
 
-def _read_columns(file: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, NDArray[np.int64], list[str] | None]:
-    """Encoded images, original paths, labels and class names of one file."""
+def _some_of(table: ImageTable, rows: NDArray[np.intp], labels: NDArray[np.int64]) -> ImageSource:
+    """The rows of a table under their labels."""
+    numbers = np.zeros(len(table.encoded), np.int64)
+    numbers[rows] = labels
+    whole = replace(table, labels=numbers)
+    return whole if len(rows) == len(whole) else SubsetSource(whole, rows)
+
+
+def _read_file(file: Path, columns: ColumnsConfig, with_splits: bool = False) -> _File:
     try:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
-            _check_schema(file, schema)
-            table = parquet.read(columns=["image", "label"])
-    except (pa.ArrowException, OSError) as error:
+            types = {name: schema.field(index).type for index, name in enumerate(schema.names)}
+            image = find_column("image", schema.names, columns.image, str(file), lambda name: _holds_images(types[name]))
+            label = find_column("label", schema.names, columns.label, str(file), lambda name: _holds_labels(types[name]))
+            if not _holds_images(types[image]):
+                expected = "encoded images, a struct with bytes or plain binary"
+                raise ConfigError(f"{file}: column {image} is {types[image]}; expected {expected}")
+            if not _holds_labels(types[label]):
+                raise ConfigError(f"{file}: column {label} is {types[label]}; expected integers, text, booleans or categories")
+            images, labels = (parquet.read(columns=[name])[name] for name in (image, label))
+            split = None
+            if with_splits:
+                split = find_split_column(
+                    schema.names, columns.split, str(file), lambda name: parquet.read(columns=[name])[name].to_pylist()
+                )
+            splits = None if split is None else parquet.read(columns=[split])[split].to_pylist()
+            labels = _plain(labels)
+            names = _names_in(file, schema, label)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read {file} as Parquet: {reason}") from error
-    labels, flat = table["label"], table.flatten()  # an image struct becomes image.bytes and image.path
-    images = flat["image.bytes" if "image.bytes" in flat.column_names else "image"]
     paths = pa.chunked_array([pa.nulls(len(images), pa.large_string())])
-    if "image.path" in flat.column_names:
-        paths = flat["image.path"].cast(pa.large_string())
+    if pa.types.is_struct(images.type):
+        inside = dict(zip((field.name for field in images.type), images.flatten(), strict=True))
+        images = inside["bytes"]
+        if "path" in inside:
+            paths = inside["path"].cast(pa.large_string())
     for name, column in (("image bytes", images), ("label", labels)):
         if column.null_count:
             raise ConfigError(f"{file} row {pc.index(column.is_null(), True).as_py()} has no {name}; write them into the file")
-    return images.cast(pa.large_binary()), paths, labels.cast(pa.int64()).to_numpy(), _names_in(schema)
+    plain = labels.to_numpy() if pa.types.is_integer(labels.type) else labels.to_pylist()
+    return _File(file, images.cast(pa.large_binary()), paths, plain, splits, names)
 
 
-def _check_schema(file: Path, schema: pa.Schema) -> None:
-    if not {"image", "label"} <= set(schema.names):
-        raise ConfigError(f"{file} has the columns {', '.join(schema.names)}; expected image and label")
-    image, label = schema.field("image").type, schema.field("label").type
-    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
-        image = image.field("bytes").type
-    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-        raise ConfigError(f"{file}: column image is {image}; expected encoded images, a struct with bytes or plain binary")
-    if not pa.types.is_integer(label):
-        raise ConfigError(f"{file}: column label is {label}; expected integers")
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _names_in(schema: pa.Schema) -> list[str] | None:
+def _holds_labels(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    known = (
+        *(pa.types.is_integer, pa.types.is_boolean),
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    )
+    return any(is_one(value) for is_one in known)
+
+
+def _plain(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels as int64 or text; a boolean is ``false`` or ``true``."""
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    plain = labels.cast(pa.int64() if pa.types.is_integer(labels.type) else pa.string())
+    plain.validate(full=True)  # text may be no UTF-8
+    return plain
+
+
+def _names_in(file: Path, schema: pa.Schema, label: str) -> list[str] | None:
+    """The names of the classes in the schema's metadata."""
     metadata = schema.metadata or {}
-    if b"class_names" in metadata:
-        return metadata[b"class_names"].decode().split("|")
-    if b"huggingface" in metadata:
-        features = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {})
-        return features.get("label", {}).get("names")
-    return None
+    try:
+        if b"class_names" in metadata:
+            names: Any = metadata[b"class_names"].decode().split("|")
+        else:
+            names = json.loads(metadata.get(b"huggingface", b"null"))
+            for key in ("info", "features", label, "names"):
+                if names is not None and not isinstance(names, dict):
+                    raise ValueError(f"{key!r} is looked for in an object, and there is {type(names).__name__}")
+                names = None if names is None else names.get(key)
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("the names of the classes are no list of text")
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError(f"two classes have the name {max(names, key=names.count)!r}")
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: its metadata has no class names that can be read ({error}); write the file anew") from error
+    return names
+
+
+def _names_of(read: Sequence[_File]) -> list[str] | None:
+    return _agreed_names([(file.file, file.class_names) for file in read])
 
 
 def _agreed_names(named: Sequence[tuple[Path | str, list[str] | None]]) -> list[str] | None:
@@ -132,33 +232,3 @@ def _agreed_names(named: Sequence[tuple[Path | str, list[str] | None]]) -> list[
         if names != known[0][1]:
             raise ConfigError(f"the class names of {known[0][0]} and {place} differ; a dataset has one list of classes")
     return known[0][1] if known else None
-
-
-def _find_files(cfg: ParquetConfig) -> dict[str, list[Path]]:
-    """The files of each split that is there, sorted."""
-    root = Path(cfg.root).expanduser()
-    found: dict[str, list[Path]] = {}
-    for split in (split for split in SPLITS if split in cfg.files):
-        names: set[str] = set()
-        for pattern in cfg.files[split]:
-            matches = [pattern] if (root / pattern).is_file() else glob.glob(pattern, root_dir=root, recursive=True)
-            if not matches and (split == "train" or not glob.has_magic(pattern)):
-                raise ConfigError(f"dataset {cfg.name}: there is no file {root / pattern} for {split}{cfg.how_to_prepare()}")
-            names.update(matches)
-        if names:
-            found[split] = [root / name for name in sorted(names)]
-    return found
-
-
-@register_dataset("parquet", ParquetConfig)
-def build_parquet(cfg: ParquetConfig) -> VisionDataset:
-    """Read the Parquet files of each split."""
-    tables = {split: read_table(files) for split, files in _find_files(cfg).items()}
-    names = _agreed_names([(f"{cfg.name}'s {split} files", table.class_names) for split, table in tables.items()])
-    num_classes = cfg.num_classes or (len(names) if names else int(tables["train"].labels.max(initial=0)) + 1)
-    splits: dict[str, ImageSource] = {**tables}
-    if "val" not in splits:
-        train, val = split_off_val(cfg.name, tables["train"], cfg.val_fraction, cfg.split_seed)
-        splits = {**splits, "train": train, "val": val}
-    splits = {split: splits[split] for split in SPLITS if split in splits}
-    return VisionDataset(cfg.name, num_classes, names, {**splits}, fingerprint(splits))

@@ -8,10 +8,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import FileSource, VisionDataset, fingerprint, register_dataset
+from gift_vit.data.base import FileSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import SPLITS, SplitListsConfig
 
 SplitList: TypeAlias = Mapping[str, "str | int"]
@@ -29,7 +29,15 @@ def build_split_lists(cfg: SplitListsConfig) -> VisionDataset:
     for split, listed in lists.items():
         labels = [class_map[class_id] for class_id in listed.values()]
         splits[split] = FileSource(image_root, list(listed), labels, _list_file(split, cfg), cfg.how_to_prepare())
-    return VisionDataset(cfg.name, cfg.num_classes or len(ids), _class_names(ids, lists), {**splits}, fingerprint(splits))
+    return VisionDataset(
+        cfg.name,
+        cfg.num_classes or len(ids),
+        _class_names(ids, lists),
+        {**splits},
+        fingerprint(splits),
+        class_order="sorted class ids",
+        origins={split: Origin((os.path.relpath(_list_file(split, cfg), root),)) for split in splits},
+    )
 
 
 def _list_file(split: str, cfg: SplitListsConfig) -> Path:
@@ -38,12 +46,24 @@ def _list_file(split: str, cfg: SplitListsConfig) -> Path:
 
 def _read_list(file: Path) -> dict[str, str | int]:
     try:
-        listed = json.loads(file.read_bytes())
-    except ValueError as error:
+        listed = json.loads(file.read_bytes(), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is no JSON: {error}") from error
-    if not isinstance(listed, dict):
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    if not isinstance(listed, _Pairs):
         raise ConfigError(f"{file} holds a JSON {type(listed).__name__}; expected an object {{relative image path: class id}}")
-    return {os.path.normpath(path): class_id for path, class_id in listed.items()}
+    ids: dict[str, str | int] = {}
+    for path, class_id in listed:
+        if isinstance(class_id, list):
+            raise ConfigError(f"{file}: the class id of {path} is a JSON list or object; expected text or an integer")
+        if ids.setdefault(os.path.normpath(path), class_id) != class_id:
+            raise ConfigError(f"{file} has {path} twice, with the class ids {ids[os.path.normpath(path)]} and {class_id}")
+    return ids
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its keys, also those that are there twice."""
 
 
 def _sorted_ids(lists: Mapping[str, SplitList], cfg: SplitListsConfig) -> list[str | int]:

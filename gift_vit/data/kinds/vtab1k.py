@@ -16,12 +16,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.base import Decoder, ImageSource, VisionDataset, decode_named, fingerprint, jpeg_decoder, register_dataset
+from gift_vit.data.base import (
+    Decoder,
+    ImageSource,
+    Origin,
+    VisionDataset,
+    decode_named,
+    fingerprint,
+    jpeg_decoder,
+    register_dataset,
+)
 from gift_vit.data.config import Vtab1kConfig
 
 log = logging.getLogger(__name__)
@@ -64,15 +74,32 @@ class TaskSplit:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        group = bisect_right(self._starts, index) - 1
-        data = self._group(group)[index - self._starts[group]].as_py()
-        return decode_named(data, f"in {self.file}, row {index} ({self.ids[index]})", self._decode), int(self.labels[index])
+        return decode_named(self.stored(index), self.where(index), self._decode), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
         """The id in the source dataset, and the hash of all images of the split."""
         return f"{self.images_sha256} {self.ids[index]}".encode()
 
     version = content
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each image as it is stored, (len,); one pass through the file."""
+        with _reading(self.file) as parquet:
+            sizes = [
+                pc.call_function("binary_length", [batch["image"]]).to_numpy()
+                for batch in parquet.iter_batches(columns=["image"])
+            ]
+        return np.concatenate(sizes).astype(np.int64)
+
+    def stored(self, index: int) -> bytes:
+        """The image as TensorFlow Datasets stores it."""
+        group = bisect_right(self._starts, index) - 1
+        return self._group(group)[index - self._starts[group]].as_py()
+
+    def where(self, index: int) -> str:
+        """File, row in it, and id in the source dataset."""
+        return f"in {self.file}, row {index} ({self.ids[index]})"
 
     def _group(self, group: int) -> pa.ChunkedArray:
         if group not in self._groups:
@@ -103,6 +130,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
         fingerprint(splits),
         decoder,
         meta["source"],
+        origins={split: Origin((f"{name}.parquet",)) for split, name in FILES.items()},
     )
 
 

@@ -23,6 +23,8 @@ from gift_vit.explain.samples import Pictures
 
 DPI = 150
 _CELL = 1.7  # inches per image
+_WIDTH = 12.6  # inches that a sheet has at most: as many pixels as a screen, where its text can be read; cells are smaller then
+_LEAST = 0.6  # inches per image, so that a cluster's name fits above it
 _LINE = 0.17  # inches per line of text
 _GAP = 0.03  # inches around an image
 _BAR = 0.43  # inches for the colour bar and its ticks
@@ -96,13 +98,13 @@ def _draw(rows: Sequence[_Row], clusters: Sequence[int | str], style: Style, pat
     if wrong:
         raise ConfigError(f"cannot draw {wrong[0]}: expected a name that ends in .{' or .'.join(FORMATS)}")
     height, width = rows[0].heat.shape[-2:]
-    sheet = _Sheet(1 + len(clusters), _CELL * height / width, [row.label for row in rows], style.title)
+    sheet = _Sheet(len(clusters), height / width, [row.label for row in rows], style.title)
     for number, row in enumerate(rows):
         sheet.label(number, row)
         for column, cluster in enumerate(clusters):
             sheet.show(number, 1 + column, overlay(row.image, row.heat[column], style.colours))
             if number == 0:
-                sheet.above(0, 1 + column, f"cluster {cluster}", fontsize=9)
+                sheet.above(0, 1 + column, f"cluster {cluster}", fontsize=9 if len(clusters) < 12 else 7.5)
     sheet.colour_bar(style.colours)
     for path in paths:
         with atomic_path(path) as partial:
@@ -116,8 +118,10 @@ class _Sheet:
     All cells lie in one axes: one for each, and a layout engine to place them, take several times as long as the drawing.
     """
 
-    def __init__(self, columns: int, cell_height: float, labels: Sequence[str], title: str) -> None:
-        width = max(_CELL * columns, 3.6)
+    def __init__(self, clusters: int, height_to_width: float, labels: Sequence[str], title: str) -> None:
+        self._cell = min(_CELL, max((_WIDTH - _CELL) / clusters, _LEAST))
+        cell_height, used = self._cell * height_to_width, _CELL + clusters * self._cell
+        width = max(used, 3.6)
         heading = textwrap.fill(title, int(width * 11))
         top = _LINE * 1.5 * len(heading.splitlines())
         self._tops: list[float] = []
@@ -125,7 +129,7 @@ class _Sheet:
             top += _LINE * (1.5 + label.count("\n"))
             self._tops.append(top)
             top += cell_height
-        self._left, self._bottom, self._cell_height = (width - _CELL * columns) / 2, top, cell_height
+        self._left, self._bottom, self._cell_height = (width - used) / 2, top, cell_height
         self._scale = textwrap.fill("cluster response, scaled to 0–1 per map; the lower half is not shown", int(width * 12))
         height = top + _BAR + _LINE * (1 + self._scale.count("\n"))
         self.figure = Figure(figsize=(width, height), dpi=DPI)
@@ -146,14 +150,18 @@ class _Sheet:
 
     def above(self, row: int, column: int, text: str, **style: Any) -> None:
         """Text above a cell, in the middle."""
-        x, y = self._left + _CELL * (column + 0.5), self._tops[row] - 0.05
+        x, y = self._middle(column), self._tops[row] - 0.05
         self._ax.text(x, y, text, ha="center", va="bottom", parse_math=False, **style)
+
+    def _middle(self, column: int) -> float:
+        """Of a column; the first one, of images or names, has its width whatever that of the clusters is."""
+        return self._left + (_CELL / 2 if column == 0 else _CELL + self._cell * (column - 0.5))
 
     def show(self, row: int, column: int, image: NDArray[np.floating]) -> None:
         """An image in a cell."""
-        left, top = self._left + _CELL * column + _GAP, self._tops[row]
-        part = 1 - 2 * _GAP / _CELL  # of the cell, along both sides
-        extent = (left, left + part * _CELL, top + part * self._cell_height, top)
+        left, top = self._middle(column) - self._cell / 2 + _GAP, self._tops[row]
+        part = 1 - 2 * _GAP / self._cell  # of the cell, along both sides
+        extent = (left, left + part * self._cell, top + part * self._cell_height, top)
         placed = AxesImage(self._ax, extent=extent, origin="upper", interpolation="nearest")
         placed.set_data(image)
         self._ax.add_image(placed)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.tensors import check_finite
 from gift_vit.explain.maps import eval_mode, patch_grid
 
 
@@ -75,6 +76,7 @@ def perturbation_curves(model: nn.Module, images: Tensor, maps: Tensor, steps: i
             for curve, mask in zip(curves, (first, ~first), strict=True):
                 curve.append(cast(Tensor, model(images * mask)).softmax(1).gather(1, classes)[:, 0])
     insertion, deletion = (torch.stack(curve, 1) for curve in curves)
+    check_finite("no curve can be made", insertion=insertion, deletion=deletion)
     return Curves(torch.tensor(shown, device=images.device) / count, insertion, deletion)
 
 

@@ -1,0 +1,110 @@
+"""The words of the training command as a person types them, put into the form that Hydra reads."""
+
+import os
+import re
+from argparse import OPTIONAL, Action
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from gift_vit.common.cli import without_dashes
+from gift_vit.common.errors import ConfigError
+from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
+
+_DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
+_PATHS = {f"{section}.{key}" for section, key in PATHS}  # one that is there is no list of values, whatever its name
+_REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
+
+
+def hydra_words(typed: Sequence[str]) -> list[str]:
+    """Hydra's flags, wherever they stand, and then the overrides, see :func:`overrides_of`.
+
+    Raises:
+        ConfigError: For a flag without its value, and as :func:`overrides_of`.
+    """
+    actions = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+    flags: list[str] = []
+    words: list[str] = []
+    rest = iter(typed)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag not in actions:
+            words.append(word)
+        elif equals or actions[flag].nargs == 0:
+            flags.append(word)
+        else:
+            value = next(rest, None)
+            _check_flag(actions[flag], flag, value)
+            flags += [flag, *([] if value is None else [value])]
+    return [*flags, *overrides_of(without_dashes(words, ()))]
+
+
+def overrides_of(words: Sequence[str]) -> list[str]:
+    """``key=value`` words as Hydra reads them: a value outside of its grammar, as a path with ``~`` or umlauts, is text.
+
+    Raises:
+        ConfigError: For a word without '=', a decimal comma, a choice that is no name, or a group that cannot be left out.
+    """
+    parser = OverridesParser.create()
+    return [_checked(word, parser) for word in words]
+
+
+def _check_flag(action: Action, flag: str, value: str | None) -> None:
+    known = ", ".join(action.choices or ())
+    if value is None and action.nargs != OPTIONAL:
+        raise ConfigError(f"{flag} needs a value{f' ({known})' if known else ''}")
+    if value is not None and action.choices and value not in action.choices:
+        raise ConfigError(f"unknown {flag} {value!r} (known: {known})")
+
+
+def _checked(word: str, parser: OverridesParser) -> str:
+    key, equals, value = word.partition("=")
+    if word.startswith("~"):
+        if key[1:] in _REQUIRED:
+            raise ConfigError(f"{word}: {key[1:]} cannot be left out; drop the word, or choose another with {key[1:]}=<name>")
+        return word
+    if not equals or not key:
+        raise ConfigError(f"unexpected word {word!r}: expected <key>=<value>{elsewhere(word)}")
+    if comma := _DECIMAL_COMMA.fullmatch(value):
+        raise ConfigError(f"{word} has a decimal comma; write {key}={comma[1]}.{comma[2]}")
+    word, override = _parsed(word, parser)
+    _check_choice(word, override)
+    return word
+
+
+def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
+    """The word in a form that Hydra can parse, and what it says."""
+    key, _, value = word.partition("=")
+    try:
+        override = parser.parse_override(word)
+        if not (override.is_sweep_override() and key.lstrip("+") in _PATHS and os.path.exists(os.path.expanduser(value))):
+            return word, override
+    except HydraException as error:
+        if re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
+            raise ConfigError(f"{word}: {hydra_reason(error)}") from error
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    text = f"{key}='{quoted}'"
+    try:
+        return text, parser.parse_override(text)
+    except HydraException as error:
+        raise ConfigError(f"unexpected word {word!r}: expected <key>=<value>") from error
+
+
+def hydra_reason(error: Exception) -> str:
+    """What Hydra says of a word, without the word itself and where its grammar is explained."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("See https:", "Error parsing override"))]
+    return " ".join(" ".join(lines).split())
+
+
+def _check_choice(word: str, override: Override) -> None:
+    """Of a group a file is chosen, by name."""
+    group = override.key_or_group
+    if group not in choices() or override.package or override.is_sweep_override():
+        return
+    value = override.value()
+    names = value if group == "experiment" and isinstance(value, list) else [value]  # deltas, one after the other
+    if value is not None and not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{word}: expected one of {', '.join(choices()[group])}; single values are {group}.<key>=<value>")

@@ -1,0 +1,59 @@
+"""Say what a folder, a CSV or a Parquet file of one's own holds: see :class:`Arguments`."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from gift_vit.common import cli
+from gift_vit.data.base import build_dataset
+from gift_vit.data.config import OWN, ColumnsConfig
+from gift_vit.data.layout import kind_of
+from gift_vit.data.report import describe
+
+
+@dataclass
+class Arguments:
+    """Say what a run would read of your own images: splits, classes, what is left out, what stands in two splits.
+
+        python -m gift_vit.data root=<folder, CSV or Parquet>
+
+    Attributes:
+        root: a folder of class folders (train/<class>/*.jpg, or <class>/*.jpg), of Parquet or CSV files, or one such file
+        image: the column of the images, if it has no usual name
+        label: the column of the labels, if it has no usual name
+        split: the column of the splits in a single file, if it is not called split
+        check_duplicates: look for pictures that stand in more than one split; reads the files of equal size
+
+    Prints what every run says at its start, and the command that trains; writes nothing.
+    """
+
+    root: str = MISSING
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+    check_duplicates: bool = True
+
+
+def report(arguments: Arguments) -> None:
+    """Read the data, and print the report."""
+    kind = kind_of(Path(arguments.root).expanduser())
+    given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
+    columns: dict[str, Any] = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
+    described = describe(build_dataset(OWN[kind](name=kind, root=arguments.root, **columns)), arguments.check_duplicates)
+    print("\n".join(described.lines()))
+    for warning in described.warnings:
+        print(f"warning: {warning}")
+    words = [f"dataset={kind}", f"dataset.root={arguments.root}", *(f"dataset.columns.{key}={given[key]}" for key in given)]
+    print(f"to train on it: python -m gift_vit.train {' '.join(map(shlex.quote, words))}")
+
+
+def main() -> None:
+    """Entry point."""
+    cli.main(Arguments, report, positional="root")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Which column of a table is which: by the name a person gives, or by one of the usual names."""
+
+from collections.abc import Callable, Sequence
+
+from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.data.layout import split_named
+
+_IMAGES = ("image", "images", "img", "imgs", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values")
+_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
+USUAL_NAMES = {
+    "image": (*_IMAGES, *_PATHS, *(f"{image}_{part}" for image in ("image", "img") for part in ("path", "file", "name"))),
+    "label": ("label", "labels", "fine_label", "target", "targets", "class", "category", "cls", "y"),
+    "split": ("split", "set", "subset", "partition"),
+}
+
+
+def find_column(
+    role: str, names: Sequence[str], given: str | None, place: str, fits: Callable[[str], bool] = lambda _: True
+) -> str:
+    """The name of the column of a role: ``image``, ``label`` or ``split``.
+
+    Args:
+        role: What it is for.
+        names: All columns.
+        given: What ``dataset.columns`` says; None: the one with a usual name, in any case.
+        place: The file, for errors.
+        fits: Whether a column may be it, where several have usual names.
+
+    Raises:
+        ConfigError: If it is not there, or there are several.
+    """
+    setting = f"dataset.columns.{role}"
+    if given is not None and given not in names:
+        raise ConfigError(f"{setting}={given}: {place} has the columns {', '.join(names)}{did_you_mean(given, names)}")
+    usual = [given] if given is not None else [name for name in dict.fromkeys(names) if _is_usual(role, name)]
+    fitting = [name for name in usual if fits(name)] or usual
+    if not fitting:
+        raise ConfigError(
+            f"{place} has the columns {', '.join(names)}; none has a usual name of {role}s ({', '.join(USUAL_NAMES[role])}): "
+            f"give {setting}=<its name>"
+        )
+    if len(fitting) > 1:
+        raise ConfigError(
+            f"{place} has the columns {' and '.join(fitting)}, which may all be the {role}s; give {setting}=<one>"
+        )
+    if names.count(fitting[0]) > 1:
+        raise ConfigError(f"{place} has {names.count(fitting[0])} columns named {fitting[0]}; rename all but one of them")
+    return fitting[0]
+
+
+def find_split_column(
+    names: Sequence[str], given: str | None, place: str, values: Callable[[str], Sequence[object]]
+) -> str | None:
+    """The column that names the split of each row; None: there is none.
+
+    It is what ``dataset.columns`` says, or the one named ``split``, or one of another usual name that holds nothing but splits.
+    """
+
+    def fits(name: str) -> bool:
+        return name.casefold() == "split" or all(split_named(str(value)) for value in values(name))
+
+    if given is None and not any(_is_usual("split", name) and fits(name) for name in names):
+        return None
+    return find_column("split", names, given, place, fits)
+
+
+def _is_usual(role: str, name: str) -> bool:
+    return name.strip().casefold() in USUAL_NAMES[role]

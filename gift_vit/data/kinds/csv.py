@@ -1,0 +1,146 @@
+"""CSV files that list images and labels: ``train.csv``, ``val.csv``, ``test.csv``, or one file, perhaps with a column split.
+
+Separated by commas, semicolons or tabs; UTF-8, with or without a byte order mark. Where the first line names an image, there is
+no line of names: the columns are then ``1``, ``2`` and so on. Paths are relative to the file that lists them.
+"""
+
+import csv
+import io
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import FileSource, Origin, VisionDataset, register_dataset
+from gift_vit.data.columns import find_column, find_split_column
+from gift_vit.data.config import ColumnsConfig, CsvConfig
+from gift_vit.data.layout import ALL, REPEATED, one_form
+from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
+
+_SEPARATORS = ",;\t|"
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The rows of a CSV file.
+
+    Attributes:
+        paths: As they stand there.
+        labels: As they stand there.
+        splits: What the column of the split says; empty where there is none.
+        repeated: Rows that said what another has said, and were left out.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    splits: list[str]
+    repeated: int
+
+
+@register_dataset("csv", CsvConfig)
+def build_csv(cfg: CsvConfig) -> VisionDataset:
+    """Read the lists, and look whether every listed image is there."""
+    root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
+    found = cfg.found()
+    listings = {split: [read_listing(file, cfg.columns, split == ALL) for file in files] for split, files in found.items()}
+    numbers = all(_NUMBER.fullmatch(text) for several in listings.values() for listing in several for text in listing.labels)
+    parts: dict[str, Part] = {}
+    for split, files in found.items():
+        several = listings[split]
+        paths = [
+            _below(root, file.parent / path) for file, listing in zip(files, several, strict=True) for path in listing.paths
+        ]
+        labels = _as_labels([label for listing in several for label in listing.labels], numbers, files[0])
+        repeated = sum(listing.repeated for listing in several)
+        origin = Origin(tuple(os.path.relpath(file, root) for file in files), {REPEATED: repeated} if repeated else {})
+        rows = {split: np.arange(len(paths))}
+        if several[0].splits:
+            rows = parts_by_column(several[0].splits, str(files[0]))
+        for name, indices in rows.items():
+            chosen = [paths[index] for index in indices]
+            source = partial(FileSource, root, chosen, listed_in=files[0], hint=cfg.how_to_prepare())
+            parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)
+    return own_dataset(cfg, parts)
+
+
+def read_listing(file: Path, columns: ColumnsConfig, with_splits: bool = False) -> Listing:
+    """Read one file, its column of splits only if asked to.
+
+    Raises:
+        ConfigError: If it is no such file; names the line.
+    """
+    header, rows = _read_rows(file, columns)
+    image, label = (header.index(find_column(role, header, getattr(columns, role), str(file))) for role in ("image", "label"))
+    named = None
+    if with_splits:
+        named = find_split_column(header, columns.split, str(file), lambda name: [row[header.index(name)] for _, row in rows])
+    split = None if named is None else header.index(named)
+    labels: dict[str, str] = {}
+    listed: dict[tuple[str, str], str] = {}
+    for line, row in rows:
+        path, text = _checked_path(row[image].strip(), f"{file} line {line}"), one_form(row[label].strip())
+        if not text:
+            raise ConfigError(f"{file} line {line}: {path} has no label; give it one or remove the line")
+        if labels.setdefault(path, text) != text:
+            raise ConfigError(f"{file} line {line}: {path} has the label {text}, and {labels[path]} further up; keep one")
+        listed[path, "" if split is None else row[split].strip()] = text
+    splits = [] if split is None else [text for _, text in listed]
+    return Listing([path for path, _ in listed], list(listed.values()), splits, len(rows) - len(listed))
+
+
+def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows with their line numbers."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count), strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ConfigError(f"{file} line {reader.line_num} cannot be read as CSV: {error}") from error
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    given = {columns.image, columns.label, columns.split} - {None}
+    is_row = [bool(re.search(r"\.\w{3,5}$", cell)) for cell in header]
+    if any(is_row) and not given & set(header):
+        header = [str(number) for number in range(1, len(header) + 1)]
+        if len(header) == 2 and not given:
+            header = ["image", "label"] if is_row[0] else ["label", "image"]
+    else:
+        rows = rows[1:]
+    if not rows:
+        raise ConfigError(f"{file} lists no images; expected a line of names, such as image,label, and a line for each image")
+    uneven = next((line for line, row in rows if len(row) != len(header)), None)
+    if uneven is not None:
+        raise ConfigError(
+            f"{file} line {uneven} has not the {len(header)} columns of the first; quote text with separators in it"
+        )
+    return header, rows
+
+
+def _checked_path(path: str, where: str) -> str:
+    if not path:
+        raise ConfigError(f"{where} names no image; give one or remove the line")
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        raise ConfigError(f"{where}: {path} is an address; download the images and list their files")
+    return os.path.normpath(path.replace("\\", "/"))
+
+
+def _below(root: Path, path: Path) -> str:
+    """A path relative to the root where it lies below it, so that data that has moved is the same data."""
+    return os.path.relpath(path, root) if path.is_relative_to(root) else os.path.normpath(path)
+
+
+def _as_labels(labels: list[str], numbers: bool, file: Path) -> Labels:
+    try:
+        return np.asarray([int(label) for label in labels], np.int64) if numbers else labels
+    except OverflowError as error:
+        raise ConfigError(f"{file} has labels beyond 64 bits; write them as text, which is numbered") from error

@@ -1,0 +1,262 @@
+"""What lies below the root of a person's own data: which of it is which split, by name alone.
+
+One rule for class folders, Parquet files, CSV files and the values of a column: the usual names in any case, and what has
+another name beside them is refused, so that nothing is held out, or trained on, that nobody notices.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+from unicodedata import normalize
+
+from gift_vit.common.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+ALL = "all"  # in the place of a split: everything, of which val and test are still to be split off
+USUAL_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "testing"),
+}
+KNOWN_NAMES = ", ".join(name for names in USUAL_NAMES.values() for name in names)
+CLASS_FOLDERS = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/; or <class>/*.jpg"
+TABLE_ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".tsv")}
+
+# reasons to leave something out that nobody needs to look into
+OF_THE_SYSTEM, LINKED, REPEATED = "hidden or the system's", "links to what is read already", "rows that repeat another"
+
+_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_HELD_OUT = {"eval", "evaluation", "holdout", "heldout", "trainval", "unlabeled", "unlabelled"}
+# train, train-00000-of-00002 and, as hubs have written them, train-00000-of-00002-a09b74b3ef9c3b56
+_SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)(?:-[0-9a-f]{16})?", re.IGNORECASE)
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder, a file without its ending or a word is usually meant to be; None: none.
+
+    ``Training``, ``train_set`` and ``TRAINSET`` are train.
+    """
+    word = re.sub(r"[\s_-]*set$", "", name.strip().casefold())
+    return next((split for split, names in USUAL_NAMES.items() if word in names), None)
+
+
+def is_of_the_system(name: str) -> bool:
+    """Whether an entry of a folder is hidden, or an operating system's: ``.DS_Store``, ``._1.jpg``, ``Thumbs.db``."""
+    return name.startswith(".") or name.casefold() in _SYSTEMS
+
+
+def one_form(text: str) -> str:
+    """Text in the Unicode form NFC: what looks the same is the same."""
+    return text if text.isascii() else normalize("NFC", text)
+
+
+def said(skipped: Mapping[str, int]) -> str:
+    """What was left out, in words."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
+
+
+def listed(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder, by name.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def kind_of(root: Path) -> str:
+    """How a person's data is read, by what is there: ``folder``, ``parquet`` or ``csv``.
+
+    Raises:
+        ConfigError: If it is nothing of the three.
+    """
+    if not os.path.exists(root):
+        raise ConfigError(f"there is no folder or file {root}; give root=<a folder of images, a CSV or a Parquet file>")
+    if os.path.isfile(root):
+        kind = next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)
+        return kind or _refuse_file(root, "a folder of images, a CSV or a Parquet file")
+    if _parquet_series(root):
+        return "parquet"
+    folders = [entry for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
+    in_classes = any(_has_folders(entry.path) if split_named(entry.name) else True for entry in folders)
+    return "csv" if _tables_in(root, "csv") and not in_classes else "folder"
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split that is there; where there are no splits, the root as :data:`ALL`.
+
+    Raises:
+        ConfigError: If the root is no folder of class folders, or a folder in it is of no known split.
+    """
+    if os.path.isfile(root):
+        _refuse_file(root, "a folder of class folders")
+    folders = [entry.name for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
+    found = _assigned(folders, root, "folder", "rename it or move it elsewhere")
+    if found:
+        return {split: root / name for split, name in found.items()}
+    if not folders:
+        tables = [kind for kind in TABLE_ENDINGS if _tables_in(root, kind)]
+        hint = f"; for the files in it type dataset={tables[0]}" if tables else ""
+        raise ConfigError(f"{root} holds no class folders; {CLASS_FOLDERS}{hint}")
+    if _parquet_series(root):
+        raise ConfigError(f"{root} holds Parquet files; for these type dataset=parquet")
+    _refuse_hidden_splits(root, folders)
+    return {ALL: root}
+
+
+def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
+    """The Parquet or CSV files of each split, shards in their order; one file without a split's name as :data:`ALL`.
+
+    Raises:
+        ConfigError: If there are none, a file is of no known split, or shards are missing or too many.
+    """
+    endings = TABLE_ENDINGS[kind]
+    if os.path.isfile(root):
+        if root.suffix.lower() not in endings:
+            _refuse_file(root, f"a folder or a file that ends in {' or '.join(endings)}")
+        return {ALL: whole_series([root])}
+    series = _parquet_series(root) if kind == "parquet" else {file.stem: [file] for file in _tables_in(root, kind)}
+    if not any(split_named(os.path.basename(name.rstrip(os.sep))) for name in series):
+        series = {name: files for name, files in series.items() if not name.endswith(os.sep)}
+    if not series:
+        where = f"{root}, {root}/data or a folder named as a split" if kind == "parquet" else f"{root}"
+        raise ConfigError(
+            f"there are no files that end in {' or '.join(endings)} in {where}; for class folders type dataset=folder"
+        )
+    remedy = "name the files in dataset.files=…, rename it or move it elsewhere"
+    found = _assigned(series, root, "file", remedy, {name: files[0] for name, files in series.items()})
+    if not found and len(series) > 1:
+        named = ", ".join(str(files[0].relative_to(root)) for files in list(series.values())[:3])
+        raise ConfigError(f"{root} holds {named}, which are of no split (usual names: {KNOWN_NAMES}); {remedy}")
+    chosen = found or {ALL: next(iter(series))}
+    return {split: whole_series(series[name]) for split, name in chosen.items()}
+
+
+def check_series(files: Iterable[Path]) -> None:
+    """Refuse files among which there are shards, but not all of them; raises as :func:`whole_series`."""
+    series: dict[str, list[Path]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(file.stem):
+            series.setdefault(str(file.parent / match[1]), []).append(file)
+    for shards in series.values():
+        whole_series(shards)
+
+
+def whole_series(files: Sequence[Path]) -> list[Path]:
+    """Files in the order of their shards, checked to be all of them, each once.
+
+    Raises:
+        ConfigError: If shards are missing, too many, there twice, or disagree on how many there are.
+    """
+    shards = {file: _SHARD.fullmatch(file.stem) for file in sorted(files)}
+    numbered = {file: (int(match[2]), int(match[3])) for file, match in shards.items() if match}
+    if not numbered:
+        return list(shards)
+    first, (_, count) = next(iter(numbered.items()))
+    other = next((file for file in shards if file not in numbered or numbered[file][1] != count), None)
+    if other is not None:
+        raise ConfigError(f"{first} and {other} disagree on how many shards there are; keep the files of one writing")
+    by_index: dict[int, Path] = {}
+    for file, (index, _) in numbered.items():
+        if index in by_index:
+            raise ConfigError(f"{by_index[index]} and {file} are the same shard; keep one of them")
+        if index >= count:
+            raise ConfigError(
+                f"{file} is one too many: shards count from 0, and it says there are {count}; remove or rename it"
+            )
+        by_index[index] = file
+    absent = [index for index in range(count) if index not in by_index]
+    if absent:
+        shape = shards[first]
+        assert shape is not None
+        before = first.name[: shape.start(2)]
+        named = ", ".join(f"{before}{index:0{len(shape[2])}}-of-{shape[3]}.parquet" for index in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise ConfigError(f"{first.parent} lacks {named}{more} ({len(absent)} of {count} shards); add what is missing")
+    return [by_index[index] for index in range(count)]
+
+
+def _tables_in(folder: str | Path, kind: str) -> list[Path]:
+    return [
+        Path(entry.path)
+        for entry in listed(folder)
+        if entry.name.lower().endswith(TABLE_ENDINGS[kind]) and not is_of_the_system(entry.name) and entry.is_file()
+    ]
+
+
+def _parquet_series(root: Path) -> dict[str, list[Path]]:
+    """Files by the name that says what they are: their own without the number of the shard, or that of their folder."""
+    series: dict[str, list[Path]] = {}
+    for base in (root, *(root / entry.name for entry in listed(root) if entry.name == "data" and entry.is_dir())):
+        for file in _tables_in(base, "parquet"):
+            match = _SHARD.fullmatch(file.stem)
+            series.setdefault(os.path.relpath(base / (match[1] if match else file.stem), root), []).append(file)
+        for entry in listed(base):
+            if entry.is_dir() and not is_of_the_system(entry.name) and (base, entry.name) != (root, "data"):
+                files = _tables_in(entry.path, "parquet")
+                if files:
+                    series[os.path.relpath(entry.path, root) + os.sep] = files
+    return series
+
+
+def _assigned(
+    names: Iterable[str], root: Path, what: str, remedy: str, shown: Mapping[str, Path] | None = None
+) -> dict[str, str]:
+    """The name that each split has; empty where none is that of a split."""
+    found: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in names:
+        split = split_named(os.path.basename(name.rstrip(os.sep)))
+        if split is None:
+            unknown.append(name)
+        elif split in found:
+            first, second = ((shown[key] if shown else root / key) for key in (found[split], name))
+            raise ConfigError(f"{first} and {second} are both {split} by their names; keep one of them, or rename it")
+        else:
+            found[split] = name
+    if found and unknown:
+        file = shown[unknown[0]] if shown else root / unknown[0]
+        raise ConfigError(
+            f"the {what} {file} is of no known split, and stands beside {', '.join(sorted(found.values()))} "
+            f"(known names: {KNOWN_NAMES}); {remedy}"
+        )
+    if found and "train" not in found:
+        raise ConfigError(f"{root} has {', '.join(sorted(found.values()))}, but no {what} named train; {remedy}")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _refuse_hidden_splits(root: Path, folders: Sequence[str]) -> None:
+    """Class folders that are splits by a name nobody knows, or that hold the splits, are no classes."""
+    for name in folders:
+        inside = {split_named(entry.name) for entry in listed(root / name) if entry.is_dir()} - {None}
+        if inside and (len(folders) == 1 or len(inside) > 1):
+            raise ConfigError(f"{root / name} holds folders named as splits; give dataset.root={root / name}")
+    words = {name: set(re.findall("[a-z]+", name.casefold())) for name in folders}
+    splits = {
+        name for name in folders if words[name] & (_HELD_OUT | {word for names in USUAL_NAMES.values() for word in names})
+    }
+    nested = sorted(name for name in splits if len(splits) == len(folders) or _has_folders(root / name))
+    if nested:
+        raise ConfigError(
+            f"{root / nested[0]} looks like a split, but has none of the known names ({KNOWN_NAMES}); rename it, "
+            "or put all class folders into a folder named train"
+        )
+
+
+def _has_folders(folder: str | Path) -> bool:
+    return any(entry.is_dir() and not is_of_the_system(entry.name) for entry in listed(folder))
+
+
+def _refuse_file(root: Path, expected: str) -> NoReturn:
+    if root.suffix.lower() in _ARCHIVES:
+        raise ConfigError(f"{root} is an archive; unpack it, and give the folder")
+    kind = next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)
+    hint = f"; type dataset={kind}" if kind else ""
+    raise ConfigError(f"{root} is a file; expected {expected}{hint}")

@@ -1,0 +1,166 @@
+"""What all kinds of a person's own data share: from labels as they stand there to classes, and splits that are not there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint
+from gift_vit.data.config import OwnConfig
+from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, one_form, split_named
+from gift_vit.data.splitting import stratified_split
+
+Labels: TypeAlias = "list[str] | NDArray[np.int64]"
+"""As they stand in the data: text, or integers."""
+_MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split as it was read, or everything where there are no splits.
+
+    Attributes:
+        labels: As they stand there.
+        source: Makes its images of the labels as numbers.
+        place: Where it was read, for errors.
+        origin: The same for the record.
+    """
+
+    labels: Labels
+    source: Callable[[NDArray[np.int64]], ImageSource]
+    place: str
+    origin: Origin
+
+
+def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | None = None) -> VisionDataset:
+    """The dataset of the parts: train and perhaps val and test, or :data:`ALL`.
+
+    Text becomes numbers in the order of ``names``, or of the sorted labels of train. Integers are numbers already.
+
+    Raises:
+        ConfigError: If val or test have classes that train has not, or labels cannot be numbers of classes.
+    """
+    place = f"dataset {cfg.name}"
+    if isinstance(joined([part.labels for part in parts.values()], place), list):
+        order = "the files' own list of names" if names else "their sorted names"
+        names, labels = _numbered(place, parts, names)
+        count = len(names)
+    else:
+        order = "the files' own list of names" if names else "the integers in the files"
+        labels = {split: np.asarray(part.labels, np.int64) for split, part in parts.items()}
+        for split, part in parts.items():
+            if labels[split].min(initial=0) < 0:
+                raise ConfigError(
+                    f"{place}: {part.place} has the label {labels[split].min()}; classes count from 0, and -1 often stands for "
+                    "images that are not labelled: leave them out"
+                )
+        count = len(names) if names else 1 + int(labels[_first(parts)].max(initial=0))
+    if count > _MOST_CLASSES and cfg.num_classes is None:
+        raise ConfigError(
+            f"{place}: its labels reach {count - 1}, which is too high for the number of a class; "
+            "write them as text, which is numbered"
+        )
+    sources = {split: part.source(labels[split]) for split, part in parts.items()}
+    splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()})
+    return VisionDataset(
+        cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), class_order=order, origins=origins
+    )
+
+
+def parts_by_column(values: Sequence[object], place: str) -> dict[str, NDArray[np.intp]]:
+    """The rows of each split, by a column that names it.
+
+    Raises:
+        ConfigError: If a value is of no known split, or none is train.
+    """
+    splits = [split_named(str(value)) for value in values]
+    if None in splits:
+        value = values[splits.index(None)]
+        raise ConfigError(f"{place}: {value!r} in the column of the split is of no known one (known names: {KNOWN_NAMES})")
+    if "train" not in splits:
+        raise ConfigError(f"{place}: no row is of train in the column of the split; a model needs images to be trained on")
+    rows = {split: np.flatnonzero([found == split for found in splits]) for split in SPLITS}
+    return {split: found for split, found in rows.items() if len(found)}
+
+
+def complete_splits(
+    cfg: OwnConfig, found: Mapping[str, ImageSource], origins: Mapping[str, Origin]
+) -> tuple[dict[str, ImageSource], dict[str, Origin]]:
+    """The splits of a person's data, and where each comes from: test split off :data:`ALL`, val split off train.
+
+    Raises:
+        ConfigError: If a class is too small to stand in both.
+    """
+    splits, origins = dict(found), dict(origins)
+    if ALL in splits:
+        whole, origin = splits.pop(ALL), origins.pop(ALL)
+        fraction = cfg.val_fraction if cfg.test_fraction is None else cfg.test_fraction
+        splits["train"], splits["test"], drawn = split_off(cfg.name, "test", ALL, whole, fraction, cfg.split_seed)
+        origins |= {"train": origin, "test": Origin(origin.files, drawn=drawn)}
+    if "val" not in splits:
+        train = splits["train"]
+        splits["train"], splits["val"], drawn = split_off(cfg.name, "val", "train", train, cfg.val_fraction, cfg.split_seed)
+        origins["val"] = Origin(origins["train"].files, drawn=drawn)
+    return {split: splits[split] for split in SPLITS if split in splits}, origins
+
+
+def split_off(
+    dataset: str, part: str, of: str, source: ImageSource, fraction: float, seed: int
+) -> tuple[SubsetSource, SubsetSource, str]:
+    """The rest and ``part`` out of the images ``of`` a split, and how that is said; the same for the same order of images.
+
+    Raises:
+        ConfigError: If a class is too small to stand in both.
+    """
+    try:
+        rest, drawn = stratified_split(source.labels, fraction, seed)
+    except ValueError as error:
+        images = "images" if of == ALL else "training images"
+        raise ConfigError(
+            f"dataset {dataset}: cannot split dataset.{part}_fraction={fraction} of its {len(source)} {images} off as {part}: "
+            f"{error}; give a {part} split or another fraction"
+        ) from error
+    whole = "all images" if of == ALL else of
+    said = f"split off {whole}: {len(drawn):,} of {len(source):,}, stratified, seed {seed}"
+    return SubsetSource(source, rest), SubsetSource(source, drawn), said
+
+
+def _first(parts: Mapping[str, Part]) -> str:
+    return ALL if ALL in parts else "train"
+
+
+def joined(several: Sequence[Labels], place: str) -> Labels:
+    """The labels of several files, one after the other.
+
+    Raises:
+        ConfigError: If some are text and some are integers.
+    """
+    texts, numbers = ([labels for labels in several if isinstance(labels, list) == text] for text in (True, False))
+    if texts and numbers:
+        raise ConfigError(f"{place}: some labels are text and some are integers; write all of them in one way")
+    return [label for labels in texts for label in labels] if texts else np.concatenate(numbers)
+
+
+def taken(labels: Labels, rows: NDArray[np.intp]) -> Labels:
+    """The labels of some rows."""
+    return [labels[row] for row in rows] if isinstance(labels, list) else labels[rows]
+
+
+def _numbered(place: str, parts: Mapping[str, Part], names: list[str] | None) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
+    """The classes' names, and each label's place among them; names that look the same are the same."""
+    first = parts[_first(parts)]
+    texts = {split: [one_form(str(label)) for label in part.labels] for split, part in parts.items()}
+    known = [one_form(name) for name in names] if names else sorted(set(texts[_first(parts)]))
+    numbers = {name: number for number, name in enumerate(known)}
+    for split, part in parts.items():
+        unknown = [label for label in texts[split] if label not in numbers]
+        if unknown:
+            of = "the files' list of names" if names else first.place
+            hint = did_you_mean(unknown[0], known)
+            raise ConfigError(
+                f"{place}: {part.place} has the class {unknown[0]!r}, which {of} has not{hint} (such images: {len(unknown)})"
+            )
+    return known, {split: np.asarray([numbers[label] for label in texts[split]], np.int64) for split in parts}

@@ -1,0 +1,192 @@
+"""What every run says of its data before it trains: sizes, where the images come from, and what stands in two places."""
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from gift_vit.data.base import ImageSource, Origin, VisionDataset
+from gift_vit.data.layout import LINKED, OF_THE_SYSTEM, REPEATED, said
+
+log = logging.getLogger(__name__)
+
+_NAMED_FILES = 4
+_HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split: how many images of how many classes, and :class:`gift_vit.data.base.Origin` of them."""
+
+    images: int
+    classes: int
+    files: tuple[str, ...]
+    skipped: Mapping[str, int]
+    drawn: str | None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pictures, by their exact bytes, that are there more than once.
+
+    Attributes:
+        shared: How many stand in both of two splits, such as ``train, test``; only where there are any.
+        within: How many stand more than once in one split; only where there are any.
+        mislabelled: How many have more than one label.
+        examples: For each of these, two places of one picture.
+    """
+
+    shared: dict[str, int] = field(default_factory=dict)
+    within: dict[str, int] = field(default_factory=dict)
+    mislabelled: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What is known of a dataset before it is trained on; ``duplicates`` is None where nobody looked."""
+
+    name: str
+    classes: str
+    splits: dict[str, SplitReport]
+    duplicates: Duplicates | None
+    warnings: list[str]
+
+    def lines(self) -> Iterator[str]:
+        """The report for a person, but for the warnings."""
+        yield f"data {self.name}: {self.classes}"
+        for split, report in self.splits.items():
+            shown = report.files[:_NAMED_FILES]
+            more = f" and {len(report.files) - len(shown)} more" if len(report.files) > len(shown) else ""
+            place = f", from {', '.join(shown)}{more}" if shown else ""
+            drawn = f"; {split} is {report.drawn}" if report.drawn else ""
+            harmless = {what: count for what, count in report.skipped.items() if what in _HARMLESS}
+            left_out = f"; left out: {said(harmless)}" if harmless else ""
+            yield f"  {split}: {report.images:,} images of {report.classes:,} classes{place}{drawn}{left_out}"
+        if self.duplicates is None:
+            yield "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)"
+        elif not self.duplicates.shared:
+            yield "  no picture stands in two splits"
+        if self.duplicates is not None:
+            for split, count in self.duplicates.within.items():
+                yield f"  {split}: {_are(count)} there more than once, such as {self.duplicates.examples[split]}"
+
+    def log(self) -> None:
+        """Write it into the log."""
+        for line in self.lines():
+            log.info("%s", line)
+        for warning in self.warnings:
+            log.warning("%s: %s", self.name, warning)
+
+    def record(self) -> dict[str, Any]:
+        """The same as JSON's types, for ``result.json``."""
+        splits = {
+            split: {**vars(report), "files": list(report.files), "skipped": dict(report.skipped)}
+            for split, report in self.splits.items()
+        }
+        duplicates = None if self.duplicates is None else dict(vars(self.duplicates))
+        return {"splits": splits, "duplicates": duplicates, "warnings": self.warnings}
+
+
+def describe(data: VisionDataset, check_duplicates: bool = True) -> DataReport:
+    """Count, and look for pictures that are there twice."""
+    duplicates = find_duplicates(data.splits) if check_duplicates else None
+    splits = {split: _of_split(source, data.origins.get(split, Origin())) for split, source in data.splits.items()}
+    names = f": {_shortened(data.class_names)}" if data.class_names else ""
+    classes = f"{data.num_classes:,} classes in the order of {data.class_order}{names}"
+    return DataReport(data.name, classes, splits, duplicates, [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates)])
+
+
+def find_duplicates(splits: Mapping[str, ImageSource]) -> Duplicates:
+    """Pictures that are stored in the same bytes. Only those of equal size are read and hashed."""
+    sizes = np.concatenate([source.sizes for source in splits.values()])
+    _, kind, repeats = np.unique(sizes, return_inverse=True, return_counts=True)
+    repeated = np.split(repeats[kind] > 1, np.cumsum([len(source) for source in splits.values()])[:-1])
+    places: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for (split, source), candidates in zip(splits.items(), repeated, strict=True):
+        for index in np.flatnonzero(candidates).tolist():
+            places[hashlib.sha256(source.stored(index)).digest()].append((split, index))
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+
+    def count(key: str, *two: tuple[str, int]) -> None:
+        counts[key] += 1
+        if key not in examples:
+            examples[key] = " and ".join(splits[split].where(index) for split, index in two)
+
+    for several in (several for several in places.values() if len(several) > 1):
+        first = {split: (split, index) for split, index in reversed(several)}
+        for one, other in combinations([split for split in splits if split in first], 2):
+            count(f"{one}, {other}", first[one], first[other])
+        for split in first:
+            again = [place for place in several if place[0] == split]
+            if len(again) > 1:
+                count(split, *again[:2])
+        other = next((place for place in several if _label(splits, place) != _label(splits, several[0])), None)
+        if other is not None:
+            count("labels", several[0], other)
+    return Duplicates(
+        shared={
+            f"{one}, {other}": counts[f"{one}, {other}"]
+            for one, other in combinations(splits, 2)
+            if f"{one}, {other}" in counts
+        },
+        within={split: counts[split] for split in splits if split in counts},
+        mislabelled=counts["labels"],
+        examples=examples,
+    )
+
+
+def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> int:
+    return int(splits[place[0]].labels[place[1]])
+
+
+def _of_split(source: ImageSource, origin: Origin) -> SplitReport:
+    return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn)
+
+
+def _class_warnings(data: VisionDataset) -> Iterator[str]:
+    """Classes that no image teaches, and a single one."""
+    if data.num_classes == 1:
+        yield "there is one class only: every prediction is right, and the score says nothing"
+    counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
+    absent = np.flatnonzero(counts == 0).tolist()
+    if absent == [0] and data.class_names is None:
+        yield f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no images; write them from 0, or as text"
+    elif absent:
+        names = [data.class_names[index] if data.class_names else str(index) for index in absent]
+        yield f"{len(absent)} of {data.num_classes} classes have no image in train: {_shortened(names)}"
+
+
+def _skipped(splits: Mapping[str, SplitReport]) -> Iterator[str]:
+    """What may have been meant to be read."""
+    for split, report in splits.items():
+        lost = {what: count for what, count in report.skipped.items() if what not in _HARMLESS}
+        if lost:
+            yield f"not read in {', '.join(report.files)} ({split}): {said(lost)}"
+
+
+def _leaks(duplicates: Duplicates | None) -> Iterator[str]:
+    if duplicates is None:
+        return
+    for pair, count in duplicates.shared.items():
+        first, second = pair.split(", ")
+        yield (
+            f"{_are(count)} both in {first} and in {second}, such as {duplicates.examples[pair]}: "
+            f"the score on {second} is too good; remove them from one of the two"
+        )
+    if duplicates.mislabelled:
+        yield f"{_are(duplicates.mislabelled)} there under more than one label, such as {duplicates.examples['labels']}"
+
+
+def _are(count: int) -> str:
+    return "1 picture is" if count == 1 else f"{count:,} pictures are"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f", … ({len(names)})" if len(names) > 10 else "")

@@ -1,0 +1,100 @@
+"""Class folders: every image below them once, and what else lies there. Reads names alone."""
+
+import os
+from collections import Counter, deque
+from pathlib import Path
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.layout import (
+    ALL,
+    CLASS_FOLDERS,
+    LINKED,
+    OF_THE_SYSTEM,
+    is_of_the_system,
+    listed,
+    one_form,
+    said,
+    split_folders,
+)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+LOOSE = "in no class folder"
+
+
+class Tree:
+    """The images below the class folders of a split, each once.
+
+    Links are followed after everything else, so that what they lead back to has been read under its own name.
+
+    Attributes:
+        folder: The split's folder.
+        images: Class folder, folder and name of each image, by class and path.
+        empty: Class folders without an image.
+        skipped: How many entries were not read, by what they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: list[tuple[str, str, str]] = []
+        self.skipped: Counter[str] = Counter()
+        self._folders: deque[tuple[str, str]] = deque()
+        self._linked_folders: deque[tuple[str, str]] = deque()
+        self._linked_files: list[tuple[str, str, str]] = []
+        self._seen = {os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)}
+        self._read("", str(folder))
+        self.empty = {label for label, _ in (*self._folders, *self._linked_folders)}
+        while self._folders or self._linked_folders:
+            label, here = self._folders.popleft() if self._folders else self._linked_folders.popleft()
+            if self._is_new(here):
+                self._read(label, here)
+        if self._linked_files:
+            self._seen |= {os.path.join(os.path.realpath(here), name) for _, here, name in self.images}
+            self.images += [image for image in self._linked_files if self._is_new(os.path.join(*image[1:]))]
+        self.empty -= {label for label, _, _ in self.images}
+        self.images.sort(key=lambda image: (one_form(image[0]), *image))
+
+    def _is_new(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        if real in self._seen:
+            self.skipped[LINKED] += 1
+            return False
+        self._seen.add(real)
+        return True
+
+    def _read(self, label: str, here: str) -> None:
+        """Sort the entries of a folder of a class, or of the split's own where ``label`` is empty."""
+        for entry in listed(here):
+            if is_of_the_system(entry.name):
+                self.skipped[OF_THE_SYSTEM] += 1
+            elif entry.is_dir():
+                (self._linked_folders if entry.is_symlink() else self._folders).append((label or entry.name, entry.path))
+            elif not entry.name.lower().endswith(ENDINGS):
+                self.skipped[os.path.splitext(entry.name)[1].lower() or "without an ending"] += 1
+            elif not label:
+                self.skipped[LOOSE] += 1
+            else:
+                (self._linked_files if entry.is_symlink() else self.images).append((label, here, entry.name))
+
+
+def read_trees(root: Path) -> dict[str, Tree]:
+    """The class folders of each split that is there; without splits the root's own as :data:`gift_vit.data.layout.ALL`.
+
+    Raises:
+        ConfigError: If a folder is of no known split, or a class of train has no image.
+    """
+    trees = {split: Tree(folder) for split, folder in split_folders(root).items()}
+    for split, tree in trees.items():
+        _check_classes(tree, split in ("train", ALL))
+    return trees
+
+
+def _check_classes(tree: Tree, learnt: bool) -> None:
+    skipped = f" (left out: {said(tree.skipped)})" if tree.skipped else ""
+    if not tree.images and not tree.empty:
+        raise ConfigError(f"{tree.folder} holds no class folders{skipped}; {CLASS_FOLDERS}")
+    if learnt and tree.empty:
+        classes = ", ".join(sorted(tree.empty)[:3]) + (" …" if len(tree.empty) > 3 else "")
+        raise ConfigError(
+            f"{tree.folder}: found no image of the classes {classes}{skipped}; an image ends in one of {' '.join(ENDINGS)}; "
+            "add images or remove the folder"
+        )

@@ -1,0 +1,118 @@
+"""Adapters of timm ViTs from gift_vit's own file to a peft folder, and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gift_vit import __version__
+from gift_vit.methods import GiftConfig as VisionConfig
+from gift_vit.methods.adapter import FORMAT, describe_backbone, describe_method, method_config, read_adapter
+
+from .config import GiftConfig
+
+_PREFIX = "base_model.model."
+_KEPT = "gift_vit"  # metadata key of what a peft folder has no place for
+_SLICES = ("attn.q", "attn.k", "attn.v")
+
+
+def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
+    """Write an adapter of gift_vit as a folder that ``PeftModel.from_pretrained`` loads into the same timm model.
+
+    Args:
+        file: An adapter of method ``gift``, with whole layers as targets and nothing between φ and ψ.
+        out: The folder; made if it is not there.
+
+    Returns:
+        The config that was written.
+
+    Raises:
+        ConfigError: If ``file`` is no adapter of gift_vit.
+        ValueError: If peft has nothing like it: another method, a fused slice, a schema, biases.
+    """
+    adapter = read_adapter(file)
+    vision = method_config(adapter.metadata["method"])
+    if not isinstance(vision, VisionConfig):
+        raise ValueError(f"{file} is an adapter of {type(vision).__name__}; only GIFT's can be converted")
+    sliced = [target for target in vision.target_modules if target.endswith(_SLICES)]
+    if sliced:
+        raise ValueError(
+            f"{file} adapts {', '.join(sliced)}, a part of a fused layer, which peft cannot; retrain with attn.qkv"
+        )
+    if vision.schema != "linear" or vision.phi_bias or vision.psi_bias:
+        raise ValueError(f"{file} has a schema or biases (schema={vision.schema}); peft's GIFT has neither")
+    head = sorted(name for name in adapter.tensors if not name.startswith("gift."))
+    config = GiftConfig(
+        r=vision.rank,
+        target_modules=list(vision.target_modules),
+        share="all" if vision.share else "target",
+        layers_to_transform=None if vision.blocks is None else list(vision.blocks),
+        layers_pattern=None if vision.blocks is None else "blocks",
+        modules_to_save=sorted({name.rpartition(".")[0] for name in head}) or None,
+        inference_mode=True,
+    )
+    first = 0 if vision.blocks is None else min(vision.blocks)
+    tensors = {f"{_PREFIX}{name}": adapter.tensors[name] for name in head}
+    for name in adapter.tensors.keys() - set(head):
+        target, _, part = name.removeprefix("gift.").rpartition(".")
+        target = vision.target_modules[0] if vision.share else target
+        tensors[f"{_PREFIX}blocks.{first}.{target}.gift_pair.{part}"] = adapter.tensors[name]
+    config.save_pretrained(str(out))
+    kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", "version", "method")}
+    metadata = {"format": "pt", _KEPT: json.dumps(kept)}
+    save_file(tensors, Path(out) / SAFETENSORS_WEIGHTS_NAME, metadata=metadata)
+    return config
+
+
+def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = None) -> None:
+    """Write a peft folder of GIFT on a timm ViT as an adapter file of gift_vit.
+
+    Args:
+        folder: What ``save_pretrained`` or :func:`from_adapter` wrote.
+        out: The file.
+        model: The plain timm model that was adapted, for the file names its backbone; not needed if :func:`from_adapter` wrote
+            the folder.
+
+    Raises:
+        ValueError: If the folder is another method's, its layers are named one by one, or the backbone is not known.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, GiftConfig):
+        raise ValueError(f"{folder} holds an adapter of peft's {config.peft_type}; only GIFT's can be converted")
+    if config.share not in ("target", "all") or not isinstance(config.target_modules, (set, list)):
+        raise ValueError(
+            f"{folder}: share={config.share!r}, target_modules={config.target_modules!r} have no equal in gift_vit"
+        )
+    with safe_open(Path(folder) / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+        kept: dict[str, Any] = json.loads((file.metadata() or {}).get(_KEPT, "{}"))
+        stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    if model is not None:
+        kept["backbone"] = describe_backbone(model)
+    if "backbone" not in kept:
+        raise ValueError(f"{folder} does not say which backbone it adapts; give model=<the plain timm model>")
+    layers = config.layers_to_transform
+    vision = VisionConfig(
+        rank=config.r,
+        target_modules=sorted(config.target_modules),
+        share=config.share == "all",
+        blocks=[layers] if isinstance(layers, int) else layers,
+    )
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in stored.items():
+        name, found, part = key.removeprefix(_PREFIX).rpartition(".gift_pair.")
+        target = next((target for target in vision.target_modules if name.endswith(f".{target}")), None)
+        if not found:
+            tensors[part] = tensor
+        elif target is None or not name.startswith("blocks."):
+            raise ValueError(f"{folder} adapts {name}, which is no target of gift_vit's GIFT such as attn.proj")
+        else:
+            # gift_vit has no scale: it goes into φ
+            scaled = tensor * config.scaling if part == "phi" and config.alpha is not None else tensor
+            tensors[f"gift.{'shared' if vision.share else target}.{part}"] = scaled.contiguous()
+    facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
+    save_file(tensors, out, metadata={key: json.dumps(value) for key, value in facts.items()})

@@ -1,0 +1,123 @@
+"""What is said of data before it is trained on, against counts made by hand; and the command that says it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gift_vit.data.__main__ import Arguments, report
+from gift_vit.data.base import build_dataset
+from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig
+from gift_vit.data.report import describe, find_duplicates
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def leaky(tmp_path: Path, make_tree: Make) -> Path:
+    """Of train two pictures stand in test, of val one in test, one twice in train, and one under both labels."""
+    root = make_tree(tmp_path / "leaky", {"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2, "test/a": 3, "test/b": 3})
+    copies = {
+        "train/a/0": "test/a/x", "train/b/0": "test/b/x", "val/a/0": "test/a/y",
+        "train/a/1": "train/a/y", "train/b/1": "train/a/z",
+    }  # fmt: skip
+    for source, target in copies.items():
+        shutil.copy(root / f"{source}.png", root / f"{target}.png")
+    (root / "train/a/note.txt").write_text("x")
+    (root / "train/b/note.TXT").write_text("x")
+    (root / "train/b/plan").write_text("x")
+    (root / "train/loose.png").write_bytes(b"")
+    (root / "test/a/.hidden.png").write_bytes(b"")
+    return root
+
+
+def test_every_number_of_the_report(leaky: Path, make_config: Make) -> None:
+    described = describe(build_dataset(make_config(FolderConfig, root=leaky)))
+    assert described.duplicates is not None
+    assert described.duplicates.shared == {"train, test": 2, "val, test": 1}
+    assert described.duplicates.within == {"train": 2}
+    assert described.duplicates.mislabelled == 1
+    assert list(described.lines()) == [
+        "data some: 2 classes in the order of their sorted names: a, b",
+        "  train: 14 images of 2 classes, from train/",
+        "  val: 4 images of 2 classes, from val/",
+        "  test: 9 images of 2 classes, from test/; left out: 1 hidden or the system's",
+        f"  train: 2 pictures are there more than once, such as {leaky}/train/a/1.png and {leaky}/train/a/y.png",
+    ]
+    two = f"{leaky}/train/a/0.png and {leaky}/test/a/x.png"
+    assert described.warnings == [
+        "not read in train/ (train): 2 .txt, 1 in no class folder, 1 without an ending",
+        f"2 pictures are both in train and in test, such as {two}: "
+        "the score on test is too good; remove them from one of the two",
+        f"1 picture is both in val and in test, such as {leaky}/val/a/0.png and {leaky}/test/a/y.png: "
+        "the score on test is too good; remove them from one of the two",
+        f"1 picture is there under more than one label, such as {leaky}/train/a/z.png and {leaky}/train/b/1.png",
+    ]
+    record = described.record()
+    assert record["splits"]["train"] == {
+        "images": 14, "classes": 2, "files": ["train/"], "drawn": None,
+        "skipped": {".txt": 2, "without an ending": 1, "in no class folder": 1},
+    }  # fmt: skip
+    assert record["duplicates"]["shared"] == {"train, test": 2, "val, test": 1}
+
+
+def test_only_files_of_equal_size_are_read(
+    leaky: Path, make_config: Make, noise: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise(1, (20, 20)).save(leaky / "train/a/larger.png")
+    dataset = build_dataset(make_config(FolderConfig, root=leaky))
+    sizes = [size for source in dataset.splits.values() for size in source.sizes.tolist()]
+    read: list[Path] = []
+    content = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or content(path))
+    described = describe(dataset, check_duplicates=False)
+    assert (described.duplicates, read) == (None, [])
+    assert described.record()["duplicates"] is None
+    assert "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)" in described.lines()
+    find_duplicates(dataset.splits)
+    assert len(read) == sum(sizes.count(size) > 1 for size in sizes) < len(sizes)
+
+
+def test_what_is_suspicious_of_classes(
+    tmp_path: Path, make_tree: Make, make_config: Make, write_parquet: Make, png: Make
+) -> None:
+    make_tree(tmp_path / "one", {"train/only": 4, "val/only": 2})
+    assert describe(build_dataset(make_config(FolderConfig, root=tmp_path / "one"))).warnings == [
+        "there is one class only: every prediction is right, and the score says nothing"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "metadata", "warnings"),
+    [
+        ([1, 2, 3], {}, ["labels count from 1 to 3, so that class 0 has no images; write them from 0, or as text"]),
+        ([0, 1, 2], {}, []),
+        ([0, 3, 3], {}, ["2 of 4 classes have no image in train: 1, 2"]),
+        ([1, 2, 2], {"class_names": "ant|bee|cat"}, ["1 of 3 classes have no image in train: ant"]),
+    ],
+)
+def test_classes_without_an_image_are_said(
+    tmp_path: Path, write_parquet: Make, png: Make, labels: list[int], metadata: dict[str, str], warnings: list[str]
+) -> None:
+    for index, split in enumerate(("train", "val")):
+        write_parquet(tmp_path / f"{split}.parquet", [png(3 * index + seed) for seed in range(3)], labels, **metadata)
+    assert describe(build_dataset(ParquetConfig(name="some", root=str(tmp_path)))).warnings == warnings
+
+
+def test_the_digits_have_no_picture_in_two_splits(make_config: Make) -> None:
+    described = describe(build_dataset(make_config(DigitsConfig)))
+    assert described.warnings == []
+    assert "  val: 200 images of 10 classes, from scikit-learn's digits; val is drawn from 1,797, stratified, seed 0" in list(
+        described.lines()
+    )
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_the_command(leaky: Path, capsys: pytest.CaptureFixture[str], check: bool) -> None:
+    report(Arguments(root=str(leaky), check_duplicates=check))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "data folder_leaky: 2 classes in the order of their sorted names: a, b"
+    assert sum(line.startswith("warning: ") for line in lines) == (4 if check else 1)
+    assert lines[-1] == f"to train on it: python -m gift_vit.train dataset=folder dataset.root={leaky}"

@@ -1,0 +1,92 @@
+"""Adapters of timm ViTs as peft folders, and back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from gift_vit import methods
+from gift_vit.common.errors import ConfigError
+from gift_vit.hf import GiftConfig, from_adapter, to_adapter
+from gift_vit.methods import apply_method, load_adapter, save_adapter
+from tests.hf.conftest import build, logits, randomise
+
+
+def trained(**options: Any) -> torch.nn.Module:
+    model = apply_method(build("timm"), methods.GiftConfig(**{"rank": 4, "target_modules": ["attn.proj"], **options}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) / parameter.shape[-1] ** 0.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"blocks": [1, 3]},
+        {"target_modules": ["attn.proj", "mlp.fc2"]},
+        {"target_modules": ["attn.proj", "mlp.fc1"], "share": True},
+    ],
+)
+def test_there_and_back(options: dict[str, Any], tmp_path: Path) -> None:
+    model = trained(**options)
+    save_adapter(model, tmp_path / "a.safetensors", dataset="birds", class_names=["a", "b", "c"])
+    from_adapter(tmp_path / "a.safetensors", tmp_path / "folder")
+    peft = PeftModel.from_pretrained(build("timm"), str(tmp_path / "folder"))
+    torch.testing.assert_close(logits(peft, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
+    to_adapter(tmp_path / "folder", tmp_path / "b.safetensors")
+    assert torch.equal(logits(load_adapter(build("timm"), tmp_path / "b.safetensors"), "timm"), logits(model, "timm"))
+    assert methods.adapter.read_adapter(tmp_path / "b.safetensors").metadata["class_names"] == ["a", "b", "c"]
+
+
+def test_a_peft_model_as_an_adapter_file(tmp_path: Path) -> None:
+    model = randomise(
+        get_peft_model(build("timm"), GiftConfig(r=4, alpha=8, target_modules=["attn.proj"], modules_to_save=["head"]))
+    )
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="does not say which backbone it adapts; give model="):
+        to_adapter(tmp_path, tmp_path / "a.safetensors")
+    to_adapter(tmp_path, tmp_path / "a.safetensors", build("timm"))
+    assert set(load_file(tmp_path / "a.safetensors")) == {
+        "gift.attn.proj.phi",
+        "gift.attn.proj.psi",
+        "head.weight",
+        "head.bias",
+    }
+    loaded = load_adapter(build("timm"), tmp_path / "a.safetensors")
+    torch.testing.assert_close(logits(loaded, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (methods.LoraConfig(rank=2, target_modules=["attn.proj"]), "is an adapter of LoraConfig; only GIFT's"),
+        (methods.GiftConfig(rank=2, target_modules=["attn.q"]), "adapts attn.q, a part of a fused layer"),
+        (methods.GiftConfig(rank=2, target_modules=["attn.proj"], schema="gelu"), "has a schema or biases"),
+        (methods.GiftConfig(rank=2, target_modules=["attn.proj"], psi_bias=True), "has a schema or biases"),
+    ],
+)
+def test_what_peft_has_nothing_like_is_refused(config: Any, message: str, tmp_path: Path) -> None:
+    save_adapter(apply_method(build("timm"), config), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=message):
+        from_adapter(tmp_path / "a.safetensors", tmp_path / "folder")
+
+
+def test_what_the_vision_side_has_nothing_like_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no adapter file"):
+        from_adapter(tmp_path / "none.safetensors", tmp_path / "folder")
+    for share, targets, message in [
+        ("layer", ["attn.proj"], "have no equal"),
+        ("target", ["proj"], None),
+        ("target", ["head"], "adapts head"),
+    ]:
+        config = GiftConfig(r=4, target_modules=targets, share=share, exclude_modules=["patch_embed.proj"])
+        get_peft_model(build("timm"), config).save_pretrained(str(tmp_path))
+        if message is not None:
+            with pytest.raises(ValueError, match=message):
+                to_adapter(tmp_path, tmp_path / "a.safetensors", build("timm"))

@@ -1,0 +1,80 @@
+"""``Run.train``: a run from Python or a notebook, which leaves this process as it was."""
+
+import asyncio
+import logging
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.runs import Run
+
+WORDS = ["debug=smoke", "phase=final", "method.rank=2"]
+FOLDER = Path("outputs/final/digits/gift/test_vit/smoke")
+
+
+def state() -> tuple[object, ...]:
+    ours = logging.getLogger("gift_vit")
+    logged = [(tuple(logger.handlers), logger.level) for logger in (logging.root, ours)]
+    hydra = GlobalHydra.instance().is_initialized()
+    return list(sys.argv), dict(os.environ), logged, hydra, torch.get_rng_state().tolist(), random.getstate(), os.getcwd()
+
+
+def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a running event loop, as a notebook has one; the second time it is finished already."""
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+
+    async def cell() -> list[Run]:
+        return [Run.train(WORDS), Run.train(WORDS)]
+
+    before = state()
+    first, second = asyncio.run(cell())
+    assert state() == before
+    assert (first.folder, second.folder) == (tmp_path / FOLDER, tmp_path / FOLDER)
+    assert (first.state, second.state) == ("done", "done")
+    assert first.result is not None
+    assert first.result.run.overrides == WORDS
+    assert first.result.run.command == "python -m gift_vit.train debug=smoke phase=final method.rank=2"
+    assert first.result == second.result
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+MISTAKES = {
+    "value": (["debug=smoke", "optim.lr=-1"], r"optim\.lr=-1\.0: expected a number above 0"),
+    "word": (["lr=1"], r"unknown key lr; did you mean optim\.lr\?"),
+    "comma": (["optim.lr=0,01"], r"decimal comma; write optim\.lr=0\.01"),
+    "sweep": (["sweep=digits"], r"sweep=digits is a sweep of many runs; start it with python -m gift_vit\.train"),
+    "several": (["debug=smoke", "seed=0,1"], "several values are a sweep"),
+    "flag": (["debug=smoke", "-m"], "unexpected word '-m'"),
+    "text": ("debug=smoke", "expected a list of words"),
+    "number": (["debug=smoke", 1], "expected a list of words"),
+    "choice": (["dataset=cubb"], "unknown dataset 'cubb'; did you mean cub"),
+    "late": (["debug=smoke", "method.rank=99"], "method.rank=99 is larger than the target's d_in=64"),
+    "place": (["debug=smoke", "paths.output_root=/proc/x"], "cannot write /proc/x/search"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_an_exception_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    before = state()
+    with pytest.raises(ConfigError, match=message):
+        Run.train(words)
+    assert state() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_is_an_exception_and_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="the loss became"):
+        Run.train([*WORDS, "optim.lr=1e30", "trainer.epochs=3"])
+    assert Run.open(FOLDER).state == "failed"
