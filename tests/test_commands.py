@@ -37,6 +37,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "project": ([TRAIN, "tracker=wandb", "tracker.project=a/b"], "expected a W&B name: not empty"),
     "sweep": ([TRAIN, "sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
     "sweeps": ([TRAIN, "-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
+    "grids": ([TRAIN, "sweep=cub", "grid=paper,equal"], "grid=paper,equal: the axes of several grids would be lost"),
+    "a grid": ([TRAIN, "sweep=cub", "grid=equl"], "unknown grid 'equl'; did you mean equal? (known: paper, equal)"),
     "missing data": (
         [*SMOKE, "dataset=tiny_mammals"],
         "type: python -m gift_vit.train dataset=tiny_mammals dataset.root=<folder that holds tiny_imagenet/",

@@ -1,12 +1,12 @@
 """What a run is built from: its data, its model, its loaders, its device."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.backbones.build import build_backbone, input_statistics
@@ -21,6 +21,7 @@ from gift_vit.data.transforms import ImageTransform, build_eval_transform, build
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
+from gift_vit.methods.config import spec_of
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
@@ -90,6 +91,22 @@ def eval_loader(
     if table is not None:
         return table.eval_batches(transform, cfg.loading.eval_batch_size)
     return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
+
+
+def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
+    """Do what the run's method does with training images before it is trained; every process sees the same ones."""
+    method = spec_of(cfg.method)
+    if method.initialise is None:
+        return
+
+    def batches() -> Iterator[Tensor]:
+        transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+        pixels = _pixels(cfg, data, cfg.train_split, transform, reread=cfg.trainer.epochs > 1)
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed)).tolist()
+        loader = EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device, order)
+        yield from (images for images, _ in loader)
+
+    method.initialise(model.eval(), cfg.method, batches())
 
 
 def score(

@@ -33,7 +33,7 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
+from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import (
@@ -115,18 +115,14 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
-        acceleration = prepare_to_train(model.to(device), cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
+        initialise(cfg, model.to(device), data, device)  # of an interrupted run too: what is frozen is in no checkpoint
+        acceleration = prepare_to_train(model, cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
         reset_peaks(device)
 
         # ---- What is about to be trained.
         if main and not (folder / CHECKPOINT).is_file():
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
-        counts = count_parameters(model)
-        log.info(
-            "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
-            *(cfg.method_name, data.name, cfg.backbone.model),
-            *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
-        )
+        _announce(cfg, data, model, device)
 
         # ---- Training, on train or train + val; the test split is not in sight.
         training = Training(data, report, model, device, acceleration, call, started_at)
@@ -174,6 +170,15 @@ def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
     report = describe(data, cfg.dataset.check_duplicates, look=not cfg.dataset.as_published)
     report.log()
     return report
+
+
+def _announce(cfg: RunConfig, data: VisionDataset, model: nn.Module, device: torch.device) -> None:
+    counts = count_parameters(model)
+    log.info(
+        "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
+        *(cfg.method_name, data.name, cfg.backbone.model),
+        *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
+    )
 
 
 def _finished_result(cfg: RunConfig) -> Result | None:
