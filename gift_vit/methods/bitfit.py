@@ -4,6 +4,7 @@ from torch import nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import BitFitConfig, register_method
+from gift_vit.methods.targets import block_of
 
 
 def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
@@ -11,11 +12,11 @@ def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     del model, cfg
 
 
-@register_method("bitfit", BitFitConfig, merge=merge_bitfit)
+@register_method("bitfit", BitFitConfig, merge=merge_bitfit, for_text=True)
 def apply_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     """Make the biases trainable."""
     if cfg.scope == "linear":
-        layers = [layer for layer in model.get_submodule("blocks").modules() if isinstance(layer, nn.Linear)]
+        layers = [layer for name, layer in model.named_modules() if block_of(name) and isinstance(layer, nn.Linear)]
         biases = [layer.bias for layer in layers if layer.bias is not None]
     else:
         biases = [p for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith("head")]

@@ -218,6 +218,27 @@ class PeftConfig(Options, section="method"):
 
 
 @dataclass
+class GiftHfConfig(Options, section="method"):
+    """GIFT as a method of peft, for models of transformers; :mod:`gift_vit.hf` says what its options do.
+
+    Attributes:
+        rank: r, the inner dimension of φ ψ.
+        target_modules: Ends of the names of linear layers, the head's aside.
+        share: ``target``: one pair for all layers of a target; ``all``: one for all; ``layer``: one each.
+        init: ``gift``: ψ zero; ``wegeft``: φ zero.
+        alpha: α; the update is scaled by α / r. None: not at all.
+        compute: ``auto``, ``activation`` or ``weight``.
+    """
+
+    rank: Annotated[int, at_least(1)] = 16
+    target_modules: list[str] = field(default_factory=lambda: ["query", "value"])
+    share: Annotated[str, one_of(("target", "all", "layer"))] = "target"
+    init: Annotated[str, one_of(GIFT_INITS)] = "gift"
+    alpha: Annotated[float | None, positive] = None
+    compute: Annotated[str, one_of(("auto", "activation", "weight"))] = "auto"
+
+
+@dataclass
 class VptConfig(Options, section="method"):
     """How many prompts, and where.
 
@@ -427,6 +448,7 @@ class ToastConfig(Options, section="method"):
 
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
+    "gift_hf": GiftHfConfig,
     "linear": LinearConfig,
     "full": FullConfig,
     "lora": LoraConfig,
@@ -467,6 +489,8 @@ class MethodSpec:
     ``initialise`` is what a method does between being applied and being trained: ``initialise(model, cfg, batches)`` takes a
     model on its device in eval mode, and the training images (B, 3, H, W) in a random order, without augmentation, which are
     read as they are asked for. Nobody calls it for a model whose adapter is loaded. It gives the same whenever it is called.
+
+    ``for_text`` says that it is also for models of transformers that classify texts.
     """
 
     kind: str
@@ -476,6 +500,7 @@ class MethodSpec:
     identity_at_init: bool
     unmergeable: str = ""
     initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None
+    for_text: bool = False
 
 
 _specs: dict[str, MethodSpec] = {}
@@ -497,6 +522,7 @@ def register_method(
     identity_at_init: bool = True,
     unmergeable: str = "",
     initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None,
+    for_text: bool = False,
 ) -> "Callable[[Callable[[nn.Module, Any], None]], Callable[[nn.Module, Any], None]]":
     """Register the decorated apply function under ``kind``; a kind or a config class is registered once."""
 
@@ -504,7 +530,7 @@ def register_method(
         if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
             raise ValueError(f"method {kind!r} or its {config_cls.__name__} is registered already")
         CONFIGS[kind] = config_cls
-        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise)
+        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise, for_text)
         return apply
 
     return register

@@ -63,7 +63,12 @@ def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapp
     Raises:
         ConfigError: If peft cannot adapt them so; the model is then as it was.
     """
-    config = _build_config(peft_type, _pattern(names), options)
+    inject_config(model, _build_config(peft_type, _pattern(names), options), names)
+
+
+def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
+    """As :func:`inject`, by a config of peft that matches the modules of these names."""
+    peft_type = str(config.peft_type.value)
     weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
     try:
         with _quiet():
@@ -111,7 +116,7 @@ def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
     merge_layers(model)
 
 
-@register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False)
+@register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False, for_text=True)
 def apply_peft(model: nn.Module, cfg: PeftConfig) -> None:
     """Replace the target layers by peft's; what peft refuses of the options is an error before the model is touched."""
     _check_options(cfg)

@@ -10,7 +10,7 @@ def merge_linear(model: nn.Module, cfg: LinearConfig) -> None:
     del model, cfg
 
 
-@register_method("linear", LinearConfig, merge=merge_linear)
+@register_method("linear", LinearConfig, merge=merge_linear, for_text=True)
 def apply_linear(model: nn.Module, cfg: LinearConfig) -> None:
     """Leave the backbone frozen."""
     del model, cfg
