@@ -69,25 +69,26 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
 
     Raises:
         ConfigError: If there is no finished run.
-        RunError: After all runs, if one of them is not what its record says; a run without predictions is no untruth.
+        RunError: After all runs, if one of them is not what its record says, or cannot be read or scored. A run that is older
+            than kept predictions is neither.
     """
     found = find_runs(root) if Path(root).is_dir() else []
     runs = [replace(run, dataset_root=dataset_root) for run in found if run.state == "done"]
     if not runs:
         raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")
-    untrue = 0
+    failed = 0
     for run in runs:
         try:
             lines = list(verify_run(run, score, device))
         except NoPredictions as error:  # noqa: PERF203 - one run is not the next one's matter
             yield f"ok but for its scores: {error}"
         except (Untruth, ConfigError) as error:
-            untrue += 1
-            yield f"UNTRUE: {error}"
+            failed += 1
+            yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {error}"
         else:
             yield f"ok: {run.folder}: {len(lines)} checks hold; {lines[-1]}"
-    if untrue:
-        raise RunError(f"{untrue} of {len(runs)} runs below {root} are not what their records say")
+    if failed:
+        raise RunError(f"{failed} of {len(runs)} runs below {root} are not what their records say, or cannot be verified")
 
 
 def _claim(run: Run, holds: bool, otherwise: str) -> None:
