@@ -185,6 +185,8 @@ def test_keys_that_the_text_names() -> None:
         ["dataset=folder", "dataset.root=some"],
         ["dataset=csv", "dataset.root=some"],
         ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["method=knn"],
+        ["method=linear_exact"],
     )
     plain: list[Any] = [OmegaConf.to_container(compose_config(words)) for words in choices]
     known = {key for values in plain for key, _ in flatten(values)}

@@ -48,11 +48,13 @@ class FitResult:
         history: One record per epoch.
         seconds: Training time over all starts.
         captured: Whether its steps were repetitions of a recording.
+        chosen: The setting that val chose, of a method that is fitted and not trained.
     """
 
     history: list[EpochRecord]
     seconds: float
     captured: bool = False
+    chosen: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -393,7 +393,15 @@ class MetricsFile(Observer):
     def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
         """Steps are not recorded."""
 
+    def setting_scored(self, record: Mapping[str, float]) -> None:
+        """Append the setting's line."""
+        self._append(record)
+
     def epoch_done(self, record: EpochRecord) -> None:
+        """Append the epoch's line."""
+        self._append(record)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
         """Append one line, whole or not at all."""
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with writing(self.path), self.path.open("ab", buffering=0) as file:
