@@ -11,7 +11,7 @@ from torch import nn
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.keys import score_order, tie_order
+from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation, FitResult, Tally
@@ -71,8 +71,7 @@ def fit_on_features(
         record = {**setting, "val_top1": scored.top1, "val_loss": scored.loss, "seconds": time.perf_counter() - begun}
         for observer in observers:
             observer.setting_scored(record)
-    order = [(score_order(scored.top1), tie_order(setting)) for scored, setting in zip(scores, settings, strict=False)]
-    best = order.index(min(order)) if order else 0
+    best = best_of(settings, [scored.top1 for scored in scores]) if scores else 0
     _tell(settings[best], settings)
 
     images = train + val if with_val else train
@@ -81,16 +80,18 @@ def fit_on_features(
     seconds = train.seconds + val.seconds + time.perf_counter() - started
     speed = len(images.labels) / seconds
     record = EpochRecord(epoch=0, train_loss=train_loss, lr=0.0, steps=0, seconds=seconds, images_per_s=speed)
-    if scores and not with_val:
+    if not with_val:
         record["val_top1"], record["val_loss"] = scores[best].top1, scores[best].loss
     for observer in observers:
         observer.epoch_done(record)
-    return FitResult([record], seconds, chosen=settings[best])
+    kept = _score(model, val, "on val", keep_logits=True) if cfg.trainer.keep_predictions == "all" and not with_val else None
+    chosen_on = "val" if len(settings) > 1 else "config"
+    return FitResult([record], seconds, chosen=settings[best], chosen_on=chosen_on, val=kept)
 
 
 @torch.inference_mode()
-def _score(model: nn.Module, images: Features, where: str) -> Evaluation:
-    head, tally = model.get_classifier(), Tally(images.values.device)  # pyright: ignore[reportCallIssue]
+def _score(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
+    head, tally = model.get_classifier(), Tally(images.values.device, keep_logits)  # pyright: ignore[reportCallIssue]
     for values, labels in zip(images.values.split(_BATCH), images.labels.split(_BATCH), strict=True):
         tally.add(head(values), labels)
     return tally.evaluation(where)
@@ -99,7 +100,8 @@ def _score(model: nn.Module, images: Features, where: str) -> Evaluation:
 def _tell(chosen: Mapping[str, float], settings: Sequence[Mapping[str, float]]) -> None:
     """What was chosen, and where it is the smallest or largest that was tried."""
     listed = " ".join(f"{key}={value:g}" for key, value in chosen.items())
-    log.info("fitted with %s%s", listed, f", the best of {len(settings)} on val" if len(settings) > 1 else "")
+    source = f"the best of {len(settings)} on val" if len(settings) > 1 else "the only one of the configuration"
+    log.info("fitted with %s, %s", listed, source)
     for key, value in chosen.items():
         tried = {setting[key] for setting in settings}
         if len(tried) > 1 and value in (min(tried), max(tried)):

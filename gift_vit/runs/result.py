@@ -25,7 +25,7 @@ _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2;
 class RunRecord:
     """What was run.
 
-    ``chosen`` is None where nothing was, as in results that are older than the field.
+    ``chosen`` and ``chosen_on`` are None where nothing was, as in results that are older than the field.
 
     Attributes:
         method: The method's label: the stem of its YAML file. ``kind`` is the registered kind behind it.
@@ -34,7 +34,9 @@ class RunRecord:
         config: The resolved configuration, whole.
         started_at: ISO 8601, UTC.
         git_sha: Commit of the checkout; None outside of one. ``git_dirty``: it had uncommitted changes.
-        chosen: The setting of a method that is fitted, chosen on val.
+        chosen: The setting of a method that is fitted.
+        chosen_on: ``val``: this run has chosen it, by the score on val of a head fitted on train; ``config``: the configuration
+            names no other (a recipe names what search runs chose).
     """
 
     name: str
@@ -55,6 +57,7 @@ class RunRecord:
     git_dirty: bool | None
     gift_vit_version: str
     chosen: dict[str, float] | None = None
+    chosen_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

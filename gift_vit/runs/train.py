@@ -288,7 +288,7 @@ def build_result(
     used = {"step_graph": fitted.captured, "deterministic": cfg.trainer.deterministic}
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
-        run=_run_record(cfg, training, fitted.chosen),
+        run=_run_record(cfg, training, fitted),
         data=_data_record(cfg, training.data, training.report),
         backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
         params=ParamRecord(
@@ -319,7 +319,7 @@ def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | in
     }
 
 
-def _run_record(cfg: RunConfig, training: Training, chosen: dict[str, float] | None) -> RunRecord:
+def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRecord:
     sha, dirty = git_state()
     return RunRecord(
         name=cfg.run_name,
@@ -339,7 +339,8 @@ def _run_record(cfg: RunConfig, training: Training, chosen: dict[str, float] | N
         git_sha=sha,
         git_dirty=dirty,
         gift_vit_version=__version__,
-        chosen=chosen,
+        chosen=fitted.chosen,
+        chosen_on=fitted.chosen_on,
     )
 
 
