@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
@@ -109,6 +109,11 @@ def tie_order(config: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
 def score_order(top1: float) -> float:
     """A sort key for scores, the highest first; equal ones must not differ by the rounding of a mean."""
     return -round(top1, 6)
+
+
+def best_of(settings: Sequence[Mapping[str, Any]], top1: Sequence[float]) -> int:
+    """The index of the setting with the highest score; of equal ones that of the first in :func:`tie_order`."""
+    return min(range(len(settings)), key=lambda index: (score_order(top1[index]), tie_order(settings[index])))
 
 
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

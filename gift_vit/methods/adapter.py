@@ -100,6 +100,7 @@ def apply_method(model: Model, config: Any) -> Model:
     model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
+    head_names = _head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
     state_names = _new_names(model, before.values(), adapter_names)
     for name in head_names:
@@ -156,6 +157,8 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy adapter and head tensors into a model with the same method applied.
 
+    A tensor of the method that has no rows yet, because their number is that of the training images, gets those it is given.
+
     Raises:
         ConfigError: If a tensor is missing, surplus, or of another shape or dtype; the model is then unchanged.
     """
@@ -165,8 +168,9 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     if missing or surplus:
         raise ConfigError(f"the adapter does not fit this model: {_listed('missing', missing)}, {_listed('surplus', surplus)}")
     for name, tensor in own.items():
+        rows = state[name].shape[:1] if tensor.shape[:1] == (0,) else tensor.shape[:1]
         for what, given, expected in (
-            ("shape", tuple(state[name].shape), tuple(tensor.shape)),
+            ("shape", tuple(state[name].shape), (*rows, *tensor.shape[1:])),
             ("numbers of the kind", state[name].dtype, tensor.dtype),
         ):
             if given != expected:
@@ -175,7 +179,11 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
                 )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            if tensor.shape == state[name].shape:
+                tensor.copy_(state[name])
+            else:
+                owner, _, buffer = name.rpartition(".")
+                setattr(model.get_submodule(owner), buffer, state[name].to(tensor.device, copy=True))
 
 
 def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
