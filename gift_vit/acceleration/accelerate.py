@@ -6,7 +6,9 @@ dict stay timm's; ``block.forward`` is set on the instance, so that hooks on the
     ``x = x + drop_path1(ls1(attn(norm1(x))));  x = x + drop_path2(ls2(mlp(norm2(x))))``
 
 and it is used only where it was seen to give the same numbers. An ``EvaBlock`` is that too, with layer scales that are
-parameters, and attention that is given the rotation of the patches' positions (``rope``). Modules of others have their say by two methods:
+parameters, and attention that is given the rotation of the patches' positions (``rope``).
+
+Modules of others have their say by two methods:
 
 - A block of another class than timm's is computed so too if it has timm's modules by timm's names and a method
   ``beside_mlp(tokens)``: what it adds to the second sum, from the tokens (B, N, d) that timm's ``norm2`` sees.
@@ -343,10 +345,7 @@ def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
 
     Of a plain fused projection the query's rows are applied to one token only; whatever stands in its place is called whole.
     """
-    if attn.qkv is None:
-        parts = attn.q_proj(x[:, :1]), attn.k_proj(x), attn.v_proj(x)
-    else:
-        parts = _fused_heads(attn, x)
+    parts = (attn.q_proj(x[:, :1]), attn.k_proj(x), attn.v_proj(x)) if attn.qkv is None else _fused_heads(attn, x)
     return tuple(part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for part in parts)
 
 
@@ -355,9 +354,7 @@ def _fused_heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
     qkv, beside = attn.qkv, None
     if getattr(attn, "q_bias", None) is not None:
         beside = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-    is_called = beside is None or getattr(
-        attn, "qkv_bias_separate", False
-    )  # else timm uses its weight alone, whatever hooks it has
+    is_called = beside is None or getattr(attn, "qkv_bias_separate", False)  # else timm takes its weight, and no hook runs
     if is_called and (type(qkv) is not nn.Linear or qkv._forward_hooks or qkv._forward_pre_hooks):
         query, key, value = (qkv(x) if beside is None else qkv(x) + beside).chunk(3, dim=-1)
         return query[:, :1], key, value

@@ -16,7 +16,7 @@ PLACEMENT_KEYS = (
     *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates", "dataset.transform.max_pixels"),
 )
 # Runs of version 0.1 do not have these: without a value they are what those did.
-NEWER_KEYS = ("dataset.test_fraction", "dataset.columns")
+NEWER_KEYS = ("dataset.test_fraction", "dataset.columns", "backbone.global_pool")
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
