@@ -115,8 +115,8 @@ def choose_variants(names: list[str] | None) -> list[Variant]:
     """
     if names is None:
         return list(VARIANTS)
-    known = {variant.name: variant for variant in (*METHODS, *VARIANTS)}
+    known = {variant.name: variant for variant in (*VARIANTS, *METHODS)}
     wanted = list(dict.fromkeys(one for name in names for one in ([v.name for v in METHODS] if name == "methods" else [name])))
     if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(f"unknown variant {unknown[0]!r} (known: methods; {'; '.join(known)})")
+        raise ConfigError(f"unknown variant {unknown[0]!r} (known: {'; '.join(known)}; methods)")
     return [known[name] for name in wanted]

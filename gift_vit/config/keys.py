@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
+from gift_vit.backbones.config import BackboneConfig
 from gift_vit.config.compose import defaults_of, flatten
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
@@ -59,9 +60,11 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that have options by kind, where their kind is still known."""
+    """The backbone's section, and those that have options by kind, where their kind is still known."""
     sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
     classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
+    if isinstance(values.get("backbone"), Mapping):
+        sections["backbone"], classes["backbone"] = values["backbone"], BackboneConfig
     return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
 
 

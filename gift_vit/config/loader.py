@@ -45,7 +45,8 @@ _NAMED = ("method", "backbone", "protocol")  # sections whose names are parts of
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
-    "trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto", "deterministic": False}
+    "trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto", "deterministic": False},
+    "backbone": {"global_pool": None},
 }
 
 

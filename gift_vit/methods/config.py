@@ -314,6 +314,8 @@ class LinearExactConfig(Candidates, section="method"):
     penalty: Annotated[list[float], _each(0, "[0.01], or several numbers above 0")] = field(
         default_factory=lambda: [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]
     )
+
+
 @dataclass
 class RepAdapterConfig(Options, section="method"):
     """RepAdapter's bottleneck; the defaults are the paper's.
