@@ -136,7 +136,7 @@ class DatasetConfig(Options, section="dataset"):
         cache: Where decoded images are kept between epochs, as :mod:`gift_vit.data.cache` explains.
         cache_features: ``auto`` and ``on``: the output of a method's frozen first blocks is computed once and kept, where
             training images are not augmented, as :mod:`gift_vit.runs.prefix` explains. ``auto`` does so for methods that are
-            given ``blocks``; ``on`` refuses a run where it is not possible.
+            given ``blocks``, on a CPU; ``on`` refuses a run where it is not possible.
         check_duplicates: Whether every run looks for pictures that stand in more than one split. That reads the files of equal
             size, which takes long for very large sets.
         prepare: The sentence a person reads when the data is not there.

@@ -94,6 +94,8 @@ def _obstacle(cfg: RunConfig, model: nn.Module) -> str | None:
         return f"{type(model).__name__} is not computed as timm's VisionTransformer"
     if cfg.dataset.cache_features == "auto" and getattr(cfg.method, "blocks", None) is None:
         return "the method has no blocks= that leaves the first ones as they are"
+    if cfg.dataset.cache_features == "auto" and next(model.parameters()).device.type != "cpu":
+        return "beside a step recorded for a GPU that was not tried yet; set it to on"
     if build_train_transform(cfg.dataset.transform, input_statistics(model)).is_random:
         return "training images are cropped or flipped at random"
     if cfg.trainer.compile or cfg.compute.memory == "minimal":
