@@ -6,8 +6,8 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common import cli, errors
-from gift_vit.common.checks import Options, device_name
+from gift_vit.common import cli, errors, hub
+from gift_vit.common.checks import Options, device_name, expect
 from gift_vit.runs.run import Run
 
 
@@ -18,7 +18,7 @@ class Arguments(Options):
         python -m gift_vit.evaluate run=<folder> [split=test | keep_predictions=true]
 
     Attributes:
-        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         split: train, val, trainval or test (default: test; val for a run of the search phase, which has no test score)
         dataset_root: the dataset.root of now, if the data is not where it was during training
         device: auto, cpu, cuda, cuda:1 …
@@ -35,6 +35,8 @@ class Arguments(Options):
         super().__post_init__()
         if self.keep_predictions and self.split:
             raise errors.ConfigError(f"split={self.split}: keep_predictions=true takes the run's own split; drop split=")
+        fits = not (self.keep_predictions and hub.is_reference(self.run))
+        expect(fits, "run", self.run, "a folder to keep them in; get one with `python -m gift_vit.pull`")
 
 
 def evaluate_run(arguments: Arguments) -> None:
@@ -44,8 +46,9 @@ def evaluate_run(arguments: Arguments) -> None:
     run.check_present()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
 
-    keep, device = arguments.keep_predictions, arguments.device
-    scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
+    scores = (
+        make_predictions(run, arguments.device) if arguments.keep_predictions else evaluate_split(run, split, arguments.device)
+    )
     print(f"{run.config.dataset.name} {split}: top-1 {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} images")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
