@@ -147,7 +147,8 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 
 def write_crates(arguments: Arguments) -> None:
     """Write, and say where."""
-    done = [run for run in find_runs(arguments.runs) if run.state == "done"] if arguments.runs else []
+    root = arguments.runs
+    done = [run for run in find_runs(root) if run.state == "done"] if root and Path(root).is_dir() else []
     runs = [Run.open(arguments.run)] if arguments.run else done
     if not runs:
         raise ConfigError(f"runs={arguments.runs}: there is no finished run below it; give the folder with the runs")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common import cli, errors, hub
+from gift_vit.common import cli, hub
 from gift_vit.common.checks import Options, device_name, expect
 from gift_vit.runs.run import Run
 
@@ -33,10 +33,8 @@ class Arguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep_predictions and self.split:
-            raise errors.ConfigError(f"split={self.split}: keep_predictions=true takes the run's own split; drop split=")
-        fits = not (self.keep_predictions and hub.is_reference(self.run))
-        expect(fits, "run", self.run, "a folder to keep them in; get one with `python -m gift_vit.pull`")
+        expect(not (self.keep_predictions and self.split), "split", self.split, "none with keep_predictions=true; drop split=")
+        expect(not (self.keep_predictions and hub.is_reference(self.run)), "run", self.run, "a folder; gift_vit.pull makes one")
 
 
 def evaluate_run(arguments: Arguments) -> None:
@@ -46,9 +44,8 @@ def evaluate_run(arguments: Arguments) -> None:
     run.check_present()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
 
-    scores = (
-        make_predictions(run, arguments.device) if arguments.keep_predictions else evaluate_split(run, split, arguments.device)
-    )
+    keep, device = arguments.keep_predictions, arguments.device
+    scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
     print(f"{run.config.dataset.name} {split}: top-1 {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} images")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))

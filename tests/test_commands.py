@@ -59,6 +59,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["gift_vit.merge", "run=nowhere", "out=a.pth"],
         "nowhere is no run folder: it holds no config.yaml; give run=",
     ),
+    "suffix of an export": (
+        ["gift_vit.export", "run=run", "out=a.bin"],
+        "out=a.bin: expected a name that ends in .onnx or .pt2",
+    ),
+    "run to export": (["gift_vit.export", "run=nowhere", "out=a.pt2"], "nowhere is no run folder"),
     "suffix": (["gift_vit.merge", "run=nowhere", "out=a.bin"], "out=a.bin: expected a name that ends in .safetensors or .pth"),
     "required": (["gift_vit.merge", "run=nowhere"], "out=… is required; --help explains"),
     "checkpoint": (["gift_vit.import_gift", "none.pth.tar", "dataset=cub", "out=run"], "no checkpoint none.pth.tar"),
@@ -80,7 +85,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "maps of the hub": (["gift_vit.explain", "run=hf://me/it"], "run=hf://me/it is no folder to write to; give out="),
     "predictions of the hub": (
         ["gift_vit.evaluate", "run=hf://me/it", "keep_predictions=true"],
-        "run=hf://me/it: expected a folder to keep them in; get one with `python -m gift_vit.pull`",
+        "run=hf://me/it: expected a folder; gift_vit.pull makes one",
     ),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),
@@ -133,6 +138,7 @@ WRITING = (
     [TRAIN, "debug=smoke", f"paths.output_root={OUT}"],
     [TRAIN, "-m", "debug=smoke", f"paths.output_root={OUT}", "seed=0,1"],
     ["gift_vit.merge", "run=run", f"out={OUT}.pth"],
+    ["gift_vit.export", "run=run", f"out={OUT}.pt2"],
     ["gift_vit.import_gift", "a", "dataset=cub", f"out={OUT}"],
     ["gift_vit.pull", "repo=me/it", f"out={OUT}"],
     ["gift_vit.explain", "run=run", f"out={OUT}"],

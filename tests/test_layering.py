@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "hf": {"methods"},
     "push": {"config", "results", "runs"},
     "pull": {"runs"},
+    "export": {"backbones", "data", "methods", "runs"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
 }
 # modules that are imported before anything heavy is needed, with all that they import

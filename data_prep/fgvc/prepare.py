@@ -51,7 +51,7 @@ def _describe(work: Workspace, record: dict[str, Any]) -> None:
     archives = {name: source for name, source in record["sources"].items() if name in archive_names(work.facts)}
     lists = [f"splits/{kind}/{split}.json" for kind, made in record["splits"].items() for split in made["counts"]]
     counts = {f"{kind}/{split}": n for kind, made in record["splits"].items() for split, n in made["counts"].items()}
-    tables = [name for name in record["annotations"] if name.endswith(".parquet")]
+    tables = [name for name in record["annotations"] if name.endswith(".parquet") and (work.folder / name).is_file()]
     write_croissant(
         work.folder,
         work.facts.name,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.common import distributed
+from gift_vit.common.cores import share_quota
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one.
+
+    On a CPU, torch's threads are no more than the cores that this process may use.
+    """
+    share_quota()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
