@@ -274,7 +274,7 @@ def test_help_is_readable(helps: dict[str, Answer], command: str) -> None:
     assert (answer.returncode, answer.imported, answer.stderr) == (0, [], "")
     assert f"python -m {command}" in answer.stdout
     # Hydra puts all choices of a group on one line
-    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(dataset|method|sweep): ", line)]
+    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(backbone|dataset|method|sweep): ", line)]
     assert max(map(len, lines)) <= 140
     assert len(lines) <= 90
     assert not re.search(r"^    \w+( +\((required|default: .*)\))?$", answer.stdout, re.MULTILINE), "one that is not explained"
