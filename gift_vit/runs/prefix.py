@@ -64,14 +64,16 @@ class _AsTheyAre:
 
 
 def blocks_to_keep(cfg: RunConfig, model: nn.Module, data: VisionDataset) -> int:
-    """How many of a model's first blocks are computed once for the run, as ``dataset.cache_features`` says; the log says why.
+    """How many of a model's first blocks are computed once for the run, as ``dataset.cache_features`` says.
+
+    The log says why, where the method is given ``blocks`` or it is asked for.
 
     Raises:
         ConfigError: If it is ``on`` and none can be.
     """
     wanted = cfg.dataset.cache_features
-    if wanted == "off":
-        return 0
+    if wanted == "off" or (wanted == "auto" and getattr(cfg.method, "blocks", None) is None):
+        return 0  # most runs: nothing to say
     number, obstacle = 0, _obstacle(cfg, model)
     if obstacle is None:
         number = _frozen_blocks(cast("VisionTransformer", model))
@@ -92,8 +94,6 @@ def _obstacle(cfg: RunConfig, model: nn.Module) -> str | None:
     own = [name for name in _OWN if getattr(type(model), name, None) is not getattr(VisionTransformer, name)]
     if own or "forward" in vars(model) or "forward_features" in vars(model):
         return f"{type(model).__name__} is not computed as timm's VisionTransformer"
-    if cfg.dataset.cache_features == "auto" and getattr(cfg.method, "blocks", None) is None:
-        return "the method has no blocks= that leaves the first ones as they are"
     if cfg.dataset.cache_features == "auto" and next(model.parameters()).device.type != "cpu":
         return "beside a step recorded for a GPU that was not tried yet; set it to on"
     if build_train_transform(cfg.dataset.transform, input_statistics(model)).is_random:
