@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "sweeps": {"config", "results", "runs"},
     "hf": {"methods"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
+    "invariance": {"backbones", "config", "data", "explain", "methods", "runs"},
 }
 # modules that are imported before anything heavy is needed, with all that they import
 LIGHT = ("gift_vit.config", "gift_vit.runs.run", "gift_vit.runs.job", "gift_vit.sweeps.plan", "gift_vit.data.base")
