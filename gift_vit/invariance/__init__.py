@@ -1,6 +1,6 @@
 """Which invariances of its pretrained model a fine-tuned one keeps, and what it forgets. Imports torch when it is used.
 
-After Merlin, Nanda, Rawal, Toneva, arXiv 2307.06006. The names of the measures are this project's, see ``docs/invariance.md``.
+After Merlin, Nanda, Rawal, Toneva, arXiv 2307.06006. See ``docs/invariance.md``.
 """
 
 from importlib import import_module

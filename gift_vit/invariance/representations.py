@@ -51,7 +51,7 @@ class Layers:
 
         Args:
             images: (n, 3, H, W) in 0..1, on the model's device.
-            counts: Of each layer: how many of the images it alone is looked at for, in the order of the layers; the sum is n. An
+            counts: Of each layer: how many of the images it alone is looked at for, in the order of the layers. An
                 image is not computed beyond its layer. None: every layer for all images.
 
         Returns:

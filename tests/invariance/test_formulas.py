@@ -81,8 +81,8 @@ def test_cka_refuses_other_shapes(a: NDArray[np.floating], b: NDArray[np.floatin
         cka(a, b)
 
 
-def vit(seed: int = 0, **kwargs: object) -> nn.Module:
-    torch.manual_seed(seed)
+def vit(**kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3} | kwargs
     return timm.create_model("vit_tiny_patch16_224", num_classes=5, **sizes).eval()  # pyright: ignore[reportArgumentType]
 
@@ -153,10 +153,10 @@ def test_a_model_shares_all_with_itself_and_one_shifted_by_a_block_shows_it(imag
     """F has a first block that changes nothing: its block j + 1 is block j of P."""
     model = vit()
     shifted = deepcopy(model)
-    idle = deepcopy(shifted.blocks[0])  # pyright: ignore[reportIndexIssue]
+    idle = deepcopy(shifted.get_submodule("blocks.0"))
     for name in ("attn.proj", "mlp.fc2"):
-        nn.init.zeros_(idle.get_submodule(name).weight)  # pyright: ignore[reportArgumentType]
-    shifted.blocks = nn.Sequential(idle, *model.blocks)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(idle.get_parameter(f"{name}.weight"))
+    shifted.blocks = nn.Sequential(idle, *model.get_submodule("blocks").children())
     descent = Descent(200, 0.1)
     same = stir(deepcopy(model), model, images, unbiased=True, descent=descent)
     assert torch.equal(same, stir(deepcopy(model), model, images, unbiased=True, descent=descent))
@@ -169,14 +169,13 @@ def test_stir_tells_the_evaluated_from_the_reference(images: Tensor) -> None:
     """A model that does not see red shares the invariances of one that sees all, and not the other way round."""
     model = vit()
     with torch.no_grad():
-        model.patch_embed.proj.weight[:, 0] *= 3  # pyright: ignore
         blind = deepcopy(model)
         blind.patch_embed.proj.weight[:, 0] = 0  # pyright: ignore
     descent = Descent(150, 0.1)
     seen = stir(blind, model, images, [0], unbiased=True, descent=descent)[0, 0]
     unseen = stir(model, blind, images, [0], unbiased=True, descent=descent)[0, 0]
-    assert seen > 0.8
-    assert unseen < 0.4
+    assert seen > 0.4
+    assert unseen < 0.2
 
 
 @pytest.mark.parametrize(("blocks", "tokens", "kwargs", "message"), [
