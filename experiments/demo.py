@@ -13,6 +13,7 @@ from gift_vit.common.checks import Options, fulfils, writable_folder
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
+from gift_vit.runs.verify import verify_run
 
 # Val top-1 of these runs, seed 0, phase=search: GIFT 88.0, 89.0 and 60.5 % with 0.01, 0.03 and 0.1; linear probing 79.5, 81.5
 # and 82.0 % with 0.03, 0.1 and 0.3. An image is half a percent.
@@ -28,8 +29,8 @@ class Arguments(Options):
         python -m experiments.demo [output_root=outputs/demo] [images=6] [epochs=<as configured>]
 
     Attributes:
-        output_root: folder of the runs and of the picture
-        images: how many test images the picture shows, one for each of the first digits
+        output_root: folder of the runs and of the pictures
+        images: how many test images the picture shows and the run classifies, one for each of the first digits
         epochs: of training (default: as configured)
 
     Finished runs are not trained again: delete output_root to start over.
@@ -41,7 +42,7 @@ class Arguments(Options):
 
 
 def run_demo(arguments: Arguments) -> None:
-    """Train, print the table, draw the picture."""
+    """Train, print the table, draw the picture, verify GIFT's run and classify a few digits with it."""
     configs = {method: _config(method, arguments) for method in LEARNING_RATES}
     from gift_vit.runs.train import (
         Call,  # torch
@@ -50,12 +51,16 @@ def run_demo(arguments: Arguments) -> None:
 
     call = Call(f"python -m experiments.demo output_root={arguments.output_root}", [])
     results = {method: train_run(cfg, call) for method, cfg in configs.items()}
+    run = Run.open(configs["gift"].folder)
     picture = Path(arguments.output_root, "cluster_maps.png")
-    draw_cluster_maps(Run.open(configs["gift"].folder), picture, arguments.images)
+    draw_cluster_maps(run, picture, arguments.images)
     console = Console()
     console.print(results_table(results))
     console.print("Run folders:", *(f"  {os.path.relpath(cfg.folder)}" for cfg in configs.values()), sep="\n", soft_wrap=True)
     console.print(f"Cluster maps of GIFT: {picture}", soft_wrap=True)
+    digits = write_digits(run, Path(arguments.output_root, "digits"), arguments.images)
+    console.print("Verified:", *(f"  {line}" for line in verify_run(run)), sep="\n", soft_wrap=True)
+    console.print("Predicted:", *(f"  {found}" for found in run.predict(digits, topk=2)), sep="\n", soft_wrap=True)
 
 
 def _config(method: str, arguments: Arguments) -> RunConfig:
@@ -95,6 +100,16 @@ def draw_cluster_maps(run: Run, path: Path, count: int) -> None:
     clusters = telling_clusters(explained.maps.post[:, 0])
     style = Style(title="What GIFT looks at: digits, vit_mini, attn.proj of the last block")
     draw_layer_sheet(explained.pictures, explained.maps.thresholded()[:, 0, clusters], clusters, style, [path])
+
+
+def write_digits(run: Run, folder: Path, count: int) -> list[Path]:
+    """The first test image of each digit as a file."""
+    data, files = run.data(), [folder / f"{digit}.png" for digit in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for digit, file in enumerate(files):
+        index = data.splits["test"].labels.tolist().index(digit)
+        data.splits["test"][index][0].save(file)
+    return files
 
 
 def main() -> None:

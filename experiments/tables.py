@@ -9,10 +9,12 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of, one_or_several, writable_file
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
-from gift_vit.results.collect import collect_results
+from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
+from gift_vit.results.scores import with_scores
 from gift_vit.results.tables import TABLES
+from gift_vit.runs.scores import check_scores
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
 SHORT_NAMES = {"vtab": "vtab1k"}
@@ -35,7 +37,10 @@ class TablesConfig(Options):
         method: the rows are the runs of this method only
         rows: what the rows are, as rows=[method.rank]: keys of the configuration; without any the methods
         timing: of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
-        compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks
+        compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks;
+            where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images
+        columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
+            temperature, ece_scaled
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
 
@@ -53,12 +58,14 @@ class TablesConfig(Options):
     rows: list[str] = field(default_factory=list)
     timing: Annotated[Any, one_or_several] = None
     compare: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     published: Any = False
 
     def __post_init__(self) -> None:
         """Refuse a value that is not among the known ones."""
         self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
         super().__post_init__()
+        check_scores(self.columns)
         if self.timing and self.benchmark != "mini":
             raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 
@@ -69,6 +76,9 @@ def make_table(cfg: TablesConfig) -> str:
     found = collect_results(*_listed(cfg.root), protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
+    if cfg.columns:
+        runs = [r for r in found if cfg.method in (None, r.run.method)]
+        table = with_scores(table, build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows), cfg.rows, cfg.columns)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

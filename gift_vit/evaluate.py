@@ -6,7 +6,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common import cli
+from gift_vit.common import cli, errors
 from gift_vit.common.checks import Options, device_name
 from gift_vit.runs.run import Run
 
@@ -15,21 +15,26 @@ from gift_vit.runs.run import Run
 class Arguments(Options):
     """Score a finished run's model.
 
-        python -m gift_vit.evaluate run=<folder> [split=test]
+        python -m gift_vit.evaluate run=<folder> [split=test | keep_predictions=true]
 
     Attributes:
         run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
         split: train, val, trainval or test (default: test; val for a run of the search phase, which has no test score)
         dataset_root: the dataset.root of now, if the data is not where it was during training
         device: auto, cpu, cuda, cuda:1 …
-
-    Prints top-1 in percent and the mean cross entropy; writes nothing.
+        keep_predictions: write predictions.parquet into the folder of a run that has none, and what it says into result.json
     """
 
     run: str = MISSING
     split: str | None = None
     dataset_root: str | None = None
     device: Annotated[str, device_name] = "auto"
+    keep_predictions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_predictions and self.split:
+            raise errors.ConfigError(f"split={self.split}: keep_predictions=true takes the run's own split; drop split=")
 
 
 def evaluate_run(arguments: Arguments) -> None:
@@ -37,9 +42,10 @@ def evaluate_run(arguments: Arguments) -> None:
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
     run.check_present()
-    from gift_vit.runs.finished import evaluate_split  # torch: a wrong folder or split is told without it
+    from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
 
-    scores = evaluate_split(run, split, arguments.device)
+    keep, device = arguments.keep_predictions, arguments.device
+    scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
     print(f"{run.config.dataset.name} {split}: top-1 {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} images")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))

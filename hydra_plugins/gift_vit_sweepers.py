@@ -81,8 +81,9 @@ class GridSweeper(BasicSweeper):
                 listed = ",".join(str(value) for value in axis)
                 raise ConfigError(f"the axis {key} of the sweep is a list, one value; write it as text: {key}: {listed}")
         swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
-        if "sweep" in swept:
-            raise ConfigError(f"{swept['sweep'].input_line}: the axes of several sweep files would be lost; give one a command")
+        for key, several in (("sweep", "sweep files"), ("grid", "grids")):
+            if key in swept:
+                raise ConfigError(f"{swept[key].input_line}: the axes of several {several} would be lost; give one a command")
         if self.params and "method" in swept:
             self._check_methods(swept["method"], [o.input_line for o in overrides if not o.is_sweep_override()])
 

@@ -15,6 +15,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import sklearn.metrics  # noqa: F401 - forks find it imported
 import timm
 import torch
 from hydra.core.global_hydra import GlobalHydra

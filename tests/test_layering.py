@@ -32,7 +32,10 @@ MAY_IMPORT = {
     "invariance": {"backbones", "config", "data", "explain", "methods", "runs"},
 }
 # modules that are imported before anything heavy is needed, with all that they import
-LIGHT = ("gift_vit.config", "gift_vit.runs.run", "gift_vit.runs.job", "gift_vit.sweeps.plan", "gift_vit.data.base")
+LIGHT = (
+    *("gift_vit.config", "gift_vit.runs.run", "gift_vit.runs.job", "gift_vit.runs.verify"),
+    *("gift_vit.sweeps.plan", "gift_vit.data.base"),
+)
 HEAVY = ("torch", "torchvision", "timm", "peft", "transformers")
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in PACKAGE.rglob("*.py")

@@ -185,6 +185,8 @@ def test_keys_that_the_text_names() -> None:
         ["dataset=folder", "dataset.root=some"],
         ["dataset=csv", "dataset.root=some"],
         ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["dataset=digits", "method=fact_tk"],
+        ["dataset=digits", "method=toast"],
     )
     plain: list[Any] = [OmegaConf.to_container(compose_config(words)) for words in choices]
     known = {key for values in plain for key, _ in flatten(values)}
@@ -288,9 +290,11 @@ def test_the_parameters_of_the_methods() -> None:
     for row in (row for page in ("README.md", "docs/methods.md") for row in method_rows(page)):
         names, _, told = row.strip("| ").split("|")[:3] if "`dora`" not in row else ("", "", "")
         labels = re.findall(r"`(\w+)`", names)
-        assert [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", told)] == [counts[label] for label in labels]
+        counted = [counts[label] for label in labels]
+        numbers = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", told)]
+        assert numbers == ([min(counted), max(counted)] if " to " in told else counted), labels
         listed |= set(labels)
-    assert listed == own_methods()
+    assert listed - {"lora_rs"} == own_methods()  # which is peft's
 
 
 def method_rows(page: str) -> list[str]:
@@ -304,7 +308,7 @@ def test_every_method_and_every_backbone_is_named() -> None:
     assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} - {"test_vit"} <= named
     of_peft = sum("\nkind: peft\n" in file.read_text() for file in methods)
     assert f"{of_peft} layers of Hugging Face peft" in PAGES["README.md"]
-    assert len(method_rows("README.md")) == 10
+    assert len(method_rows("README.md")) == 11
 
 
 # ------------------------------------------------------------------------------------------------ extending

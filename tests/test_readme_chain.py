@@ -116,10 +116,15 @@ def test_make_demo(workplace: Path, demo: Ended) -> None:
     for header in ("method", "trainable parameters", "adapter bytes", "test top-1 %", "seconds", "linear", "gift"):
         assert header in demo.stdout
     assert sizes(demo.stdout) == sizes(PAGES["README.md"]), "parameters and bytes are as the README shows them"
-    files = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
+    files = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "predictions.parquet", "result.json"}
     for method in ("linear", "gift"):
         folder = workplace / "outputs/demo/final/digits" / method / "vit_mini/demo"
         assert {path.name for path in folder.iterdir()} == files
+    verified, predicted = demo.stdout.partition("Verified:")[2].split("Predicted:")
+    assert "scored again: 0 of 100 images are predicted otherwise" in verified
+    assert [line.split(":")[0].strip() for line in predicted.splitlines()[1:]] == [
+        f"outputs/demo/digits/{n}.png" for n in range(6)
+    ]
     with Image.open(workplace / "outputs/demo/cluster_maps.png") as picture:
         assert min(picture.size) > 500
 
@@ -223,7 +228,9 @@ def test_python_blocks(
         request.getfixturevalue("demo")
         few_digits(monkeypatch, workplace)
     monkeypatch.chdir(workplace)
-    exec(compile(block.text.replace("pretrained=True", "pretrained=False"), block.page, "exec"), {"__name__": "some"})
+    text = block.text.replace("pretrained=True", "pretrained=False").replace("\nfresh =", "\ntorch.manual_seed(0)\nfresh =")
+    text = text.replace("\nvit = timm", "\nimport torch\ntorch.manual_seed(0)\nvit = timm")  # the same weights twice
+    exec(compile(text, block.page, "exec"), {"__name__": "some"})
     shown = capsys.readouterr().out
     for told in re.findall(r"^print\(.*\)(?:\n|  )# (done|\w+\(.*\)|\[.*\])", block.text, re.MULTILINE):
         assert told in shown

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.report.charts import Chart, Entry, scatter_chart
+from experiments.report.classes import ClassPanel, build_class_panels
 from experiments.report.curves import CurvePanel, build_curves
 from experiments.report.runs import ShownRun
 from experiments.report.sweeps import Sweep, build_sweeps
@@ -55,6 +56,7 @@ class Comparison:
     heading: str
     table: HtmlTable | None = None
     scatters: Sequence[ScatterPanel] = ()
+    classes: Sequence[ClassPanel] = ()
     problem: str = ""
 
 
@@ -142,7 +144,7 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
         table = make(results, published=published) if make else plain_table(grid)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
-    return Comparison(heading, result_table(table), _scatter_panels(grid))
+    return Comparison(heading, result_table(table), _scatter_panels(grid), build_class_panels(results))
 
 
 def _scatter_panels(grid: Grid) -> list[ScatterPanel]:

@@ -8,7 +8,11 @@ dict stay timm's; ``block.forward`` is set on the instance, so that hooks on the
 and it is used only where it was seen to give the same numbers. Modules of others have their say by two methods:
 
 - A block of another class than timm's is computed so too if it has timm's modules by timm's names and a method
-  ``beside_mlp(tokens)``: what it adds to the second sum, from the tokens (B, N, d) that timm's ``norm2`` sees.
+  ``compose(x, attend, feed)``: its tokens (B, N, d) from those before it, where ``attend`` and ``feed`` add timm's first and
+  second branch to tokens, or, given a function ``change``, what that makes of the branch. timm's own is
+  ``feed(attend(x))``. What ``attend`` gives has the tokens that the block gives out, perhaps the first one alone.
+- A module that takes the tokens for an image has a method ``take_for_row(tokens)``: how many tokens a trial gives it, whose
+  image is one row.
 - A module that keeps something during a forward pass has a method ``set_mlp_recomputed(recomputed)`` if it wants to know
   whether the MLPs are computed a second time, in the backward pass, when that is gone.
 """
@@ -19,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from timm.layers.config import use_fused_attn
@@ -37,8 +41,9 @@ from gift_vit.engine.config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
+Change: TypeAlias = Callable[[Tensor], Tensor] | None
 _SAMPLES, _TOKENS = 6, 5
-_OTHER_NUMBERS = "the numbers would be others (dropout, an adapter that mixes tokens, modules unlike those of timm's Block)"
+_OTHER_NUMBERS = "the numbers would be others (dropout, a method that mixes tokens, modules unlike those of timm's Block)"
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
 
 
@@ -187,7 +192,10 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
     if not is_computable(block):
         return False
     plan = replace(plan_of(block) or BlockPlan(), **change)
-    trial: Any = deepcopy(block).double()  # rounding in fp32 hides what an adapter mixes that is close to its start
+    trial: Any = deepcopy(block).double()  # rounding in fp32 hides what a method mixes that is close to its start
+    for module in trial.modules():
+        if hasattr(module, "take_for_row"):
+            module.take_for_row(_TOKENS)
     set_plan(trial, plan)
     with suppress(AttributeError, RuntimeError, TypeError):  # modules that this forward pass does not know
         if _computes_the_same(trial):
@@ -200,7 +208,7 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
 def _computes_the_same(block: Any) -> bool:
     """Whether the tokens come out as by the class's own forward pass, and the random numbers drawn are as many.
 
-    Trainable parameters are moved from their start: there, an adapter that mixes tokens or samples may not show.
+    Trainable parameters are moved from their start: there, a method that mixes tokens or samples may not show.
     """
     generator, some = torch.Generator().manual_seed(0), next(block.parameters())
     for parameter in block.parameters():
@@ -229,8 +237,8 @@ def _outcome(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
 
 
 def is_computable(block: nn.Module) -> bool:
-    """Whether the block is timm's, or timm's with something ``beside_mlp``."""
-    return type(block) is Block or hasattr(block, "beside_mlp")
+    """Whether the block is timm's, or says how it is composed of timm's branches."""
+    return type(block) is Block or hasattr(block, "compose")
 
 
 def plan_of(block: nn.Module) -> BlockPlan | None:
@@ -279,10 +287,14 @@ def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
             return checkpoint(partial(_mlp_branch, block), inputs, use_reentrant=False)
         return _mlp_branch(block, inputs)
 
-    tokens = x[:, :1] if plan.class_token_only else x
-    tokens = _add_branch(tokens, attention, x, block.drop_path1, plan.kept_samples_only)
-    after = _add_branch(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only)
-    return after + block.beside_mlp(tokens) if hasattr(block, "beside_mlp") else after
+    def attend(inputs: Tensor, change: Change = None) -> Tensor:
+        tokens = inputs[:, :1] if plan.class_token_only else inputs
+        return _add_changed(tokens, attention, inputs, block.drop_path1, plan.kept_samples_only, change)
+
+    def feed(tokens: Tensor, change: Change = None) -> Tensor:
+        return _add_changed(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only, change)
+
+    return block.compose(x, attend, feed) if hasattr(block, "compose") else feed(attend(x))
 
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
@@ -315,6 +327,15 @@ def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
+def _add_changed(
+    tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Tensor, drop_path: nn.Module, kept_only: bool, change: Change
+) -> Tensor:
+    """``tokens + change(drop_path(branch(inputs)))``."""
+    if change is None:
+        return _add_branch(tokens, branch, inputs, drop_path, kept_only)
+    return tokens + change(_add_branch(torch.zeros_like(tokens), branch, inputs, drop_path, kept_only))
+
+
 def _add_branch(
     tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Tensor, drop_path: nn.Module, kept_only: bool
 ) -> Tensor:
@@ -330,11 +351,11 @@ def _add_to_kept(tokens: Tensor, branch: Callable[[Tensor], Tensor], inputs: Ten
     keep_prob = 1 - drop_path.drop_prob
     # the number timm draws, from the same place in the generator's sequence as long as the branch draws none
     kept = inputs.new_empty(len(inputs), 1, 1).bernoulli_(keep_prob).flatten().nonzero().squeeze(1)
-    factor = 1 / keep_prob if drop_path.scale_by_keep else 1.0
+    weight = 1 / keep_prob if drop_path.scale_by_keep else 1.0
     if len(kept) == len(inputs):
-        return torch.add(tokens, branch(inputs), alpha=factor)
+        return torch.add(tokens, branch(inputs), alpha=weight)
     if len(kept) == 0:  # a gradient of zero, and not none: an optimiser makes a difference there
-        kept, factor = kept.new_zeros(1), 0.0
+        kept, weight = kept.new_zeros(1), 0.0
     added = branch(inputs.index_select(0, kept))
     dtype = torch.promote_types(tokens.dtype, added.dtype)
-    return tokens.to(dtype).index_add(0, kept, added.to(dtype), alpha=factor)
+    return tokens.to(dtype).index_add(0, kept, added.to(dtype), alpha=weight)

@@ -17,7 +17,7 @@ def hold_frozen_products(model: nn.Module) -> bool:
     Layers that a method has put in the place of timm's keep their numbers, for it may do more with them than a product; so do
     norms, embeddings, head and everything trained. The model then computes under bf16 autocast alone, the same bits as
     before. Its float32 weights stay on the CPU in ``model.held_in_bf16``, by name, and
-    :func:`gift_vit.methods.adapter.merge_method` brings them back.
+    :func:`gift_vit.methods.merge_method` brings them back.
     """
     held: dict[str, Tensor] = {}
     for name in _frozen_products(model):

@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gift_vit.common.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 # Long, since the others wait while the main process decodes a data set into the cache; a process that dies is noticed at once.
@@ -189,6 +190,17 @@ def sum_over_processes(tensor: "Tensor") -> None:
 def gather(value: T) -> list[T]:
     """The values of all processes, by rank."""
     return _processes.gather(value) if _processes else [value]
+
+
+def gather_rows(own: "NDArray[Any] | None") -> "NDArray[Any]":
+    """Rows that the processes share out in turns (rank r has r, r + processes, …), in order; None: this one has none."""
+    import numpy as np
+
+    parts = [part for part in gather(own) if part is not None]
+    rows = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for rank, part in enumerate(parts):
+        rows[rank :: world_size()] = part
+    return rows
 
 
 def own_device(device: "torch.device") -> "torch.device":

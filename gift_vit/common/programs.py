@@ -32,6 +32,7 @@ def _program(module: str) -> Callable[[], None]:
 
 
 dashboard = _program("experiments.dashboard")
+ensemble = _program("experiments.ensemble")
 report = _program("experiments.report.__main__")
 tables = _program("experiments.tables")
 fgvc = _program("data_prep.fgvc.__main__")

@@ -22,6 +22,23 @@ from gift_vit.methods.config import CONFIGS as METHODS
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
+
+def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    if name not in choices:
+        raise ConfigError(f"unknown {key} {name!r}{did_you_mean(name, list(choices))} (known: {', '.join(choices)})")
+    return choices[name]
+
+
+@cache
+def defaults_of(cls: type[Any]) -> dict[str, Any]:
+    """The options of a dataclass with their defaults, and ``???`` where there is none."""
+    options: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    return options
+
+
+# one of several sections of the configuration
+OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+
 # The defaults of the options of methods and datasets, for YAML to start from: ``defaults: [/GiftConfig]`` in
 # ``conf/method/gift.yaml``. A default stands in the option's dataclass and nowhere else, yet the composed configuration holds
 # every key, so that each can be typed and is shown by --cfg job. They belong to no group, so that no list of choices has them;
@@ -29,9 +46,8 @@ OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores())
 _store = ConfigStore.instance()
 for _package, _kinds in (("method", METHODS), ("dataset", DATASETS)):
     for _kind, _cls in _kinds.items():
-        _options: Any = OmegaConf.to_container(OmegaConf.structured(_cls))  # ??? where there is no default
         _named = {"name": "???", "kind": "???" if _package == "method" else _kind}
-        _store.store(_cls.__name__, _named | _options, package=_package)
+        _store.store(_cls.__name__, _named | defaults_of(_cls), package=_package)
 
 # A phase is a choice and not a value alone: a final run looks for the recipe of its dataset and method, a search for none.
 _store.store("search", {"phase": "search"}, group="phase", package="_global_")
@@ -39,7 +55,10 @@ _final = {"defaults": [{"override /recipe": "${dataset}_${method}"}], "phase": "
 _store.store("final", _final, group="phase", package="_global_")
 
 # what a person names a folder or file by: section and key
-PATHS = (*(("paths", key) for key in ("output_root", "data_root", "cache_root")), ("dataset", "root"), ("backbone", "weights"))
+PATHS = (
+    *(("paths", key) for key in ("output_root", "data_root", "cache_root")),
+    *(("dataset", "root"), ("backbone", "weights"), ("method", "weights")),
+)
 _LOCATION = ("full_key:", "reference_type", "object_type", "See https://hydra.cc")  # lines of errors that help nobody
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
 
@@ -145,7 +164,8 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> Con
     """A composition error of Hydra as one line that names the nearest known choice or key."""
     if isinstance(error.__cause__, ConfigError):
         return error.__cause__
-    text = "\n".join(line for line in str(error).splitlines() if not line.strip().startswith(_LOCATION))
+    told = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
+    text = "\n".join(line for line in told.splitlines() if not line.strip().startswith(_LOCATION))
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         hint = elsewhere(choice, group) or did_you_mean(choice, error.options)

@@ -3,24 +3,28 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
-from gift_vit.config.compose import flatten
+from gift_vit.config.compose import defaults_of, flatten
+from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.methods.config import CONFIGS as METHODS
 
 # Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
 # are the same run; what lies under dataset.root is compared by the data's fingerprint.
 PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
+    "trainer.keep_predictions",
     *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates", "dataset.transform.max_pixels"),
 )
-# Runs of version 0.1 do not have these: without a value they are what those did.
-NEWER_KEYS = ("dataset.test_fraction", "dataset.columns")
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
+_KINDS: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "method": METHODS}
 _LONGEST_NAME = 150
 _IN_EVERY_NAME = {"optim.lr", "optim.weight_decay", "seed"}
 _IN_THE_PATH = {"phase", "dataset.name"}
@@ -29,7 +33,7 @@ _IN_THE_PATH = {"phase", "dataset.name"}
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run's flat config without :data:`PLACEMENT_KEYS`, and with ``trainer.speed`` or else what it settles.
 
-    Keys of :data:`NEWER_KEYS` without a value are left out.
+    An option that the run's dataset or method did not have yet has its default, which is what was done without it.
     """
     flat = _placed_anywhere(values)
     return _without(flat, _irrelevant(flat))
@@ -49,12 +53,23 @@ def _irrelevant(flat: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat = dict(flatten(values))
-    return {
-        key: value
-        for key, value in flat.items()
-        if not _is_below(key, PLACEMENT_KEYS) and not (value is None and _is_below(key, NEWER_KEYS))
-    }
+    flat = flatten({**values, **_completed(values)})
+    return {key: value for key, value in flat if not _is_below(key, PLACEMENT_KEYS) and value != "???"}
+
+
+def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that have options by kind, where their kind is still known."""
+    sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
+    classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
+    return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
+
+
+def with_defaults(cls: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with the defaults of the options that it leaves out, and ``???`` where there is none."""
+    defaults = deepcopy(defaults_of(cls))
+    sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
+    within = {key: {**defaults[key], **options[key]} for key in sections if isinstance(options.get(key), Mapping)}
+    return {**defaults, **options, **within}
 
 
 def _is_below(key: str, names: tuple[str, ...]) -> bool:

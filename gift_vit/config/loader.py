@@ -5,7 +5,7 @@ YAML holds the values, the rooms' dataclasses hold names, types and checks; :fun
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,7 +20,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
-from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name
+from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
@@ -130,6 +130,8 @@ def check_present(run: RunConfig) -> None:
     run.dataset.check_present()
     if run.backbone.weights is not None and not Path(run.backbone.weights).is_file():
         raise ConfigError(f"backbone.weights={run.backbone.weights}: no such file")
+    if hasattr(run.method, "check_present"):
+        run.method.check_present()
 
 
 def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -156,7 +158,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     for section, added in _ADDED.items():
         if isinstance(values.get(section), dict):
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
-    values.pop("pruning", None)  # of versions before 0.2
+    for key in ("grid", "grids", "pruning"):  # of sweeps, too; of versions before 0.2
+        values.pop(key, None)
     if isinstance(values.get("dataset"), dict):
         values["dataset"] = _completed(values["dataset"])
     return values
@@ -166,10 +169,7 @@ def _completed(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The section of a dataset with the defaults of what its YAML leaves out, and ``???`` where there is none."""
     kind = dataset.get("kind", "???")
     cls = DatasetConfig if kind == "???" else dataset_class(str(kind))
-    defaults: Any = OmegaConf.to_container(OmegaConf.structured(cls))
-    sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
-    within = {key: {**defaults[key], **dataset[key]} for key in sections if isinstance(dataset.get(key), dict)}
-    return {"kind": kind, **defaults, **dataset, **within}
+    return {"kind": kind, **with_defaults(cls, dataset)}
 
 
 def _make_absolute(values: dict[str, Any]) -> None:

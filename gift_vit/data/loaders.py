@@ -6,7 +6,7 @@ sees what it would have seen, and iterating changes no draw of the training loop
 Nor of the number of processes that train (:mod:`gift_vit.common.distributed`): they share the images of each batch among them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import TypeAlias
 
@@ -142,13 +142,20 @@ class TrainLoader(_Loader):
 class EvalLoader(_Loader):
     """Every image once, in order, each time it is iterated over; normalised on ``device``.
 
-    Of several processes each is given other images, and batches of its own.
+    Of several processes each is given other images, and batches of its own; with ``order``, the indices of images, each is
+    given these.
     """
 
     def __init__(
-        self, source: PixelSource, transform: ImageTransform, batch_size: int, workers: int, device: torch.device = CPU
+        self,
+        source: PixelSource,
+        transform: ImageTransform,
+        batch_size: int,
+        workers: int,
+        device: torch.device = CPU,
+        order: Sequence[int] | None = None,
     ) -> None:
-        own = range(distributed.rank(), len(source), distributed.world_size())
+        own = range(distributed.rank(), len(source), distributed.world_size()) if order is None else order
         batches = BatchSampler([(0, index) for index in own], batch_size, drop_last=False)  # pyright: ignore[reportArgumentType]
         super().__init__(FinishedImages(source, transform, seed=0), batches, workers, device)
 

@@ -94,11 +94,11 @@ class CapturedStep:
         self._images = torch.zeros(batch_size, *images.shape[1:], dtype=images.dtype, device=device)
         self._labels = torch.full((batch_size,), _IGNORED, device=device)
         self._size, self._loss = torch.ones((), device=device), torch.zeros((), device=device)
-        self._lr = torch.zeros((), device=device)
+        self._lrs = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._filled: dict[int, float] = {}
         self._images[: len(images)] = images.to(device)
         try:
-            with undone(model, optimizer, device), _capturable(optimizer, self._lr):
+            with undone(model, optimizer, device), _capturable(optimizer, self._lrs):
                 self._repeat: Launch = capture(self._run)
         except RuntimeError:
             optimizer.zero_grad()
@@ -112,7 +112,8 @@ class CapturedStep:
         if count < len(self._labels):
             self._labels[count:].fill_(_IGNORED)
         self._fill(self._size, size)
-        self._fill(self._lr, self._optimizer.param_groups[0]["lr"])
+        for lr, group in zip(self._lrs, self._optimizer.param_groups, strict=True):
+            self._fill(lr, group["lr"])
         self._repeat()
         return self._loss.clone()
 
@@ -190,10 +191,10 @@ def undone(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.dev
 
 
 @contextmanager
-def _capturable(optimizer: torch.optim.Optimizer, lr: Tensor) -> Iterator[None]:
-    """Let an optimiser read its learning rate from a tensor, and its count of steps stay on the device."""
+def _capturable(optimizer: torch.optim.Optimizer, lrs: list[Tensor]) -> Iterator[None]:
+    """Let an optimiser read its groups' learning rates from tensors, and its count of steps stay on the device."""
     before = [{key: group[key] for key in ("lr", "capturable")} for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
         group |= {"lr": lr, "capturable": True}
     try:
         yield

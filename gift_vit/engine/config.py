@@ -8,6 +8,7 @@ from gift_vit.common.checks import Options, at_least, one_of, pair, positive
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SCHEDULES = ("epoch", "step")
 STEP_GRAPH = ("auto", "on", "off")
+KEEP_PREDICTIONS = ("test", "all", "off")
 
 
 @dataclass
@@ -23,6 +24,7 @@ class TrainerConfig(Options, section="trainer"):
         compile: Run the model through ``torch.compile``.
         step_graph: ``on``: a GPU repeats a recording of the whole step; ``off``; ``auto``: ``on`` where that can be.
         deterministic: Bit-identical repeats on one GPU; slower.
+        keep_predictions: ``test``: a final run's, of test; ``all``: of val too where it was not trained on; ``off``: none.
     """
 
     epochs: Annotated[int, at_least(1)]
@@ -33,6 +35,7 @@ class TrainerConfig(Options, section="trainer"):
     compile: bool
     step_graph: Annotated[str, one_of(STEP_GRAPH)]
     deterministic: bool
+    keep_predictions: Annotated[str, one_of(KEEP_PREDICTIONS)] = "test"
 
 
 @dataclass

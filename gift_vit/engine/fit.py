@@ -3,11 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,11 +50,13 @@ class FitResult:
         history: One record per epoch.
         seconds: Training time over all starts.
         captured: Whether its steps were repetitions of a recording.
+        val: The val split scored once more with its logits, where they are kept.
     """
 
     history: list[EpochRecord]
     seconds: float
     captured: bool = False
+    val: "Evaluation | None" = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,10 @@ def fit(
         save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
         for observer in observers:
             observer.epoch_done(record)
-    return FitResult(progress.history, progress.seconds, step.captured)
+    val = None
+    if inputs.val is not None and trainer.keep_predictions == "all":
+        val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True)
+    return FitResult(progress.history, progress.seconds, step.captured, val)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
@@ -227,21 +234,26 @@ def check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``top1`` in percent (0–100), ``loss`` the mean cross entropy in nats, over ``images`` images."""
+    """``top1`` in percent (0–100), ``loss`` the mean cross entropy in nats, over ``images`` images.
+
+    ``logits`` are those of the images (images, C) in the split's order, float32; None where they are not kept.
+    """
 
     top1: float
     loss: float
     images: int
+    logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 class Tally:
-    """Scores added up batch by batch on a device."""
+    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, keep_logits: bool = False) -> None:
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
+        self._logits: list[Tensor] | None = [] if keep_logits else None
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits (B, classes) and labels (B,)."""
@@ -250,6 +262,8 @@ class Tally:
         self._loss += F.cross_entropy(logits, labels, reduction="sum").double()
         self._spoilt += (~logits.isfinite()).any(1).sum()
         self._images += len(labels)
+        if self._logits is not None:
+            self._logits.append(logits.clone())
 
     def evaluation(self, where: str = "") -> Evaluation:
         """The scores over all batches, of all processes; ``where`` says of what in an error.
@@ -267,7 +281,10 @@ class Tally:
         if spoilt or not math.isfinite(loss):
             what = f"logits of {int(spoilt)} of {int(images)} images are NaN or infinite" if spoilt else f"the loss is {loss}"
             raise RunError(f"no score{where and f' {where}'}: {what}; {_CALMER}")
-        return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images))
+        logits = None
+        if self._logits is not None:
+            logits = distributed.gather_rows(torch.cat(self._logits).cpu().numpy() if self._logits else None)
+        return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images), logits=logits)
 
 
 @torch.inference_mode()
@@ -278,11 +295,13 @@ def evaluate(
     precision: Precision,
     forward: Callable[[Tensor], Tensor] | None = None,
     where: str = "",
+    keep_logits: bool = False,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
     logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
+    ``keep_logits`` keeps them for the evaluation.
 
     Raises:
         ConfigError: If there is no image.
@@ -290,7 +309,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = Tally(device)
+    tally = Tally(device, keep_logits)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():

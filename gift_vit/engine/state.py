@@ -31,21 +31,27 @@ _CHUNK = 1 << 20
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters in two groups, as the authors': decay for ndim ≥ 2, none for vectors and scalars.
 
-    A module with a true attribute ``exempt_from_weight_decay`` keeps all its own parameters from decay.
+    Modules have a say about their own parameters by two attributes: with a true ``exempt_from_weight_decay`` they are kept from
+    decay, and ``lr_scale`` is their learning rate over ``cfg.lr``, through warm-up and all: two more groups for each value.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ConfigError("nothing to train: no parameter is trainable; apply a method to the model first")
-    exempt = {
-        parameter
-        for module in model.modules()
-        if getattr(module, "exempt_from_weight_decay", False)
-        for parameter in module.parameters(recurse=False)
-    }
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1 and p not in exempt], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1 or p in exempt], "weight_decay": 0.0},
-    ]
+    exempt: set[nn.Parameter] = set()
+    scales: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        exempt.update(own if getattr(module, "exempt_from_weight_decay", False) else [])
+        scale = getattr(module, "lr_scale", None)
+        if scale is not None:
+            scales.update({parameter: float(scale) for parameter in own})
+    groups: list[dict[str, Any]] = []
+    for scale in sorted({1.0, *scales.values()}, key=lambda scale: (scale != 1, scale)):  # the first group's rate is shown
+        scaled = [p for p in trainable if scales.get(p, 1.0) == scale]
+        # timm's scheduler sets lr_scale times its learning rate, which starts from initial_lr
+        rate = {} if scale == 1 else {"lr": cfg.lr * scale, "initial_lr": cfg.lr, "lr_scale": scale}
+        decayed, kept = ([p for p in scaled if (p.ndim > 1 and p not in exempt) == decays] for decays in (True, False))
+        groups += [{"params": decayed, "weight_decay": cfg.weight_decay, **rate}, {"params": kept, "weight_decay": 0.0, **rate}]
     beta1, beta2 = cfg.betas
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps, fused=True

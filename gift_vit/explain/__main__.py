@@ -2,8 +2,9 @@
 
 import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
 from gift_vit.common import cli
+from gift_vit.data.files import image_files
 from gift_vit.explain.config import ShowArguments
-from gift_vit.explain.setup import image_files, open_run
+from gift_vit.explain.setup import open_run
 
 
 def show(arguments: ShowArguments) -> None:

@@ -15,9 +15,8 @@ from gift_vit.data.transforms import ImageTransform, build_eval_transform
 from gift_vit.explain.config import MapChoice, RunArguments, StabilityArguments
 from gift_vit.explain.maps import ClusterMaps, explain, join_maps
 from gift_vit.explain.samples import Pictures, Sample, batches
-from gift_vit.methods.adapter import read_adapter
 from gift_vit.runs.build import resolve_device
-from gift_vit.runs.run import ADAPTER, Run
+from gift_vit.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def build_explainer(run: Run, arguments: RunArguments | StabilityArguments) -> E
     device = resolve_device(arguments.device)
     model = run.model().to(device)
     classes = model.get_classifier().out_features  # pyright: ignore[reportCallIssue]
-    names = read_adapter(run.folder / ADAPTER).metadata.get("class_names") or [str(index) for index in range(classes)]
+    names = run.class_names(classes)
     transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
     return Explainer(model, transform, names, replace(arguments.choice, seed=run.config.seed), arguments.batch_size)
 

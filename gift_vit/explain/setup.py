@@ -1,13 +1,10 @@
 """Opening what a command looks at. Imports no torch, so that a mistake is answered at once."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftConfig
 from gift_vit.runs.run import Run
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def open_run(folder: str, dataset_root: str | None, split: str | None = "test", needs_data: bool = True) -> Run:
@@ -30,23 +27,6 @@ def open_run(folder: str, dataset_root: str | None, split: str | None = "test", 
     if needs_data:
         run.check_present()
     return run
-
-
-def image_files(where: str) -> list[Path]:
-    """The image files of a folder in the order of their names, or the one file.
-
-    Raises:
-        ConfigError: If there is no such file or folder, or no image in it.
-    """
-    path = Path(where).expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ConfigError(f"images={where}: there is no such file or folder")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ConfigError(f"images={where}: the folder holds no image ({', '.join(sorted(SUFFIXES))})")
-    return files
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -66,6 +66,10 @@ def frozen_weight(pair: GiftPair, merged: Tensor) -> Tensor:
         ConfigError: If there is none, or the iteration does not find it.
     """
     pair = deepcopy(pair).double()
+    if pair.scale is not None:  # α / r belongs to ψ and its bias as well as to the update
+        pair.psi.mul_(pair.scale)
+        if pair.psi_bias is not None:
+            pair.psi_bias.mul_(pair.scale)
     target = merged.double()
     if pair.psi_bias is not None:
         target = target - pair.psi_bias

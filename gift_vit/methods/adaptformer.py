@@ -8,14 +8,11 @@ The paper's equation 3 and first figure feed LN(x) to the bottleneck too; the au
 (https://github.com/ShoufaChen/AdaptFormer/issues/9). As there, drop path leaves the bottleneck alone.
 """
 
-from typing import Any, cast
-
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.methods.blocks import AdaptedBlock, Branch, timm_blocks
 from gift_vit.methods.config import AdaptFormerConfig, register_method
 
 
@@ -42,35 +39,22 @@ class Bottleneck(nn.Module):
         return self.scale * self.up(hidden).to(x.dtype)
 
 
-class AdaptFormerBlock(nn.Module):
-    """timm's ``Block`` with a :class:`Bottleneck`; the modules of the block keep their names, so its state-dict keys stay."""
+class AdaptFormerBlock(AdaptedBlock):
+    """timm's block with a :class:`Bottleneck` beside its MLP."""
 
-    def __init__(self, block: Block, adaptformer: Bottleneck) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.ls1, self.drop_path1 = block.norm1, block.attn, block.ls1, block.drop_path1
-        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
-        self.adaptformer = adaptformer
-        self.train(block.training)
+    adaptformer: Bottleneck
 
-    def forward(self, x: Tensor, **attention: Any) -> Tensor:
-        """Tokens (B, n, d) to (B, n, d); ``attention`` are the masks that timm's block hands to its attention."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), **attention)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))) + self.beside_mlp(x)
-
-    def beside_mlp(self, x: Tensor) -> Tensor:
-        """What is added beside the MLP; a block that tells it is computed by :mod:`gift_vit.acceleration` as timm's are."""
-        return self.adaptformer(x)
+    def compose(self, x: Tensor, attend: Branch, feed: Branch) -> Tensor:
+        """As :class:`AdaptedBlock` says."""
+        x = attend(x)
+        return feed(x) + self.adaptformer(x)
 
 
 @register_method("adaptformer", AdaptFormerConfig, merge=None, unmergeable="its ReLU is no linear change of a weight")
 def apply_adaptformer(model: nn.Module, cfg: AdaptFormerConfig) -> None:
     """Replace every block of a timm ViT by an :class:`AdaptFormerBlock`."""
-    if not isinstance(model, VisionTransformer):
-        raise ConfigError(f"method 'adaptformer' needs a timm VisionTransformer, not a {type(model).__name__}")
-    other = [type(block).__name__ for block in model.blocks if type(block) is not Block]
-    if other:
-        raise ConfigError(f"method 'adaptformer' needs blocks of timm's class Block, not {other[0]}")
+    vit, blocks = timm_blocks(model, "adaptformer")
     device = next(model.parameters()).device
-    for index, block in enumerate(model.blocks):
-        bottleneck = Bottleneck(model.embed_dim, cfg, device)
-        model.blocks[index] = AdaptFormerBlock(cast("Block", block), bottleneck)
+    for index, block in blocks.items():
+        bottleneck = Bottleneck(vit.embed_dim, cfg, device)
+        model.set_submodule(f"blocks.{index}", AdaptFormerBlock(block, adaptformer=bottleneck))

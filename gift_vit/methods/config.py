@@ -6,24 +6,43 @@ on exit exactly the parameters the method tunes are trainable, and the outputs a
 :func:`gift_vit.methods.apply_method` makes the head trainable. The file of a kind is imported when the kind is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gift_vit.common.checks import Options, at_least, between, expect, fulfils, one_of, positive
 from gift_vit.common.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-_FILES = {"peft": "hf_peft"}  # the others have their kind's name
+_FILES = {"peft": "hf_peft", "adapter": "bottleneck"}  # the others have their kind's name
 QKV_SLICES = ("attn.q", "attn.k", "attn.v")  # rows of timm's fused projection
 BITFIT_SCOPES = ("linear", "all")
 NORMS = ("l2", "none")
 POSITIONS = ("none", "learned")
+GIFT_INITS = ("gift", "wegeft")
+LORA_INITS = ("default", "gaussian", "pissa", "eva")
+FACT_FORMS = ("tt", "tk")
+FACT_ORDERS = ("reference", "paper")
+ADAPTER_POSITIONS = ("post", "pre", "intermediate", "parallel", "houlsby")
+ADAPTER_SCALES = ("channel", "scalar", "fixed")
+ADAPTER_INITS = ("houlsby", "lora", "bert")
+CONVPASS_BRANCHES = ("attn", "mlp")
+CONVPASS_INITS = ("identity", "xavier")
 CLUSTER_ACTIVATIONS = ("sigmoid", "hsigmoid", "softmax")
+
+_other_than_zero = fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")
+
+
+def _whole_layers(key: str, targets: list[str]) -> None:
+    sliced = [target for target in targets if target in QKV_SLICES]
+    if sliced:
+        raise ConfigError(f"{key}: this method adapts whole layers and not {sliced[0]}; name attn.qkv")
+
 
 _BLOCKS = ("num_blocks", "norm", "pos_embed")
 _PACA = ("num_heads", "num_clusters", "cluster_activation")
@@ -64,6 +83,8 @@ class GiftConfig(Options, section="method"):
             number of tokens; ``softmax`` over the tokens.
         channel_ratio: Hidden width of the mixer's channel MLP over r.
         num_mixed_tokens: Hidden width of the mixer's token MLP.
+        init: ``gift``: φ drawn and ψ zero; ``wegeft``: φ zero and ψ drawn, for the linear schema.
+        alpha: α; the update is scaled by α / r. None: not at all, as GIFT's is.
     """
 
     rank: Annotated[int, fulfils(lambda rank: rank >= 1, "a whole number from 1 to the layer's d_in")] = 16
@@ -82,6 +103,8 @@ class GiftConfig(Options, section="method"):
     cluster_activation: Annotated[str, one_of(CLUSTER_ACTIVATIONS)] = "sigmoid"
     channel_ratio: float = 2
     num_mixed_tokens: Annotated[int, at_least(1)] = 64
+    init: Annotated[str, one_of(GIFT_INITS)] = "gift"
+    alpha: Annotated[float | None, positive] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +113,11 @@ class GiftConfig(Options, section="method"):
             expect(self.hidden(ratio) >= 1, f"method.{name}", ratio, f"a hidden width of 1 or more at rank {self.rank}")
         expect(self.rank % self.num_heads == 0, "method.num_heads", self.num_heads, f"a divisor of method.rank={self.rank}")
         self._check_options_are_read()
+        if self.init == "wegeft" and (self.schema != "linear" or self.phi_bias):
+            other = "method.phi_bias=true" if self.schema == "linear" else f"method.schema={self.schema}"
+            raise ConfigError(
+                f"method.init=wegeft starts from the backbone with the linear schema and no phi_bias, not with {other}"
+            )
 
     def hidden(self, ratio: float) -> int:
         """Hidden width of an MLP over the channels."""
@@ -123,7 +151,7 @@ class FullConfig:
 
 @dataclass
 class LoraConfig(Options, section="method"):
-    """What LoRA adapts and how.
+    """What LoRA and its relatives adapt and how; lora.py says which is which.
 
     Attributes:
         rank: r, the inner dimension of B A.
@@ -131,6 +159,13 @@ class LoraConfig(Options, section="method"):
         target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`.
         blocks: Indices of the blocks to adapt; None: all.
         dropout: Probability that an input of A is dropped while training.
+        rank_stabilized: Scale by α / √r instead.
+        freeze_a: Train B alone.
+        lr_ratio: Learning rate of B over that of everything else.
+        init: ``default``: A as ``nn.Linear`` draws it, B zero; ``gaussian``: A normal with standard deviation 1 / r;
+            ``pissa``: both from the frozen weight; ``eva``: A from the layer's inputs, before training starts.
+        eva_images: Training images that ``eva`` looks at.
+        whiten: Divide every row that ``eva`` finds by the root of its singular value.
     """
 
     rank: Annotated[int, at_least(1)] = 8
@@ -138,6 +173,20 @@ class LoraConfig(Options, section="method"):
     target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
     blocks: list[int] | None = None
     dropout: Annotated[float, between(0, 1)] = 0.0
+    rank_stabilized: bool = False
+    freeze_a: bool = False
+    lr_ratio: Annotated[float, positive] = 1.0
+    init: Annotated[str, one_of(LORA_INITS)] = "default"
+    eva_images: Annotated[int, at_least(1)] = 1024
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, default in (("eva_images", 1024), ("whiten", False)):
+            if self.init != "eva" and getattr(self, name) != default:
+                raise ConfigError(
+                    f"method.{name}={getattr(self, name)} has no effect with method.init={self.init}; it belongs to eva"
+                )
 
 
 @dataclass
@@ -206,7 +255,7 @@ class AdaptFormerConfig(Options, section="method"):
     """
 
     bottleneck: Annotated[int, at_least(1)] = 64
-    scale: Annotated[float, fulfils(lambda scale: scale != 0, "another number than 0, which switches the adapter off")] = 0.1
+    scale: Annotated[float, _other_than_zero] = 0.1
     dropout: Annotated[float, between(0, 1)] = 0.1
 
 
@@ -221,6 +270,161 @@ class SsfConfig(Options, section="method"):
     init_std: Annotated[float, at_least(0)] = 0.02
 
 
+@dataclass
+class RepAdapterConfig(Options, section="method"):
+    """RepAdapter's bottleneck; the defaults are the paper's.
+
+    Attributes:
+        bottleneck: h, the hidden width.
+        groups: g, the groups of the second layer; they divide the bottleneck and the width of the targets.
+        scale: s, the factor of the adapter's output; the paper searches it per task.
+        dropout: Dropout of the hidden channels.
+        target_modules: Layers with an adapter in front, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    bottleneck: Annotated[int, at_least(1)] = 8
+    groups: Annotated[int, at_least(1)] = 2
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.qkv", "mlp.fc1"])
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        divides = self.bottleneck % self.groups == 0
+        expect(divides, "method.groups", self.groups, f"a divisor of method.bottleneck={self.bottleneck}")
+
+
+@dataclass
+class AplaConfig(Options, section="method"):
+    """How many rows of which layers APLA trains.
+
+    Attributes:
+        rank: r, the output channels that are trained in each layer; null: the whole layer.
+        seed: Of the draw of these channels. All runs of one seed train the same ones, whatever the run's own seed; the authors
+            draw anew for every run.
+        target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    rank: Annotated[int | None, at_least(1)] = 8
+    seed: Annotated[int, at_least(0)] = 0
+    target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.proj"])
+    blocks: list[int] | None = None
+
+
+@dataclass
+class FactConfig(Options, section="method"):
+    """FacT's factors.
+
+    Attributes:
+        form: ``tt``: every piece of a weight has its own r × r matrix; ``tk``: these come of one core tensor.
+        rank: r; the paper takes 8 or 16 for ``tt``, 16 or 32 for ``tk``.
+        scale: s, the factor of the update; the paper searches it per task.
+        dropout: Dropout of the r channels.
+        order: Of the entries in the MLPs' matrices of ``tk``: as in the authors' code, ``reference``, or as in the paper's
+            formula, ``paper``; see fact.py.
+    """
+
+    form: Annotated[str, one_of(FACT_FORMS)] = "tt"
+    rank: Annotated[int, at_least(1)] = 16
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    order: Annotated[str, one_of(FACT_ORDERS)] = "reference"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form == "tt" and self.order != "reference":
+            raise ConfigError(f"method.order={self.order} has no effect with method.form=tt; it belongs to tk")
+
+
+@dataclass
+class AdapterConfig(Options, section="method"):
+    """A bottleneck adapter; the defaults are those of Adapter+.
+
+    Attributes:
+        position: Where in the block: ``post``, ``pre``, ``intermediate``, ``parallel`` or ``houlsby``, see bottleneck.py.
+        bottleneck: r, its hidden width.
+        norm: A LayerNorm of its own in front.
+        bias: Biases of its two layers.
+        scale: γ: ``channel``, one trained number for each; ``scalar``, one for all; ``fixed``, ``factor``.
+        factor: γ where it is fixed.
+        init: ``houlsby``: weights of a truncated normal with 0.01; ``bert``: of a normal with 0.02; ``lora``: the second layer
+            zero, which leaves the model unchanged.
+        dropout: Dropout of the hidden channels.
+        drop_path: Probability that a sample goes without the adapter in training, the same in every block.
+        train_norms: Train all LayerNorms of the backbone too.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    position: Annotated[str, one_of(ADAPTER_POSITIONS)] = "post"
+    bottleneck: Annotated[int, at_least(1)] = 8
+    norm: bool = False
+    bias: bool = True
+    scale: Annotated[str, one_of(ADAPTER_SCALES)] = "channel"
+    factor: Annotated[float, _other_than_zero] = 1.0
+    init: Annotated[str, one_of(ADAPTER_INITS)] = "houlsby"
+    dropout: Annotated[float, between(0, 1)] = 0.0
+    drop_path: Annotated[float, between(0, 1)] = 0.1
+    train_norms: bool = False
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale != "fixed" and self.factor != 1:
+            raise ConfigError(f"method.factor={self.factor} has no effect with method.scale={self.scale}; it belongs to fixed")
+
+
+@dataclass
+class ConvpassConfig(Options, section="method"):
+    """Convpass's convolutions.
+
+    Attributes:
+        bottleneck: h, their channels.
+        scale: s, the factor of what is added; the paper searches it per task.
+        dropout: Dropout in front of the last layer.
+        branches: What they stand beside: ``attn``, ``mlp`` or both.
+        conv_init: The 3 × 3 kernel at the start: ``identity`` or ``xavier``; the paper searches it per task.
+        blocks: Indices of the blocks to adapt; None: all.
+    """
+
+    bottleneck: Annotated[int, at_least(1)] = 8
+    scale: Annotated[float, _other_than_zero] = 1.0
+    dropout: Annotated[float, between(0, 1)] = 0.1
+    branches: Annotated[list[str], one_of(CONVPASS_BRANCHES)] = field(default_factory=lambda: list(CONVPASS_BRANCHES))
+    conv_init: Annotated[str, one_of(CONVPASS_INITS)] = "identity"
+    blocks: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        distinct = bool(self.branches) and len(set(self.branches)) == len(self.branches)
+        expect(distinct, "method.branches", self.branches, "attn, mlp or both")
+
+
+@dataclass
+class ToastConfig(Options, section="method"):
+    """TOAST's decoders.
+
+    Attributes:
+        lite_rank: None: the decoders are trained; a rank (the paper: 4): low-rank updates of frozen ones are, TOAST-Lite.
+        train_transform: Train the matrix that selected tokens pass too, which the authors do with TOAST-Lite alone.
+        decoder_std: Standard deviation of the random decoders.
+        weights: A file of tuned decoders, prior and transform, by the authors or of this project's names; None: random ones,
+            to which the published numbers do not apply. It is read when training starts, and never after.
+    """
+
+    lite_rank: Annotated[int | None, at_least(1)] = None
+    train_transform: bool = False
+    decoder_std: Annotated[float, positive] = 0.02
+    weights: str | None = None
+
+    def check_present(self) -> None:
+        """Refuse a file that is not there."""
+        if self.weights is not None and not Path(self.weights).is_file():
+            raise ConfigError(f"method.weights={self.weights}: no such file")
+
+
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
     "linear": LinearConfig,
@@ -231,6 +435,12 @@ CONFIGS: dict[str, type[Any]] = {
     "bitfit": BitFitConfig,
     "adaptformer": AdaptFormerConfig,
     "ssf": SsfConfig,
+    "repadapter": RepAdapterConfig,
+    "apla": AplaConfig,
+    "fact": FactConfig,
+    "adapter": AdapterConfig,
+    "convpass": ConvpassConfig,
+    "toast": ToastConfig,
 }
 
 
@@ -253,6 +463,10 @@ class MethodSpec:
 
     ``merge`` folds a trained adapter into the backbone and leaves a plain timm model; None: cannot be merged, and
     ``unmergeable`` says why.
+
+    ``initialise`` is what a method does between being applied and being trained: ``initialise(model, cfg, batches)`` takes a
+    model on its device in eval mode, and the training images (B, 3, H, W) in a random order, without augmentation, which are
+    read as they are asked for. Nobody calls it for a model whose adapter is loaded. It gives the same whenever it is called.
     """
 
     kind: str
@@ -261,6 +475,7 @@ class MethodSpec:
     merge: "Callable[[nn.Module, Any], None] | None"
     identity_at_init: bool
     unmergeable: str = ""
+    initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None
 
 
 _specs: dict[str, MethodSpec] = {}
@@ -281,6 +496,7 @@ def register_method(
     merge: "Callable[[nn.Module, Any], None] | None",
     identity_at_init: bool = True,
     unmergeable: str = "",
+    initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None,
 ) -> "Callable[[Callable[[nn.Module, Any], None]], Callable[[nn.Module, Any], None]]":
     """Register the decorated apply function under ``kind``; a kind or a config class is registered once."""
 
@@ -288,7 +504,7 @@ def register_method(
         if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
             raise ValueError(f"method {kind!r} or its {config_cls.__name__} is registered already")
         CONFIGS[kind] = config_cls
-        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable)
+        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise)
         return apply
 
     return register

@@ -4,6 +4,8 @@ The fine-tuned weight of a frozen linear layer ω (here ``weight``, d_out × d_i
 the identity and this is ``ω (I + φ ψ)``. Symbols of the paper and names here: φ → ``phi`` (d_in × r), ψ → ``psi`` (r × d_in),
 C = ω φ → ``clusters`` (d_out × r), H → ``schema``, H(C) → ``generated`` (d_out × r), Δω = H(C) ψ → ``delta_weight``,
 r → ``rank``. One pair (φ, ψ) with its H serves all layers of a target; ψ starts at zero, so the model is then unchanged.
+
+WeGeFT, the paper's later form, has φ start at zero and ψ drawn, and scales the update by α / r (``init: wegeft``, ``alpha``).
 """
 
 import logging
@@ -16,12 +18,11 @@ from typing import Any, cast
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftConfig, register_method
 from gift_vit.methods.gift_schemas import build_schema
-from gift_vit.methods.targets import TargetLayer, find_targets, plain_linear
+from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class GiftPair(nn.Module):
 
     Attributes:
         phi: (d_in, r), drawn as ``nn.Linear(d_in, r)`` draws its weight: uniform on ±1/√d_in.
-        psi: (r, d_in), zero.
+        psi: (r, d_in), zero. As WeGeFT starts, it is drawn as φ is, and φ is zero.
+        scale: α / r, the factor of the update; None: 1.
         phi_bias: (r,) or None, uniform on ±1/√d_in.
         psi_bias: (d_in,) or None, zero.
         schema: H, from (L, N, r) to (L, N, r) for L layers of N rows. Until :meth:`draw_schema`, the linear one: all φ of a
@@ -48,10 +50,13 @@ class GiftPair(nn.Module):
         if cfg.rank > d_in:
             raise ConfigError(f"method.rank={cfg.rank} is larger than the target's d_in={d_in}; choose 1 to {d_in}")
         bound = 1 / math.sqrt(d_in)
-        transposed_phi = torch.empty(cfg.rank, d_in, device=device)
-        nn.init.kaiming_uniform_(transposed_phi, a=math.sqrt(5))
-        self.phi = nn.Parameter(transposed_phi.T.contiguous())
-        self.psi = nn.Parameter(torch.zeros(cfg.rank, d_in, device=device))
+        drawn = torch.empty(cfg.rank, d_in, device=device)
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+        zero = torch.zeros_like(drawn)
+        phi, psi = (zero, drawn) if cfg.init == "wegeft" else (drawn, zero)
+        self.phi = nn.Parameter(phi.T.contiguous())
+        self.psi = nn.Parameter(psi)
+        self.scale = None if cfg.alpha is None else cfg.alpha / cfg.rank
         phi_bias = torch.empty(cfg.rank, device=device).uniform_(-bound, bound) if cfg.phi_bias else None
         self.phi_bias = None if phi_bias is None else nn.Parameter(phi_bias)
         self.psi_bias = nn.Parameter(torch.zeros(d_in, device=device)) if cfg.psi_bias else None
@@ -85,7 +90,7 @@ class GiftPair(nn.Module):
         """
         with _without_autocast(self.phi.device):
             delta = self.generate([weight])[0] @ self.psi
-            return delta if self.psi_bias is None else delta + self.psi_bias
+            return self._scaled(delta if self.psi_bias is None else delta + self.psi_bias)
 
     def delta_output(self, x: Tensor, generated: Tensor) -> Tensor:
         """X Δωᵀ for tokens (..., d_in), shape (..., d_out), through r channels and without forming Δω.
@@ -93,16 +98,18 @@ class GiftPair(nn.Module):
         ``x Δωᵀ = (x ψᵀ) H(C)ᵀ + (x b_ψ) 1ᵀ`` for ``generated`` = H(C), shape (d_out, r), of the layer's weight.
         """
         delta = (x @ self.psi.to(x.dtype).T) @ generated.to(x.dtype).T
-        if self.psi_bias is None:
-            return delta
-        return delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
+        if self.psi_bias is not None:
+            delta = delta + (x @ self.psi_bias.to(x.dtype)).unsqueeze(-1)
+        return self._scaled(delta)
+
+    def _scaled(self, delta: Tensor) -> Tensor:
+        return delta if self.scale is None else self.scale * delta
 
 
-class GiftLinear(nn.Module):
+class GiftLinear(AdaptedLinear):
     """A frozen linear layer fine-tuned by GIFT.
 
-    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change. The
-    pairs belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
+    The pairs belong to the model (``model.gift``), not to this layer: they are shared, and listed once in the state dict.
 
     Args:
         linear: The layer to adapt; its parameters are used, not copied.
@@ -113,12 +120,8 @@ class GiftLinear(nn.Module):
             otherwise None, and the layer computes its own.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, linear: nn.Linear, parts: Sequence[tuple[GiftPair, slice]]) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.parts = tuple(sorted(parts, key=lambda part: part[1].start))
         self.generated: list[Tensor | None] = [None] * len(self.parts)
         self.train(linear.training)
@@ -129,7 +132,7 @@ class GiftLinear(nn.Module):
         One frozen product and two through r channels. Of the tokens only x and x ψᵀ are kept for the backward pass, no
         (d_out, d_in) matrix is, and where x needs no gradient no product of that size is made.
         """
-        y = F.linear(x, self.weight, self.bias)
+        y = self.frozen(x)
         deltas = [self._delta_output(x, index) for index in range(len(self.parts))]
         return y + (deltas[0] if self._is_whole else self._spread(deltas))
 
@@ -158,6 +161,10 @@ class GiftLinear(nn.Module):
         for pair, rows in self.parts:
             delta[rows] = pair.delta_weight(self.weight[rows]).to(delta.dtype)
         return delta
+
+    def merged_weight(self) -> Tensor:
+        """ω + Δω."""
+        return self.weight + self.delta_weight()
 
 
 class GiftAdapter(nn.Module):
@@ -221,11 +228,9 @@ def _forward_generating(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         adapter.release()
 
 
-@torch.no_grad()
 def merge_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight ω + Δω and remove the pairs."""
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, GiftLinear)]:
-        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
+    merge_linears(model)
     if cfg.schema != "linear":
         del model.forward  # the class's own again
     del model.gift

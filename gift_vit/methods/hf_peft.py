@@ -23,6 +23,28 @@ from gift_vit.methods.targets import find_targets
 # GIFT is there once gift_vit.hf is imported, and kind: gift is the one for timm
 _NOT_FOR_LAYERS = {"POLY", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW", "GIFT"}
 _SET_BY_US = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
+# Options that peft takes without a word and that change nothing here, by the method that has them (None: all), and why.
+# Measured: weights, outputs and gradients are then those without the option.
+_WITHOUT_EFFECT = {
+    None: (
+        "it is for embeddings, quantised or transposed weights, or language models",
+        {"fan_in_fan_out", "ensure_weight_tying", "layer_replication", "megatron_config", "megatron_core", "target_parameters"}
+        | {"trainable_token_indices", "use_qalora", "qalora_group_size"},
+    ),
+    "LORA": (
+        "it belongs to a start that needs data or a quantised weight",
+        {"loftq_config", "eva_config", "corda_config", "lora_ga_config"},
+    ),
+    "ADALORA": (
+        "ranks are not allocated to layers here",
+        {"target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"},
+    ),
+    "ADAMSS": (
+        "subspaces are not allocated here",
+        {"use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval"}
+        | {"asa_importance_beta", "asa_uncertainty_beta", "asa_schedule_exponent"},
+    ),
+}
 _REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -172,6 +194,10 @@ def _check_options(cfg: PeftConfig) -> None:
     cls = _config_class(cfg.peft_type)
     known = {f.name for f in fields(cls)} - {f.name for f in fields(_peft().PeftConfig)} - _SET_BY_US
     types = get_type_hints(cls)
+    if cfg.options.get("init_lora_weights") == "eva":  # without its look at data it is plain LoRA
+        raise ConfigError(
+            "method.options.init_lora_weights=eva needs training images, which peft is not given; take method=lora_eva"
+        )
     for name, value in cfg.options.items():
         if name not in known:
             hint = did_you_mean(name, sorted(known))
@@ -179,6 +205,9 @@ def _check_options(cfg: PeftConfig) -> None:
         if not _fits(value, types[name]):
             expected = getattr(types[name], "__name__", None) if not get_args(types[name]) else str(types[name])
             raise ConfigError(f"method.options.{name}={value!r}: expected {expected}".replace("typing.", ""))
+        for reason, without_effect in (_WITHOUT_EFFECT[kind] for kind in (None, cfg.peft_type) if kind in _WITHOUT_EFFECT):
+            if name in without_effect and value != next(f.default for f in fields(cls) if f.name == name):
+                raise ConfigError(f"method.options.{name}={value!r} has no effect: {reason}; leave it out")
     config = _build_config(cfg.peft_type, list(cfg.target_modules), cfg.options)
     if getattr(config, "random_seed", 0) is None:
         raise ConfigError(

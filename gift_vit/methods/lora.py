@@ -1,27 +1,42 @@
-"""LoRA: Low-Rank Adaptation (Hu et al., arXiv 2106.09685): y = x Wᵀ + b + (α / r) (x Aᵀ) Bᵀ with A (r × d_in), B (d_out × r).
+"""LoRA: Low-Rank Adaptation (Hu et al., arXiv 2106.09685): y = x Wᵀ + b + σ (x Aᵀ) Bᵀ, A (r × d_in), B (d_out × r), σ = α / r.
 
-Whole layers are Hugging Face peft's. The slices q, k and v of timm's fused projection, which peft cannot name, are ours.
+Whole layers are Hugging Face peft's. The slices q, k and v of timm's fused projection, which peft cannot name, are ours. So are
+LoRA's relatives where peft changes the frozen weight, or needs more than a layer:
+
+- rsLoRA (arXiv 2312.03732), ``rank_stabilized``: σ = α / √r.
+- LoRA-FA (arXiv 2308.03303), ``freeze_a``: A stays as it was drawn.
+- LoRA+ (arXiv 2402.12354), ``lr_ratio``: the learning rate of B over that of everything else. peft's helper gives the head's
+  bias that of B; here the head keeps its own.
+- PiSSA (arXiv 2404.02948), ``init: pissa``: A and B start as the best rank-r part of W, which is taken out of W. Here W stays
+  whole and the start is subtracted from the update, ``σ (B A − B₀ A₀)``: the same function, and at the start W to the bit.
+- EVA (arXiv 2410.07170), ``init: eva``: the rows of A are the directions in which the layer's centred inputs vary most.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import LoraConfig, register_method
 from gift_vit.methods.hf_peft import inject, merge_layers
-from gift_vit.methods.targets import find_targets, plain_linear
+from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears, replace_linear
+
+log = logging.getLogger(__name__)
+_WHOLE = "default"  # peft's name of an adapter
 
 
-class SlicedLoraLinear(nn.Module):
-    """A frozen fused projection with LoRA on some of its row slices; still one product for the frozen part.
-
-    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change.
+class SlicedLoraLinear(AdaptedLinear):
+    """A frozen linear layer with LoRA on row slices of a fused projection, or on all rows; one product for the frozen part.
 
     Attributes:
-        lora_A: By slice (``q``, ``k``, ``v``), a weight (r, d_in) as ``nn.Linear`` draws it, as peft does.
+        lora_A: By slice (``q``, ``k``, ``v``; ``default`` for all rows), a weight (r, d_in) as ``nn.Linear`` draws it.
         lora_B: By slice, a weight (rows, r), zero.
+        start: By slice, the names of the buffers that hold where A (r, d_in) and B (rows, r) start, if that is not subtracted
+            from the update by B = 0: of PiSSA.
 
     Args:
         linear: The layer to adapt; its parameters are used, not copied.
@@ -29,14 +44,10 @@ class SlicedLoraLinear(nn.Module):
         cfg: Rank, α and dropout.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(self, linear: nn.Linear, rows: Mapping[str, slice], cfg: LoraConfig) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.rows = dict(rows)
-        self.scaling = cfg.alpha / cfg.rank
+        self.scaling = _scaling(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
         self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict()
         device = linear.weight.device
@@ -44,14 +55,34 @@ class SlicedLoraLinear(nn.Module):
             self.lora_A[name] = nn.Linear(linear.in_features, cfg.rank, bias=False, device=device)
             self.lora_B[name] = nn.Linear(cfg.rank, part.stop - part.start, bias=False, device=device)
             nn.init.zeros_(self.lora_B[name].get_parameter("weight"))
-        self.train(linear.training)
+            if cfg.init == "gaussian":
+                nn.init.normal_(self.lora_A[name].get_parameter("weight"), std=1 / cfg.rank)
+        self.start: dict[str, tuple[str, str]] = {}
+
+    def take_principal_part(self) -> None:
+        """Start as PiSSA: σ B₀ A₀ is the best approximation of W's rows by rank r."""
+        for name, rows in self.rows.items():
+            a, b = (cast("nn.Linear", side[name]).weight for side in (self.lora_A, self.lora_B))
+            u, s, vh = torch.linalg.svd(self.weight.detach()[rows].double(), full_matrices=False)
+            root = (s[: len(a)] / self.scaling).sqrt()
+            suffix = "" if name == _WHOLE else f"_{name}"
+            self.start[name] = (f"pissa_A0{suffix}", f"pissa_B0{suffix}")
+            for buffer, trained, value in zip(
+                self.start[name], (a, b), (root[:, None] * vh[: len(a)], u[:, : len(a)] * root), strict=True
+            ):
+                trained.data.copy_(value)
+                self.register_buffer(buffer, trained.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (..., d_in) to (..., d_out)."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self.frozen(x)
         x = self.dropout(x)
         for name, rows in self.rows.items():
-            y[..., rows] += self.scaling * self.lora_B[name](self.lora_A[name](x))
+            update = self.lora_B[name](self.lora_A[name](x))
+            if name in self.start:
+                a0, b0 = (self.get_buffer(buffer) for buffer in self.start[name])
+                update = update - F.linear(F.linear(x, a0), b0)
+            y[..., rows].add_(self.scaling * update)
         return y
 
     def delta_weight(self) -> Tensor:
@@ -59,33 +90,123 @@ class SlicedLoraLinear(nn.Module):
         delta = torch.zeros_like(self.weight)
         for name, rows in self.rows.items():
             delta[rows] = self.scaling * self.lora_B[name].get_parameter("weight") @ self.lora_A[name].get_parameter("weight")
+            if name in self.start:
+                a0, b0 = (self.get_buffer(buffer) for buffer in self.start[name])
+                delta[rows] -= self.scaling * b0 @ a0
         return delta
 
+    def merged_weight(self) -> Tensor:
+        """W + ΔW."""
+        return self.weight + self.delta_weight()
 
-@torch.no_grad()
+
 def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight W + ΔW."""
     del cfg
     merge_layers(model)
-    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, SlicedLoraLinear)]:
-        model.set_submodule(name, plain_linear(layer, layer.weight + layer.delta_weight()))
+    merge_linears(model)
 
 
-@register_method("lora", LoraConfig, merge=merge_lora)
+@torch.no_grad()
+def initialise_lora(model: nn.Module, cfg: LoraConfig, batches: Iterable[Tensor]) -> None:
+    """EVA's start, from the first ``cfg.eva_images`` of the images; nothing for the others.
+
+    A's rows are the leading eigenvectors of the covariance of the layer's inputs over all tokens, of unit length and with their
+    largest entry positive; with ``whiten`` divided by the root of their singular value. Sums are in float64: how the images are
+    dealt into batches does not matter.
+    """
+    if cfg.init != "eva":
+        return
+    sums = {layer: _Moments(layer.in_features) for layer in _adapted_layers(model)}
+    hooks = [layer.register_forward_pre_hook(moments.add) for layer, moments in sums.items()]
+    images = 0
+    for batch in batches:
+        model(batch[: cfg.eva_images - images])
+        images = min(images + len(batch), cfg.eva_images)
+        if images == cfg.eva_images:
+            break
+    for hook in hooks:
+        hook.remove()
+    log.info("EVA: the inputs of %d layers over %d training images", len(sums), images)
+    for layer, moments in sums.items():
+        rows = moments.directions(cfg.rank, cfg.whiten)
+        for a in layer.lora_A.values():
+            a.weight.copy_(rows)
+
+
+class _Moments:
+    """Number, sum and sum of outer products of a layer's inputs, of width d."""
+
+    def __init__(self, width: int) -> None:
+        self.count, self.sum, self.outer = (
+            0,
+            torch.zeros(width, dtype=torch.float64),
+            torch.zeros(width, width, dtype=torch.float64),
+        )
+
+    def add(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """A forward pre-hook."""
+        del layer
+        x = args[0].flatten(0, -2).double()
+        self.count += len(x)
+        self.sum, self.outer = self.sum.to(x.device) + x.sum(0), self.outer.to(x.device) + x.T @ x
+
+    def directions(self, rank: int, whiten: bool) -> Tensor:
+        """The ``rank`` directions of largest variance, (rank, d)."""
+        values, vectors = torch.linalg.eigh(self.outer - torch.outer(self.sum, self.sum) / self.count)
+        rows = vectors.T.flip(0)[:rank]
+        rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+        singular = values.flip(0)[:rank, None].clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+        return rows / singular.sqrt() if whiten else rows
+
+
+def _adapted_layers(model: nn.Module) -> list[Any]:
+    """The layers with LoRA, peft's and ours."""
+    return [module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "in_features")]
+
+
+def _scaling(cfg: LoraConfig) -> float:
+    """σ."""
+    return cfg.alpha / (cfg.rank**0.5 if cfg.rank_stabilized else cfg.rank)
+
+
+@register_method("lora", LoraConfig, merge=merge_lora, initialise=initialise_lora)
 def apply_lora(model: nn.Module, cfg: LoraConfig) -> None:
-    """Replace whole target layers by peft's LoRA layers, and fused projections by :class:`SlicedLoraLinear`."""
+    """Replace whole target layers by peft's LoRA layers, and fused projections by :class:`SlicedLoraLinear`.
+
+    Raises:
+        ConfigError: If a layer has no ``rank`` directions to start from.
+    """
     whole: list[str] = []
-    sliced: dict[str, dict[str, slice]] = {}
+    parts: dict[str, dict[str, slice]] = {}
     for target, layers in find_targets(model, cfg.target_modules, cfg.blocks).items():
         for layer in layers:
-            if layer.slice_index is None:
-                whole.append(layer.name)
+            _check_rank(layer, cfg)
+            if layer.slice_index is not None:
+                parts.setdefault(layer.name, {})[target.removeprefix("attn.")] = layer.rows
+            elif cfg.init == "pissa":
+                parts[layer.name] = {_WHOLE: layer.rows}
             else:
-                sliced.setdefault(layer.name, {})[target.removeprefix("attn.")] = layer.rows
+                whole.append(layer.name)
     if whole:
-        options = {"r": cfg.rank, "lora_alpha": cfg.alpha, "lora_dropout": cfg.dropout}
-        inject(model, "LORA", whole, options)
-    for name, rows in sliced.items():
+        options: dict[str, Any] = {"r": cfg.rank, "lora_alpha": cfg.alpha, "lora_dropout": cfg.dropout}
+        options |= {"use_rslora": True} if cfg.rank_stabilized else {}
+        inject(model, "LORA", whole, options | ({"init_lora_weights": "gaussian"} if cfg.init == "gaussian" else {}))
+    for name, rows in parts.items():
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, SlicedLoraLinear(linear, rows, cfg))
+        adapted = SlicedLoraLinear(linear, rows, cfg)
+        if cfg.init == "pissa":
+            adapted.take_principal_part()
+        replace_linear(model, name, adapted)
+    for layer in _adapted_layers(model):
+        layer.lora_A.requires_grad_(not cfg.freeze_a)
+        for b in layer.lora_B.values():
+            b.lr_scale = cfg.lr_ratio
+
+
+def _check_rank(layer: TargetLayer, cfg: LoraConfig) -> None:
+    rows = layer.rows.stop - layer.rows.start
+    limit = {"pissa": min(rows, layer.module.in_features), "eva": layer.module.in_features}.get(cfg.init)
+    if limit is not None and cfg.rank > limit:
+        raise ConfigError(f"method.rank={cfg.rank}: with method.init={cfg.init} {layer.name} has 1 to {limit} directions")

@@ -13,9 +13,8 @@ import torch
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import SsfConfig, register_method
-from gift_vit.methods.targets import find_targets, nameable_targets
+from gift_vit.methods.targets import find_targets, nameable_targets, refuse_without_bias
 
 
 class ScaleShift(nn.Module):
@@ -49,9 +48,7 @@ def merge_ssf(model: nn.Module, cfg: SsfConfig) -> None:
     """Fold every scale and shift into the weight and bias of its layer and remove them."""
     del cfg
     layers: list[tuple[str, Any]] = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "ssf")]
-    for name, layer in layers:
-        if getattr(layer, "bias", None) is None:
-            raise ConfigError(f"method 'ssf' cannot be merged into this backbone: {name} has no bias to take the shift")
+    refuse_without_bias("ssf", layers)
     for _, layer in layers:
         scale, shift = layer.ssf.scale, layer.ssf.shift
         layer.weight.copy_(layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1)))

@@ -1,21 +1,18 @@
-"""Finding the linear layers a method adapts: the only place that knows timm's module names and its fused qkv."""
+"""The linear layers a method adapts: finding them, standing in for them, and merging.
+
+The only place that knows timm's module names and its fused qkv.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import QKV_SLICES
-
-
-class LinearLike(Protocol):
-    """A layer that stands in for an ``nn.Linear``."""
-
-    bias: nn.Parameter | None
-    training: bool
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,25 @@ def find_targets(
         raise ConfigError(f"target_modules is a list, not the string {target_modules!r}: write [{target_modules}]")
     if not target_modules:
         raise ConfigError(f"target_modules is empty; name at least one of {', '.join(nameable_targets(model))}")
-    _check_blocks(model, blocks)
+    chosen_blocks(model, blocks)
     found = {target: _layers_of(model, target, blocks) for target in target_modules}
     _check_disjoint(target_modules, found)
     return found
+
+
+def chosen_blocks(model: nn.Module, blocks: Sequence[int] | None) -> list[int]:
+    """The indices of the blocks to adapt, all for None.
+
+    Raises:
+        ConfigError: If a block does not exist, is named twice, or none is.
+    """
+    depth = len({_block_index(name) for name, _ in model.named_modules()} - {None})
+    if blocks is None:
+        return list(range(depth))
+    wrong = [index for index in blocks if not 0 <= index < depth]
+    if wrong or not blocks or len(set(blocks)) < len(blocks):
+        raise ConfigError(f"blocks={list(blocks)}: give distinct indices from 0 to {depth - 1}")
+    return list(blocks)
 
 
 def nameable_targets(model: nn.Module) -> list[str]:
@@ -74,14 +86,70 @@ def nameable_targets(model: nn.Module) -> list[str]:
     return list(suffixes)
 
 
-def plain_linear(layer: LinearLike, weight: Tensor) -> nn.Linear:
-    """A frozen ``nn.Linear`` of a merged weight (d_out, d_in) and an adapted layer's bias, in that layer's mode."""
-    d_out, d_in = weight.shape
-    linear = nn.Linear(d_in, d_out, bias=layer.bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
-    if layer.bias is not None:
-        linear.bias = layer.bias
-    return linear.requires_grad_(False).train(layer.training)
+class SmallLinear(nn.Linear):
+    """A trained layer of few channels: its product is computed in the dtype of the tokens, its parameters keep their own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Tokens (..., d_in) to (..., d_out)."""
+        return F.linear(input, self.weight.to(input.dtype), None if self.bias is None else self.bias.to(input.dtype))
+
+
+class AdaptedLinear(nn.Module):
+    """Stands in for a frozen linear layer; :func:`merge_linears` puts a plain one back.
+
+    Keeps the original layer's ``weight`` and ``bias`` under their names, so the backbone's state-dict keys do not change.
+
+    Args:
+        linear: The layer to adapt; its parameters are used, not copied.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """What the plain layer makes of tokens: (..., d_in) to (..., d_out)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def merged_weight(self) -> Tensor:
+        """The weight (d_out, d_in) of the plain layer that computes the same, in float32 or finer."""
+        raise NotImplementedError
+
+    def merged_bias(self) -> Tensor | None:
+        """The bias (d_out,) of that layer; unless a method changes it, the frozen one."""
+        return self.bias
+
+
+def finer(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in its own dtype where that is finer: what merging computes in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def replace_linear(model: nn.Module, name: str, layer: AdaptedLinear) -> None:
+    """Put a layer in the place of the one of that name, in that one's mode."""
+    model.set_submodule(name, layer.train(model.get_submodule(name).training))
+
+
+def refuse_without_bias(kind: str, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Raise ConfigError if one of the layers, given with their names, has no bias for what merging adds to it."""
+    for name, layer in layers:
+        if getattr(layer, "bias", None) is None:
+            raise ConfigError(f"method {kind!r} cannot be merged into this backbone: {name} has no bias to take the shift")
+
+
+@torch.no_grad()
+def merge_linears(model: nn.Module) -> None:
+    """Replace every :class:`AdaptedLinear` by a frozen ``nn.Linear`` of its merged weight and bias, in its dtype and mode."""
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, AdaptedLinear)]:
+        bias = layer.merged_bias()
+        linear = nn.Linear(layer.in_features, layer.out_features, bias=bias is not None, device="meta")
+        linear.weight = nn.Parameter(layer.merged_weight().to(layer.weight.dtype))
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.to(layer.weight.dtype))
+        model.set_submodule(name, linear.requires_grad_(False).train(layer.training))
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
@@ -116,15 +184,6 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
 def _block_index(name: str) -> int | None:
     match = re.match(r"blocks\.(\d+)\.", name)
     return int(match[1]) if match else None
-
-
-def _check_blocks(model: nn.Module, blocks: Sequence[int] | None) -> None:
-    if blocks is None:
-        return
-    depth = len({_block_index(name) for name, _ in model.named_modules()} - {None})
-    wrong = [index for index in blocks if not 0 <= index < depth]
-    if wrong or not blocks or len(set(blocks)) < len(blocks):
-        raise ConfigError(f"blocks={list(blocks)}: give distinct indices from 0 to {depth - 1}")
 
 
 def _check_disjoint(targets: Sequence[str], found: dict[str, list[TargetLayer]]) -> None:

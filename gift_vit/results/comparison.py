@@ -14,9 +14,8 @@ from gift_vit.results.cells import mean_top1
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name
 from gift_vit.results.notes import row_name
+from gift_vit.results.paired import CONFIDENCE, RESAMPLES, paired_notes
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
 _SMALL = 10  # datasets: a bootstrap of fewer is known to be too narrow
 _DECIMALS = 6  # of differences: equal scores must not differ by a rounding of their means
 
@@ -76,7 +75,7 @@ def mean_ranks(scores: Mapping[Row, Sequence[float]]) -> dict[Row, float]:
 
 
 def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
-    """Sentences that compare two rows, and rank all rows, over the datasets they have in common.
+    """Sentences that compare two rows, and rank all rows, over the datasets they have in common, and over their images.
 
     Args:
         grid: The runs of the table.
@@ -92,7 +91,8 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
     shared, left_out = _shared(grid, (first, second))
     without = f" (without {', '.join(dataset_name(d) for d in left_out)}, where a run is missing)" if left_out else ""
     if len(shared) < 2:
-        return (f"{title}: they have {len(shared)} of the {len(grid.datasets)} datasets in common, a comparison needs two.",)
+        few = f"{title}: they have {len(shared)} of the {len(grid.datasets)} datasets in common, a comparison needs two."
+        return (few, *paired_notes(grid, first, second, title))
     result = compare_scores(_scores(grid, first, shared), _scores(grid, second, shared))
     low, high = result.interval
     return (
@@ -101,6 +101,7 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
         f"{CONFIDENCE:.0%} bootstrap interval [{low:+.2f}, {high:+.2f}] ({RESAMPLES:,} resamples of the datasets); "
         f"Wilcoxon signed-rank p = {result.p_value:.3g}. The spread over seeds has no part in this.",
         *_caution(len(shared), result),
+        *paired_notes(grid, first, second, title),
         _rank_note(grid),
     )
 

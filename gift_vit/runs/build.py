@@ -1,14 +1,17 @@
 """What a run is built from: its data, its model, its loaders, its device."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.common import distributed
+from gift_vit.common.cores import share_quota
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
@@ -18,14 +21,20 @@ from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.state import Precision
-from gift_vit.methods.adapter import apply_method
+from gift_vit.methods.adapter import apply_method, count_parameters
+from gift_vit.methods.config import spec_of
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
+    from gift_vit.runs.run import Run
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one.
+
+    On a CPU, torch's threads are no more than the cores that this process may use.
+    """
+    share_quota()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -54,6 +63,18 @@ def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     return apply_method(model, cfg.method)
 
 
+def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[str, int]]:
+    """A finished run's model, computed as in training, and its parameters by role (``adapter``, ``head``, ``backbone``).
+
+    Raises:
+        ConfigError: If there is no such device, the run is not finished, or its pretrained weights are others now.
+    """
+    model = run.model()
+    counts = asdict(count_parameters(model))
+    accelerate(model.to(resolve_device(device)), run.config.compute, run.config.trainer)
+    return model, counts
+
+
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
@@ -77,10 +98,28 @@ def eval_loader(
     return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
 
 
-def score(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Evaluation:
-    """Top-1 and loss of a model on one split; a RunError if a logit is not finite."""
-    loader = eval_loader(cfg, model, data, split, device)
-    return evaluate(model, loader, device, Precision(cfg.trainer.precision, device), where=f"on {split}")
+def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
+    """Do what the run's method does with training images before it is trained; every process sees the same ones."""
+    method = spec_of(cfg.method)
+    if method.initialise is None:
+        return
+
+    def batches() -> Iterator[Tensor]:
+        transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+        pixels = _pixels(cfg, data, cfg.train_split, transform, reread=cfg.trainer.epochs > 1)
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed)).tolist()
+        loader = EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device, order)
+        yield from (images for images, _ in loader)
+
+    method.initialise(model.eval(), cfg.method, batches())
+
+
+def score(
+    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, keep_logits: bool = False
+) -> Evaluation:
+    """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
+    loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
+    return evaluate(model, loader, device, precision, where=f"on {split}", keep_logits=keep_logits)
 
 
 def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTransform, reread: bool) -> PixelSource:

@@ -1,29 +1,67 @@
 """What is done with a finished run: scored again, or merged into a plain timm checkpoint."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from gift_vit.acceleration.accelerate import accelerate
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.common.tensors import check_finite, write_tensors
+from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method, read_adapter
-from gift_vit.runs.build import resolve_device, score
-from gift_vit.runs.run import ADAPTER, Run
+from gift_vit.runs.build import finished_model, score
+from gift_vit.runs.predictions import keep_predictions
+from gift_vit.runs.result import write_result
+from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
 
-def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
+def evaluate_split(run: Run, split: str, device: str = "auto", keep_logits: bool = False) -> Evaluation:
     """Top-1 and loss of a finished run's model on one split of its data, computed as in training.
 
     Raises:
         ConfigError: If the run is not finished, its data or weights are no longer what they were, or there is no such split.
     """
-    where, cfg = resolve_device(device), run.config
-    model = run.model().to(where)
-    accelerate(model, cfg.compute, cfg.trainer)
-    return score(cfg, model, run.data(), split, where)
+    model, _ = finished_model(run, device)
+    return score_model(run, model, run.data(), split, keep_logits)
+
+
+def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:
+    """Top-1 and loss of :func:`finished_model` on one split."""
+    return score(run.config, model, data, split, next(model.parameters()).device, keep_logits)
+
+
+def make_predictions(run: Run, device: str = "auto") -> Evaluation:
+    """Keep the predictions of a finished run that has none: of the split it is scored on, and of val where that is another.
+
+    Raises:
+        ConfigError: As :func:`evaluate_split` does, and for an imported adapter, which has no record to keep them with.
+        RunError: If the scores are not those of the record; nothing is written then.
+    """
+    run.check_finished()
+    if run.result is None:
+        raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
+    data, own = run.data(), run.split()
+    model, _ = finished_model(run, device)
+    splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]
+    evaluated: dict[str, Evaluation | None] = {}
+    for split in splits:
+        evaluation = evaluated[split] = score_model(run, model, data, split, keep_logits=True)
+        recorded = run.result.metrics[f"{split}_top1"]
+        if recorded is not None and not math.isclose(evaluation.top1, recorded):
+            raise RunError(
+                f"{run.folder}: {split} top-1 is {evaluation.top1:.4f} % here, {recorded:.4f} % in {RESULT}: these are not the "
+                "run's own predictions, and none are kept; make them on the kind of machine that it was trained on"
+            )
+    predictions = keep_predictions(run.folder, data, evaluated)
+    write_result(run.folder / RESULT, replace(run.result, predictions=predictions, files=file_hashes(run.folder)))
+    scored = evaluated[own]
+    assert scored is not None
+    return scored
 
 
 def write_merged(run: Run, out: Path) -> str:

@@ -16,6 +16,8 @@ from gift_vit.common.files import write_json
 
 SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
+_ABSENT = ("predictions", "files")  # from a record that has none
+PREDICTIONS = "predictions.parquet"  # the file beside the record
 _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
 
 
@@ -116,12 +118,31 @@ class CostRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionRecord:
+    """What the kept predictions say, see :mod:`gift_vit.runs.predictions`.
+
+    Attributes:
+        split: The split that is scored.
+        images: Images by split, of all splits that are kept.
+        scores: The keys of :data:`gift_vit.runs.scores.SCORES`.
+        confusions: ``label``, ``predicted`` and ``images`` of the pairs of classes that are mixed up most.
+    """
+
+    split: str
+    images: dict[str, int]
+    scores: dict[str, float | None]
+    confusions: list[dict[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One finished run.
 
     Attributes:
         backbone: The facts of ``describe_backbone``, and ``weights``: their hub name or file name.
         metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100; test numbers in phase ``final`` only.
+        predictions: None where none are kept.
+        files: SHA-256 of files beside the record, by name; None in records of versions before 0.2.
         path: The file it was read from; not part of the record.
     """
 
@@ -134,6 +155,8 @@ class Result:
     metrics: dict[str, float | int | None]
     cost: CostRecord
     env: dict[str, object]
+    predictions: PredictionRecord | None = None
+    files: dict[str, str] | None = None
     path: Path | None = field(default=None, compare=False)
 
     @property
@@ -192,7 +215,7 @@ def _unreadable(path: Path, problem: str) -> ConfigError:
 
 def _plain(result: Result) -> dict[str, Any]:
     """The record as JSON's types, checked to read back as it was written."""
-    value = asdict(result)
+    value = {key: item for key, item in asdict(result).items() if key not in _ABSENT or item is not None}
     del value["path"]
     try:
         _check_finite(value, "")
@@ -247,6 +270,8 @@ def _hints(cls: Any, given: tuple[str, ...]) -> tuple[dict[str, Any], frozenset[
 
 
 def _checked(value: object, hint: Any, where: str) -> object:
+    if value is not None and (record := next(filter(is_dataclass, get_args(hint)), None)):  # a record or None
+        hint = record
     if is_dataclass(hint):
         return _build(hint, value, where)
     if not _fits(value, hint):

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, write_json, write_text, writing
+from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
-from gift_vit.runs.result import Result, read_result
+from gift_vit.runs.result import PREDICTIONS, Result, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gift_vit.data.base import VisionDataset
+    from gift_vit.runs.predict import Prediction
+    from gift_vit.runs.predictions import Predictions
 
 CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
@@ -150,6 +152,44 @@ class Run:
             return []
         return [record for record in map(_epoch_record, lines) if "epoch" in record]
 
+    def predictions(self, split: str | None = None) -> "Predictions":
+        """The kept predictions of a split; None: of the one that the run is scored on.
+
+        Raises:
+            ConfigError: If none are kept, or they cannot be read; says what makes them.
+        """
+        from gift_vit.runs.predictions import read_predictions  # Arrow
+
+        file, split = self.folder / PREDICTIONS, self.split(split)
+        self.check_finished()
+        kept = read_predictions(file) if file.is_file() else {}
+        if split not in kept:
+            raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
+        return kept[split]
+
+    def predict(
+        self, images: str | Path | Sequence[str | Path], topk: int | None = None, device: str = "auto"
+    ) -> "list[Prediction]":
+        """The ``topk`` most probable classes of pictures, prepared as in training; one that cannot be read has an ``error``.
+
+        Args:
+            images: A file, a folder, a pattern such as ``photos/**/*.jpg``, or several of them.
+            topk: How many classes of each; None: five, or all if there are fewer.
+            device: auto, cpu, cuda, cuda:1 …
+
+        Raises:
+            ConfigError: If the run is not finished, has fewer classes, or there are no such pictures.
+        """
+        from gift_vit.runs.classify import classify_files  # torch
+        from gift_vit.runs.predict import check_question, find_pictures
+
+        topk = check_question(self, topk)
+        return list(classify_files(self, find_pictures(images), topk, device))
+
+    def how_to_predict(self) -> str:
+        """What to type to keep the predictions of a finished run."""
+        return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
+
     def split(self, wanted: str | None = None) -> str:
         """The split to look at: ``wanted``, or for None test, and val in the search phase, which does not see test."""
         phase = self.config.phase
@@ -180,6 +220,12 @@ class Run:
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
             )
         return load_adapter(model, self.folder / ADAPTER)
+
+    def class_names(self, count: int) -> list[str]:
+        """The names of the ``count`` classes of a finished run; their numbers where its data names none."""
+        from gift_vit.methods.adapter import read_adapter  # torch
+
+        return read_adapter(self.folder / ADAPTER).metadata.get("class_names") or [str(index) for index in range(count)]
 
     def data(self) -> "VisionDataset":
         """The data the run was trained on.
@@ -352,6 +398,11 @@ def recorded(folder: Path) -> Iterator[None]:
         except KeyboardInterrupt as error:
             log.info("interrupted: %s can be resumed with the same command", folder)
             raise KeyboardInterrupt(str(folder)) from error
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a finished run leaves beside its record, by the files' names."""
+    return {name: sha256_of(folder / name) for name in (ADAPTER, METRICS, PREDICTIONS) if (folder / name).is_file()}
 
 
 class _QuietFileHandler(logging.FileHandler):

@@ -33,9 +33,21 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.build import build_model, eval_loader, open_data, resolve_device, score, train_loader
+from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
+from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
-from gift_vit.runs.run import ADAPTER, CHECKPOINT, CONFIG, METRICS, RESULT, MetricsFile, Run, locked_folder, recorded
+from gift_vit.runs.run import (
+    ADAPTER,
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RESULT,
+    MetricsFile,
+    Run,
+    file_hashes,
+    locked_folder,
+    recorded,
+)
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
@@ -103,18 +115,14 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
-        acceleration = prepare_to_train(model.to(device), cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
+        initialise(cfg, model.to(device), data, device)  # of an interrupted run too: what is frozen is in no checkpoint
+        acceleration = prepare_to_train(model, cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))
         reset_peaks(device)
 
         # ---- What is about to be trained.
         if main and not (folder / CHECKPOINT).is_file():
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
-        counts = count_parameters(model)
-        log.info(
-            "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
-            *(cfg.method_name, data.name, cfg.backbone.model),
-            *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
-        )
+        _announce(cfg, data, model, device)
 
         # ---- Training, on train or train + val; the test split is not in sight.
         training = Training(data, report, model, device, acceleration, call, started_at)
@@ -131,12 +139,12 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
                 note = LoadNote(cfg.loading.workers * distributed.world_size())
-                own = [MetricsFile(folder / METRICS), tracker, note, progress] if main else []
-                watching = [*filter(None, own), *observers]
-                fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, watching, cfg.stop_epoch)
+                own = filter(None, [MetricsFile(folder / METRICS), tracker, note, progress] if main else [])
+                fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, [*own, *observers], cfg.stop_epoch)
 
             # ---- The test split, once, in the final phase.
-            test = score(cfg, model, data, "test", device) if cfg.phase == "final" else None
+            keep = cfg.trainer.keep_predictions != "off"
+            test = score(cfg, model, data, "test", device, keep) if cfg.phase == "final" else None
 
             # ---- The adapter and the record.
             with distributed.main_first():
@@ -147,8 +155,10 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 summary = {**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}
                 tracker.finish(summary, folder / ADAPTER)
 
-        # ---- result.json, the last act: from here on the run is done.
+        # ---- The predictions, and result.json, the last act: from here on the run is done.
         if main:
+            kept = keep_predictions(folder, data, {"test": test, "val": fitted.val})
+            result = replace(result, predictions=kept, files=file_hashes(folder))
             write_result(folder / RESULT, result)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
@@ -160,6 +170,15 @@ def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
     report = describe(data, cfg.dataset.check_duplicates, look=not cfg.dataset.as_published)
     report.log()
     return report
+
+
+def _announce(cfg: RunConfig, data: VisionDataset, model: nn.Module, device: torch.device) -> None:
+    counts = count_parameters(model)
+    log.info(
+        "%s on %s with %s: %s adapter parameters (%.3g %% of the backbone), head %s, %s",
+        *(cfg.method_name, data.name, cfg.backbone.model),
+        *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
+    )
 
 
 def _finished_result(cfg: RunConfig) -> Result | None:

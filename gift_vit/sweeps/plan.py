@@ -25,7 +25,7 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        overrides: Its words, without those that choose a sweep file.
+        overrides: Its words, without those that choose a sweep file and its grid.
         folder: The run's folder; None where its configuration is refused.
         problem: Why it is refused.
     """
@@ -56,7 +56,7 @@ def plan_job(overrides: Sequence[str]) -> Job:
 
 def plan_start(overrides: Sequence[str]) -> tuple[Job, str | None]:
     """The job of these words, and what keeps it from starting now: why it is refused, or data or a place that is not there."""
-    own = tuple(word for word in overrides if not word.startswith(("sweep=", "hydra")))
+    own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
     try:
         cfg, hydra_cfg = compose_job(overrides)
         run = load_config(cfg, lambda: baseline_of(hydra_cfg))

@@ -25,7 +25,7 @@ from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
 # what the final runs are told otherwise, or by the recipe
-_OF_THE_SEARCH = ("sweep", "phase", "seed", "recipe", "run_name", "sweeper", "dataset", "method")
+_OF_THE_SEARCH = ("sweep", "grid", "phase", "seed", "recipe", "run_name", "sweeper", "dataset", "method")
 ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not
 
 

@@ -13,7 +13,8 @@ from gift_vit.methods import FullConfig, apply_method, merge_method
 from tests.acceleration.settings import accelerated
 from tests.acceleration.test_accelerate import EXAMPLES, step, tiny, trained
 
-NOTHING_TO_HOLD = {"full", "gift_all_targets", "gift_schema_targets"}  # all layers are trained, or the method's own
+# all layers are trained, or the method's own
+NOTHING_TO_HOLD = {"full", "gift_all_targets", "gift_schema_targets", "fact_tt", "fact_tk", "fact_tk_paper"}
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 

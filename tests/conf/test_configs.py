@@ -94,7 +94,7 @@ def test_what_others_are_built_on_is_no_choice_and_in_use() -> None:
     ("overrides", "message"),
     [
         (["dataset=digit"], "unknown dataset 'digit'; did you mean digits? (known: cars, cifar10_1k, "),
-        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adaptformer, bitfit, "),
+        (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adapter_houlsby, "),
         (["backbone=vit_b"], "unknown backbone 'vit_b'"),
         (["optim.lrr=1"], "unknown key optim.lrr; did you mean optim.lr?"),
         (["method=linear", "method.rank=4"], "unknown key method.rank; did you mean method.name? (known: name, kind)"),
@@ -198,15 +198,33 @@ def test_a_datasets_yaml_names_all_that_it_lacks_and_has_defaults_for_the_rest()
     cfg.dataset = {"kind": "folder", "name": "leaves", "root": "/x", "transform": {"hflip": 0.0}}
     run = load_config(cfg)
     assert (run.dataset.benchmark, run.dataset.transform.crop_ratio, run.dataset.transform.hflip) == ("own", 0.875, 0.0)
-    assert run.values["dataset"]["transform"] == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0, "resize": None}
+    transform = run.values["dataset"]["transform"]
+    given = {key: value for key, value in transform.items() if value is not None}
+    assert given == {"crop_ratio": 0.875, "random_crop": True, "hflip": 0.0}
+    assert {"resize", "exif", "background", "value_range", "max_pixels"} == transform.keys() - given.keys()
 
 
-def test_keys_of_a_newer_version_without_a_value_are_no_difference() -> None:
-    new = loaded("dataset=parquet", "dataset.root=/x").values
-    old = {**new, "dataset": {key: value for key, value in new["dataset"].items() if key not in ("test_fraction", "columns")}}
+@pytest.mark.parametrize(
+    ("words", "newer", "used", "difference"),
+    [
+        (
+            ["dataset=parquet", "dataset.root=/x"],
+            ["test_fraction", "columns"],
+            "dataset.columns.label=art",
+            {"dataset.columns.label": (None, "art")},
+        ),
+        (["method=lora"], ["init", "lr_ratio", "freeze_a"], "method.freeze_a=true", {"method.freeze_a": (False, True)}),
+    ],
+)
+def test_a_run_from_before_an_option_was_added_has_its_default(
+    words: list[str], newer: list[str], used: str, difference: dict[str, Any]
+) -> None:
+    new = loaded(*words).values
+    section = used.partition(".")[0]
+    old = {**new, section: {key: value for key, value in new[section].items() if key not in newer}}
+    assert old != new
     assert identifying(old) == identifying(new)
-    new["dataset"]["columns"]["label"] = "art"
-    assert config_difference(old, new) == {"dataset.columns.label": (None, "art")}
+    assert config_difference(old, loaded(*words, used).values) == difference
 
 
 @pytest.mark.parametrize(

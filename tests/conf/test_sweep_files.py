@@ -9,6 +9,7 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.config.compose import compose_job, conf_dir
 from gift_vit.config.loader import load_config
@@ -28,8 +29,12 @@ def sweep_config(*words: str) -> tuple[RunMode, dict[str, str], DictConfig]:
 
 
 def numbers(key: str, axis: str) -> list[float]:
+    return [float(value) for value in words_of(key, axis)]
+
+
+def words_of(key: str, axis: str) -> list[str]:
     [override] = parse(f"{key}={axis}")
-    return [float(value) for value in override.sweep_string_iterator()] if override.is_sweep_override() else [float(axis)]
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [axis]
 
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
@@ -51,12 +56,21 @@ def test_every_point_of_a_methods_grids_is_a_run(method: str) -> None:
     for axes in cfg.method.grid.values():
         assert all(isinstance(axis, str) for axis in axes.values()), "a list would be one value"
         assert {"optim.lr", "optim.weight_decay"} <= set(axes)
-        assert all(numbers(key, axis) for key, axis in axes.items())
+        assert all(words_of(key, axis) for key, axis in axes.items())
         jobs = [tuple(job) for job in BasicSweeper.split_arguments(parse(*(f"{key}={axes[key]}" for key in axes)), None)[0]]
-        assert len(set(jobs)) == len(jobs) == prod(len(numbers(key, axis)) for key, axis in axes.items())
+        assert len(set(jobs)) == len(jobs) == prod(len(words_of(key, axis)) for key, axis in axes.items())
         last.add(jobs[-1])
     for job in last:
         load_config(composed(*words, "recipe=none", *root(words), *job))  # an unknown key is an error
+
+
+def test_the_equal_grid_is_the_same_for_every_method() -> None:
+    of_gift, of_fact = (sweep_config("sweep=cub", f"method={method}", "grid=equal")[1] for method in ("gift", "fact_tk"))
+    assert of_gift == of_fact
+    assert prod(len(numbers(key, axis)) for key, axis in of_gift.items()) == 24
+    assert set(of_gift) == {"optim.lr", "optim.weight_decay"}
+    with pytest.raises(OmegaConfBaseException, match=r"unknown grid 'equl'; did you mean equal\? \(known: paper, equal\)"):
+        sweep_config("sweep=cub", "grid=equl")
 
 
 # spec of the authors' scripts: learning rates and weight decays by method and benchmark

@@ -53,7 +53,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         return disk
 
     yield mount
-    os.system(f"umount {disk} 2>/dev/null")
+    os.system(f"umount -l {disk} 2>/dev/null")
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ def test_downloads_are_counted(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("cub_folder")
-def test_the_command_prints_whole_lines(root: Path, tmp_path: Path) -> None:
+def test_the_command_prints_whole_lines(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     lines = [line.rstrip() for line in run_module("data_prep.status", f"root={root}", cwd=tmp_path).stdout.splitlines()]
     assert "1 of 24 datasets are ready" in lines[0]
     rows = [line for line in lines if "python -m" in line]

@@ -2,18 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from experiments.report import __main__ as command
 from experiments.report import curves, tables
 from experiments.report.runs import collect_runs
-from gift_vit.runs.result import write_result
+from gift_vit.runs.predictions import Predictions, write_predictions
+from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import locked_folder
 from tests.results.conftest import exit_code, make_result, refused
 
@@ -140,6 +143,30 @@ def test_every_text_of_a_run_is_escaped(site: Site) -> None:
     assert HOSTILE in page.plain
     assert "<script>alert" not in (text := site.out.read_text())
     assert text.count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;") > 10
+
+
+def test_classes_and_the_pairs_mixed_up_most(site: Site) -> None:
+    images, labels = [str(index) for index in range(12)], np.repeat(np.arange(3), 4)
+    said = {
+        "lora": [[0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 2]],
+        "gift": [[0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 2, 2], [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]],
+    }
+    for method, seed in (("lora", 0), ("gift", 0), ("gift", 1), ("bitfit", 0)):
+        folder = site.store(f"{method}{seed}", method, seed=seed)
+        logits = np.eye(3, dtype=np.float16)[said.get(method, said["lora"])[seed]]
+        kept = Predictions("test", images, labels, logits, ["a", "<b>", "c"])
+        record = write_predictions(folder / "predictions.parquet", [kept])
+        write_result(folder / "result.json", replace(read_result(folder / "result.json"), predictions=record))
+    (folder / "predictions.parquet").write_text("damaged")
+    site.store("old", "linear")
+    page = site.page()
+    assert page.texts("results-1-classes-1") == [
+        ["a", "4", "75.00", "75.00"],
+        ["<b>", "4", "100.00", "100.00"],
+        ["c", "4", "25.00", "75.00"],
+    ]
+    assert page.texts("results-1-pairs-1") == [["c", "a", "3", "1"], ["a", "<b>", "1", "1"]]
+    assert "bitfit0/predictions.parquet cannot be read as predictions" in page.plain
 
 
 def test_links_lead_from_the_page_to_the_folders(site: Site) -> None:

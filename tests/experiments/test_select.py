@@ -95,8 +95,8 @@ def test_every_swept_key_is_chosen_and_what_was_given_is_kept() -> None:
 
 
 def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched() -> None:
-    words = ["sweep=digits", "dataset=folder", "dataset.root='my images'", "method=gift", "trainer.epochs=5", "optim.lr=0.001"]
-    words += ["optim.weight_decay=0", "seed=1", "+hydra.job.env_set={A: b}", "run_name=null"]
+    words = ["sweep=digits", "grid=equal", "dataset=folder", "dataset.root='my images'", "method=gift", "trainer.epochs=5"]
+    words += ["optim.lr=0.001", "optim.weight_decay=0", "seed=1", "+hydra.job.env_set={A: b}", "run_name=null"]
     choice = choose(grid(SCORES, run={"overrides": words}))
     typed = shlex.split(final_command(choice, Path("my conf/recipe")))
     assert typed[:6] == ["python", "-m", "gift_vit.train", "--config-dir", "my conf", "sweep=final"]

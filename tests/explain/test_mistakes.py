@@ -15,7 +15,7 @@ MISTAKES = [
     ("__main__", ["run={tmp}"], "{tmp} is no run folder: it holds no config.yaml; give run="),
     ("__main__", ["run={unfinished}"], "{unfinished} is not finished: it holds no result.json"),
     ("__main__", [DIGITS, "images={tmp}/none"], "images={tmp}/none: there is no such file or folder"),
-    ("__main__", [DIGITS, "images={tmp}"], "images={tmp}: the folder holds no image (.bmp, "),
+    ("__main__", [DIGITS, "images={tmp}"], "images={tmp}: the folder holds no image; a pattern such as {tmp}"),
     ("__main__", [DIGITS, "images={tmp}/bad.txt", "class=3"], "images=… names files, which have no split or label; drop split"),
     ("__main__", [DIGITS, "colours=hot"], "unknown colours 'hot' (known: viridis, "),
     ("__main__", [DIGITS, "formats=[svg]"], "unknown formats 'svg' (known: png, pdf)"),

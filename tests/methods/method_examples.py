@@ -22,7 +22,8 @@ from gift_vit.methods.adapter import method_config
 # one label of each kind, and those that take another way through its code
 SELECTED = (
     *("gift", "gift_v1", "lora", "lora_qv", "dora", "vera", "vpt_deep", "vpt_shallow"),
-    *("bitfit", "adaptformer", "ssf", "linear", "full"),
+    *("bitfit", "adaptformer", "ssf", "linear", "full", "repadapter", "apla", "fact_tk"),
+    *("adapter_plus", "adapter_houlsby", "convpass", "toast", "toast_lite", "pissa"),
 )
 
 

@@ -73,7 +73,7 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
             **{"kind": "gift", "rank": 4, "target_modules": ["attn.proj", "attn.v"], "blocks": [0, 2], "share": False},
             **{"schema": "linear", "phi_bias": False, "psi_bias": False, "num_blocks": 1, "norm": "l2", "pos_embed": "none"},
             **{"num_heads": 1, "mlp_ratio": 2, "num_clusters": 64, "cluster_activation": "sigmoid", "channel_ratio": 2},
-            "num_mixed_tokens": 64,
+            **{"num_mixed_tokens": 64, "init": "gift", "alpha": None},
         },
         "backbone": {
             **{"architecture": "test_vit", "tag": "r160_in1k", "input_size": [3, 160, 160], "interpolation": "bicubic"},

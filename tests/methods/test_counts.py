@@ -28,6 +28,25 @@ LABELS = {
     "ia3": 12 * (2304 + 3072),
     "lokr": 12 * (24 * 24 + 8 * (32 + 32)),  # 768 = 24 × 32
     "vblora": 12 * 2 * (768 // 64) * 4 * 256 + 256 * 64,
+    "repadapter": 239_808,
+    "repadapter_attn": 119_904,
+    "apla": 73_824,
+    "apla_full": 7_087_104,
+    "fact_tt": 61_440,
+    "fact_tk": 86_528,
+    "adapter_plus": 165_984,
+    "adapter_houlsby": 204_384,
+    "adapter_pfeiffer": 175_200,
+    "convpass": 327_552,
+    "convpass_attn": 163_776,
+    "toast": 14_156_544,
+    "toast_lite": 738_048,
+    "lora_rs": 147_456,
+    "lora_fa": 73_728,
+    "lora_plus": 147_456,
+    "lora_eva": 147_456,
+    "pissa": 147_456,
+    "gift_wegeft": 24_576,
 }
 # schema: parameters between phi and psi at rank 16 and at rank 96, and the percentages
 SCHEMAS = {

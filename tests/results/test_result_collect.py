@@ -92,8 +92,8 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1, "config": {"method.target_modules": ["attn.qkv"]}}, "would mix method.target_modules .'attn.proj'. and"),
     ({"seed": 1, "config": {"optim.eps": None}}, "the cell gift on digits would mix optim.eps absent and None"),
     ({"seed": 1, "top1": None}, "is a final run without test_top1"),
-    ({"seed": 1, "config": {f"method.{key}": 1 for key in ("kind", "rank", "target_modules", "x", "y")}},
-     r"method.kind gift and 1, method.rank 16 and 1, method.target_modules \['attn.proj'\] and 1 and 2 more:"),
+    ({"seed": 1, "config": {f"method.{key}": 1 for key in ("rank", "share", "target_modules", "x", "y")}},
+     r"method.rank 16 and 1, method.share False and 1, method.target_modules \['attn.proj'\] and 1 and 2 more:"),
 ]  # fmt: skip
 
 

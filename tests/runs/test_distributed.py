@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +30,7 @@ from gift_vit.common.files import write_text
 from gift_vit.config import RunConfig
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.result import read_result
+from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from tests.warm import Process, act_as, clean_environment
 
@@ -104,6 +106,11 @@ def assert_same_numbers(mine: RunConfig, theirs: RunConfig) -> None:
         assert value == (second[name] if exact else pytest.approx(second[name], rel=1e-5)), name
     for one, other in zip(history(mine), history(theirs), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+    if mine.phase == "final":
+        own, other = (Run.open(cfg.folder).predictions() for cfg in (mine, theirs))
+        assert own.images == other.images
+        np.testing.assert_array_equal(own.predicted, other.predicted)
+        np.testing.assert_allclose(own.logits, other.logits, atol=1e-2)
     tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (mine, theirs))
     assert tensors.keys() == reference.keys()
     for name, tensor in reference.items():

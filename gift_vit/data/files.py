@@ -1,0 +1,33 @@
+"""Which image files a person means: a file, a folder of them, or a pattern. Imports no torch."""
+
+import glob
+from pathlib import Path
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.trees import readable_endings
+
+
+def image_files(where: str | Path) -> list[Path]:
+    """The one file; or the image files of a folder, or that a pattern matches, in the order of their names.
+
+    A pattern that names an ending (``photos/**/*.jfif``) means all files with it, otherwise those that end as images do.
+
+    Raises:
+        ConfigError: If there is no such file or folder, or no image in it.
+    """
+    path = Path(where).expanduser()
+    if not str(where):
+        raise ConfigError("images= is empty: give a file, a folder or a pattern such as 'photos/*.jpg'")
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found, problem = (path.iterdir(), f"the folder holds no image; a pattern such as {path}/**/*.jpg looks deeper")
+    elif glob.has_magic(str(path)):
+        found, problem = map(Path, glob.glob(str(path), recursive=True)), "the pattern matches no image"
+    else:
+        raise ConfigError(f"images={where}: there is no such file or folder")
+    endings = readable_endings() | ({path.suffix.lower()} if path.suffix and not glob.has_magic(path.suffix) else set())
+    files = sorted(file for file in found if file.suffix.lower() in endings and file.is_file())
+    if not files:
+        raise ConfigError(f"images={where}: {problem}")
+    return files

@@ -1,0 +1,82 @@
+"""Further columns of a table: what the kept predictions of its runs say, see :mod:`gift_vit.runs.scores`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.results.cells import mean_cell, ordered_rows, top1_text
+from gift_vit.results.collect import Grid
+from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
+from gift_vit.results.render import DASH, Block, Cell, Column, Table
+from gift_vit.runs.result import Result
+from gift_vit.runs.run import Run
+
+TITLES = {
+    "top1": "Top-1 (%)",
+    "top5": "Top-5 (%)",
+    "mean_class_accuracy": "Mean class accuracy (%)",
+    "macro_f1": "Macro F1 (%)",
+    "nll": "NLL",
+    "ece": "ECE (%)",
+    "temperature": "Temperature",
+    "ece_scaled": "ECE scaled (%)",
+}
+_HIGHER_IS_BETTER = frozenset({"top1", "top5", "mean_class_accuracy", "macro_f1"})
+
+
+def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[str]) -> Table:
+    """A table of a grid with columns of further scores for each dataset, and of their mean where there are several.
+
+    Args:
+        table: Made of the grid, with rows by ``keys``.
+        grid: The runs.
+        keys: What the rows are, as :func:`gift_vit.results.collect.build_grid` is told.
+        scores: Names of :data:`gift_vit.runs.scores.SCORES`.
+
+    Raises:
+        ConfigError: If no run of the grid kept its predictions; says what makes them.
+    """
+    without = [result for result in grid.results if result.predictions is None]
+    if len(without) == len(grid.results):
+        folder = without[0].path.parent if without[0].path else without[0].source
+        raise ConfigError(f"columns=: no run of the table keeps predictions; {Run.open(folder).how_to_predict()}")
+    datasets = [dataset for dataset in ordered(grid.datasets, DATASET_NAMES) if any(d == dataset for _, d in grid.cells)]
+    columns: list[Column] = []
+    cells: list[list[Cell]] = [[] for _ in table.rows]
+    for score in scores:
+        ranked = score in _HIGHER_IS_BETTER
+        columns += [_column(score, dataset, ranked) for dataset in datasets]
+        columns += [Column("Mean", TITLES[score], (f"{score}_mean",), ranked)] * (len(datasets) > 1)
+        for own, row in zip(cells, ordered_rows(grid, keys), strict=True):
+            members = [score_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
+            own += members
+            own += [mean_cell([_number(cell) for cell in members])] * (len(datasets) > 1)
+    empty = tuple(Cell(DASH, (None,) * len(column.csv)) for column in columns)
+    note = f"Runs without predictions, and so without {', '.join(TITLES[score] for score in scores)}: {len(without)}."
+    return replace(
+        table,
+        columns=(*table.columns, *columns),
+        rows=tuple((*row, *more) for row, more in zip(table.rows, cells, strict=True)),
+        notes=(*table.notes, *([note] if without else [])),
+        published=tuple(Block(block.title, tuple((*row, *empty) for row in block.rows)) for block in table.published),
+    )
+
+
+def score_cell(runs: Sequence[Result], score: str) -> Cell:
+    """Mean ± sample standard deviation of a score over seeds; a dash unless every run has it."""
+    found = [run.predictions.scores.get(score) for run in runs if run.predictions is not None]
+    known = [value for value in found if value is not None]
+    if not known or len(known) < len(runs):
+        return Cell(DASH, (None, None, len(known)))
+    std = stdev(known) if len(known) > 1 else None
+    return Cell(top1_text(fmean(known), std), (fmean(known), std, len(known)))
+
+
+def _column(score: str, dataset: str, ranked: bool) -> Column:
+    names = tuple(f"{dataset}_{score}_{part}" for part in ("mean", "std", "n"))
+    return Column(dataset_name(dataset), TITLES[score], names, ranked)
+
+
+def _number(cell: Cell) -> float | None:
+    return None if cell.values[0] is None else float(cell.values[0])

@@ -1,0 +1,87 @@
+"""A finished run's model on image files, which other processes read and prepare as in its evaluation while it computes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gift_vit.backbones.build import input_statistics
+from gift_vit.common.cores import cores
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.decode import Decoder
+from gift_vit.data.transforms import ImageTransform, build_eval_transform
+from gift_vit.engine.state import Precision
+from gift_vit.runs.build import finished_model
+from gift_vit.runs.predict import Prediction
+
+if TYPE_CHECKING:
+    from gift_vit.runs.run import Run
+
+BATCH = 64
+_FEW = 16  # files that are read sooner than a worker has started
+
+Item = tuple[int, Tensor | str]
+"""Index of a file, and its pixels (3, S, S) or why it cannot be read."""
+
+
+class _Files(Dataset[Item]):
+    def __init__(self, files: Sequence[Path], transform: ImageTransform, decode: Decoder) -> None:
+        self.files, self.transform, self.decode = files, transform, decode
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        file = self.files[index]
+        try:
+            image = self.decode.decode(file.read_bytes(), str(file))
+        except OSError as error:
+            return index, f"cannot read image {file}: {error.strerror}"
+        except ConfigError as error:
+            return index, str(error)
+        return index, self.transform.finish(self.transform.prepare(image))
+
+
+def _as_batch(items: list[Item]) -> tuple[list[int], Tensor | None, dict[int, str]]:
+    """Indices and pixels (B, 3, S, S) of what was read, and the errors of the rest."""
+    read = [(index, pixels) for index, pixels in items if isinstance(pixels, Tensor)]
+    pixels = torch.stack([pixels for _, pixels in read]) if read else None
+    return [index for index, _ in read], pixels, {index: error for index, error in items if isinstance(error, str)}
+
+
+@torch.inference_mode()
+def classify_files(run: "Run", files: Sequence[Path], topk: int, device: str = "auto") -> Iterator[Prediction]:
+    """The ``topk`` most probable classes of each file, in the order of the files.
+
+    Raises:
+        ConfigError: If the run is not finished, or its pretrained weights are others now.
+    """
+    model, _ = finished_model(run, device)
+    model.eval()
+    cfg, where = run.config, next(model.parameters()).device
+    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+    precision = Precision(cfg.trainer.precision, where)
+    decode = Decoder.of(cfg.dataset.transform, cfg.dataset.as_published, getattr(cfg.dataset, "jpeg_decoder", "pillow"))
+    workers = max(1, min(cfg.loading.workers, cores())) if len(files) > _FEW else 0
+    loader = DataLoader(
+        _Files(files, transform, decode),
+        batch_size=min(BATCH, cfg.loading.eval_batch_size),
+        num_workers=workers,
+        collate_fn=_as_batch,
+        pin_memory=where.type == "cuda",
+    )
+    names: list[str] | None = None
+    for indices, pixels, errors in loader:
+        found = {index: Prediction(files[index], [], [], error) for index, error in errors.items()}
+        if pixels is not None:
+            with precision.autocast():
+                logits = model(transform.normalise(pixels.to(where, non_blocking=True))).float()
+            names = names or run.class_names(logits.shape[1])
+            order = logits.argsort(dim=1, descending=True, stable=True)[:, :topk]
+            chances = logits.softmax(1).gather(1, order).tolist()
+            for index, best, likely in zip(indices, order.tolist(), chances, strict=True):
+                found[index] = Prediction(files[index], [names[label] for label in best], likely)
+        yield from (found[index] for index in sorted(found))

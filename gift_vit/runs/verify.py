@@ -1,0 +1,253 @@
+"""Whether a finished run is what its record says: checks that each give a sentence, or an error at the first untruth.
+
+Imports torch only where the adapter is scored again.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import sha256_of
+from gift_vit.config.keys import config_difference
+from gift_vit.runs.result import PREDICTIONS, Result
+from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
+
+SHARE = 0.01  # of the images may be predicted otherwise by another processor or number format
+_LOSS_STEPS = 2.0**-9  # of the largest logit: what rounding to float16 may do to the loss of an image
+_TOLERANCES = {"temperature": 1e-2, "ece_scaled": 1e-2}  # found by a search, which ends where its steps are small
+_LABELS = {
+    **{"phase": ("phase",), "seed": ("seed",), "name": ("run_name",), "benchmark": ("dataset", "benchmark")},
+    **{key: (key, "name") for key in ("dataset", "method", "backbone", "protocol")},
+    "kind": ("method", "kind"),
+}  # of the record, and where the configuration has them
+
+
+class Untruth(RunError):
+    """The record says something that is not so."""
+
+
+class NoPredictions(ConfigError):
+    """The run is older than kept predictions, and all else is so."""
+
+
+def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[str]:
+    """What was checked, a sentence each.
+
+    Args:
+        run: A finished run.
+        score: Score the adapter again where the run's data is there.
+        device: Where to score it.
+
+    Raises:
+        Untruth: At the first one.
+        ConfigError: If the run is not finished, or its files cannot be read.
+    """
+    run.check_finished()
+    result = run.result
+    if result is None:
+        raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
+    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs, _check_adapter]
+    for check in checks:
+        yield check(run, result)
+    if result.predictions is not None:
+        yield _check_predictions(run, result)
+    if score:
+        yield _score_again(run, result, device)
+    if result.predictions is None and result.files is None:  # others keep none because they were told so
+        raise NoPredictions(f"{run.folder} keeps no predictions, and its scores are not verified; {run.how_to_predict()}")
+
+
+def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, device: str = "auto") -> Iterator[str]:
+    """A line for every finished run below a folder: how many checks hold, or what is not so.
+
+    Raises:
+        ConfigError: If there is no finished run.
+        RunError: After all runs, if one of them is not what its record says, or cannot be read or scored. A run that is older
+            than kept predictions is neither.
+    """
+    found = find_runs(root) if Path(root).is_dir() else []
+    runs = [replace(run, dataset_root=dataset_root) for run in found if run.state == "done"]
+    if not runs:
+        raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")
+    failed = 0
+    for run in runs:
+        try:
+            lines = list(verify_run(run, score, device))
+        except NoPredictions as error:  # noqa: PERF203 - one run is not the next one's matter
+            yield f"ok but for its scores: {error}"
+        except (Untruth, ConfigError) as error:
+            failed += 1
+            yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {error}"
+        else:
+            yield f"ok: {run.folder}: {len(lines)} checks hold; {lines[-1]}"
+    if failed:
+        raise RunError(f"{failed} of {len(runs)} runs below {root} are not what their records say, or cannot be verified")
+
+
+def _claim(run: Run, holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Untruth(f"{run.folder}: {otherwise}")
+
+
+def _check_labels(run: Run, result: Result) -> str:
+    for name, path in _LABELS.items():
+        value: Any = result.run.config
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        _claim(run, value == getattr(result.run, name), f"{RESULT} says {name} {getattr(result.run, name)}, its config {value}")
+    differences = config_difference(run.values, result.run.config)
+    for key, (there, recorded) in list(differences.items())[:1]:
+        _claim(run, False, f"{key} is {there} in {CONFIG}, {recorded} in {RESULT}")
+    expected = run.config.train_split
+    _claim(run, result.data.train_split == expected, f"trained on {result.data.train_split}, its protocol says {expected}")
+    return f"{CONFIG} and {RESULT} name the same run"
+
+
+def _check_files(run: Run, result: Result) -> str:
+    known, there = result.files, (run.folder / PREDICTIONS).is_file()
+    otherwise = f"is there, {RESULT} knows none" if there else f"is not there, {RESULT} has its scores"
+    _claim(run, there == (result.predictions is not None), f"{PREDICTIONS} {otherwise}")
+    if known is None:
+        return f"no hashes to compare: {RESULT} is of a version that kept none"
+    needed = {ADAPTER, METRICS} | ({PREDICTIONS} if there else set())
+    _claim(run, needed <= known.keys(), f"{RESULT} has no hash of {', '.join(sorted(needed - known.keys()))}")
+    for name, expected in known.items():
+        file = run.folder / name
+        _claim(run, file.is_file(), f"{name} is not there")
+        _claim(run, sha256_of(file) == expected, f"{name} has another SHA-256 than {RESULT} says")
+    return f"SHA-256 as recorded: {', '.join(known)}"
+
+
+def _check_numbers(run: Run, result: Result) -> str:
+    params, data, metrics = result.params, result.data, result.metrics
+    percent = 100 * params.adapter / params.backbone
+    _claim(run, math.isclose(params.percent, percent), f"params.percent is {params.percent}, adapter / backbone {percent}")
+    for split in ("val", "test"):
+        top1, images = metrics[f"{split}_top1"], getattr(data, f"{split}_images")
+        if top1 is not None:
+            hits = top1 * (images or 0) / 100
+            whole = bool(images) and abs(hits - round(hits)) < 1e-6
+            _claim(run, whole, f"{split}_top1 {top1} is no share of {images} images")
+    return "top-1 are shares of the images, the parameters add up"
+
+
+def _check_epochs(run: Run, result: Result) -> str:
+    records, count = run.curve(), result.metrics["epochs"]
+    _claim(run, [record["epoch"] for record in records] == list(range(len(records))), f"{METRICS} misses an epoch")
+    _claim(run, len(records) == count, f"{METRICS} has {len(records)} epochs, {RESULT} {count}")
+    expected = run.config.stop_epoch or run.config.trainer.epochs
+    _claim(run, count == expected, f"{RESULT} has {count} epochs, its config {expected}")
+    scored = [record["val_top1"] for record in records if "val_top1" in record]
+    found = {"train_loss": records[-1].get("train_loss"), "val_top1": scored[-1] if scored else None}
+    for name, value in found.items():
+        _claim(run, value == result.metrics[name], f"{name} ends with {value} in {METRICS}, {result.metrics[name]} in {RESULT}")
+    return f"{METRICS}: {count} epochs, which end with the recorded loss and val top-1"
+
+
+def _check_adapter(run: Run, result: Result) -> str:
+    file = run.folder / ADAPTER
+    _claim(run, file.is_file(), f"{ADAPTER} is not there")
+    size = file.stat().st_size
+    _claim(run, size == result.cost.adapter_bytes, f"{ADAPTER} has {size} bytes, {RESULT} says {result.cost.adapter_bytes}")
+    try:
+        with safe_open(file, framework="np") as adapter:
+            sizes = {name: math.prod(adapter.get_slice(name).get_shape()) for name in adapter.keys()}  # noqa: SIM118
+            facts = {key: json.loads(value) for key, value in (adapter.metadata() or {}).items()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Untruth(f"{run.folder}: {ADAPTER} cannot be read: {error}") from error
+    trained, found = result.params.adapter + result.params.head, sum(sizes.values())
+    _claim(run, found >= trained, f"{ADAPTER} holds {found} parameters, {RESULT} says {trained}")
+    _claim(run, facts.get("dataset") == result.data.name, f"{ADAPTER} is of dataset {facts.get('dataset')}")
+    kind = facts.get("method", {}).get("kind")
+    _claim(run, kind == result.run.kind, f"{ADAPTER} is of method {kind}, {RESULT} says {result.run.kind}")
+    for key, value in facts.get("backbone", {}).items():
+        recorded = result.backbone.get(key)
+        _claim(run, value == recorded, f"{key} of the backbone is {value} in {ADAPTER}, {recorded} in {RESULT}")
+    return f"{ADAPTER}: {found:,} parameters of {kind} on the recorded backbone"
+
+
+def _check_predictions(run: Run, result: Result) -> str:
+    from gift_vit.runs.predictions import describe, read_predictions
+
+    recorded = result.predictions
+    assert recorded is not None
+    try:
+        kept = read_predictions(run.folder / PREDICTIONS)
+    except ConfigError as error:
+        raise Untruth(f"{run.folder}: {error}") from error
+    own = run.split()
+    _claim(run, next(iter(kept)) == own == recorded.split, f"{PREDICTIONS} is of {', '.join(kept)}, the run is scored on {own}")
+    for split, predictions in kept.items():
+        top1, loss = (result.metrics.get(f"{split}_{key}") for key in ("top1", "loss"))
+        expected = getattr(result.data, f"{split}_images"), result.data.num_classes
+        shape = predictions.logits.shape
+        _claim(run, shape == expected, f"{PREDICTIONS} has (images, classes) {shape} of {split}, {RESULT} {expected}")
+        found = 100 * float(predictions.correct.mean())
+        same = top1 is not None and math.isclose(found, top1)
+        _claim(run, same, f"{split} top-1 is {found} by {PREDICTIONS}, {top1} by {RESULT}")
+        if loss is not None:
+            _check_loss(run, predictions, loss)
+    again = describe(list(kept.values()))
+    _claim(run, again.images == recorded.images, f"{RESULT} says {recorded.images} images are kept, there are {again.images}")
+    _claim(run, again.scores.keys() == recorded.scores.keys(), f"{RESULT} has other scores than {', '.join(again.scores)}")
+    for name, value in again.scores.items():
+        same = _close(value, recorded.scores[name], _TOLERANCES.get(name, 1e-6))
+        _claim(run, same, f"{name} is {value} by {PREDICTIONS}, {recorded.scores[name]} by {RESULT}")
+    _claim(run, again.confusions == recorded.confusions, f"the confusions of {RESULT} are not those of {PREDICTIONS}")
+    return f"{PREDICTIONS}: {len(kept[own].images):,} images of {own} give every recorded score"
+
+
+def _check_loss(run: Run, predictions: Any, recorded: float) -> None:
+    from gift_vit.runs.scores import negative_log_likelihood
+
+    found = negative_log_likelihood(predictions.logits, predictions.labels)
+    rounding = _LOSS_STEPS * float(np.abs(predictions.logits.astype(np.float64)).max(1).mean()) + 1e-4
+    name = f"the loss on {predictions.split}"
+    _claim(run, abs(found - recorded) <= rounding, f"{name} is {found} by {PREDICTIONS}, {recorded} by {RESULT}")
+
+
+def _close(found: float | None, recorded: float | None, tolerance: float) -> bool:
+    if found is None or recorded is None:
+        return found is recorded
+    return math.isclose(found, recorded, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _score_again(run: Run, result: Result, device: str) -> str:
+    """Score the adapter on the data, where it is there, and compare image by image."""
+    try:
+        run.config.dataset.check_present()
+    except ConfigError:
+        return "not scored again: its data is not there (dataset_root=<folder> says where it is)"
+    from gift_vit.data.ids import image_ids
+    from gift_vit.runs.build import finished_model  # torch
+    from gift_vit.runs.finished import score_model
+
+    try:
+        data = run.data()
+    except ConfigError as error:
+        raise Untruth(str(error)) from error
+    split = run.split()
+    model, counts = finished_model(run, device)
+    recorded = {key: value for key, value in asdict(result.params).items() if key in counts}
+    _claim(run, counts == recorded, f"the model has the parameters {counts}, {RESULT} says {recorded}")
+    scores = score_model(run, model, data, split, keep_logits=True)
+    allowed = math.ceil(SHARE * scores.images)
+    if result.predictions is None:
+        top1 = result.metrics[f"{split}_top1"]
+        off = None if top1 is None else round(abs(scores.top1 - top1) * scores.images / 100)
+        _claim(run, off is not None and off <= allowed, f"{split} top-1 is {scores.top1} scored again, {top1} in {RESULT}")
+        return f"scored again: {split} top-1 {scores.top1:.2f} %, {off} images from the recorded one"
+    assert scores.logits is not None
+    kept = run.predictions()
+    same = kept.images == image_ids(data, split) and kept.labels.tolist() == data.split(split).labels.tolist()
+    _claim(run, same, f"{PREDICTIONS} has other images or labels of {split} than {data.name}")
+    differing = int((scores.logits.argmax(1) != kept.predicted).sum())
+    _claim(run, differing <= allowed, f"{differing} of {scores.images} images are predicted otherwise when it is scored again")
+    return f"scored again: {differing} of {scores.images:,} images are predicted otherwise"

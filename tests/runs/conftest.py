@@ -1,0 +1,34 @@
+"""A finished final run with its predictions, and a copy of it to be changed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gift_vit.config import compose_config, load_config
+from gift_vit.runs.run import Run
+from gift_vit.runs.train import Call, train_run
+
+WORDS = (
+    "debug=smoke",
+    "backbone.img_size=32",
+    "phase=final",
+    "protocol.final_train.mini=train",
+    "trainer.keep_predictions=all",
+)
+
+
+@pytest.fixture(scope="session")
+def final_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """GIFT on digits' train, tested; the predictions of test and of val are kept."""
+    cfg = load_config(
+        compose_config([*WORDS, "trainer.keep_predictions=all", f"paths.output_root={tmp_path_factory.mktemp('final')}"])
+    )
+    train_run(cfg, Call("python -m gift_vit.train", []))
+    return Run.open(cfg.folder)
+
+
+@pytest.fixture
+def copied_run(final_run: Run, tmp_path: Path) -> Run:
+    """A copy that may be changed."""
+    return Run.open(shutil.copytree(final_run.folder, tmp_path / "run"))
