@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sweeps": {"config", "results", "runs"},
     "hf": {"methods"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
-    "invariance": {"backbones", "config", "data", "explain", "methods", "runs"},
+    "invariance": {"backbones", "config", "data", "explain", "methods", "runs", "tracking"},
 }
 # modules that are imported before anything heavy is needed, with all that they import
 LIGHT = (

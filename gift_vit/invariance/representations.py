@@ -56,6 +56,9 @@ class Layers:
 
         Returns:
             L matrices (n or ``counts[l]``, d_l).
+
+        Raises:
+            ConfigError: If the model computes its blocks more than once.
         """
         found: list[Tensor] = []
         num_tokens: list[int] = []
@@ -80,6 +83,11 @@ class Layers:
         finally:
             for hook in hooks:
                 hook.remove()
+        if len(num_tokens) > 1:
+            raise ConfigError(
+                "the model passes an image through its blocks more than once (as method=toast does): its backbone cannot be "
+                "separated from the method, and its layers have no one representation"
+            )
         return found + [images.new_empty(0, 0)] * (len(self.names) - len(found))
 
     def _row(self, tokens: Tensor, num_tokens: int) -> Tensor:

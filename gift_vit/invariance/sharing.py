@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from gift_vit.invariance.inversion import Descent, invert
+from gift_vit.invariance.measures import GramPair
 from gift_vit.invariance.representations import Layers, open_layers
-from gift_vit.invariance.similarity import gram, gram_cka
+from gift_vit.invariance.similarity import gram
 
 
 def stir(
@@ -36,7 +37,12 @@ def stir(
     """
     found = invert(reference, images, layers, descent).images
     opened = open_layers(evaluated, layers)
-    return gram_cka(grams(opened, images), torch.stack([grams(opened, own) for own in found]), unbiased)
+    return gram_pair(opened, images, found).stir(unbiased)
+
+
+def gram_pair(layers: Layers, images: Tensor, inverted: Tensor) -> GramPair:
+    """What STIR needs of the model that is evaluated: images (n, 3, H, W), and inversions of R layers (R, n, 3, H, W)."""
+    return GramPair(grams(layers, images), torch.stack([grams(layers, own) for own in inverted]))
 
 
 @torch.no_grad()
