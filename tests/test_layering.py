@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "results": {"config", "runs"},
     "sweeps": {"config", "results", "runs"},
     "hf": {"methods"},
+    "export": {"backbones", "data", "methods", "runs"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
     "invariance": {"backbones", "config", "data", "explain", "methods", "runs", "tracking"},
 }

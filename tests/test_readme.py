@@ -185,6 +185,8 @@ def test_keys_that_the_text_names() -> None:
         ["dataset=folder", "dataset.root=some"],
         ["dataset=csv", "dataset.root=some"],
         ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["method=knn"],
+        ["method=linear_exact"],
         ["dataset=digits", "method=fact_tk"],
         ["dataset=digits", "method=toast"],
     )

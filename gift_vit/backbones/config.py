@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, folder_name, matches
+from gift_vit.common.checks import Options, at_least, folder_name, matches, one_of
+
+POOLINGS = ("token", "avg", "map")
 
 
 @dataclass
@@ -17,6 +19,9 @@ class BackboneConfig(Options, section="backbone"):
             or the package for vit_mini). Either way mean, std, input size and interpolation are those of ``model``'s tag.
         pretrained: False leaves the weights random, for tests.
         img_size: Input size in pixels where it differs from the weights' own; the position embedding is resampled.
+        global_pool: What the head reads: ``token``, the class token; ``avg``, the mean of the patches; ``map``, what an
+            attention pool that the weights bring makes of all tokens. None: as timm builds the model for these weights, which
+            the backbone's YAML says in words.
     """
 
     name: Annotated[str, folder_name]
@@ -24,3 +29,4 @@ class BackboneConfig(Options, section="backbone"):
     weights: str | None = None
     pretrained: bool = True
     img_size: Annotated[int | None, at_least(1)] = None
+    global_pool: Annotated[str | None, one_of(POOLINGS)] = None

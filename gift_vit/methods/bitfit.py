@@ -1,9 +1,13 @@
 """BitFit: only biases are trained (Ben Zaken, Goldberg, Ravfogel, arXiv 2106.10199): ``y = x ωᵀ + b`` with ω frozen."""
 
+import logging
+
 from torch import nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import BitFitConfig, register_method
+
+log = logging.getLogger(__name__)
 
 
 def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
@@ -15,8 +19,13 @@ def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
 def apply_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     """Make the biases trainable."""
     if cfg.scope == "linear":
-        layers = [layer for layer in model.get_submodule("blocks").modules() if isinstance(layer, nn.Linear)]
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        layers = {n: m for n, m in model.get_submodule("blocks").named_modules() if isinstance(m, nn.Linear)}
+        biases = [layer.bias for layer in layers.values() if layer.bias is not None]
+        without = dict.fromkeys(name.partition(".")[2] for name, layer in layers.items() if layer.bias is None)
+        if without and biases:
+            log.info(
+                "bitfit trains fewer biases than on a plain ViT: %s of the blocks have none of their own", ", ".join(without)
+            )
     else:
         biases = [p for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith("head")]
     if not biases:

@@ -155,9 +155,13 @@ def merge_linears(model: nn.Module) -> None:
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
     slice_index = QKV_SLICES.index(target) if target in QKV_SLICES else None
     suffix = "attn.qkv" if slice_index is not None else target
+    if slice_index is not None and "attn.qkv" not in nameable_targets(model):  # EVA-02 has a layer for each
+        slice_index, suffix = None, f"{target}_proj"
     layers: list[TargetLayer] = []
     for name, module in model.named_modules():
         if not (name == suffix or name.endswith("." + suffix)):
+            continue
+        if isinstance(module, nn.Linear) and not name.startswith("blocks."):  # an attention pool has an MLP too
             continue
         if not isinstance(module, nn.Linear):
             raise ConfigError(

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 METHOD_NAMES = {
     "full": "Full fine-tuning",
+    "knn": "k-NN",
     "linear": "Linear probing",
+    "linear_exact": "Linear probing (exact)",
     "bitfit": "BitFit",
     "bitfit_all": "BitFit (all biases)",
     "ln_tuning": "LayerNorm tuning",

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -145,12 +145,16 @@ class Run:
             return f"{self.folder / PRUNED} cannot be read"
 
     def curve(self) -> list[dict[str, float]]:
-        """One record per finished epoch, its finite numbers only; a line that is being written or is damaged is left out."""
+        """One record per finished epoch, as of :meth:`metrics`."""
+        return [record for record in self.metrics() if "epoch" in record]
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of the metrics file, their finite numbers only; one that is being written or is damaged is empty."""
         try:
             lines = (self.folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        return [record for record in map(_epoch_record, lines) if "epoch" in record]
+        return [_line_record(line) for line in lines]
 
     def predictions(self, split: str | None = None) -> "Predictions":
         """The kept predictions of a split; None: of the one that the run is scored on.
@@ -289,7 +293,7 @@ def _cannot_be_read(error: OSError) -> None:
     log.warning("%s cannot be read (%s): runs in it are left out", error.filename, error.strerror)
 
 
-def _epoch_record(line: str) -> dict[str, float]:
+def _line_record(line: str) -> dict[str, float]:
     try:
         return {key: float(value) for key, value in json.loads(line).items() if math.isfinite(value)}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -444,7 +448,15 @@ class MetricsFile(Observer):
     def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
         """Steps are not recorded."""
 
+    def setting_scored(self, record: Mapping[str, float]) -> None:
+        """Append the setting's line."""
+        self._append(record)
+
     def epoch_done(self, record: EpochRecord) -> None:
+        """Append the epoch's line."""
+        self._append(record)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
         """Append one line, whole or not at all."""
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with writing(self.path), self.path.open("ab", buffering=0) as file:
