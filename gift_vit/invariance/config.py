@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, device_name, expect, one_of, positive, writable_folder
+from gift_vit.common.checks import Options, at_least, between, device_name, expect, fulfils, one_of, positive, writable_folder
 from gift_vit.common.errors import ConfigError
 
 TOKENS = ("all", "cls", "mean")
@@ -27,7 +27,9 @@ class InvarianceArguments(Options):
         split: train, val, trainval or test
         tokens: of a block's output: all, cls or mean
         steps: of each descent (default: in proportion to the images' side, 500 for 224 pixels)
-        step_size: the length of each step of an image
+        step_size: the length of an image's first step, at most
+        momentum: what is kept of a step's direction for the next one
+        decay: the last step's size over the first one's, on a cosine between them
         seed: of the noise that descents begin with
         out: the folder to write (default: invariance/ in the run's folder)
         dataset_root: the dataset.root of now, if the data is not where it was during training
@@ -45,7 +47,9 @@ class InvarianceArguments(Options):
     split: str = "val"
     tokens: Annotated[str, one_of(TOKENS)] = "all"
     steps: Annotated[int | None, at_least(0)] = None
-    step_size: Annotated[float, positive] = 0.5
+    step_size: Annotated[float, positive] = 2.0
+    momentum: Annotated[float, between(0, 1)] = 0.9
+    decay: Annotated[float, fulfils(lambda value: 0 <= value <= 1, "a number from 0 to 1")] = 0.02
     seed: Annotated[int, at_least(0)] = 0
     out: Annotated[str | None, writable_folder] = None
     dataset_root: str | None = None

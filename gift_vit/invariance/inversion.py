@@ -5,6 +5,7 @@ From noise, by normalised gradient descent on the relative distance of the rows,
 at its bounds, where pixels would be stuck for ever; after each projection it would change no value anyway.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,17 +27,27 @@ class Descent:
 
     Attributes:
         steps: None: in proportion to the image's side, 500 for 224 pixels.
-        step_size: The L2 norm of each step of an image.
+        step_size: The L2 norm of each step of an image; with momentum the largest it can have.
         seed: Of the noise.
+        momentum: What is kept of the direction of the step before; 0: nothing, as the authors'.
+        decay: The last step's size over the first one's, on a cosine between them; 1: all the same, as the authors'.
     """
 
     steps: int | None = None
     step_size: float = 0.5
     seed: int = 0
+    momentum: float = 0.0
+    decay: float = 1.0
 
     def steps_for(self, side: int) -> int:
         """Steps for images of ``side`` pixels."""
         return round(_STEPS_PER_PIXEL * side) if self.steps is None else self.steps
+
+    def sizes(self, side: int) -> list[float]:
+        """Of each step."""
+        count = self.steps_for(side)
+        cosines = ((1 + math.cos(math.pi * step / count)) / 2 for step in range(count))
+        return [self.step_size * (self.decay + (1 - self.decay) * cosine) for cosine in cosines]
 
 
 class Inversion(NamedTuple):
@@ -98,14 +109,16 @@ def invert_layers(
         lowest[better] = found[better]
         best[better] = x[better].detach()
 
-    for _ in range(descent.steps_for(images.shape[-1])):
+    direction = torch.zeros_like(x)
+    for size in descent.sizes(images.shape[-1]):
         x.requires_grad_(True)
         found = errors(x)
         [gradient] = torch.autograd.grad(found.sum(), x)
         x = x.detach()
         keep(found.detach())
         norm = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        x = (x - descent.step_size * gradient / (norm + _TINY)).clamp_(0, 1)
+        direction = descent.momentum * direction + (1 - descent.momentum) * gradient / (norm + _TINY)
+        x = (x - size * direction).clamp_(0, 1)
         stepped()
     with torch.no_grad():
         keep(errors(x))

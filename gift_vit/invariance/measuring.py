@@ -88,7 +88,7 @@ def compare(run: Run, arguments: InvarianceArguments) -> Compared:
     else:
         merge_method(tuned)
     images, names = _read_images(run, tuned, arguments)
-    descent = Descent(arguments.steps, arguments.step_size, arguments.seed)
+    descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.momentum, arguments.decay)
     folder = Path(cfg.paths.cache_root, "inversions")
 
     def kept(model: nn.Module, method: Any) -> KeptInversion:

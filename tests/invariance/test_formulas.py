@@ -143,6 +143,35 @@ def test_a_step_is_as_long_as_it_says_and_no_image_depends_on_its_batch(images: 
     torch.testing.assert_close(torch.cat([half.errors for half in halves], 1), whole.errors, rtol=1e-3, atol=1e-5)
 
 
+def test_momentum_and_shorter_steps_come_nearer_in_as_many_steps(images: Tensor) -> None:
+    model = vit()
+    plain = invert(model, images, descent=Descent(60, 0.5))
+    better = invert(model, images, descent=Descent(60, 2.0, momentum=0.9, decay=0.02))
+    assert (better.errors[:3].median(1).values < 0.7 * plain.errors[:3].median(1).values).all()
+
+
+def test_the_second_step_of_momentum_is_what_its_definition_says(images: Tensor) -> None:
+    """Nothing reaches the bounds, and the gradient is taken by hand, of the first block alone."""
+    model, noise = vit(), noise_like(images, 3) * 0.2 + 0.4
+    layers, descent = open_layers(model, [0]), Descent(2, 0.1, momentum=0.5, decay=0.2)
+    assert descent.sizes(32) == pytest.approx([0.1, 0.1 * (0.2 + 0.8 / 2)])
+    target = layers.rows(images)[0]
+
+    def unit(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_(True)
+        error = ((layers.rows(x)[0] - target).norm(dim=1) / target.norm(dim=1)).sum()
+        [gradient] = torch.autograd.grad(error, x)
+        return gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    first = unit(noise)
+    x = noise - 0.1 * first / 2
+    x = x - 0.06 * (first / 4 + unit(x) / 2)
+    found = invert_layers(layers, images, noise, descent)
+    moved = relative(layers, torch.stack([x, x]), images)[0] < relative(layers, torch.stack([noise, noise]), images)[0]
+    assert moved.all()
+    torch.testing.assert_close(found.images[0], x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 32, 32), torch.full((2, 3, 32, 32), 2.0), torch.zeros(3, 32, 32)])
 def test_inversion_refuses_what_are_no_images(wrong: Tensor) -> None:
     with pytest.raises(ConfigError, match="invert takes images"):
