@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,6 +113,7 @@ def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = 
     with steps_shown(f"{told}inverting", count_steps(both)) as stepped:
         of_pretrained, of_tuned = (inversion.found(stepped) for inversion in both)
     pretrained, tuned, images = compared.pretrained.layers, compared.tuned.layers, compared.images
+    descent = compared.pretrained.descent
     pairs = {
         "tuned_given_pretrained": gram_pair(tuned, images, of_pretrained.images),
         "pretrained_given_tuned": gram_pair(pretrained, images, of_tuned.images),
@@ -125,6 +126,8 @@ def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = 
     names = pretrained.names
     return {
         "layers": names,
+        "tokens": pretrained.tokens,
+        "descent": {**asdict(descent), "steps": descent.steps_for(images.shape[-1])},
         "images": compared.names,
         "errors": {model: _describe_errors(names, values) for model, values in errors.items()},
         **{name: _matrices(pairs, noise, unbiased) for name, unbiased in ESTIMATORS.items()},
