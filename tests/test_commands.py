@@ -77,6 +77,16 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "split to keep": (["gift_vit.evaluate", "run=a", "split=val", "keep_predictions=true"], "drop split="),
     "run to predict with": (["gift_vit.predict", "run=nowhere", "images=a"], "nowhere is no run folder"),
     "what to write": (["gift_vit.predict", "run=nowhere", "images=a", "out=a.txt"], "out=a.txt: expected a name that ends in"),
+    "run to push": (["gift_vit.push", "run=nowhere", "repo=me/it"], "nowhere is no run folder"),
+    "no slash": (["gift_vit.push", "run=run", "repo=it"], "repo=it: expected <user>/<name> of the Hugging Face Hub"),
+    "no slash to pull": (["gift_vit.pull", "repo=it"], "repo=it: expected <user>/<name>"),
+    "three parts": (["gift_vit.predict", "run=hf://me/it/now", "images=a"], "hf://me/it/now: expected hf://<user>/<name>"),
+    "pulled before": (["gift_vit.pull", "repo=me/run"], "run is there already; give out=<another folder>"),
+    "maps of the hub": (["gift_vit.explain", "run=hf://me/it"], "run=hf://me/it is no folder to write to; give out="),
+    "predictions of the hub": (
+        ["gift_vit.evaluate", "run=hf://me/it", "keep_predictions=true"],
+        "run=hf://me/it: expected a folder; gift_vit.pull makes one",
+    ),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),
     "runs": (["gift_vit.explain.stability", "runs=[a,b]"], "a is no run folder"),
@@ -89,6 +99,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "columns": (["experiments.tables", "columns=[top6]"], "unknown score top6 (known: top1, top5, "),
     "one member": (["experiments.ensemble", "runs=[a]"], "runs=[a]: give at least two folders, each once"),
     "members": (["experiments.ensemble", "runs=[a,b]"], "a is no run folder"),
+    "run to describe": (["experiments.crate", "run=nowhere"], "nowhere is no run folder"),
+    "runs to describe": (["experiments.crate", "runs=nowhere"], "runs=nowhere: there is no finished run below it"),
+    "what to describe": (["experiments.crate"], "give run=<a run's folder> or runs=<a folder with runs>, one of them"),
+    "licence": (["experiments.crate", "run=run", "license=mit"], "license=mit: expected an address"),
     "select": (["experiments.select", "root=nowhere"], "nowhere"),
     "status": (["experiments.status", "root=nowhere"], "no folder nowhere; pass root=<the output folder of the sweeps>"),
     "report": (["experiments.report", "root=nowhere"], "nowhere"),
@@ -130,6 +144,7 @@ WRITING = (
     ["gift_vit.merge", "run=run", f"out={OUT}.pth"],
     ["gift_vit.export", "run=run", f"out={OUT}.pt2"],
     ["gift_vit.import_gift", "a", "dataset=cub", f"out={OUT}"],
+    ["gift_vit.pull", "repo=me/it", f"out={OUT}"],
     ["gift_vit.explain", "run=run", f"out={OUT}"],
     ["gift_vit.explain.score", "run=run", f"out={OUT}"],
     ["gift_vit.explain.faithfulness", "run=run", f"out={OUT}"],
@@ -264,7 +279,7 @@ def test_help_is_readable(helps: dict[str, Answer], command: str) -> None:
     assert (answer.returncode, answer.imported, answer.stderr) == (0, [], "")
     assert f"python -m {command}" in answer.stdout
     # Hydra puts all choices of a group on one line
-    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(dataset|method|sweep): ", line)]
+    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(backbone|dataset|method|sweep): ", line)]
     assert max(map(len, lines)) <= 140
     assert len(lines) <= 90
     assert not re.search(r"^    \w+( +\((required|default: .*)\))?$", answer.stdout, re.MULTILINE), "one that is not explained"

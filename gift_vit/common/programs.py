@@ -31,6 +31,7 @@ def _program(module: str) -> Callable[[], None]:
     return run
 
 
+crate = _program("experiments.crate")
 dashboard = _program("experiments.dashboard")
 ensemble = _program("experiments.ensemble")
 report = _program("experiments.report.__main__")

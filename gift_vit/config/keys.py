@@ -19,7 +19,8 @@ PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
     "trainer.keep_predictions",
-    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates", "dataset.transform.max_pixels"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.cache_features"),
+    *("dataset.check_duplicates", "dataset.transform.max_pixels"),
 )
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")

@@ -1,10 +1,11 @@
 """The two kinds of file: how a recorded graph is written to one, and how one is run."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ def write_onnx(program: ExportedProgram, path: Path, names: Sequence[str], facts
     """
     import onnx  # pyright: ignore[reportMissingImports] - of an extra
 
-    with _quiet():
+    with quiet():
         made = torch.onnx.export(
             program, dynamo=True, input_names=list(names), output_names=["logits"], external_data=False, verbose=False
         )
@@ -61,13 +62,13 @@ def open_onnx(path: Path) -> Compute:
 
 def write_pt2(program: ExportedProgram, path: Path, names: Sequence[str], facts: dict[str, Any]) -> None:
     """Write torch's own format, the facts as JSON in the file :data:`FACTS` inside."""
-    with _quiet(), path.open("wb") as file:
+    with quiet(), path.open("wb") as file:
         torch.export.save(program, file, extra_files={FACTS: json.dumps({**facts, "inputs": list(names)})})
 
 
 def open_pt2(path: Path) -> Compute:
     """Run a torch program on the CPU."""
-    with _quiet(), path.open("rb") as file:
+    with quiet(), path.open("rb") as file:
         module = torch.export.load(file).module()
     return lambda images, tensors: module(images, tuple(tensors)) if tensors else module(images)
 
@@ -76,10 +77,10 @@ FORMATS = {".onnx": (write_onnx, open_onnx), ".pt2": (write_pt2, open_pt2)}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the libraries' warnings about their own insides; what is written is run and compared."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where torch prints what it could not follow
         warnings.simplefilter("ignore")
-        for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export"):
+        for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.fx"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield

@@ -13,7 +13,7 @@ from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
-from gift_vit.export.formats import FORMATS
+from gift_vit.export.formats import FORMATS, quiet
 from gift_vit.export.graph import Graph, adapter_inputs, to_program
 from gift_vit.methods.adapter import merge_method, read_adapter
 from gift_vit.runs.run import ADAPTER, Run
@@ -82,7 +82,7 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
     tensors = list(others.tensors.values()) if others else []
     with atomic_path(out) as partial:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 write(to_program(graph, images, others), partial, ("images", *names), facts)
                 compute = read(partial)
                 found = torch.cat([compute(batch, tensors) for batch in images.split(_BATCHES)])

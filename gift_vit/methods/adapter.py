@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_readable
+from gift_vit.common.hub import local_adapter
 from gift_vit.common.tensors import write_tensors
 from gift_vit.common.vits import check_vit
 from gift_vit.methods.config import get_method, spec_of
@@ -209,13 +210,14 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
-    """Read an adapter file.
+    """Read an adapter file, or that of a run on the Hub: ``hf://user/name``.
 
     Raises:
         ConfigError: If it is absent, damaged, may not be read or is no adapter of this project, or holds values that are not
             finite.
+        RunError: If the Hub cannot be reached.
     """
-    path = Path(path)
+    path = local_adapter(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
     check_readable(path)
@@ -250,7 +252,7 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
 
     Args:
         model: The adapter's backbone, with a head of as many classes as the adapter's, plain or with the same method applied.
-        path: A file that :func:`save_adapter` wrote.
+        path: A file that :func:`save_adapter` wrote, or ``hf://user/name`` of a run on the Hugging Face Hub.
         strict: Refuse a model of the same architecture that holds other pretrained weights; otherwise that is a warning
             (``warnings.warn``), since the adapter's predictions need its own.
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -60,7 +61,20 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
     """
     [source] = data.parts(split)
     labels = torch.as_tensor(source.labels, device=device)
-    file = Path(cfg.paths.cache_root) / f"features-{data.name}-{_key(cfg, model, data, split, device)}.safetensors"
+    key = _key(cfg, model, data, split, device)
+    return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
+
+
+def kept_features(
+    cfg: RunConfig, data: VisionDataset, split: str, labels: Tensor, key: str, compute: Callable[[], Features]
+) -> Features:
+    """Features with these labels, on their device, from the file of that key, or computed and kept; other runs wait meanwhile.
+
+    Raises:
+        ConfigError: As :func:`open_features`.
+        RunError: As :func:`open_features`.
+    """
+    file = Path(cfg.paths.cache_root) / f"features-{data.name}-{key}.safetensors"
     with ExitStack() as stack:
         keep = cfg.dataset.cache in ("auto", "disk")
         try:
@@ -74,7 +88,7 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
         if keep and (kept := _read(file, labels)) is not None:
             log.info("features of %s %s: from %s", data.name, split, file)
             return kept
-        features = _compute(cfg, model, data, split, device, labels)
+        features = compute()
         try:
             if keep:
                 write_tensors(file, {"features": features.values.cpu()}, {"seconds": str(features.seconds)})
@@ -125,11 +139,15 @@ def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, devi
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     [source] = data.parts(split)
     facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
-    facts += [str(getattr(model, "global_pool", None)), device.type, torch.__version__, timm.__version__]
-    digest = hashlib.sha256(json.dumps(facts).encode())
+    facts += [str(getattr(model, "global_pool", None)), device.type]
     own = {*applied_method(model).head_names, *applied_method(model).adapter_names, *applied_method(model).state_names}
-    for name, tensor in model.state_dict().items():
-        if name not in own:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest_of(facts, {name: tensor for name, tensor in model.state_dict().items() if name not in own})
+
+
+def digest_of(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:
+    """Names what features depend on: plain values, and weights by name."""
+    digest = hashlib.sha256(json.dumps([*facts, torch.__version__, timm.__version__]).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

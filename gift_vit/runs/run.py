@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
+from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from gift_vit.runs.predict import Prediction
     from gift_vit.runs.predictions import Predictions
 
-CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
+FAILED, CHECKPOINT = "failed.json", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
 PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
 IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
@@ -68,8 +69,13 @@ class Run:
 
     @classmethod
     def open(cls: type[R], folder: str | Path, dataset_root: str | None = None) -> R:
-        """The run of a folder; what is not there is said when it is asked for."""
-        return cls(Path(folder).expanduser(), dataset_root)
+        """The run of a folder, or of the Hub: ``hf://user/name``; what is not there is said when it is asked for.
+
+        Raises:
+            ConfigError: If the Hub has no such run.
+            RunError: If the Hub cannot be reached.
+        """
+        return cls(local_folder(folder), dataset_root)
 
     @property
     def state(self) -> State:

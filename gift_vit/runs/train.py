@@ -36,6 +36,7 @@ from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
 from gift_vit.runs.fitted import fit_on_features, in_full_precision
 from gift_vit.runs.predictions import keep_predictions
+from gift_vit.runs.prefix import blocks_to_keep, taking_tokens, token_loaders
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import (
     ADAPTER,
@@ -233,16 +234,22 @@ def _fitted(cfg: RunConfig, training: Training, observers: Sequence[Observer]) -
     model, device = training.model, training.device
     if spec_of(cfg.method).fit is not None:
         return fit_on_features(cfg, model, training.data, device, observers)
-    inputs = _fit_inputs(cfg, training)
+    kept_blocks = blocks_to_keep(cfg, model, training.data)
+    inputs = _fit_inputs(cfg, training, kept_blocks)
     # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
     torch.manual_seed(cfg.seed if distributed.is_main() else mix_seed(cfg.seed, 0, 0, distributed.rank()))
-    return fit(model, inputs, cfg.optim, cfg.trainer, cfg.folder / CHECKPOINT, observers, cfg.stop_epoch)
+    with taking_tokens(model, kept_blocks):
+        return fit(model, inputs, cfg.optim, cfg.trainer, cfg.folder / CHECKPOINT, observers, cfg.stop_epoch)
 
 
-def _fit_inputs(cfg: RunConfig, training: Training) -> FitInputs:
-    """What a method that is trained by gradient is given; the record says where the pixels lie on the device."""
+def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInputs:
+    """What a method that is trained by gradient is given; the record says of what: pixels on the device, or kept tokens."""
     data, model, device = training.data, training.model, training.device
     has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
+    if kept_blocks:
+        train, val = token_loaders(cfg, model, data, device, kept_blocks, training.acceleration)
+        training.acceleration["kept_blocks"] = kept_blocks
+        return FitInputs(train=train, val=val, identity=f"{data.fingerprint} {data.decoder}")
     inputs = FitInputs(
         train=train_loader(cfg, model, data, device),
         val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,

@@ -19,6 +19,7 @@ from gift_vit.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 METHODS = ("gift", "lora", "vpt_deep")  # the last one cannot be merged
+KINDS = ("linear_exact", "toast", "convpass", "adapter_plus", "repadapter", "gift_v1", "ssf", "knn")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,26 @@ def test_a_file_computes_what_the_model_does(runs: dict[str, Run], method: str, 
     assert (facts["mean"], facts["std"]) == (run.result.backbone["mean"], run.result.backbone["std"])
     assert "100.0 % equal predictions on 32 images of test" in told
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", KINDS)
+def test_methods_of_every_kind_are_exported_or_refused(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run of each, recorded and translated: some eight seconds a method."""
+    needs(".onnx")
+    monkeypatch.chdir(tmp_path)
+    run = Run.train(["debug=smoke", "phase=final", f"method={method}"])
+    capfd.readouterr()
+    if method == "knn":
+        with pytest.raises(RunError, match="method=knn cannot be exported"):
+            export_run(run, tmp_path / "model.onnx")
+        assert "\n" not in capfd.readouterr().err.strip(), "torch prints the graph"
+        return
+    export_run(run, tmp_path / "model.onnx")
+    found, _ = run_file(tmp_path / "model.onnx", normalised(images(5), run))
+    torch.testing.assert_close(found, logits(run, images(5)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
