@@ -58,9 +58,13 @@ def open_data(cfg: RunConfig) -> VisionDataset:
 
 def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     """The run's backbone with its method applied, on the CPU, drawn from the run's seed."""
+    return apply_method(build_pretrained(cfg, num_classes), cfg.method)
+
+
+def build_pretrained(cfg: RunConfig, num_classes: int) -> nn.Module:
+    """The run's backbone before its method is applied, on the CPU, with a head drawn from the run's seed."""
     torch.manual_seed(cfg.seed)
-    model = build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
-    return apply_method(model, cfg.method)
+    return build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
 
 
 def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[str, int]]:

@@ -60,7 +60,7 @@ class Progress(Observer):
 
     def __enter__(self) -> "Progress":
         if self._live:
-            self._stack.enter_context(_log_above(self._console))
+            self._stack.enter_context(log_above(self._console))
             self._stack.enter_context(self._bar)
         return self
 
@@ -126,7 +126,7 @@ def _told(record: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _log_above(console: Console) -> Iterator[None]:
+def log_above(console: Console) -> Iterator[None]:
     """While a bar is live, log handlers of the terminal write above it and leave out the lines it prints itself."""
 
     def not_printed(record: logging.LogRecord) -> bool:
