@@ -87,7 +87,10 @@ def test_the_page_and_the_command_have_these_counts(capsys: pytest.CaptureFixtur
     table = {
         row[1]: int(row[2].replace(",", "")) for row in re.finditer(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", page, re.MULTILINE)
     }
-    assert table == {label: size for label, size in LABELS.items() if label not in PEFTS}
+    between = {f"gift_{schema}": 24_576 + sizes[0] for schema, sizes in SCHEMAS.items()}
+    expected = {label: size for label, size in LABELS.items() if label not in PEFTS}
+    assert table == expected | {label: between[label] for label in table if label in between}
+    assert set(table) == own_methods() | {"lora", "lora_qv", "lora_rs"}
     command.print_counts(command.Arguments(methods=["vpt_deep", "gift", "c3a"], model="vit_tiny_patch16_224"))
     assert capsys.readouterr().out.splitlines()[2:4] == ["| `vpt_deep` | 11,520 | 0.2085 |", "| `gift` | 6,144 | 0.1112 |"]
 
