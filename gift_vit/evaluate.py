@@ -6,8 +6,8 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common import cli, errors
-from gift_vit.common.checks import Options, device_name
+from gift_vit.common import cli, hub
+from gift_vit.common.checks import Options, device_name, expect
 from gift_vit.runs.run import Run
 
 
@@ -18,7 +18,7 @@ class Arguments(Options):
         python -m gift_vit.evaluate run=<folder> [split=test | keep_predictions=true]
 
     Attributes:
-        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         split: train, val, trainval or test (default: test; val for a run of the search phase, which has no test score)
         dataset_root: the dataset.root of now, if the data is not where it was during training
         device: auto, cpu, cuda, cuda:1 …
@@ -33,8 +33,8 @@ class Arguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep_predictions and self.split:
-            raise errors.ConfigError(f"split={self.split}: keep_predictions=true takes the run's own split; drop split=")
+        expect(not (self.keep_predictions and self.split), "split", self.split, "none with keep_predictions=true; drop split=")
+        expect(not (self.keep_predictions and hub.is_reference(self.run)), "run", self.run, "a folder; gift_vit.pull makes one")
 
 
 def evaluate_run(arguments: Arguments) -> None:

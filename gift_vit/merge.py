@@ -23,7 +23,7 @@ class Arguments(Options):
         python -m gift_vit.merge run=<folder> out=<file>
 
     Attributes:
-        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         out: the file to write: .safetensors or .pth; for a model of texts the folder
 
     timm.create_model(<name>, num_classes=<classes>, checkpoint_path=<file>) loads it; it predicts the same as the run's model.

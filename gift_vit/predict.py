@@ -21,7 +21,7 @@ class Arguments(Options):
         python -m gift_vit.predict run=<folder> images=<file, folder or pattern> [topk=5] [out=<file>]
 
     Attributes:
-        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         images: an image file, a folder of them, or a pattern in quotation marks, such as 'photos/**/*.jpg'
         topk: how many classes to name, the most probable ones (default: 5, or all if there are fewer)
         out: also write them to this file: .csv, .json or .parquet

@@ -59,6 +59,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["gift_vit.merge", "run=nowhere", "out=a.pth"],
         "nowhere is no run folder: it holds no config.yaml; give run=",
     ),
+    "suffix of an export": (
+        ["gift_vit.export", "run=run", "out=a.bin"],
+        "out=a.bin: expected a name that ends in .onnx or .pt2",
+    ),
+    "run to export": (["gift_vit.export", "run=nowhere", "out=a.pt2"], "nowhere is no run folder"),
     "suffix": (["gift_vit.merge", "run=nowhere", "out=a.bin"], "out=a.bin: expected a name that ends in .safetensors or .pth"),
     "required": (["gift_vit.merge", "run=nowhere"], "out=… is required; --help explains"),
     "checkpoint": (["gift_vit.import_gift", "none.pth.tar", "dataset=cub", "out=run"], "no checkpoint none.pth.tar"),
@@ -72,14 +77,33 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "split to keep": (["gift_vit.evaluate", "run=a", "split=val", "keep_predictions=true"], "drop split="),
     "run to predict with": (["gift_vit.predict", "run=nowhere", "images=a"], "nowhere is no run folder"),
     "what to write": (["gift_vit.predict", "run=nowhere", "images=a", "out=a.txt"], "out=a.txt: expected a name that ends in"),
+    "run to push": (["gift_vit.push", "run=nowhere", "repo=me/it"], "nowhere is no run folder"),
+    "no slash": (["gift_vit.push", "run=run", "repo=it"], "repo=it: expected <user>/<name> of the Hugging Face Hub"),
+    "no slash to pull": (["gift_vit.pull", "repo=it"], "repo=it: expected <user>/<name>"),
+    "three parts": (["gift_vit.predict", "run=hf://me/it/now", "images=a"], "hf://me/it/now: expected hf://<user>/<name>"),
+    "pulled before": (["gift_vit.pull", "repo=me/run"], "run is there already; give out=<another folder>"),
+    "maps of the hub": (["gift_vit.explain", "run=hf://me/it"], "run=hf://me/it is no folder to write to; give out="),
+    "predictions of the hub": (
+        ["gift_vit.evaluate", "run=hf://me/it", "keep_predictions=true"],
+        "run=hf://me/it: expected a folder; gift_vit.pull makes one",
+    ),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),
     "runs": (["gift_vit.explain.stability", "runs=[a,b]"], "a is no run folder"),
+    "run to invert": (["gift_vit.invariance", "run=nowhere"], "nowhere is no run folder"),
+    "runs to invert": (["gift_vit.invariance"], "give run=<a run's folder> or runs=[<folder>,<folder>], one of them"),
+    "images to invert": (["gift_vit.invariance", "run=a", "images=3"], "images=3: expected 4 or more: the unbiased"),
+    "layers": (["gift_vit.invariance", "run=a", "layers=[0,x]"], "layers=[0,x]: expected all, or indices of blocks"),
     "tables": (["experiments.tables", "root=nowhere"], "nowhere"),
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),
     "columns": (["experiments.tables", "columns=[top6]"], "unknown score top6 (known: top1, top5, "),
+    "counted method": (["experiments.methods", "methods=[gfit]"], "methods=: unknown method 'gfit' (known: adalora, "),
     "one member": (["experiments.ensemble", "runs=[a]"], "runs=[a]: give at least two folders, each once"),
     "members": (["experiments.ensemble", "runs=[a,b]"], "a is no run folder"),
+    "run to describe": (["experiments.crate", "run=nowhere"], "nowhere is no run folder"),
+    "runs to describe": (["experiments.crate", "runs=nowhere"], "runs=nowhere: there is no finished run below it"),
+    "what to describe": (["experiments.crate"], "give run=<a run's folder> or runs=<a folder with runs>, one of them"),
+    "licence": (["experiments.crate", "run=run", "license=mit"], "license=mit: expected an address"),
     "select": (["experiments.select", "root=nowhere"], "nowhere"),
     "status": (["experiments.status", "root=nowhere"], "no folder nowhere; pass root=<the output folder of the sweeps>"),
     "report": (["experiments.report", "root=nowhere"], "nowhere"),
@@ -119,11 +143,14 @@ WRITING = (
     [TRAIN, "debug=smoke", f"paths.output_root={OUT}"],
     [TRAIN, "-m", "debug=smoke", f"paths.output_root={OUT}", "seed=0,1"],
     ["gift_vit.merge", "run=run", f"out={OUT}.pth"],
+    ["gift_vit.export", "run=run", f"out={OUT}.pt2"],
     ["gift_vit.import_gift", "a", "dataset=cub", f"out={OUT}"],
+    ["gift_vit.pull", "repo=me/it", f"out={OUT}"],
     ["gift_vit.explain", "run=run", f"out={OUT}"],
     ["gift_vit.explain.score", "run=run", f"out={OUT}"],
     ["gift_vit.explain.faithfulness", "run=run", f"out={OUT}"],
     ["gift_vit.explain.stability", "runs=[run,run2]", f"out={OUT}"],
+    ["gift_vit.invariance", "run=run", f"out={OUT}"],
     ["experiments.tables", "root=run", f"out={OUT}"],
     ["experiments.report", "root=run", f"out={OUT}"],
     ["experiments.select", "root=run", f"out={OUT}"],
@@ -253,7 +280,7 @@ def test_help_is_readable(helps: dict[str, Answer], command: str) -> None:
     assert (answer.returncode, answer.imported, answer.stderr) == (0, [], "")
     assert f"python -m {command}" in answer.stdout
     # Hydra puts all choices of a group on one line
-    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(dataset|method|sweep): ", line)]
+    lines = [line for line in answer.stdout.splitlines() if not re.match(r"(backbone|dataset|method|sweep): ", line)]
     assert max(map(len, lines)) <= 140
     assert len(lines) <= 90
     assert not re.search(r"^    \w+( +\((required|default: .*)\))?$", answer.stdout, re.MULTILINE), "one that is not explained"

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import sys
 
 import joblib
 import pytest
+import torch
 
 from gift_vit.common import cli
-from gift_vit.common.cores import cores
+from gift_vit.common.cores import cores, share_quota
 from gift_vit.config.compose import compose_config
 from gift_vit.runs.job import run_hydra
 from gift_vit.tracking.load import LoadNote
@@ -21,6 +23,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["gift-vit-train"])
     monkeypatch.setattr(cli, "interrupt_on_sigterm", lambda: None)
     return monkeypatch
 
@@ -56,6 +59,21 @@ def test_cores_are_those_of_the_process() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("quota", "set_by_hand", "threads"), [(3, None, 3), (64, None, 8), (3, "8", 8)], ids=["less", "more", "a person's own"]
+)
+def test_threads_keep_to_the_quota(quota: int, set_by_hand: str | None, threads: int, environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(joblib, "cpu_count", lambda: quota)
+    environment.setattr(torch, "get_num_threads", lambda: 8)
+    environment.setattr(torch, "set_num_threads", lambda count: found.append(count))
+    environment.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_hand:
+        environment.setenv("OMP_NUM_THREADS", set_by_hand)
+    found = [8]
+    share_quota()
+    assert found[-1] == threads
 
 
 @pytest.mark.parametrize(("count", "workers"), [(1, 1), (2, 2), (4, 4), (64, 4)])

@@ -28,12 +28,16 @@ MAY_IMPORT = {
     "results": {"config", "runs"},
     "sweeps": {"config", "results", "runs"},
     "hf": {"methods"},
+    "push": {"config", "results", "runs"},
+    "pull": {"runs"},
+    "export": {"backbones", "data", "methods", "runs"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
+    "invariance": {"backbones", "config", "data", "explain", "methods", "runs", "tracking"},
 }
 # modules that are imported before anything heavy is needed, with all that they import
 LIGHT = (
     *("gift_vit.config", "gift_vit.runs.run", "gift_vit.runs.job", "gift_vit.runs.verify"),
-    *("gift_vit.sweeps.plan", "gift_vit.data.base"),
+    *("gift_vit.sweeps.plan", "gift_vit.data.base", "gift_vit.push.__main__", "gift_vit.pull.__main__"),
 )
 HEAVY = ("torch", "torchvision", "timm", "peft", "transformers")
 MODULES = {

@@ -83,7 +83,7 @@ OF_CHECKOUTS = {"bench", "bench-end-to-end", "bench-data", "demo", "pretrain-min
 
 
 def test_every_command_has_a_script_that_helps(installed: Path, tmp_path: Path) -> None:
-    """Sixteen commands: some five seconds."""
+    """Seventeen commands: some five seconds."""
     names = {re.sub("[._]", "-", re.sub(r"^(gift_vit|experiments)\.", "", name)) for name in COMMANDS}
     told = scripts(installed, tmp_path, {})
     assert set(told) == {f"gift-vit-{name}" for name in names - OF_CHECKOUTS}

@@ -185,6 +185,9 @@ def test_keys_that_the_text_names() -> None:
         ["dataset=folder", "dataset.root=some"],
         ["dataset=csv", "dataset.root=some"],
         ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["dataset=text", "dataset.root=some", "backbone=hf", "backbone.model=some", "method=gift_qv"],
+        ["method=knn"],
+        ["method=linear_exact"],
         ["dataset=digits", "method=fact_tk"],
         ["dataset=digits", "method=toast"],
     )
@@ -259,7 +262,7 @@ WORDS = {"three": 3, "five": 5, "seven": 7, "fifteen": 15}
 
 def test_rounds_are_those_of_the_files() -> None:
     told = re.findall(r"^\| `(\w+)\.md`.*?(\w+) rounds", NOTES["experiments/bench/README.md"], re.MULTILINE)
-    assert len(told) == 4
+    assert len(told) == 5
     for name, word in told:
         [rounds] = re.findall(r"(\d+) rounds\.", (ROOT / f"experiments/bench/{name}.md").read_text())
         assert int(rounds) == WORDS[word], name
@@ -304,6 +307,7 @@ def method_rows(page: str) -> list[str]:
 
 def test_every_method_and_every_backbone_is_named() -> None:
     methods, named = sorted((conf_dir() / "method").glob("*.yaml")), code_spans(PAGES["docs/methods.md"])
+    named |= code_spans(PAGES["docs/language.md"])
     assert {file.stem for file in methods} <= named
     assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} - {"test_vit"} <= named
     of_peft = sum("\nkind: peft\n" in file.read_text() for file in methods)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from data_prep.croissant import CROISSANT, archive_object, file_object, image_set, split_records, write_croissant
 from data_prep.download import clear_leftovers
 from data_prep.fgvc.annotations import write_annotations
 from data_prep.fgvc.facts import DatasetFacts
@@ -34,6 +35,8 @@ def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
         _clear(work)
         old = _recorded(work)
         new = _completed(work, old)
+        if new != old or not (work.folder / CROISSANT).is_file():
+            _describe(work, new)
         if new == old:
             logger.info("%s is ready: nothing to do", facts.name)
         else:
@@ -41,6 +44,25 @@ def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
             write_json(work.record_file, new)
         (work.folder / SOURCES).unlink(missing_ok=True)
         return new
+
+
+def _describe(work: Workspace, record: dict[str, Any]) -> None:
+    """Write ``croissant.json`` beside the images."""
+    archives = {name: source for name, source in record["sources"].items() if name in archive_names(work.facts)}
+    lists = [f"splits/{kind}/{split}.json" for kind, made in record["splits"].items() for split in made["counts"]]
+    counts = {f"{kind}/{split}": n for kind, made in record["splits"].items() for split, n in made["counts"].items()}
+    tables = [name for name in record["annotations"] if name.endswith(".parquet") and (work.folder / name).is_file()]
+    write_croissant(
+        work.folder,
+        work.facts.name,
+        f"{work.facts.title}: {record['images']:,} images of {record['classes']} classes.",
+        [
+            *(archive_object(name, source) for name, source in archives.items()),
+            *(file_object(work.folder, name) for name in (*lists, *tables)),
+            image_set([f"{folder}/**/*.jpg" for folder in work.facts.images.folders], archives),
+        ],
+        [split_records(counts)],
+    )
 
 
 def _clear(work: Workspace) -> None:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from data_prep.vtab import verify
 from data_prep.vtab.records import Key, Origin
-from data_prep.vtab.task_folder import FORMAT, META, Row, SplitWriter, complete_folder
+from data_prep.vtab.task_folder import FORMAT, META, Row, SplitWriter, complete_folder, describe_task
 from data_prep.vtab.tasks import Task
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
@@ -107,6 +107,7 @@ def write_task(
             verify.check_labels(task, labels, canonical=not is_local)
         all_meta = {"format": FORMAT, "task": task.name, "num_classes": task.num_classes, **meta, "splits": written}
         write_json(stage / META, all_meta)
+        describe_task(stage, task.title, all_meta)
     return all_meta
 
 

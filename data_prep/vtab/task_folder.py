@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.croissant import file_object, split_records, table_records, write_croissant
 from data_prep.vtab.verify import ids_sha256
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, clear, locked, writing
@@ -24,6 +25,7 @@ SPLITS = ("train800", "val200", "test")
 ROWS_PER_GROUP = 500
 
 _COLUMNS = pa.schema([("image", pa.binary()), ("label", pa.int16()), ("id", pa.string()), ("index", pa.int64())])
+_COLUMN_TYPES = {"image": "sc:ImageObject", "label": "sc:Integer", "id": "sc:Text", "index": "sc:Integer"}
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,21 @@ def read_meta(folder: Path, task: str) -> dict[str, Any] | None:
         if (meta["format"], meta["task"], recorded) == (FORMAT, task, sizes):
             return meta
     return None
+
+
+def describe_task(folder: Path, title: str, meta: Mapping[str, Any]) -> None:
+    """Write ``croissant.json`` beside the files of a task; ``meta`` is what ``meta.json`` holds."""
+    files = {split: f"{split}.parquet" for split in SPLITS}
+    write_croissant(
+        folder,
+        f"vtab1k_{meta['task']}",
+        f"{title}, a task of VTAB-1k: {meta['num_classes']} classes.",
+        [file_object(folder, name) for name in (*files.values(), META)],
+        [
+            split_records({split: meta["splits"][split]["images"] for split in SPLITS}),
+            *(table_records(split, name, _COLUMN_TYPES) for split, name in files.items()),
+        ],
+    )
 
 
 def _remove(*folders: Path) -> None:

@@ -22,7 +22,8 @@ class Arguments(Options):
         quick: a smaller model, a few variants, one batch size, three rounds: two to three minutes on two cores
         model: a timm ViT, or vit_mini_patch8_64; its weights are random, for they make no difference here
         batch_sizes: images in a step; 8, 32 and 64 on a CPU, 32 and 64 on a GPU
-        variants: only these (an unknown name lists all); without it all that make sense on the device
+        variants: only these (an unknown name lists all); methods: LoRA and every newer method; without it all that make sense
+            on the device, but for the newer methods
         rounds: how often each variant has its turn
         device: auto, cpu, cuda or cuda:1
         out: the files to write, without their suffixes: .jsonl, .md and .png

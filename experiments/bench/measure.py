@@ -30,6 +30,7 @@ class Figures:
 
     Attributes:
         flops: Floating-point operations of a step: forward and backward, or forward alone in inference.
+        trained: Parameters that are trained, but for the head's.
         saved_bytes: Kept for the backward pass, each storage once, parameters left out; None in inference and when compiled.
         peak_bytes: Peak of the device's memory in a step, the model's own parameters included; None on a CPU.
         step_seconds: Median over the rounds.
@@ -40,6 +41,7 @@ class Figures:
     variant: Variant
     batch_size: int
     flops: int
+    trained: int
     saved_bytes: int | None
     peak_bytes: int | None
     step_seconds: float
@@ -57,6 +59,7 @@ class _Runner:
     variant: Variant
     step: Callable[[], object]
     flops: int
+    trained: int
     saved_bytes: int | None
     peak_bytes: int | None
     times: list[Measurement]
@@ -129,7 +132,8 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
             p.nbytes for name, p in model.named_parameters() if name in frozen and p.data_ptr() == frozen[name].data_ptr()
         )
         peak_bytes = torch.cuda.max_memory_allocated(device) - before + shared
-    return _Runner(variant, step, flops, saved_bytes, peak_bytes, [])
+    trained = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head."))
+    return _Runner(variant, step, flops, trained, saved_bytes, peak_bytes, [])
 
 
 def step_cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int | None]:
@@ -190,6 +194,7 @@ def _figures(runner: _Runner, batch_size: int) -> Figures:
         runner.variant,
         batch_size,
         runner.flops,
+        runner.trained,
         runner.saved_bytes,
         runner.peak_bytes,
         merged.median,

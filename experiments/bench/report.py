@@ -18,7 +18,7 @@ from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 MIB = 2**20
 COLUMNS = (
     *("Variant", "Batch", "Step (ms)", "± (ms)", "× reference", "Images/s", "GFLOP", "GFLOP/s", "% of product", "Saved (MiB)"),
-    "Device (MiB)",
+    *("Device (MiB)", "Trained"),
 )
 
 
@@ -77,6 +77,7 @@ def records(
                 "gflop": f.flops / 1e9,
                 "gflop_per_s": rate / 1e9,
                 "product_share": rate / rates[f.variant.precision, f.batch_size],
+                "trained": f.trained,
                 "saved_mib": None if f.saved_bytes is None else f.saved_bytes / MIB,
                 "device_mib": None if f.peak_bytes is None else f.peak_bytes / MIB,
                 "round_ms": [1e3 * seconds for seconds in f.seconds],
@@ -91,7 +92,7 @@ def table(found: Sequence[Mapping[str, Any]], caption: str, provenance: str) -> 
     for r in found:
         values = [r["step_ms"], r["spread_ms"], r["ratio"], r["images_per_s"], r["gflop"], r["gflop_per_s"]]
         numbers = [*zip(values, (1, 1, 3, 1, 1, 0), strict=True), (100 * r["product_share"], 0)]
-        numbers += [(r["saved_mib"], 1), (r["device_mib"], 0)]
+        numbers += [(r["saved_mib"], 1), (r["device_mib"], 0), (r["trained"], 0)]
         texts = [r["name"], str(r["batch_size"]), *(DASH if v is None else f"{v:,.{digits}f}" for v, digits in numbers)]
         rows.append(tuple(Cell(text, (text,)) for text in texts))
     notes = (
@@ -101,7 +102,8 @@ def table(found: Sequence[Mapping[str, Any]], caption: str, provenance: str) -> 
         f"forward; fp32, or TF32 where there is a line of it), in inference to {PLAIN!r}. {FLOOR}: a frozen backbone that only "
         "passes a gradient through.",
         "% of product: FLOP/s as a share of what the device reaches in the model's largest matrix product in the same "
-        "precision. Saved: kept for the backward pass, parameters left out. Device: peak of its memory, parameters included.",
+        "precision. Saved: kept for the backward pass, parameters left out. Device: peak of its memory, parameters included. "
+        "Trained: parameters but for the head's.",
     )
     return render_markdown(Table(caption, provenance, tuple(Column(c, "", (c,)) for c in COLUMNS), tuple(rows), notes))
 

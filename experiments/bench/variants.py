@@ -90,18 +90,33 @@ VARIANTS = (
     _inference("vpt_deep, inference", "vpt_deep", accelerated=False),
     _inference("reference, inference", REFERENCE, accelerated=False),
 )
+# The project's methods beside LoRA, each as a run trains it
+METHODS = (
+    *(Variant("lora, accelerated", "lora"), Variant("gift", "gift")),
+    *(
+        Variant(name, name)
+        for name in (
+            *("gift_wegeft", "lora_fa", "lora_plus", "pissa", "repadapter", "repadapter_attn", "apla", "fact_tt", "fact_tk"),
+            *("adapter_plus", "adapter_houlsby", "adapter_pfeiffer", "adaptformer", "convpass", "convpass_attn", "ssf"),
+            *("toast", "toast_lite"),
+        )
+    ),
+)
 NEEDS_GPU = {v.name for v in VARIANTS if v.precision == "tf32" or v.cuda_graphs or v.captured}
 SLOW_TO_COMPILE = {"gift compiled", "floor bf16 compiled"}  # left out on a GPU unless they are named
 QUICK = ("reference", "floor", "gift", "gift lean", "lora", "linear", "gift bf16", "plain, inference", "gift merged, inference")
 
 
 def choose_variants(names: list[str] | None) -> list[Variant]:
-    """The variants of these names; all for None.
+    """The variants of these names, of which ``methods`` stands for :data:`METHODS`; for None all, but for these.
 
     Raises:
         ConfigError: For a name that is not known.
     """
-    known = {variant.name: variant for variant in VARIANTS}
-    if unknown := [name for name in names or () if name not in known]:
-        raise ConfigError(f"unknown variant {unknown[0]!r} (known: {'; '.join(known)})")
-    return [known[name] for name in names] if names is not None else list(VARIANTS)
+    if names is None:
+        return list(VARIANTS)
+    known = {variant.name: variant for variant in (*VARIANTS, *METHODS)}
+    wanted = list(dict.fromkeys(one for name in names for one in ([v.name for v in METHODS] if name == "methods" else [name])))
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"unknown variant {unknown[0]!r} (known: {'; '.join(known)}; methods)")
+    return [known[name] for name in wanted]

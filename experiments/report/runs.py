@@ -28,7 +28,7 @@ class ShownRun:
     """A run on the page.
 
     Attributes:
-        state: Its state when the page was made.
+        state: Its state when the page was made; failed where its record cannot be read.
         result: The record of a finished run.
         settings: The flat configuration; empty where the run failed before it was written.
         method: The method's label; :func:`name_variants` adds what tells the variants of one method apart.
@@ -44,6 +44,7 @@ class ShownRun:
     method: str
     backbone: str
     protocol: str
+    unreadable: str = ""  # why its record cannot be read
 
     @property
     def val_top1(self) -> float | None:
@@ -69,7 +70,8 @@ class ShownRun:
 
     def reason(self) -> str:
         """Why the run failed or was stopped, or how far it has come."""
-        return self.run.reason or f"{len(self.run.curve())} of {self.settings.get('trainer.epochs', 'unknown')} epochs done"
+        told = self.unreadable or self.run.reason
+        return told or f"{len(self.run.curve())} of {self.settings.get('trainer.epochs', 'unknown')} epochs done"
 
 
 def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[ShownRun]:
@@ -80,7 +82,7 @@ def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[Sho
         benchmark: Keep the runs of this one only; runs that failed before their configuration was written count to any.
 
     Raises:
-        ConfigError: If a folder is absent, a ``result.json`` cannot be read, or no run remains.
+        ConfigError: If a folder is absent, or no run remains.
     """
     runs = [_shown(run) for run in runs_below(*roots)]
     where = ", ".join(roots)
@@ -95,12 +97,16 @@ def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[Sho
 
 
 def _shown(run: Run) -> ShownRun:
-    result = run.result
+    result, state, unreadable = None, run.state, ""
+    try:
+        result = run.result
+    except ConfigError as error:
+        state, unreadable = "failed", str(error)
     settings = dict(flatten(result.run.config if result else run.values))
     path = path_labels(run.folder)  # of a run that failed before its configuration was written
     told = {name: settings.get(key, path.get(name, "")) for name, key in _LABELS.items()}
     labels = {name: str(getattr(result.run, name) if result else told[name]) for name in _LABELS}
-    return ShownRun(run=run, state=run.state, result=result, settings=settings, **labels)
+    return ShownRun(run=run, state=state, result=result, settings=settings, unreadable=unreadable, **labels)
 
 
 def name_variants(runs: Sequence[ShownRun]) -> list[ShownRun]:

@@ -5,7 +5,10 @@ dict stay timm's; ``block.forward`` is set on the instance, so that hooks on the
 
     ``x = x + drop_path1(ls1(attn(norm1(x))));  x = x + drop_path2(ls2(mlp(norm2(x))))``
 
-and it is used only where it was seen to give the same numbers. Modules of others have their say by two methods:
+and it is used only where it was seen to give the same numbers. An ``EvaBlock`` is that too, with layer scales that are
+parameters, and attention that is given the rotation of the patches' positions (``rope``).
+
+Modules of others have their say by two methods:
 
 - A block of another class than timm's is computed so too if it has timm's modules by timm's names and a method
   ``compose(x, attend, feed)``: its tokens (B, N, d) from those before it, where ``attend`` and ``feed`` add timm's first and
@@ -28,6 +31,8 @@ from typing import Any, TypeAlias, cast
 import torch
 from timm.layers.config import use_fused_attn
 from timm.layers.drop import DropPath
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +47,7 @@ from gift_vit.engine.config import TrainerConfig
 log = logging.getLogger(__name__)
 
 Change: TypeAlias = Callable[[Tensor], Tensor] | None
-_SAMPLES, _TOKENS = 6, 5
+_SAMPLES, _PATCHES = 6, 4
 _OTHER_NUMBERS = "the numbers would be others (dropout, a method that mixes tokens, modules unlike those of timm's Block)"
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
 
@@ -155,9 +160,10 @@ def _adopt_class_token(model: nn.Module, wanted: str) -> bool:
 
 def _class_token_obstacle(model: nn.Module) -> str | None:
     """Why the head may read other tokens than the class token; None: it does not."""
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, VisionTransformer | Eva):
         return f"the model is no VisionTransformer of timm's but a {type(model).__name__}"
-    own = [name for name in _READ_BY_HEAD if getattr(type(model), name) is not getattr(VisionTransformer, name)]
+    timms = VisionTransformer if isinstance(model, VisionTransformer) else Eva
+    own = [name for name in _READ_BY_HEAD if getattr(type(model), name) is not getattr(timms, name)]
     if own:
         return f"{type(model).__name__} has a {own[0]} of its own"
     if model.attn_pool is not None or model.global_pool != "token":
@@ -196,13 +202,17 @@ def _adopt(block: nn.Module, **change: bool) -> bool:
     trial: Any = deepcopy(block).double()  # rounding in fp32 hides what a method mixes that is close to its start
     for module in trial.modules():
         if hasattr(module, "take_for_row"):
-            module.take_for_row(_TOKENS)
+            module.take_for_row(_trial_tokens(block))
     set_plan(trial, plan)
     with suppress(AttributeError, RuntimeError, TypeError):  # modules that this forward pass does not know
         if _computes_the_same(trial):
             set_plan(block, plan)
             return True
     return False
+
+
+def _trial_tokens(block: Any) -> int:
+    return getattr(block.attn, "num_prefix_tokens", 1) + _PATCHES
 
 
 @torch.no_grad()
@@ -216,30 +226,37 @@ def _computes_the_same(block: Any) -> bool:
         if parameter.requires_grad:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
     # small, so that the sum of tokens and branches shows a difference between the branches
-    x = 0.01 * torch.randn(_SAMPLES, _TOKENS, block.attn.num_heads * block.attn.head_dim, generator=generator).to(some)
-    return all(_same_outcome(block.train(training), x) for training in (False, True))
+    width = block.attn.num_heads * block.attn.head_dim
+    x = 0.01 * torch.randn(_SAMPLES, _trial_tokens(block), width, generator=generator).to(some)
+    inputs = {"x": x}
+    if isinstance(block, EvaBlock):
+        angles = torch.randn(_PATCHES, block.attn.head_dim, generator=generator).to(some)
+        inputs["rope"] = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return all(_same_outcome(block.train(training), inputs) for training in (False, True))
 
 
-def _same_outcome(block: nn.Module, x: Tensor) -> bool:
-    expected, drawn = _outcome(partial(type(block).forward, block), x)
-    actual, also_drawn = _outcome(block.forward, x)
+def _same_outcome(block: nn.Module, inputs: dict[str, Tensor]) -> bool:
+    x = inputs["x"]
+    expected, drawn = _outcome(partial(type(block).forward, block), inputs)
+    actual, also_drawn = _outcome(block.forward, inputs)
     expected, residual = expected[:, : actual.shape[1]], x[:, : actual.shape[1]]
     tolerance = torch.finfo(x.dtype).eps ** 0.5 * (expected - residual).abs().max()
     return torch.equal(drawn, also_drawn) and bool((actual - expected).abs().max() <= tolerance)
 
 
-def _outcome(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def _outcome(forward: Callable[..., Tensor], inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The output for a fixed seed, and the state in which the generator is left."""
+    x = inputs["x"]
     cuda = x.device.type == "cuda"
     with torch.random.fork_rng(devices=[x.device] if cuda else []):
         torch.manual_seed(0)
-        output = forward(x)
+        output = forward(**inputs)
         return output, torch.cuda.get_rng_state(x.device) if cuda else torch.get_rng_state()
 
 
 def is_computable(block: nn.Module) -> bool:
     """Whether the block is timm's, or says how it is composed of timm's branches."""
-    return type(block) is Block or hasattr(block, "compose")
+    return type(block) in (Block, EvaBlock) or hasattr(block, "compose")
 
 
 def plan_of(block: nn.Module) -> BlockPlan | None:
@@ -259,38 +276,47 @@ def drop_plan(block: Any) -> None:
         del block.plan, block.forward
 
 
-def compute(block: Any, x: Tensor) -> Tensor:
+def compute(block: Any, x: Tensor, **named: Any) -> Tensor:
     """What ``block.forward`` computes, as one function of any block that :func:`is_computable`."""
-    return type(block).forward(block, x) if plan_of(block) is None else _forward(block, x)
+    return type(block).forward(block, x, **named) if plan_of(block) is None else _forward(block, x, **named)
 
 
-def _forward(block: Any, x: Tensor, *masks: Any, **named_masks: Any) -> Tensor:
+def is_masked(named: dict[str, Any]) -> bool:
+    """Whether what timm hands to a block by name has a mask in it; ``Eva`` names masks that there are not, too."""
+    return named.get("attn_mask") is not None or bool(named.get("is_causal"))
+
+
+def _forward(block: Any, x: Tensor, *masks: Any, **named: Any) -> Tensor:
     """Tokens (B, N, d) to (B, N, d), or (B, 1, d) where only the class token is wanted; with a mask, as timm does."""
     plan: BlockPlan = block.plan
     leaves_out = plan.class_token_only or plan.kept_samples_only or plan.recompute_mlp
     with _products(plan):
-        if masks or named_masks or not leaves_out:
-            return type(block).forward(block, x, *masks, **named_masks)
-        return _forward_without_masks(block, x, plan)
+        if masks or is_masked(named) or not leaves_out:
+            return type(block).forward(block, x, *masks, **named)
+        return _forward_without_masks(block, x, plan, named.get("rope"))
 
 
 def _products(plan: BlockPlan) -> AbstractContextManager[Any]:
     return OnednnProducts() if plan.onednn_products and not torch.compiler.is_compiling() else nullcontext()
 
 
-def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
+def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan, rope: Tensor | None) -> Tensor:
+    rotation = {} if rope is None else {"rope": rope}
+
     def attention(inputs: Tensor) -> Tensor:
         attend = partial(_class_token_attention, block.attn) if plan.class_token_only else block.attn
-        return block.ls1(attend(block.norm1(inputs)))
+        return _scaled(attend(block.norm1(inputs), **rotation), block.ls1 if hasattr(block, "ls1") else block.gamma_1)
 
     def mlp(inputs: Tensor) -> Tensor:
         if plan.recompute_mlp and torch.is_grad_enabled():
             return checkpoint(partial(_mlp_branch, block), inputs, use_reentrant=False)
         return _mlp_branch(block, inputs)
 
+    kept_only = plan.kept_samples_only and (rope is None or rope.ndim < 4)  # else each sample has positions of its own
+
     def attend(inputs: Tensor, change: Change = None) -> Tensor:
         tokens = inputs[:, :1] if plan.class_token_only else inputs
-        return _add_changed(tokens, attention, inputs, block.drop_path1, plan.kept_samples_only, change)
+        return _add_changed(tokens, attention, inputs, block.drop_path1, kept_only, change)
 
     def feed(tokens: Tensor, change: Change = None) -> Tensor:
         return _add_changed(tokens, mlp, tokens, block.drop_path2, plan.kept_samples_only, change)
@@ -300,14 +326,36 @@ def _forward_without_masks(block: Any, x: Tensor, plan: BlockPlan) -> Tensor:
 
 def _mlp_branch(block: Any, x: Tensor) -> Tensor:
     with _products(block.plan):  # once more, for the second time is in the backward pass
-        return block.ls2(block.mlp(block.norm2(x)))
+        return _scaled(block.mlp(block.norm2(x)), block.ls2 if hasattr(block, "ls2") else block.gamma_2)
 
 
-def _class_token_attention(attn: Any, x: Tensor) -> Tensor:
-    """What the class token reads from normed tokens (B, N, d), shape (B, 1, d)."""
+def _scaled(branch: Tensor, layer_scale: nn.Module | Tensor | None) -> Tensor:
+    """A branch with its layer scale, which is a module of timm's ``Block`` and a parameter or nothing of an ``EvaBlock``."""
+    if isinstance(layer_scale, nn.Module):
+        return layer_scale(branch)
+    return branch if layer_scale is None else layer_scale * branch
+
+
+def _class_token_attention(attn: Any, x: Tensor, rope: Tensor | None = None) -> Tensor:
+    """What the class token reads from normed tokens (B, N, d), shape (B, 1, d).
+
+    ``rope`` turns the keys of patches. The class token is one of the prefix tokens before them, and is not turned.
+    """
     query, key, value = _heads(attn, x)
-    read = F.scaled_dot_product_attention(attn.q_norm(query), attn.k_norm(key), value, scale=attn.scale)
-    return attn.proj_drop(attn.proj(read.transpose(1, 2).flatten(2)))
+    query, key = attn.q_norm(query), attn.k_norm(key)
+    if rope is not None:
+        prefix, patches = key.tensor_split([attn.num_prefix_tokens], dim=2)
+        patches = apply_rot_embed_cat(patches, rope, **({"half": True} if getattr(attn, "rotate_half", False) else {}))
+        query, key = query.type_as(value), torch.cat([prefix, patches], dim=2).type_as(value)
+    groups = getattr(attn, "num_kv_groups", 1)
+    if groups > 1:
+        key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
+    read = F.scaled_dot_product_attention(query, key, value, scale=attn.scale).transpose(1, 2).flatten(2)
+    if hasattr(attn, "norm"):
+        read = attn.norm(read)
+    if getattr(attn, "gate", None) is not None:
+        read = read * attn.gate(x[:, :1]).sigmoid()
+    return attn.proj_drop(attn.proj(read))
 
 
 def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
@@ -315,17 +363,24 @@ def _heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
 
     Of a plain fused projection the query's rows are applied to one token only; whatever stands in its place is called whole.
     """
-    qkv, shape = attn.qkv, (attn.num_heads, attn.head_dim)
-    if type(qkv) is nn.Linear and not qkv._forward_hooks and not qkv._forward_pre_hooks:
-        width = qkv.out_features // 3
-        weights = qkv.weight.split([width, 2 * width])
-        biases = (None, None) if qkv.bias is None else qkv.bias.split([width, 2 * width])
-        query = F.linear(x[:, :1], weights[0], biases[0]).unflatten(-1, shape)
-        key, value = F.linear(x, weights[1], biases[1]).unflatten(-1, (2, *shape)).unbind(2)
-    else:
-        query, key, value = qkv(x).unflatten(-1, (3, *shape)).unbind(2)
-        query = query[:, :1]
-    return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    parts = (attn.q_proj(x[:, :1]), attn.k_proj(x), attn.v_proj(x)) if attn.qkv is None else _fused_heads(attn, x)
+    return tuple(part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for part in parts)
+
+
+def _fused_heads(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """The query (B, 1, d) of the class token, keys and values (B, N, d), of a fused projection."""
+    qkv, beside = attn.qkv, None
+    if getattr(attn, "q_bias", None) is not None:
+        beside = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+    is_called = beside is None or getattr(attn, "qkv_bias_separate", False)  # else timm takes its weight, and no hook runs
+    if is_called and (type(qkv) is not nn.Linear or qkv._forward_hooks or qkv._forward_pre_hooks):
+        query, key, value = (qkv(x) if beside is None else qkv(x) + beside).chunk(3, dim=-1)
+        return query[:, :1], key, value
+    width = qkv.weight.shape[0] // 3
+    bias = qkv.bias if beside is None else beside
+    weights = qkv.weight.split([width, 2 * width])
+    biases = (None, None) if bias is None else bias.split([width, 2 * width])
+    return F.linear(x[:, :1], weights[0], biases[0]), *F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
 
 
 def _add_changed(

@@ -14,7 +14,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from gift_vit.acceleration.accelerate import compute, is_computable
+from gift_vit.acceleration.accelerate import compute, is_computable, is_masked
 
 
 class TensorDropPath(nn.Module):
@@ -58,8 +58,12 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> bool:
     return True
 
 
-def _forward(block: nn.Module, plain: Callable[..., Tensor], compiled: Callable[..., Tensor], x: Tensor, *masks: Any) -> Tensor:
-    return compiled(block, x) if block.training and not masks else plain(x, *masks)
+def _forward(
+    block: nn.Module, plain: Callable[..., Tensor], compiled: Callable[..., Tensor], x: Tensor, *masks: Any, **named: Any
+) -> Tensor:
+    if block.training and not masks and not is_masked(named):
+        return compiled(block, x, **named)
+    return plain(x, *masks, **named)
 
 
 def _share_drop_paths(blocks: list[Any]) -> None:

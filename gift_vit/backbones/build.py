@@ -13,11 +13,16 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants as hub
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from timm.layers import weight_init
 from timm.models import PretrainedCfg, _builder, clean_state_dict, is_model_pretrained
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
@@ -42,9 +47,9 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     authors'.
 
     Raises:
-        ConfigError: If timm knows no such model or weights, a local file is missing, unreadable or of another architecture, or
-            the model is no timm ViT.
-        RunError: If the weights cannot be downloaded.
+        ConfigError: If timm knows no such model or weights, a local file is missing, unreadable or of another architecture,
+            the model is no timm ViT, or it cannot pool so.
+        RunError: If the weights cannot be downloaded, or not without a login.
     """
     if cfg.is_text:
         from gift_vit.backbones.text import build_text_model  # transformers
@@ -59,11 +64,38 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     check_vit(model, cfg.model)
     if cfg.weights is not None:
         load_local_weights(model, Path(cfg.weights), *adapting)
+    if cfg.global_pool is not None:
+        set_pooling(model, cfg.global_pool)
     head = model.get_classifier()  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Linear):
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
     return model
+
+
+def set_pooling(model: Any, pooling: str) -> None:
+    """Let the head of a timm ViT read ``token``, ``avg`` or ``map``; the head is drawn anew.
+
+    With the weights loaded already: timm puts the final norm elsewhere in a model that is created with another pooling, and
+    drops the pretrained one. So every parameter but the head's stays; an attention pool goes where it is no longer read.
+
+    Raises:
+        ConfigError: If the model has no class token, or no attention pool, or its class pools in one way only.
+    """
+    can = _poolings(model)
+    if pooling not in can:
+        raise ConfigError(f"backbone.global_pool={pooling}: {architecture(model)} can pool {' or '.join(can)}")
+    if pooling != model.global_pool:
+        model.reset_classifier(model.num_classes, global_pool=pooling)
+
+
+def _poolings(model: Any) -> list[str]:
+    """How a model can pool: as it does, and as its class could with what it has."""
+    own = str(getattr(model, "global_pool", "") or "in one way only, its own")
+    if not isinstance(model, VisionTransformer | Eva | Beit) or isinstance(model, VisionTransformerDistilled):
+        return [own]
+    more = ["avg"] if model.cls_token is None else ["token", "avg"]
+    return list(dict.fromkeys([own, *more]))
 
 
 def _check_name(model: str) -> None:
@@ -95,6 +127,11 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
         reason = "not reached, and nothing downloaded before"
         if not isinstance(error, LocalEntryNotFoundError):
             reason = str(error).strip().splitlines()[0]
+        if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and "401" in reason):
+            raise RunError(
+                f"the weights of {cfg.model} ask for a login: accept their licence at {hub.ENDPOINT}/{from_hub}, then type "
+                "hf auth login (or set HF_TOKEN), or give a local file with backbone.weights=<file>"
+            ) from error
         raise RunError(
             f"the weights of {cfg.model} could not be had from the hub ({reason}); "
             "connect to the internet or give a local file with backbone.weights=<file>"
@@ -251,6 +288,8 @@ def _check_npz_depth(model: nn.Module, path: Path) -> None:
 
 def input_statistics(model: nn.Module) -> InputStatistics:
     """Input size, mean, std and interpolation that the model's pretrained weights were made for."""
+    if hasattr(model, "tokenizer"):
+        raise ConfigError(f"{architecture(model)} takes texts, and this is for images")
     facts = resolve_model_data_config(model)
     height, width = cast(tuple[int, int], model.get_submodule("patch_embed").img_size)
     if height != width:

@@ -9,7 +9,8 @@ from gift_vit.common.checks import Options, at_least, folder_name, matches, one_
 from gift_vit.common.errors import ConfigError
 
 KINDS = ("timm", "transformers")
-POOLINGS = ("model", "mean")
+TEXT_POOLINGS = ("model", "mean")
+POOLINGS = ("token", "avg", "map")
 
 
 @dataclass
@@ -27,6 +28,9 @@ class BackboneConfig(Options, section="backbone"):
         pooling: Of a model of transformers: ``model``: its own head for sequence classification; ``mean``: one linear layer on
             the mean over the tokens, for which sentence encoders are made.
         pad_token: What batches of texts are filled up with, where the tokenizer does not say.
+        global_pool: What the head reads: ``token``, the class token; ``avg``, the mean of the patches; ``map``, what an
+            attention pool that the weights bring makes of all tokens. None: as timm builds the model for these weights, which
+            the backbone's YAML says in words.
     """
 
     name: Annotated[str, folder_name]
@@ -34,8 +38,9 @@ class BackboneConfig(Options, section="backbone"):
     weights: str | None = None
     pretrained: bool = True
     img_size: Annotated[int | None, at_least(1)] = None
+    global_pool: Annotated[str | None, one_of(POOLINGS)] = None
     kind: Annotated[str, one_of(KINDS)] = "timm"
-    pooling: Annotated[str, one_of(POOLINGS)] = "model"
+    pooling: Annotated[str, one_of(TEXT_POOLINGS)] = "model"
     pad_token: str | None = None
 
     def __post_init__(self) -> None:
@@ -43,7 +48,7 @@ class BackboneConfig(Options, section="backbone"):
         if self.name == "hf":
             last = re.sub(r"[^\w.+-]+", "_", Path(self.model).name).strip("_.").lower()
             self.name = f"hf_{last or 'model'}"
-        other = ("weights", "img_size") if self.is_text else ("pooling", "pad_token")
+        other = ("weights", "img_size", "global_pool") if self.is_text else ("pooling", "pad_token")
         for key in other:
             if getattr(self, key) not in (None, "model"):
                 raise ConfigError(f"backbone.{key} has no effect on a model of {self.kind}; leave it out")

@@ -226,4 +226,6 @@ def log_to_stderr() -> None:
     """Plain log lines on stderr, for the commands that Hydra does not set up."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights repeat what a run says
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # every request of the Hub's client
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # tells of a CUDA toolkit where there is no GPU

@@ -15,6 +15,18 @@ def cores() -> int:
     return joblib.cpu_count()
 
 
+def share_quota() -> None:
+    """Let torch compute in no more threads than :func:`cores`: it does not know of a control group's quota.
+
+    A container with the time of 2 of 64 cores would else start 64 threads, which wait for each other most of the time. What a
+    person has set in the environment, or somebody has made fewer, stays.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and cores() < torch.get_num_threads():
+        torch.set_num_threads(cores())
+
+
 def wait_asleep() -> None:
     """Let OpenMP's threads fall asleep soon while they wait for each other; to be called before torch is imported.
 

@@ -148,8 +148,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return sha256(file.read_bytes()).hexdigest()
+    """The SHA-256 of a file, in hexadecimal; of one that is larger than the memory, too."""
+    digest = sha256()
+    with file.open("rb") as content:
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class LockedError(Exception):

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
+from gift_vit.backbones.config import BackboneConfig
 from gift_vit.config.compose import defaults_of, flatten
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
@@ -18,7 +19,8 @@ PLACEMENT_KEYS = (
     *("paths", "tracker", "run_name", "trainer.workers", "trainer.device"),
     *("trainer.cls_last_block", "trainer.memory", "trainer.step_graph", "trainer.deterministic"),
     "trainer.keep_predictions",
-    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.check_duplicates", "dataset.transform.max_pixels"),
+    *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.cache_features"),
+    *("dataset.check_duplicates", "dataset.transform.max_pixels"),
 )
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
@@ -58,9 +60,11 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that have options by kind, where their kind is still known."""
+    """The backbone's section, and those that have options by kind, where their kind is still known."""
     sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
     classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
+    if isinstance(values.get("backbone"), Mapping):
+        sections["backbone"], classes["backbone"] = values["backbone"], BackboneConfig
     return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
 
 
@@ -109,6 +113,11 @@ def tie_order(config: Mapping[str, Any]) -> tuple[tuple[object, ...], ...]:
 def score_order(top1: float) -> float:
     """A sort key for scores, the highest first; equal ones must not differ by the rounding of a mean."""
     return -round(top1, 6)
+
+
+def best_of(settings: Sequence[Mapping[str, Any]], top1: Sequence[float]) -> int:
+    """The index of the setting with the highest score; of equal ones that of the first in :func:`tie_order`."""
+    return min(range(len(settings)), key=lambda index: (score_order(top1[index]), tie_order(settings[index])))
 
 
 def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml.events import AliasEvent
 
@@ -45,7 +45,8 @@ _NAMED = ("method", "backbone", "protocol")  # sections whose names are parts of
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
 _ADDED = {
-    "trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto", "deterministic": False}
+    "trainer": {"cls_last_block": "auto", "memory": "fast", "speed": "exact", "step_graph": "auto", "deterministic": False},
+    "backbone": {"global_pool": None},
 }
 
 
@@ -221,9 +222,11 @@ def _build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     schema = OmegaConf.structured(cls)
     _check_keys(section, values, list(schema))
     for key, value in values.items():
+        if isinstance(schema._get_node(key), ListConfig) and not isinstance(value, list | None):
+            raise ConfigError(f"{section}.{key}={value}: expected a list, as [{value}]")
         try:
             schema.merge_with({key: value})
-        except OmegaConfBaseException as error:  # noqa: PERF203
+        except OmegaConfBaseException as error:
             raise ConfigError(f"{section}.{key}: {_first_line(error)}") from error
     missing = [f"{section}.{key}" for key in sorted(OmegaConf.missing_keys(schema))]
     if missing:

@@ -116,7 +116,7 @@ def _open_part(
         return prepared
     if settings.mode == "ram":
         return _in_memory(prepared, settings)
-    file = settings.folder / f"{data.name}-{_key(data, source, transform)}.arrow"
+    file = settings.folder / f"{data.name}-{pixels_key(data, source, transform)}.arrow"
     cached = _opened(file, prepared)
     if cached is not None or (settings.mode == "auto" and not reread):
         return cached or prepared
@@ -135,7 +135,8 @@ class CacheFolderError(ConfigError):
     """The cache's folder cannot be written, or has no room."""
 
 
-def _key(data: VisionDataset, source: ImageSource, transform: ImageTransform) -> str:
+def pixels_key(data: VisionDataset, source: ImageSource, transform: ImageTransform) -> str:
+    """Names the prepared pixels of a source: its images, what decodes them, and how they are resized."""
     digest = hashlib.sha256(json.dumps([FORMAT, data.decoder, transform.prepared_as, len(source)]).encode())
     for index in range(len(source)):
         version = source.version(index)

@@ -19,6 +19,7 @@ BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
 PUBLISHED = ("fgvc", "vtab1k")  # benchmarks whose pixels stay those that published numbers rest on
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
 CACHES = ("auto", "ram", "disk", "off")
+CACHES_OF_FEATURES = ("auto", "on", "off")
 JPEG_DECODERS = ("auto", "simplejpeg", "pillow")
 _crop_ratio = fulfils(lambda ratio: 0 < ratio <= 1, "a number above 0 and up to 1, or null to squash")
 _part = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part that is split off")
@@ -133,6 +134,9 @@ class DatasetConfig(Options, section="dataset"):
         transform: From an image to the backbone's input.
         num_classes: None: as found in the data.
         cache: Where decoded images are kept between epochs, as :mod:`gift_vit.data.cache` explains.
+        cache_features: ``auto`` and ``on``: the output of a method's frozen first blocks is computed once and kept, where
+            training images are not augmented, as :mod:`gift_vit.runs.prefix` explains. ``auto`` does so for methods that are
+            given ``blocks``, on a CPU; ``on`` refuses a run where it is not possible.
         check_duplicates: Whether every run looks for pictures that stand in more than one split. That reads the files of equal
             size, which takes long for very large sets.
         prepare: The sentence a person reads when the data is not there.
@@ -145,6 +149,7 @@ class DatasetConfig(Options, section="dataset"):
     transform: TransformConfig = field(default_factory=TransformConfig)
     num_classes: Annotated[int | None, fulfils(lambda count: count >= 1, "1 or more, or null for what is found")] = None
     cache: Annotated[str, one_of(CACHES)] = "auto"
+    cache_features: Annotated[str, one_of(CACHES_OF_FEATURES)] = "auto"
     check_duplicates: bool = True
     prepare: str | None = None
 

@@ -33,6 +33,8 @@ _HELD_OUT = {"eval", "evaluation", "holdout", "heldout", "trainval", "unlabeled"
 # train, train-00000-of-00002 and, as hubs have written them, train-00000-of-00002-a09b74b3ef9c3b56
 _SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)(?:-[0-9a-f]{16})?", re.IGNORECASE)
 
+_NUMBERED = re.compile(r"(.*?)(\d+)([-.].*|\D*)")  # 0000, part-00000, part-00000-c35d-c000.snappy
+
 
 def split_named(name: str) -> str | None:
     """The split that a folder, a file without its ending or a word is usually meant to be; None: none.
@@ -163,6 +165,7 @@ def whole_series(files: Sequence[Path]) -> list[Path]:
     shards = {file: _SHARD.fullmatch(file.stem) for file in sorted(files)}
     numbered = {file: (int(match[2]), int(match[3])) for file, match in shards.items() if match}
     if not numbered:
+        _refuse_gaps(list(shards))
         return list(shards)
     first, (_, count) = next(iter(numbered.items()))
     other = next((file for file in shards if file not in numbered or numbered[file][1] != count), None)
@@ -186,6 +189,24 @@ def whole_series(files: Sequence[Path]) -> list[Path]:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise ConfigError(f"{first.parent} lacks {named}{more} ({len(absent)} of {count} shards); add what is missing")
     return [by_index[index] for index in range(count)]
+
+
+def _refuse_gaps(files: Sequence[Path]) -> None:
+    """Refuse ``0000``, ``0001``, ``0003``: files that are numbered from 0 or 1 in one form, of which one between is absent."""
+    numbers = [match for file in files if (match := _NUMBERED.fullmatch(file.stem))]
+    by_number = {int(match[2]): match for match in numbers}
+    one_form = len({(match[1], match[3]) for match in numbers}) == 1 and len(by_number) == len(files)
+    if not one_form or min(by_number) > 1:
+        return
+    absent = sorted(set(range(min(by_number), max(by_number))) - set(by_number))
+    if absent:
+        shape = numbers[0]
+        named = ", ".join(f"{shape[1]}{index:0{len(shape[2])}}{shape[3]}{files[0].suffix}" for index in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise ConfigError(
+            f"{files[0].parent} lacks {named}{more}, by the numbers of its {len(files)} files; "
+            "add what is missing, or name the files in dataset.files=…"
+        )
 
 
 def _tables_in(folder: str | Path, kind: str) -> list[Path]:

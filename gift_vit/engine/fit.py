@@ -50,12 +50,16 @@ class FitResult:
         history: One record per epoch.
         seconds: Training time over all starts.
         captured: Whether its steps were repetitions of a recording.
+        chosen: The setting of a method that is fitted and not trained.
+        chosen_on: What chose it, as :class:`gift_vit.runs.result.RunRecord` says.
         val: The val split scored once more with its logits, where they are kept.
     """
 
     history: list[EpochRecord]
     seconds: float
     captured: bool = False
+    chosen: dict[str, float] | None = None
+    chosen_on: str | None = None
     val: "Evaluation | None" = None
 
 
@@ -202,7 +206,7 @@ def fit(
     val = None
     if inputs.val is not None and trainer.keep_predictions == "all":
         val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True)
-    return FitResult(progress.history, progress.seconds, step.captured, val)
+    return FitResult(progress.history, progress.seconds, step.captured, val=val)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:

@@ -1,5 +1,6 @@
 """Whoever wants to see training happen."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Observer:
 
     def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
         """An update was made; ``loss`` is a detached scalar: on a GPU the latest that can be read without waiting for it."""
+
+    def setting_scored(self, record: Mapping[str, float]) -> None:
+        """A method that is fitted, and not trained in epochs, was scored with one of its settings, which is in the record."""
 
     def epoch_done(self, record: EpochRecord) -> None:
         """An epoch is finished, checkpointed and, if it was due, scored.

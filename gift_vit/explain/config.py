@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from gift_vit.common.checks import Options, at_least, between, device_name, one_of, positive, writable_folder, writable_stem
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.hub import is_reference
 
 RESPONSES = ("post", "pre")
 """Of the adapted layer, after the update, and of the frozen one, before it."""
@@ -52,7 +53,7 @@ class RunArguments(Options):
     """What the commands about one run have in common.
 
     Attributes:
-        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or one of gift_vit.import_gift
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         layers: blocks, such as [0,5,-1]; negative: from the end (default: all that are adapted)
         targets: such as [attn.proj] (default: all that are adapted)
         basis: trained, canonical, assignment or random; assignment: of a PaCa schema
@@ -76,6 +77,8 @@ class RunArguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.choice  # checks what it is made of
+        if self.out is None and is_reference(self.run):
+            raise ConfigError(f"run={self.run} is no folder to write to; give out=<folder>")
 
     @property
     def choice(self) -> MapChoice:

@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_readable
+from gift_vit.common.hub import local_adapter
 from gift_vit.common.tensors import write_tensors
 from gift_vit.common.vits import architecture, check_vit
-from gift_vit.methods.config import get_method, spec_of
+from gift_vit.methods.config import FOR_TEXT, get_method, spec_of
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 _APPLIED = "applied_method"
 FORMAT = "gift_vit adapter 1"
-_STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation")
+_STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation", "global_pool")
+_NEWER = ("global_pool",)  # files of older versions do not say it
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class AppliedMethod:
         state_names: State-dict names of the other tensors that the method brought along, such as frozen random projections.
         head_names: State-dict names of the classification head.
         backbone_size: Parameters of the model before the method was applied, without its head.
-        backbone: The timm name and input statistics of the backbone, and a fingerprint of its weights.
+        backbone: The timm name, input statistics and pooling of the backbone, and a fingerprint of its weights.
     """
 
     config: Any
@@ -96,7 +98,7 @@ def apply_method(model: Model, config: Any) -> Model:
     head_names = _head_names(model)
     if getattr(model, "tokenizer", None) is None:
         check_vit(model)
-    elif not spec.for_text:
+    elif spec.kind not in FOR_TEXT:
         known = "linear, full, bitfit, gift_qv, lora_text and the methods of peft"
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
@@ -104,6 +106,7 @@ def apply_method(model: Model, config: Any) -> Model:
     model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
+    head_names = _head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
     state_names = _new_names(model, before.values(), adapter_names)
     for name in head_names:
@@ -160,6 +163,8 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy adapter and head tensors into a model with the same method applied.
 
+    A tensor of the method that has no rows yet, because their number is that of the training images, gets those it is given.
+
     Raises:
         ConfigError: If a tensor is missing, surplus, or of another shape or dtype; the model is then unchanged.
     """
@@ -169,8 +174,9 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     if missing or surplus:
         raise ConfigError(f"the adapter does not fit this model: {_listed('missing', missing)}, {_listed('surplus', surplus)}")
     for name, tensor in own.items():
+        rows = state[name].shape[:1] if tensor.shape[:1] == (0,) else tensor.shape[:1]
         for what, given, expected in (
-            ("shape", tuple(state[name].shape), tuple(tensor.shape)),
+            ("shape", tuple(state[name].shape), (*rows, *tensor.shape[1:])),
             ("numbers of the kind", state[name].dtype, tensor.dtype),
         ):
             if given != expected:
@@ -179,7 +185,11 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
                 )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            if tensor.shape == state[name].shape:
+                tensor.copy_(state[name])
+            else:
+                owner, _, buffer = name.rpartition(".")
+                setattr(model.get_submodule(owner), buffer, state[name].to(tensor.device, copy=True))
 
 
 def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
@@ -204,13 +214,14 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
-    """Read an adapter file.
+    """Read an adapter file, or that of a run on the Hub: ``hf://user/name``.
 
     Raises:
         ConfigError: If it is absent, damaged, may not be read or is no adapter of this project, or holds values that are not
             finite.
+        RunError: If the Hub cannot be reached.
     """
-    path = Path(path)
+    path = local_adapter(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
     check_readable(path)
@@ -245,7 +256,7 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
 
     Args:
         model: The adapter's backbone, with a head of as many classes as the adapter's, plain or with the same method applied.
-        path: A file that :func:`save_adapter` wrote.
+        path: A file that :func:`save_adapter` wrote, or ``hf://user/name`` of a run on the Hugging Face Hub.
         strict: Refuse a model of the same architecture that holds other pretrained weights; otherwise that is a warning
             (``warnings.warn``), since the adapter's predictions need its own.
 
@@ -289,7 +300,7 @@ def method_config(values: Mapping[str, Any]) -> Any:
 
 
 def describe_backbone(model: nn.Module) -> dict[str, Any]:
-    """Timm name, input statistics and weight fingerprint of a plain timm model."""
+    """Timm name, input statistics, pooling and weight fingerprint of a plain timm model."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     facts = {key: cfg.get(key) for key in ("architecture", "tag", "input_size", "mean", "std", "interpolation")}
     img_size = getattr(getattr(model, "patch_embed", None), "img_size", None)
@@ -297,6 +308,7 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
         stem = getattr(model.patch_embed, "proj", None)  # of a hybrid it may be empty
         channels = stem.in_channels if isinstance(stem, nn.Conv2d) else (facts["input_size"] or (3,))[0]
         facts["input_size"] = (channels, *img_size)
+    facts["global_pool"] = getattr(model, "global_pool", None)  # neither weights nor their names tell it
     return json.loads(json.dumps(facts)) | {"weights_sha256": _fingerprint(model)}
 
 
@@ -334,7 +346,7 @@ def _head_names(model: nn.Module) -> tuple[str, ...]:
 def _check_backbone(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
     theirs = file.metadata["backbone"]
     for key in _STATISTICS:
-        if theirs.get(key) != backbone[key]:
+        if theirs.get(key) != backbone[key] and (key in theirs or key not in _NEWER):
             raise ConfigError(
                 f"{file.path} was trained on {_name(theirs)} with {key} {theirs.get(key)}, "
                 f"this model is {_name(backbone)} with {backbone[key]}; build the adapter's own backbone"

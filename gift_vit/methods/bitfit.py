@@ -1,10 +1,14 @@
 """BitFit: only biases are trained (Ben Zaken, Goldberg, Ravfogel, arXiv 2106.10199): ``y = x ωᵀ + b`` with ω frozen."""
 
+import logging
+
 from torch import nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import BitFitConfig, register_method
 from gift_vit.methods.targets import block_of
+
+log = logging.getLogger(__name__)
 
 
 def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
@@ -12,12 +16,17 @@ def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     del model, cfg
 
 
-@register_method("bitfit", BitFitConfig, merge=merge_bitfit, for_text=True)
+@register_method("bitfit", BitFitConfig, merge=merge_bitfit)
 def apply_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     """Make the biases trainable."""
     if cfg.scope == "linear":
-        layers = [layer for name, layer in model.named_modules() if block_of(name) and isinstance(layer, nn.Linear)]
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        layers = {name: m for name, m in model.named_modules() if block_of(name) and isinstance(m, nn.Linear)}
+        biases = [layer.bias for layer in layers.values() if layer.bias is not None]
+        without = dict.fromkeys(block[1] for name in layers if layers[name].bias is None and (block := block_of(name)))
+        if without and biases:
+            log.info(
+                "bitfit trains fewer biases than on a plain ViT: %s of the blocks have none of their own", ", ".join(without)
+            )
     else:
         biases = [p for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith("head")]
     if not biases:

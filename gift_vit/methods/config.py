@@ -7,9 +7,10 @@ on exit exactly the parameters the method tunes are trainable, and the outputs a
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FILES = {"peft": "hf_peft", "adapter": "bottleneck"}  # the others have their kind's name
+FOR_TEXT = ("gift_hf", "lora", "linear", "full", "bitfit", "peft")  # kinds that are for models of transformers too
 QKV_SLICES = ("attn.q", "attn.k", "attn.v")  # rows of timm's fused projection
 BITFIT_SCOPES = ("linear", "all")
 NORMS = ("l2", "none")
@@ -291,6 +293,51 @@ class SsfConfig(Options, section="method"):
     init_std: Annotated[float, at_least(0)] = 0.02
 
 
+def _each(least: float, expected: str) -> Any:
+    """A list of one or several values, each at least (or, for 0, above) ``least``."""
+    return fulfils(lambda values: bool(values) and all(value > 0 and value >= least for value in values), expected)
+
+
+class Candidates(Options, section="method"):
+    """Options of a method that is fitted on features, not trained by gradient: each is a list, from which val chooses."""
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Every combination of the values, as option → value."""
+        options: dict[str, list[Any]] = asdict(self)  # pyright: ignore[reportArgumentType] (its subclasses are dataclasses)
+        return [dict(zip(options, values, strict=True)) for values in product(*options.values())]
+
+
+@dataclass
+class KnnConfig(Candidates, section="method"):
+    """Which numbers of neighbours and temperatures are tried.
+
+    Attributes:
+        k: Neighbours that vote; where there are fewer images all of them do.
+        temperature: τ; a neighbour of cosine similarity s votes with exp(s / τ).
+    """
+
+    k: Annotated[list[int], _each(1, "[20], or several whole numbers of 1 or more")] = field(
+        default_factory=lambda: [1, 3, 5, 10, 20, 50, 100, 200]
+    )
+    temperature: Annotated[list[float], _each(0, "[0.07], or several numbers above 0")] = field(
+        default_factory=lambda: [0.02, 0.07, 0.2, 1.0]
+    )
+
+
+@dataclass
+class LinearExactConfig(Candidates, section="method"):
+    """Which penalties are tried.
+
+    Attributes:
+        penalty: λ, the factor of ‖W‖² / 2 beside the mean cross entropy; W is the head's weight for features scaled to unit
+            variance, so that one grid fits every backbone.
+    """
+
+    penalty: Annotated[list[float], _each(0, "[0.01], or several numbers above 0")] = field(
+        default_factory=lambda: [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]
+    )
+
+
 @dataclass
 class RepAdapterConfig(Options, section="method"):
     """RepAdapter's bottleneck; the defaults are the paper's.
@@ -457,6 +504,8 @@ CONFIGS: dict[str, type[Any]] = {
     "bitfit": BitFitConfig,
     "adaptformer": AdaptFormerConfig,
     "ssf": SsfConfig,
+    "knn": KnnConfig,
+    "linear_exact": LinearExactConfig,
     "repadapter": RepAdapterConfig,
     "apla": AplaConfig,
     "fact": FactConfig,
@@ -490,7 +539,8 @@ class MethodSpec:
     model on its device in eval mode, and the training images (B, 3, H, W) in a random order, without augmentation, which are
     read as they are asked for. Nobody calls it for a model whose adapter is loaded. It gives the same whenever it is called.
 
-    ``for_text`` says that it is also for models of transformers that classify texts.
+    ``fit(model, setting, features, labels)`` sets the head from features (N, d) and labels (N,) with one of the settings of its
+    :class:`Candidates`; None: the method is trained by gradient.
     """
 
     kind: str
@@ -500,7 +550,7 @@ class MethodSpec:
     identity_at_init: bool
     unmergeable: str = ""
     initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None
-    for_text: bool = False
+    fit: "Callable[[nn.Module, Any, Tensor, Tensor], None] | None" = None
 
 
 _specs: dict[str, MethodSpec] = {}
@@ -522,7 +572,7 @@ def register_method(
     identity_at_init: bool = True,
     unmergeable: str = "",
     initialise: "Callable[[nn.Module, Any, Iterable[Tensor]], None] | None" = None,
-    for_text: bool = False,
+    fit: "Callable[[nn.Module, Any, Tensor, Tensor], None] | None" = None,
 ) -> "Callable[[Callable[[nn.Module, Any], None]], Callable[[nn.Module, Any], None]]":
     """Register the decorated apply function under ``kind``; a kind or a config class is registered once."""
 
@@ -530,7 +580,7 @@ def register_method(
         if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
             raise ValueError(f"method {kind!r} or its {config_cls.__name__} is registered already")
         CONFIGS[kind] = config_cls
-        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise, for_text)
+        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise, fit)
         return apply
 
     return register

@@ -10,7 +10,7 @@ def merge_full(model: nn.Module, cfg: FullConfig) -> None:
     del model, cfg
 
 
-@register_method("full", FullConfig, merge=merge_full, for_text=True)
+@register_method("full", FullConfig, merge=merge_full)
 def apply_full(model: nn.Module, cfg: FullConfig) -> None:
     """Make every parameter trainable."""
     del cfg

@@ -16,7 +16,7 @@ def merge_gift_hf(model: nn.Module, cfg: GiftHfConfig) -> None:
     merge_layers(model)
 
 
-@register_method("gift_hf", GiftHfConfig, merge=merge_gift_hf, for_text=True)
+@register_method("gift_hf", GiftHfConfig, merge=merge_gift_hf)
 def apply_gift_hf(model: nn.Module, cfg: GiftHfConfig) -> None:
     """Let peft wrap the target layers; those of the head are none.
 

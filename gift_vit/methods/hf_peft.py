@@ -116,7 +116,7 @@ def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
     merge_layers(model)
 
 
-@register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False, for_text=True)
+@register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False)
 def apply_peft(model: nn.Module, cfg: PeftConfig) -> None:
     """Replace the target layers by peft's; what peft refuses of the options is an error before the model is touched."""
     _check_options(cfg)

@@ -10,7 +10,7 @@ def merge_linear(model: nn.Module, cfg: LinearConfig) -> None:
     del model, cfg
 
 
-@register_method("linear", LinearConfig, merge=merge_linear, for_text=True)
+@register_method("linear", LinearConfig, merge=merge_linear)
 def apply_linear(model: nn.Module, cfg: LinearConfig) -> None:
     """Leave the backbone frozen."""
     del model, cfg

@@ -170,7 +170,7 @@ def _scaling(cfg: LoraConfig) -> float:
     return cfg.alpha / (cfg.rank**0.5 if cfg.rank_stabilized else cfg.rank)
 
 
-@register_method("lora", LoraConfig, merge=merge_lora, initialise=initialise_lora, for_text=True)
+@register_method("lora", LoraConfig, merge=merge_lora, initialise=initialise_lora)
 def apply_lora(model: nn.Module, cfg: LoraConfig) -> None:
     """Replace whole target layers by peft's LoRA layers, and fused projections by :class:`SlicedLoraLinear`.
 

@@ -164,10 +164,13 @@ def head_modules(model: nn.Module) -> set[nn.Module]:
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
     slice_index = QKV_SLICES.index(target) if target in QKV_SLICES else None
     suffix = "attn.qkv" if slice_index is not None else target
+    if slice_index is not None and "attn.qkv" not in nameable_targets(model):  # EVA-02 has a layer for each
+        slice_index, suffix = None, f"{target}_proj"
     layers: list[TargetLayer] = []
-    head = head_modules(model)
     for name, module in model.named_modules():
-        if not (name == suffix or name.endswith("." + suffix)) or module in head:
+        if not (name == suffix or name.endswith("." + suffix)):
+            continue
+        if isinstance(module, nn.Linear) and block_of(name) is None:  # an attention pool has an MLP too, and a head of texts
             continue
         if not isinstance(module, nn.Linear):
             raise ConfigError(

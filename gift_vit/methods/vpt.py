@@ -44,7 +44,8 @@ class Vpt(nn.Module):
         del block
         tokens, *rest = args
         prefix, _, image = self._split(tokens, self.prompts.shape[1] if index else 0)
-        prompts = self.dropout(self.prompts[index].expand(len(tokens), -1, -1))
+        batch = tokens.shape[0]  # len() would make a constant of it in an exported model
+        prompts = self.dropout(self.prompts[index].expand(batch, -1, -1))
         return torch.cat([prefix, prompts.to(tokens.dtype), image], dim=1), *rest
 
     def remove(self, block: nn.Module, args: tuple[Tensor, ...], tokens: Tensor) -> Tensor:

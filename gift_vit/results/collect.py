@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying, value_order
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import Run, find_runs
@@ -195,8 +196,12 @@ def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, obje
 
 
 def _backbone_facts(result: Result) -> dict[str, object]:
-    """What the backbone is; the same weights may have come from the hub or from a file."""
-    return {f"backbone.{key}": value for key, value in result.backbone.items() if key != "weights"}
+    """What the backbone is; the same weights may have come from the hub or from a file.
+
+    The pooling is the one asked for: which one timm builds, older versions did not record.
+    """
+    facts = {f"backbone.{key}": value for key, value in result.backbone.items() if key not in ("weights", "global_pool")}
+    return facts | {"backbone.global_pool": dict(flatten(result.run.config)).get("backbone.global_pool")}
 
 
 def _config_facts(result: Result) -> dict[str, object]:

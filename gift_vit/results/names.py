@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 METHOD_NAMES = {
     "full": "Full fine-tuning",
+    "knn": "k-NN",
     "linear": "Linear probing",
+    "linear_exact": "Linear probing (exact)",
     "bitfit": "BitFit",
     "bitfit_all": "BitFit (all biases)",
     "ln_tuning": "LayerNorm tuning",
@@ -31,6 +33,8 @@ METHOD_NAMES = {
     "ia3": "(IA)³",
     "lora": "LoRA",
     "lora_qv": "LoRA (q, v)",
+    "lora_text": "LoRA (query, value)",
+    "gift_qv": "GIFT (query, value)",
     "lora_rs": "rsLoRA",
     "lora_fa": "LoRA-FA",
     "lora_plus": "LoRA+",

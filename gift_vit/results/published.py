@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.compose import flatten
 from gift_vit.results.names import FGVC, METHOD_NAMES, VTAB
 from gift_vit.runs.result import Result
 
@@ -120,6 +121,7 @@ def is_same_experiment(runs: Sequence[Result], row: PublishedRow) -> bool:
         (r.run.benchmark, r.run.protocol, r.run.method) == (conditions.benchmark, conditions.protocol, row.method)
         and not r.run.protocol_changes
         and f"{r.backbone.get('architecture')}.{r.backbone.get('tag')}" == conditions.weights
+        and dict(flatten(r.run.config)).get("backbone.global_pool") is None
         and not any(override.lstrip("+~").startswith("method.") for override in r.run.overrides)
         and row.adapter_params == (r.params.adapter,)
         for r in runs

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.common import distributed
+from gift_vit.common.cores import share_quota
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
@@ -34,7 +35,11 @@ log = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one.
+
+    On a CPU, torch's threads are no more than the cores that this process may use.
+    """
+    share_quota()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -58,9 +63,13 @@ def open_data(cfg: RunConfig) -> VisionDataset:
 
 def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     """The run's backbone with its method applied, on the CPU, drawn from the run's seed."""
+    return apply_method(build_pretrained(cfg, num_classes), cfg.method)
+
+
+def build_pretrained(cfg: RunConfig, num_classes: int) -> nn.Module:
+    """The run's backbone before its method is applied, on the CPU, with a head drawn from the run's seed."""
     torch.manual_seed(cfg.seed)
-    model = build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
-    return apply_method(model, cfg.method)
+    return build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
 
 
 def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[str, int]]:

@@ -105,5 +105,11 @@ def write_merged(run: Run, out: Path) -> str:
     lines = [f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB); load it with"]
     if backbone.model.startswith("vit_mini"):
         lines.append("    import gift_vit.backbones.vit_mini  # registers vit_mini with timm")
-    lines.append(f'    timm.create_model("{backbone.model}", num_classes={model.num_classes}{size}, checkpoint_path="{out}")')
+    create = f'timm.create_model("{backbone.model}", num_classes={model.num_classes}{size}'
+    if backbone.global_pool is None:
+        lines.append(f'    {create}, checkpoint_path="{out}")')
+    else:  # another pooling at once would put the final norm elsewhere; and resetting draws a head
+        lines.append(f"    model = {create})")
+        lines.append(f'    model.reset_classifier({model.num_classes}, global_pool="{backbone.global_pool}")')
+        lines.append(f'    timm.models.load_checkpoint(model, "{out}")')
     return "\n".join(lines)

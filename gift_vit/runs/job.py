@@ -31,6 +31,7 @@ from gift_vit.config.loader import check_present, load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.config.words import hydra_words, overrides_of
 from gift_vit.engine.observer import Observer, StopTraining
+from gift_vit.methods.config import Candidates
 from gift_vit.runs.run import Run, write_failure
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     check_recipe(task_words(hydra_cfg))
     run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
-    if run.phase == "final" and cfg.recipe is None and not given:
+    if run.phase == "final" and cfg.recipe is None and not given and not isinstance(run.method, Candidates):
         log.warning(
             as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),

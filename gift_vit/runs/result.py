@@ -25,6 +25,8 @@ _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2;
 class RunRecord:
     """What was run.
 
+    ``chosen`` and ``chosen_on`` are None where nothing was, as in results that are older than the field.
+
     Attributes:
         method: The method's label: the stem of its YAML file. ``kind`` is the registered kind behind it.
         backbone: The backbone's label.
@@ -32,6 +34,9 @@ class RunRecord:
         config: The resolved configuration, whole.
         started_at: ISO 8601, UTC.
         git_sha: Commit of the checkout; None outside of one. ``git_dirty``: it had uncommitted changes.
+        chosen: The setting of a method that is fitted.
+        chosen_on: ``val``: this run has chosen it, by the score on val of a head fitted on train; ``config``: the configuration
+            names no other (a recipe names what search runs chose).
     """
 
     name: str
@@ -51,6 +56,8 @@ class RunRecord:
     git_sha: str | None
     git_dirty: bool | None
     gift_vit_version: str
+    chosen: dict[str, float] | None = None
+    chosen_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +111,9 @@ class ParamRecord:
 class CostRecord:
     """What the run cost; ``peak_memory_mib`` is device memory on CUDA, ``adapter_bytes`` the file with adapter and head.
 
+    A method that is fitted, and not trained in steps, has no ``step_time_ms``; its ``train_seconds`` count computing its
+    features in, also where an earlier run has kept them.
+
     Of a run that was trained together with others (``env.parallel_runs`` says with how many, itself included) times and memory
     are those of all of them.
     """
@@ -111,7 +121,7 @@ class CostRecord:
     train_seconds: float
     total_seconds: float
     images_per_s: float
-    step_time_ms: float
+    step_time_ms: float | None
     peak_memory_mib: float | None
     peak_rss_mib: float | None
     adapter_bytes: int

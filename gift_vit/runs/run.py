@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
+from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from gift_vit.runs.predict import Prediction
     from gift_vit.runs.predictions import Predictions
 
-CONFIG, RESULT, FAILED, ADAPTER, CHECKPOINT = "config.yaml", "result.json", "failed.json", "adapter.safetensors", "last.ckpt"
+FAILED, CHECKPOINT = "failed.json", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
 PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
 IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
@@ -68,8 +69,13 @@ class Run:
 
     @classmethod
     def open(cls: type[R], folder: str | Path, dataset_root: str | None = None) -> R:
-        """The run of a folder; what is not there is said when it is asked for."""
-        return cls(Path(folder).expanduser(), dataset_root)
+        """The run of a folder, or of the Hub: ``hf://user/name``; what is not there is said when it is asked for.
+
+        Raises:
+            ConfigError: If the Hub has no such run.
+            RunError: If the Hub cannot be reached.
+        """
+        return cls(local_folder(folder), dataset_root)
 
     @property
     def state(self) -> State:
@@ -145,12 +151,16 @@ class Run:
             return f"{self.folder / PRUNED} cannot be read"
 
     def curve(self) -> list[dict[str, float]]:
-        """One record per finished epoch, its finite numbers only; a line that is being written or is damaged is left out."""
+        """One record per finished epoch, as of :meth:`metrics`."""
+        return [record for record in self.metrics() if "epoch" in record]
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of the metrics file, their finite numbers only; one that is being written or is damaged is empty."""
         try:
             lines = (self.folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        return [record for record in map(_epoch_record, lines) if "epoch" in record]
+        return [_line_record(line) for line in lines]
 
     def predictions(self, split: str | None = None) -> "Predictions":
         """The kept predictions of a split; None: of the one that the run is scored on.
@@ -289,7 +299,7 @@ def _cannot_be_read(error: OSError) -> None:
     log.warning("%s cannot be read (%s): runs in it are left out", error.filename, error.strerror)
 
 
-def _epoch_record(line: str) -> dict[str, float]:
+def _line_record(line: str) -> dict[str, float]:
     try:
         return {key: float(value) for key, value in json.loads(line).items() if math.isfinite(value)}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -444,7 +454,15 @@ class MetricsFile(Observer):
     def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
         """Steps are not recorded."""
 
+    def setting_scored(self, record: Mapping[str, float]) -> None:
+        """Append the setting's line."""
+        self._append(record)
+
     def epoch_done(self, record: EpochRecord) -> None:
+        """Append the epoch's line."""
+        self._append(record)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
         """Append one line, whole or not at all."""
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with writing(self.path), self.path.open("ab", buffering=0) as file:

@@ -34,7 +34,9 @@ from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
+from gift_vit.runs.fitted import fit_on_features, in_full_precision
 from gift_vit.runs.predictions import keep_predictions
+from gift_vit.runs.prefix import blocks_to_keep, taking_tokens, token_loaders
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
 from gift_vit.runs.run import (
     ADAPTER,
@@ -95,7 +97,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         StopTraining: If an observer ends the run early; ``pruned.json`` says why, and the run can be gone on with.
     """
     started_at, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    folder, main = cfg.folder, distributed.is_main()
+    cfg, folder, main = in_full_precision(cfg), cfg.folder, distributed.is_main()
     with ExitStack() as stack:
         # ---- The folder is this run's alone, and whatever ends the run early is kept there.
         if main:
@@ -124,23 +126,14 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
         _announce(cfg, data, model, device)
 
-        # ---- Training, on train or train + val; the test split is not in sight.
+        # ---- Training, on train or train + val, by gradient or by a fit on features; the test split is not in sight.
         training = Training(data, report, model, device, acceleration, call, started_at)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
-            has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
-            inputs = FitInputs(
-                train=train_loader(cfg, model, data, device),
-                val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
-                identity=f"{data.fingerprint} {data.decoder}",
-            )
-            acceleration |= {} if isinstance(inputs.train, TrainLoader) else {"data_on_device": True}
-            # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
-            torch.manual_seed(cfg.seed if main else mix_seed(cfg.seed, 0, 0, distributed.rank()))
             with Progress() if main else nullcontext() as progress:
                 note = LoadNote(cfg.loading.workers * distributed.world_size())
                 own = filter(None, [MetricsFile(folder / METRICS), tracker, note, progress] if main else [])
-                fitted = fit(model, inputs, cfg.optim, cfg.trainer, folder / CHECKPOINT, [*own, *observers], cfg.stop_epoch)
+                fitted = _fitted(cfg, training, [*own, *observers])
 
             # ---- The test split, once, in the final phase.
             keep = cfg.trainer.keep_predictions != "off"
@@ -236,6 +229,37 @@ def _with_speed_settled(cfg: RunConfig, device: torch.device, model: nn.Module, 
     return replace(cfg, trainer=replace(cfg.trainer, **settled), compute=compute, values=values)
 
 
+def _fitted(cfg: RunConfig, training: Training, observers: Sequence[Observer]) -> FitResult:
+    """The model trained by gradient, or fitted on features, as its method says."""
+    model, device = training.model, training.device
+    if spec_of(cfg.method).fit is not None:
+        return fit_on_features(cfg, model, training.data, device, observers)
+    kept_blocks = blocks_to_keep(cfg, model, training.data)
+    inputs = _fit_inputs(cfg, training, kept_blocks)
+    # drop path and dropout: other masks for the images of each process, and the same ones whenever the run is repeated
+    torch.manual_seed(cfg.seed if distributed.is_main() else mix_seed(cfg.seed, 0, 0, distributed.rank()))
+    with taking_tokens(model, kept_blocks):
+        return fit(model, inputs, cfg.optim, cfg.trainer, cfg.folder / CHECKPOINT, observers, cfg.stop_epoch)
+
+
+def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInputs:
+    """What a method that is trained by gradient is given; the record says of what: pixels on the device, or kept tokens."""
+    data, model, device = training.data, training.model, training.device
+    has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
+    if kept_blocks:
+        train, val = token_loaders(cfg, model, data, device, kept_blocks, training.acceleration)
+        training.acceleration["kept_blocks"] = kept_blocks
+        return FitInputs(train=train, val=val, identity=f"{data.fingerprint} {data.decoder}")
+    inputs = FitInputs(
+        train=train_loader(cfg, model, data, device),
+        val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
+        identity=f"{data.fingerprint} {data.decoder}",
+    )
+    if not isinstance(inputs.train, TrainLoader):
+        training.acceleration["data_on_device"] = True
+    return inputs
+
+
 def _is_tracked(cfg: RunConfig) -> bool:
     """Whether the run is recorded in W&B; ``WANDB_MODE=disabled`` in the environment switches that off."""
     return cfg.tracker.kind == "wandb" and os.environ.get("WANDB_MODE") != "disabled"
@@ -271,7 +295,7 @@ def build_result(
     used = {"step_graph": fitted.captured, "deterministic": cfg.trainer.deterministic}
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
-        run=_run_record(cfg, training),
+        run=_run_record(cfg, training, fitted),
         data=_data_record(cfg, training.data, training.report),
         backbone={**applied_method(model).backbone, "weights": weights_source(cfg.backbone, model)},
         params=ParamRecord(
@@ -302,7 +326,7 @@ def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | in
     }
 
 
-def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
+def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRecord:
     sha, dirty = git_state()
     return RunRecord(
         name=cfg.run_name,
@@ -322,6 +346,8 @@ def _run_record(cfg: RunConfig, training: Training) -> RunRecord:
         git_sha=sha,
         git_dirty=dirty,
         gift_vit_version=__version__,
+        chosen=fitted.chosen,
+        chosen_on=fitted.chosen_on,
     )
 
 
@@ -352,7 +378,7 @@ def _cost(fitted: FitResult, device: torch.device, total_seconds: float, adapter
         train_seconds=fitted.seconds,
         total_seconds=total_seconds,
         images_per_s=images / fitted.seconds,
-        step_time_ms=1000 * fitted.seconds / steps,
+        step_time_ms=1000 * fitted.seconds / steps if steps else None,
         peak_memory_mib=_largest(peak),
         peak_rss_mib=_largest(peak_rss_mib()),
         adapter_bytes=adapter.stat().st_size,

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import sha256_of
-from gift_vit.config.keys import config_difference
+from gift_vit.config.keys import best_of, config_difference
+from gift_vit.methods.config import Candidates
 from gift_vit.runs.result import PREDICTIONS, Result
 from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
 
@@ -54,6 +55,8 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
     checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs, _check_adapter]
+    if isinstance(run.config.method, Candidates):
+        checks.append(_check_chosen)
     for check in checks:
         yield check(run, result)
     if result.predictions is not None:
@@ -69,25 +72,26 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
 
     Raises:
         ConfigError: If there is no finished run.
-        RunError: After all runs, if one of them is not what its record says; a run without predictions is no untruth.
+        RunError: After all runs, if one of them is not what its record says, or cannot be read or scored. A run that is older
+            than kept predictions is neither.
     """
     found = find_runs(root) if Path(root).is_dir() else []
     runs = [replace(run, dataset_root=dataset_root) for run in found if run.state == "done"]
     if not runs:
         raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")
-    untrue = 0
+    failed = 0
     for run in runs:
         try:
             lines = list(verify_run(run, score, device))
         except NoPredictions as error:  # noqa: PERF203 - one run is not the next one's matter
             yield f"ok but for its scores: {error}"
         except (Untruth, ConfigError) as error:
-            untrue += 1
-            yield f"UNTRUE: {error}"
+            failed += 1
+            yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {error}"
         else:
             yield f"ok: {run.folder}: {len(lines)} checks hold; {lines[-1]}"
-    if untrue:
-        raise RunError(f"{untrue} of {len(runs)} runs below {root} are not what their records say")
+    if failed:
+        raise RunError(f"{failed} of {len(runs)} runs below {root} are not what their records say, or cannot be verified")
 
 
 def _claim(run: Run, holds: bool, otherwise: str) -> None:
@@ -141,13 +145,35 @@ def _check_epochs(run: Run, result: Result) -> str:
     records, count = run.curve(), result.metrics["epochs"]
     _claim(run, [record["epoch"] for record in records] == list(range(len(records))), f"{METRICS} misses an epoch")
     _claim(run, len(records) == count, f"{METRICS} has {len(records)} epochs, {RESULT} {count}")
-    expected = run.config.stop_epoch or run.config.trainer.epochs
+    fitted = isinstance(run.config.method, Candidates)
+    expected = 1 if fitted else run.config.stop_epoch or run.config.trainer.epochs
     _claim(run, count == expected, f"{RESULT} has {count} epochs, its config {expected}")
     scored = [record["val_top1"] for record in records if "val_top1" in record]
     found = {"train_loss": records[-1].get("train_loss"), "val_top1": scored[-1] if scored else None}
     for name, value in found.items():
         _claim(run, value == result.metrics[name], f"{name} ends with {value} in {METRICS}, {result.metrics[name]} in {RESULT}")
     return f"{METRICS}: {count} epochs, which end with the recorded loss and val top-1"
+
+
+def _check_chosen(run: Run, result: Result) -> str:
+    """A fitted method's setting is the best on val of those of the configuration."""
+    assert isinstance(run.config.method, Candidates)
+    settings, chosen = run.config.method.settings(), result.run.chosen
+    source = "val" if len(settings) > 1 else "config"
+    _claim(run, chosen in settings, f"{RESULT} says {chosen} was chosen, which is none of the config's settings")
+    _claim(run, result.run.chosen_on == source, f"{RESULT} says {chosen} was chosen on {result.run.chosen_on}, not on {source}")
+    if len(settings) == 1:
+        return f"{chosen} is the config's only setting"
+    scored = [record for record in run.metrics() if "epoch" not in record]
+    told = [{key: record.get(key) for key in settings[0]} for record in scored]
+    whole = told == settings and all("val_top1" in record for record in scored)
+    _claim(run, whole, f"{METRICS} has not one line for each of the config's {len(settings)} settings")
+    top1 = [record["val_top1"] for record in scored]
+    best = settings[best_of(settings, top1)]
+    _claim(run, chosen == best, f"{RESULT} says {chosen} was chosen, the best of {METRICS} is {best}")
+    val = result.metrics["val_top1"]
+    _claim(run, val in (None, max(top1)), f"val_top1 is {val} in {RESULT}, {max(top1)} of the chosen setting in {METRICS}")
+    return f"{chosen} is the best of {len(settings)} settings on val"
 
 
 def _check_adapter(run: Run, result: Result) -> str:

@@ -26,7 +26,7 @@ from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
 # what the final runs are told otherwise, or by the recipe
 _OF_THE_SEARCH = ("sweep", "grid", "phase", "seed", "recipe", "run_name", "sweeper", "dataset", "method")
-ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not
+ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not, of a method that is trained
 
 
 @dataclass
@@ -44,8 +44,9 @@ class Arguments(Options):
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
 
     Per dataset and method the setting with the highest val top-1 after the last epoch (mean over seeds, if there are several);
-    a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Warns where the
-    best value lies on the edge of its axis, and where runs are missing.
+    a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Of knn and
+    linear_exact the setting is what a run chose. Warns where the best value lies on the edge of its axis, and where runs are
+    missing.
     Then: python -m gift_vit.train sweep=final dataset=<dataset> method=<method>
     With out=my_conf/recipe add --config-dir my_conf to it.
     """
@@ -103,7 +104,10 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     _check_comparable(runs)
     configs = {id(run): identifying(run.run.config) for run in runs}
     swept = _varying(list(configs.values()))
-    keys = list(dict.fromkeys([*ALWAYS, *swept, *_given(runs, configs[id(runs[0])])]))
+    fitted = [f"method.{key}" for key in first.chosen or {}]
+    keys = list(dict.fromkeys([*(fitted or ALWAYS), *swept, *_given(runs, configs[id(runs[0])])]))
+    for run in runs:  # of the values that a fitted method was given, the one that its run chose
+        configs[id(run)].update({f"method.{key}": [value] for key, value in (run.run.chosen or {}).items()})
     by_setting: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for run in runs:
         by_setting[tuple(repr(configs[id(run)][key]) for key in keys)].append(run)

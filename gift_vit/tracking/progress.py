@@ -3,11 +3,11 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
@@ -60,7 +60,7 @@ class Progress(Observer):
 
     def __enter__(self) -> "Progress":
         if self._live:
-            self._stack.enter_context(_log_above(self._console))
+            self._stack.enter_context(log_above(self._console))
             self._stack.enter_context(self._bar)
         return self
 
@@ -95,9 +95,13 @@ class Progress(Observer):
         else:
             logger.info("%s  %.0f%%  %s", self._title(), 100 * self._done / self._images, status)
 
+    def setting_scored(self, record: Mapping[str, float]) -> None:
+        """One line with everything in the record."""
+        self._say(self._prefix + "  ".join(_told(record)))
+
     def epoch_done(self, record: EpochRecord) -> None:
         """One line with everything in the record."""
-        values = [f"{name} {value:{FORMATS.get(name, '.4g')}}" for name, value in record.items() if name != "epoch"]
+        values = _told(record)
         if self._epoch + 1 < self._epochs:
             values.append(f"{self._time_left(self._clock())} left")
         self._say("  ".join([self._title(), *values]))
@@ -117,8 +121,12 @@ class Progress(Observer):
         logger.info(line)
 
 
+def _told(record: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {value:{FORMATS.get(name, '.4g')}}" for name, value in record.items() if name != "epoch"]
+
+
 @contextmanager
-def _log_above(console: Console) -> Iterator[None]:
+def log_above(console: Console) -> Iterator[None]:
     """While a bar is live, log handlers of the terminal write above it and leave out the lines it prints itself."""
 
     def not_printed(record: logging.LogRecord) -> bool:

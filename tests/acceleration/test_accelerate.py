@@ -126,6 +126,7 @@ def test_every_method_keeps_its_losses_gradients_and_logits(label: str, images: 
         {"reg_tokens": 2},
         {"class_token": True, "no_embed_class": True, "pre_norm": True},
         {"qkv_bias": False},
+        pytest.param({"scale_attn_norm": True}, marks=where_timm_takes("scale_attn_norm")),
         {"patch_drop_rate": 0.5},
         {"drop_rate": 0.5},
     ],
@@ -153,7 +154,6 @@ def test_every_kind_of_block_that_timm_s_own_is(options: dict[str, Any], config:
         # it drops nothing, and whoever draws next sees other numbers
         pytest.param({"proj_drop_rate": 1e-9, "drop_path_rate": 0.0}, OTHERS, marks=where_dropout_draws_for_each_value),
         pytest.param({"attn_layer": "diff"}, OTHERS, marks=where_timm_takes("attn_layer")),
-        pytest.param({"scale_attn_norm": True}, OTHERS, marks=where_timm_takes("scale_attn_norm")),
         ({"block_fn": ResPostBlock}, OTHERS),
         ({"block_fn": ParallelThingsBlock}, OTHERS),
     ],

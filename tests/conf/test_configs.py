@@ -123,7 +123,9 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["method.kind=lroa"], "unknown method kind 'lroa'; did you mean lora?"),
         (["method.schema=paca"], "unknown method.schema 'paca'"),
         (["method.rank=0"], "method.rank=0: expected "),
-        (["method.target_modules=attn.proj"], "method.target_modules"),
+        (["method.target_modules=attn.proj"], "method.target_modules=attn.proj: expected a list, as [attn.proj]"),
+        (["method=knn", "method.k=20"], "method.k=20: expected a list, as [20]"),
+        (["method=knn", "method.k=[0]"], "method.k=[0]: expected [20], or several"),
         (["dataset=parquet"], "dataset.root is required; give dataset.root=<value>"),
         (
             ["dataset=folder", "dataset.name=???"],

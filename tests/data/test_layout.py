@@ -123,6 +123,7 @@ def test_without_splits_test_and_val_are_split_off(tmp_path: Path, put: Make, re
         (["train-00000-of-00002-0123456789abcdef", "train-00001-of-00002-fedcba9876543210", "test"], [16, 4, 10]),
         (["TRAIN-0-OF-2", "TRAIN-1-OF-2", "val"], [20, 10]),
         (["train/0000", "train/0001", "test/0000"], [16, 4, 10]),
+        (["train/2019", "train/2021", "val/1", "val/2", "test/a0", "test/b2"], [20, 20, 20]),  # years; from 1; two forms
         (["train-1-of-2", "train-0-of-2", "dev"], [20, 10]),
     ],
 )
@@ -145,6 +146,11 @@ def test_shards_as_hubs_write_them(tmp_path: Path, put: Make, read: Read, names:
         (["train", "train-00000-of-00001"], "disagree on how many shards"),
         (["one", "two"], r"holds one\.parquet, two\.parquet, which are of no split"),
         (["train/00000-of-00002"], r"train lacks 00001-of-00002\.parquet"),
+        (["train/0000", "train/0002"], r"train lacks 0001\.parquet, by the numbers of its 2 files; .* dataset\.files=…"),
+        (
+            ["train/part-1-a7-c0.snappy", "train/part-7-a7-c0.snappy"],
+            r"lacks part-2-a7-c0\.snappy\.parquet, part-3-a7.* and 2 more",
+        ),
         (["config/train"], r"there are no files that end in \.parquet in"),
     ],
 )

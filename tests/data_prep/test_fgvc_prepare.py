@@ -73,7 +73,7 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     assert made.lists("paper") == small.lists
     check_pixels_and_labels(made.read(), small, small.lists)
     check_annotations(made, record["annotations"])
-    left = {"prepared.json", "splits", *made.facts.images.folders, *record["annotations"]}
+    left = {"prepared.json", "croissant.json", "splits", *made.facts.images.folders, *record["annotations"]}
     assert {file.name for file in made.folder.iterdir()} == left, "nothing else is left behind"
 
     before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}

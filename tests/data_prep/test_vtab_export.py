@@ -39,7 +39,8 @@ def test_the_files_hold_the_rows_of_the_origin_and_are_read_so(name: str, tmp_pa
     task, out = TASKS[name], tmp_path / "vtab1k" / name
     origin = small_origin(task)
     meta = export(task, origin, out, official=False)
-    assert sorted(path.name for path in out.parent.rglob("*")) == sorted(["meta.json", *(f"{s}.parquet" for s in SPLITS), name])
+    left = ["meta.json", "croissant.json", *(f"{s}.parquet" for s in SPLITS), name]
+    assert sorted(path.name for path in out.parent.rglob("*")) == sorted(left)
     data = build_dataset(load_config(compose_config([f"dataset=vtab_{name}", f"paths.data_root={tmp_path}"])).dataset)
     assert (data.num_classes, data.source) == (task.num_classes, "original")
     for (split, cut), read in zip(task.cuts.items(), ("train", "val", "test"), strict=True):

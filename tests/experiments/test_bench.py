@@ -14,7 +14,7 @@ from experiments.bench.cost import Cost, inference_flops, training_cost
 from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.models import build
 from experiments.bench.report import plot, ratio, records, table
-from experiments.bench.variants import REFERENCE, VARIANTS, Variant, choose_variants
+from experiments.bench.variants import METHODS, REFERENCE, VARIANTS, Variant, choose_variants
 from gift_vit.methods.gift import GiftPair
 from tests.results.conftest import exit_code
 
@@ -73,7 +73,7 @@ def test_the_reference_form_computes_gift() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [v.name for v in VARIANTS])
+@pytest.mark.parametrize("name", [v.name for v in {*METHODS, *VARIANTS}])
 def test_every_variant_can_be_built_and_counted(name: str) -> None:
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     own = variant(name)
@@ -98,7 +98,7 @@ def test_variants_share_the_frozen_weights_and_nothing_else() -> None:
 
 def figures(name: str, *seconds: float) -> Figures:
     middle = sorted(seconds)[len(seconds) // 2]
-    return Figures(variant(name), 8, 10**9, 2**20, None, middle, 0.0, seconds)
+    return Figures(variant(name), 8, 10**9, 36_864, 2**20, None, middle, 0.0, seconds)
 
 
 def test_ratios_within_a_round_records_table_and_picture(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_ratios_within_a_round_records_table_and_picture(tmp_path: Path) -> None
     assert told == [(REFERENCE, 1.0, 8.0, 0.25), ("gift", 0.5, 16.0, 0.5)]
     assert json.loads(json.dumps(found)) == found
     [row] = [line for line in table(found, "caption", "commit").splitlines() if line.startswith("| gift |")]
-    assert row == "| gift | 8 | 500.0 | 0.0 | 0.500 | 16.0 | 1.0 | 2 | 50 | 1.0 | – |"
+    assert row == "| gift | 8 | 500.0 | 0.0 | 0.500 | 16.0 | 1.0 | 2 | 50 | 1.0 | – | 36,864 |"
     plot(found, "title", tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
@@ -142,3 +142,5 @@ def test_speeds_of_loading_are_medians_of_a_round_s_ratios() -> None:
 
 def test_no_name_is_of_two_variants() -> None:
     assert len({v.name for v in VARIANTS}) == len(VARIANTS)
+    named = choose_variants(["reference", "methods", "gift"])
+    assert [v.name for v in named] == ["reference", *(v.name for v in METHODS)], "each once"

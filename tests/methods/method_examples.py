@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.config.compose import conf_dir
 from gift_vit.methods.adapter import method_config
+from gift_vit.methods.config import spec_of
 
 # one label of each kind, and those that take another way through its code
 SELECTED = (
@@ -58,7 +59,9 @@ def yaml_configs() -> dict[str, Any]:
     configs = {}
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Hydra's, that a file composed by itself should name _self_
-        for label in (file.stem for file in sorted((conf_dir() / "method").glob("*.yaml"))):
+        of_texts = {"gift_qv", "lora_text"}
+        labels = {file.stem for file in (conf_dir() / "method").glob("*.yaml")} - of_texts
+        for label in sorted(labels):
             values: Any = OmegaConf.to_container(compose(f"method/{label}").method)
             assert values.pop("name") == label
             del values["grid"]  # of sweeps, not of the method
@@ -73,13 +76,14 @@ def yaml_config(label: str) -> Any:
 
 @cache
 def all_examples() -> dict[str, Example]:
-    """Examples by label."""
+    """Examples by label, of the methods that are trained by gradient; test_probes.py has the others."""
     examples: dict[str, Example] = {}
     for file in sorted(Path(__file__).parent.glob("examples_*.py")):
         own: dict[str, Example] = import_module(f"tests.methods.{file.stem}").EXAMPLES
         assert not set(own) & set(examples), f"{file.name} repeats a label"
         examples |= own
-    return {label: Example(config) for label, config in yaml_configs().items()} | examples
+    trained = {label: config for label, config in yaml_configs().items() if spec_of(config).fit is None}
+    return {label: Example(config) for label, config in trained.items()} | examples
 
 
 def one_of_a_kind(*more: str) -> pytest.MarkDecorator:

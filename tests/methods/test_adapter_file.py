@@ -77,7 +77,7 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
         },
         "backbone": {
             **{"architecture": "test_vit", "tag": "r160_in1k", "input_size": [3, 160, 160], "interpolation": "bicubic"},
-            **{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            **{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "global_pool": "token"},
         },
         "dataset": "cub",
         "class_names": ["Übervogel", "gull"],

@@ -18,8 +18,10 @@ def test_average_pooling_s_norm_counts_and_no_head_does() -> None:
     assert count_parameters(distilled).adapter == 12 * 9 * 192 + 12 * 2 * 192 + 192 + 192
 
 
-def test_layers_without_bias_are_passed_over() -> None:
-    model = apply_method(timm.create_model("test_vit", qkv_bias=False), BitFitConfig())
+def test_layers_without_bias_are_passed_over_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        model = apply_method(timm.create_model("test_vit", qkv_bias=False), BitFitConfig())
+    assert "fewer biases than on a plain ViT: attn.qkv of the blocks have none" in caplog.text
     assert count_parameters(model).adapter == 6 * (64 + 192 + 64)
 
 

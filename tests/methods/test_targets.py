@@ -41,6 +41,15 @@ def test_a_target_names_rows_of_one_layer_per_block(tiny_vit: nn.Module, target:
         assert layer.rows == slice(start, stop)
 
 
+def test_an_attention_pool_is_no_block_and_eva02_has_a_layer_for_each_of_q_k_v() -> None:
+    pooling = timm.create_model("test_vit", global_pool="map")
+    assert names(pooling, "mlp.fc1") == [f"blocks.{index}.mlp.fc1" for index in range(6)]
+    with torch.device("meta"):
+        eva = timm.create_model("eva02_base_patch14_224", depth=2)
+    assert names(eva, "attn.q") == ["blocks.0.attn.q_proj", "blocks.1.attn.q_proj"]
+    assert find_targets(eva, ["attn.v"])["attn.v"][0].slice_index is None
+
+
 def test_blocks_are_numbers_and_not_prefixes() -> None:
     deep = timm.create_model("test_vit", depth=12, num_classes=10)
     assert names(deep, "attn.proj", [1, 11]) == ["blocks.1.attn.proj", "blocks.11.attn.proj"]

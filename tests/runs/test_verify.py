@@ -176,11 +176,14 @@ def test_a_folder_of_runs(final_run: Run, tmp_path: Path) -> None:
     (tmp_path / "runs/unread/result.json").write_text("{")
     changed(Run.open(tmp_path / "runs/b"), value("metrics/epochs", 2))
     done = run_module("gift_vit.verify", "runs=runs", "score=false", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "error: 2 of 4 runs below runs are not what their records say\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: 2 of 4 runs below runs are not what their records say, or cannot be verified\n",
+    )
     a, b, old, unread = done.stdout.splitlines()
     assert a.startswith("ok: runs/a: 6 checks hold; ")
     assert b.startswith("UNTRUE: runs/b: metrics.jsonl has 1 epochs")
     assert old.startswith("ok but for its scores: runs/old keeps no predictions")
-    assert unread.startswith("UNTRUE: runs/unread/result.json is no readable result")
+    assert unread.startswith("UNVERIFIED: runs/unread/result.json is no readable result")
     with pytest.raises(ConfigError, match=r"runs=.*: there is no finished run below it"):
         list(verify_runs(str(tmp_path / "nowhere")))

@@ -1,0 +1,85 @@
+"""What the command of this room is told. Imports no torch."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from gift_vit.common.checks import Options, at_least, between, device_name, expect, fulfils, one_of, positive, writable_folder
+from gift_vit.common.errors import ConfigError
+
+TOKENS = ("all", "cls", "mean")
+LEAST_IMAGES = 4  # for which the unbiased estimator of CKA is defined
+
+
+@dataclass
+class InvarianceArguments(Options):
+    """Measure what fine-tuning kept of the pretrained model's invariances, and what it forgot: STIR and CKA of all layers.
+
+        python -m gift_vit.invariance run=<folder> [images=64] [layers=all] [split=val]
+        python -m gift_vit.invariance runs=[<folder>,<folder>]
+
+    Attributes:
+        run: the folder of a finished run, such as outputs/final/digits/gift/vit_mini/<run name>
+        runs: folders of several, each once
+        images: how many of the split, at equal distances in it; 4 or more
+        layers: all, or blocks such as [0,5,-1]; negative: from the end; the pooled vector comes last in any case
+        split: train, val, trainval or test
+        tokens: of a block's output: all, cls or mean
+        steps: of each descent (default: in proportion to the images' side, 500 for 224 pixels)
+        step_size: the length of an image's first step, at most
+        momentum: what is kept of a step's direction for the next one
+        decay: the last step's size over the first one's, on a cosine between them
+        seed: of the noise that descents begin with
+        out: the folder to write (default: invariance/ in the run's folder)
+        dataset_root: the dataset.root of now, if the data is not where it was during training
+        device: auto, cpu, cuda, cuda:1 …
+        batch_size: images that are inverted together; a killed command goes on after the last ones that it finished
+
+    Writes invariance.json, invariance.png and invariance.pdf, and prints a line for each run. Inverted images are kept below
+    the run's paths.cache_root: those of the pretrained model serve all runs with its weights and the same images.
+    """
+
+    run: str | None = None
+    runs: list[str] = field(default_factory=list)
+    images: int = 64
+    layers: str = "all"
+    split: str = "val"
+    tokens: Annotated[str, one_of(TOKENS)] = "all"
+    steps: Annotated[int | None, at_least(0)] = None
+    step_size: Annotated[float, positive] = 2.0
+    momentum: Annotated[float, between(0, 1)] = 0.9
+    decay: Annotated[float, fulfils(lambda value: 0 <= value <= 1, "a number from 0 to 1")] = 0.02
+    seed: Annotated[int, at_least(0)] = 0
+    out: Annotated[str | None, writable_folder] = None
+    dataset_root: str | None = None
+    device: Annotated[str, device_name] = "auto"
+    batch_size: Annotated[int, at_least(1)] = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wanted = f"{LEAST_IMAGES} or more: the unbiased estimator of CKA is not defined for fewer"
+        expect(self.images >= LEAST_IMAGES, "images", self.images, wanted)
+        if (self.run is None) == (not self.runs):
+            raise ConfigError("give run=<a run's folder> or runs=[<folder>,<folder>], one of them")
+        if len(set(map(Path, self.runs))) < len(self.runs):
+            raise ConfigError(f"runs=[{','.join(self.runs)}]: give each folder once")
+        if self.out is not None and len(self.folders) > 1:
+            raise ConfigError(f"out={self.out}: the files of several runs would overwrite each other; leave it out")
+        _ = self.blocks  # checks it
+
+    @property
+    def folders(self) -> list[str]:
+        """Of all runs."""
+        return self.runs if self.run is None else [self.run]
+
+    @property
+    def blocks(self) -> list[int] | None:
+        """Indices of the chosen blocks; None: all."""
+        if self.layers == "all":
+            return None
+        fits = re.fullmatch(r"\[?\s*-?\d{1,9}(\s*,\s*-?\d{1,9})*\s*\]?", self.layers) is not None
+        expect(fits, "layers", self.layers, "all, or indices of blocks such as [0,5,-1]")
+        chosen = [int(index) for index in self.layers.strip("[] ").split(",")]
+        expect(len(set(chosen)) == len(chosen), "layers", self.layers, "distinct indices")
+        return chosen

@@ -1,0 +1,112 @@
+"""Inversions that are kept: a file for every few images, so that what is done is done once.
+
+A file's name is a hash of all that its content depends on: the model, its layers, the descent, the images and their noise. So
+the pretrained model's serve every run with its weights, and a command that was killed goes on where it was.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gift_vit.common.files import clear
+from gift_vit.common.tensors import write_tensors
+from gift_vit.invariance.inversion import Descent, Inversion, invert_layers, noise_like
+from gift_vit.invariance.representations import Layers
+
+FORMAT = 1
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptInversion:
+    """The inversion of images by one model, in files of a folder.
+
+    Attributes:
+        layers: Of the model, without a head.
+        facts: What its function depends on beside its weights, as JSON has it.
+        images: (n, 3, H, W) in 0..1, on the CPU.
+        descent: How images are found.
+        folder: Where the files are.
+        batch_size: Images of one file.
+    """
+
+    layers: Layers
+    facts: Any
+    images: Tensor
+    descent: Descent
+    folder: Path
+    batch_size: int
+
+    @cached_property
+    def parts(self) -> list[tuple[Path, Tensor, Tensor]]:
+        """The file, the images and the noise of each part."""
+        noise = noise_like(self.images, self.descent.seed)
+        splits = zip(self.images.split(self.batch_size), noise.split(self.batch_size), strict=True)
+        key = sha256(self._key().encode())
+        return [(self._file(key.copy(), *part), *part) for part in splits]
+
+    @property
+    def missing(self) -> int:
+        """How many parts have no file."""
+        return sum(not file.is_file() for file, _, _ in self.parts)
+
+    def found(self, stepped: Callable[[], object] = lambda: None) -> Inversion:
+        """All parts, on the CPU: read, or made and written; told of each step that is made."""
+        parts = [self._read(file) or self._make(file, images, noise, stepped) for file, images, noise in self.parts]
+        return Inversion(torch.cat([part.images for part in parts], 1), torch.cat([part.errors for part in parts], 1))
+
+    def _make(self, file: Path, images: Tensor, noise: Tensor, stepped: Callable[[], object]) -> Inversion:
+        device = self.layers.device
+        clear(file)
+        made = invert_layers(self.layers, images.to(device), noise.to(device), self.descent, stepped)
+        part = Inversion(made.images.cpu(), made.errors.cpu())
+        write_tensors(file, part._asdict(), {})
+        return part
+
+    @staticmethod
+    def _read(file: Path) -> Inversion | None:
+        if not file.is_file():
+            return None
+        try:
+            return Inversion(**load_file(file))
+        except (OSError, SafetensorError, TypeError) as error:
+            log.warning("making %s anew: %s", file, " ".join(str(error).split()))
+            return None
+
+    def _key(self) -> str:
+        descent = {**asdict(self.descent), "steps": self.descent.steps_for(self.images.shape[-1])}
+        weights = weights_digest(self.layers.model)
+        return json.dumps([FORMAT, self.facts, weights, self.layers.blocks, self.layers.tokens, descent])
+
+    def _file(self, key: Any, images: Tensor, noise: Tensor) -> Path:
+        for tensor in (images, noise):
+            key.update(str(tuple(tensor.shape)).encode() + _bytes(tensor))
+        return self.folder / f"{key.hexdigest()[:32]}.safetensors"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and values of all that a model's state dict holds."""
+    digest = sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def count_steps(inversions: Sequence[KeptInversion]) -> int:
+    """Steps that are left to make of several inversions."""
+    return sum(inversion.missing * inversion.descent.steps_for(inversion.images.shape[-1]) for inversion in inversions)

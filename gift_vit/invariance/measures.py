@@ -1,0 +1,118 @@
+"""What matrices of STIR say: retained, forgotten, moved, compressed. The names and formulas are ours, not those of the paper.
+
+``stir`` (…, L, L) is STIR(other, j | reference, i): rows are layers that were inverted, columns those that are evaluated.
+``within`` is the same with the reference in the other's place. Layers are blocks, shallow first, and last the pooled vector,
+which is in no mean. A value is NaN where it is not defined.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gift_vit.invariance.config import LEAST_IMAGES
+from gift_vit.invariance.similarity import gram_cka
+
+DRAWS = 1000
+THIRDS = ("all", "shallow", "middle", "deep")
+
+
+@dataclass(frozen=True)
+class GramPair:
+    """Inner products of a model's L layers: of n images (L, n, n), and of the inversions of R layers (R, L, n, n)."""
+
+    original: Tensor
+    inverted: Tensor
+
+    def stir(self, unbiased: bool, rows: Tensor | None = None) -> Tensor:
+        """(R, L) in float64; of the images ``rows`` alone, if they are given."""
+        first, second = (self.original, self.inverted) if rows is None else map(_of(rows), (self.original, self.inverted))
+        return gram_cka(first, second, unbiased)
+
+    def permuted(self, unbiased: bool) -> Tensor:
+        """As :meth:`stir`, each image beside the inversion of the next one: what independent images give."""
+        return gram_cka(self.original, self.inverted.roll((1, 1), (-2, -1)), unbiased)
+
+
+def layer_measures(stir: Tensor, within: Tensor, floor: Tensor) -> dict[str, Tensor]:
+    """One value for each layer i of the reference, blocks only, (L - 1).
+
+    With ``rel = stir - within``: ``retained = stir_ii``, ``retained_any = max_j stir_ij``, ``forgotten = 1 - retained_any``,
+    ``moved = retained_any - retained``, ``compression = mean_{j<i} rel_ij``, ``expansion = mean_{j>i} rel_ij``,
+    ``shift = i - argmax_j stir_ij``, and ``centroid``, the mean j weighted by what of ``stir`` is above ``floor``.
+    """
+    stir, within, floor = (matrix[:-1, :-1] for matrix in (stir, within, floor))
+    weights = (stir - floor).clamp_min(0)
+    places = torch.arange(len(stir), dtype=stir.dtype)
+    values = _by_layer(stir, within)
+    return values | {"centroid": (weights * places).nansum(1) / weights.nansum(1)}
+
+
+def mean_measures(stir: Tensor, within: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Means (…) over all blocks and over thirds of the depth, by third and measure; see :func:`layer_measures`.
+
+    Of compression and expansion it is the mean over all pairs of layers.
+    """
+    stir, within = stir[..., :-1, :-1], within[..., :-1, :-1]
+    depth = stir.shape[-1]
+    indices = torch.arange(depth)
+    found = {}
+    for third, own in zip(THIRDS, (indices, *indices.tensor_split(3)), strict=True):
+        chosen = {name: values[..., own].nanmean(-1) for name, values in _by_layer(stir, within).items()}
+        rel = stir - within
+        for name, below in _SIDES.items():
+            pairs = below(indices[None], own[:, None])
+            chosen[name] = rel[..., own, :].where(pairs, torch.nan).flatten(-2).nanmean(-1)
+        found[third] = chosen
+    return found
+
+
+def measure_intervals(
+    given: GramPair, within: GramPair, unbiased: bool, draws: int = DRAWS
+) -> dict[str, dict[str, dict[str, float]]]:
+    """:func:`mean_measures` with intervals of 95 %: ``mean``, ``low`` and ``high`` by third and measure.
+
+    From ``draws`` halves of the images, drawn without replacement: of half the images a mean varies as far around its own value
+    as one of all does around the truth. The bias of few images is taken out: an interval stands around the mean of all images.
+    It is NaN where half of the images are too few for the unbiased estimator.
+    """
+    count = given.original.shape[-1]
+    means = mean_measures(given.stir(unbiased), within.stir(unbiased))
+    generator = torch.Generator().manual_seed(0)
+    own_draws = draws if count // 2 >= LEAST_IMAGES else 0
+    halves = [torch.randperm(count, generator=generator)[: count // 2] for _ in range(own_draws)]
+    drawn = None
+    if halves:
+        drawn = mean_measures(*(torch.stack([pair.stir(unbiased, rows) for rows in halves]) for pair in (given, within)))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for third, values in means.items():
+        for name, mean in values.items():
+            around = torch.full((1,), torch.nan) if drawn is None else drawn[third][name]
+            low, high = (torch.nanquantile(around, share) - around.nanmean() for share in (0.025, 0.975))
+            found.setdefault(third, {})[name] = {"mean": float(mean), "low": float(mean + low), "high": float(mean + high)}
+    return found
+
+
+_SIDES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"compression": torch.lt, "expansion": torch.gt}
+
+
+def _by_layer(stir: Tensor, within: Tensor) -> dict[str, Tensor]:
+    defined = ~stir.isnan().all(-1)
+    ranked = stir.nan_to_num(nan=-torch.inf)
+    places = torch.arange(stir.shape[-1], dtype=stir.dtype)
+    retained, retained_any = stir.diagonal(dim1=-2, dim2=-1), ranked.amax(-1).where(defined, torch.nan)
+    values = {
+        "retained": retained,
+        "retained_any": retained_any,
+        "forgotten": 1 - retained_any,
+        "moved": retained_any - retained,
+        "shift": (places - ranked.argmax(-1)).where(defined, torch.nan),
+    }
+    for name, below in _SIDES.items():
+        values[name] = (stir - within).where(below(places[None], places[:, None]), torch.nan).nanmean(-1)
+    return values
+
+
+def _of(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda grams: grams[..., rows[:, None], rows]

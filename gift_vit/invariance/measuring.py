@@ -1,0 +1,240 @@
+"""What a finished run kept of its pretrained model's invariances: matrices, measures, files, and a line for a person."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gift_vit.backbones.build import input_statistics
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_json
+from gift_vit.data.transforms import build_eval_transform
+from gift_vit.explain.samples import spread_samples
+from gift_vit.invariance.config import LEAST_IMAGES, InvarianceArguments
+from gift_vit.invariance.figure import draw_matrices
+from gift_vit.invariance.inversion import Descent, noise_like
+from gift_vit.invariance.kept import KeptInversion, count_steps
+from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals
+from gift_vit.invariance.progress import steps_shown
+from gift_vit.invariance.representations import Layers, open_layers
+from gift_vit.invariance.sharing import gram_pair
+from gift_vit.invariance.similarity import gram_cka
+from gift_vit.methods.adapter import applied_method, describe_method, merge_method
+from gift_vit.methods.config import spec_of
+from gift_vit.runs.build import build_pretrained, resolve_device
+from gift_vit.runs.run import Run
+
+FORMAT = 1
+CONVERGED = 0.1  # the largest median error of a layer whose images count as represented alike
+RECORD = "invariance.json"
+ESTIMATORS = {"biased": False, "unbiased": True}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: two models without heads, and images.
+
+    Attributes:
+        images: (n, 3, H, W) in 0..1, on the CPU.
+        names: Of the n images.
+        pretrained: The run's backbone as it was before.
+        tuned: The run's model.
+        random: A model of the same architecture with random weights.
+    """
+
+    images: Tensor
+    names: list[str]
+    pretrained: KeptInversion
+    tuned: KeptInversion
+    random: Layers
+
+
+def measure_runs(runs: Sequence[Run], arguments: InvarianceArguments) -> Iterator[str]:
+    """Measure runs and write their files; a line for each.
+
+    Raises:
+        ConfigError: If one of them cannot be measured; before anything is.
+        RunError: If a model's representations are not finite, or the disk is full.
+    """
+    for run in runs if len(runs) > 1 else ():
+        compare(run, arguments)
+    for number, run in enumerate(runs, 1):
+        found = measure_run(compare(run, arguments), arguments, f"run {number} of {len(runs)}: " if len(runs) > 1 else "")
+        folder = Path(arguments.out or run.folder / "invariance")
+        write_json(folder / RECORD, _plain({"format": FORMAT, "run": run.config.run_name, **_origin(run, arguments), **found}))
+        draw_matrices(found["layers"], found["unbiased"], [folder / f"invariance.{kind}" for kind in ("png", "pdf")])
+        yield f"{run.folder}: {_line(found)}"
+
+
+def compare(run: Run, arguments: InvarianceArguments) -> Compared:
+    """The models and images of a finished run, on the device to use; nothing is inverted yet.
+
+    Raises:
+        ConfigError: If its data or weights are others now, there is no such split or layer, the split has too few images, or
+            the run's method cannot be separated from its backbone.
+    """
+    device, cfg = resolve_device(arguments.device), run.config
+    assert run.result is not None
+    tuned = run.model()
+    method = None
+    if spec_of(cfg.method).merge is None:
+        method = describe_method(applied_method(tuned).config)
+    else:
+        merge_method(tuned)
+    images, names = _read_images(run, tuned, arguments)
+    descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.momentum, arguments.decay)
+    folder = Path(cfg.paths.cache_root, "inversions")
+
+    def kept(model: nn.Module, method: Any) -> KeptInversion:
+        try:
+            layers = _opened(model, arguments, device)
+            with torch.no_grad():
+                layers.rows(images[:1].to(device))  # refuses what has no one representation
+        except ConfigError as error:
+            raise ConfigError(f"{run.folder}: {error}") from error
+        facts = [cfg.backbone.model, cfg.backbone.img_size, method]
+        return KeptInversion(layers, facts, images, descent, folder, arguments.batch_size)
+
+    classes, untrained = run.result.data.num_classes, replace(cfg.backbone, pretrained=False, weights=None)
+    pretrained = build_pretrained(cfg, classes)
+    random = build_pretrained(replace(cfg, backbone=untrained, seed=cfg.seed + 1), classes)
+    return Compared(images, names, kept(pretrained, None), kept(tuned, method), _opened(random, arguments, device))
+
+
+def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = "") -> dict[str, Any]:
+    """All matrices and measures; ``told`` is what progress says of the run."""
+    both = [compared.pretrained, compared.tuned]
+    with steps_shown(f"{told}inverting", count_steps(both)) as stepped:
+        of_pretrained, of_tuned = (inversion.found(stepped) for inversion in both)
+    pretrained, tuned, images = compared.pretrained.layers, compared.tuned.layers, compared.images
+    descent = compared.pretrained.descent
+    pairs = {
+        "tuned_given_pretrained": gram_pair(tuned, images, of_pretrained.images),
+        "pretrained_given_tuned": gram_pair(pretrained, images, of_tuned.images),
+        "within_pretrained": gram_pair(pretrained, images, of_pretrained.images),
+        "within_tuned": gram_pair(tuned, images, of_tuned.images),
+        "random_given_pretrained": gram_pair(compared.random, images, of_pretrained.images),
+    }
+    noise = gram_pair(tuned, images, noise_like(images, arguments.seed)[None])
+    errors = {"pretrained": of_pretrained.errors, "tuned": of_tuned.errors}
+    names = pretrained.names
+    return {
+        "layers": names,
+        "tokens": pretrained.tokens,
+        "descent": {**asdict(descent), "steps": descent.steps_for(images.shape[-1])},
+        "images": compared.names,
+        "errors": {model: _describe_errors(names, values) for model, values in errors.items()},
+        **{name: _matrices(pairs, noise, unbiased) for name, unbiased in ESTIMATORS.items()},
+    }
+
+
+def _matrices(pairs: dict[str, GramPair], noise: GramPair, unbiased: bool) -> dict[str, Any]:
+    """Matrices by layer of the pretrained model (rows) and of the tuned one (columns), floors, and measures in both views."""
+    forward, backward = pairs["tuned_given_pretrained"], pairs["pretrained_given_tuned"]
+    views = {"pretrained": (forward, pairs["within_pretrained"]), "tuned": (backward, pairs["within_tuned"])}
+    return {
+        "stir": {name: pair.stir(unbiased) for name, pair in pairs.items()},
+        "cka": gram_cka(backward.original[:, None], forward.original[None], unbiased),
+        "floors": {
+            "independent_images": forward.permuted(unbiased),
+            "independent_images_of_tuned": backward.permuted(unbiased),
+            "noise": noise.stir(unbiased)[0],
+        },
+        "measures": {
+            f"invariances_of_{model}": {
+                "by_layer": layer_measures(given.stir(unbiased), own.stir(unbiased), given.permuted(unbiased)),
+                "means": measure_intervals(given, own, unbiased),
+                "pooled": given.stir(unbiased)[-1, -1],
+            }
+            for model, (given, own) in views.items()
+        },
+    }
+
+
+def _read_images(run: Run, model: nn.Module, arguments: InvarianceArguments) -> tuple[Tensor, list[str]]:
+    data = run.data()
+    transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
+    samples = list(spread_samples(data, arguments.split, arguments.images))
+    if len(samples) < LEAST_IMAGES:
+        raise ConfigError(
+            f"split={arguments.split}: {data.name} has {len(samples)} images there, and the unbiased estimator of CKA needs "
+            f"{LEAST_IMAGES} or more; give another split"
+        )
+    if len(samples) < arguments.images:
+        log.warning("%s has %d images in %s, and all are taken", data.name, len(samples), arguments.split)
+    pixels = torch.stack([transform.finish(transform.prepare(sample.image)) for sample in samples])
+    return pixels.float() / 255, [sample.name for sample in samples]
+
+
+def _opened(model: nn.Module, arguments: InvarianceArguments, device: torch.device) -> Layers:
+    """The layers of a model, from which its head is taken: no layer depends on it."""
+    cast(Any, model).reset_classifier(0)
+    return open_layers(model.to(device), arguments.blocks, arguments.tokens)
+
+
+def _origin(run: Run, arguments: InvarianceArguments) -> dict[str, Any]:
+    cfg, result = run.config, run.result
+    assert result is not None
+    seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and cfg.train_split == "trainval")
+    return {
+        "method": result.run.method,
+        "dataset": result.run.dataset,
+        "backbone": {"name": result.run.backbone, "weights_sha256": result.backbone["weights_sha256"]},
+        "split": arguments.split,
+        "seen_in_training": seen,
+    }
+
+
+def _describe_errors(names: Sequence[str], errors: Tensor) -> dict[str, dict[str, Any]]:
+    """How far the descents came, relative: mean, median and 90th percentile of the images, by layer."""
+    described = {}
+    for name, own in zip(names, errors.double(), strict=True):
+        median = float(own.quantile(0.5))
+        described[name] = {
+            "mean": float(own.mean()),
+            "median": median,
+            "p90": float(own.quantile(0.9)),
+            "converged": median <= CONVERGED,
+            "by_image": own,
+        }
+    return described
+
+
+def _line(found: dict[str, Any]) -> str:
+    """What a person reads of a run."""
+    own = found["unbiased"]
+    means = own["measures"]["invariances_of_pretrained"]["means"]["all"]
+    told = [f"{name} {_interval(means[name])}" for name in ("retained", "forgotten", "compression")]
+    floors = [own["floors"]["independent_images"], own["stir"]["random_given_pretrained"]]
+    independent, random = (_number(float(floor.diagonal()[:-1].nanmean())) for floor in floors)
+    line = f"{', '.join(told)} (independent images {independent}, random weights {random})"
+    for model, errors in found["errors"].items():
+        far = [name for name, error in errors.items() if not error["converged"]]
+        line += f"; not converged: layers {', '.join(far)} of the {model} model" if far else ""
+    return line
+
+
+def _interval(values: dict[str, float]) -> str:
+    shown = {name: _number(value) for name, value in values.items()}
+    return shown["mean"] if math.isnan(values["low"]) else "{mean} [{low}, {high}]".format(**shown)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # never -0.000
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types; null for what is not defined."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""A run from the Hugging Face Hub as a folder: ``python -m gift_vit.pull``."""

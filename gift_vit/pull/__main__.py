@@ -1,0 +1,75 @@
+"""Get a run from the Hugging Face Hub as a folder."""
+
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import MISSING
+
+from gift_vit.common import cli
+from gift_vit.common.checks import Options, writable_folder
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import writing
+from gift_vit.common.hub import PUSHED, check_repo
+from gift_vit.runs.run import Run
+
+
+@dataclass
+class Arguments(Options):
+    """Get a run that gift_vit.push put on the Hugging Face Hub, as a folder for every command that takes run=.
+
+        python -m gift_vit.pull repo=<user>/<name> [out=<folder>]
+
+    Attributes:
+        repo: the repository, as <user>/<name>
+        out: the folder to write, which must not be there (default: <name>, in this folder)
+        revision: a branch, tag or commit (default: the newest)
+
+    The data is not part of it: give dataset_root=<folder> to the commands that read it.
+    """
+
+    repo: str = MISSING
+    out: Annotated[str | None, writable_folder] = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.repo = self.repo.removeprefix("hf://")
+        check_repo(self.repo)
+        if self.folder.exists():
+            raise ConfigError(f"{self.folder} is there already; give out=<another folder>")
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write."""
+        return Path(self.out or self.repo.partition("/")[2]).expanduser()
+
+
+def pull(arguments: Arguments) -> None:
+    """Download into the Hub's cache, check what came, and copy it."""
+    run = Run.open(f"hf://{arguments.repo}" + (f"@{arguments.revision}" if arguments.revision else ""))
+    run.check_finished()
+    out = arguments.folder
+    stage = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        try:
+            for name in PUSHED:
+                if (run.folder / name).is_file():
+                    shutil.copyfile(run.folder / name, stage / name)
+            stage.rename(out)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    print(f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.predict run={out} images=…")
+
+
+def main() -> None:
+    """Entry point."""
+    cli.main(Arguments, pull)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Put a finished run on the Hugging Face Hub."""
+
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+
+from omegaconf import MISSING, OmegaConf
+
+from gift_vit.common import cli
+from gift_vit.common.checks import Options
+from gift_vit.common.files import write_text
+from gift_vit.common.hub import ADAPTER, CARD, CONFIG, RESULT, check_repo, hub_errors
+from gift_vit.config.keys import identifying
+from gift_vit.push.record import check_pushable, shareable
+from gift_vit.results.collect import build_grid, collect_results
+from gift_vit.runs.result import Result, read_result
+from gift_vit.runs.run import Run
+
+
+@dataclass
+class Arguments(Options):
+    """Put a finished run on the Hugging Face Hub: adapter, configuration, record and a model card.
+
+        python -m gift_vit.push run=<folder> repo=<user>/<name> [private=false] [seeds=<folder with runs>]
+
+    Attributes:
+        run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
+        repo: the repository to make, as <user>/<name>
+        private: whether you alone see it; false shows it to everybody
+        seeds: a folder with runs: those that differ from this one in nothing but the seed give the card mean and deviation
+        license: of the adapter, as the Hub names it, such as apache-2.0 (default: none is said)
+        replace: put the run in the place of what a repository of that name holds
+
+    Log in before with `hf auth login`, or set HF_TOKEN. No path, account or name of this machine is part of what is pushed.
+    """
+
+    run: str = MISSING
+    repo: str = MISSING
+    private: bool = True
+    seeds: str | None = None
+    license: str | None = None
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_repo(self.repo)
+
+
+def push(arguments: Arguments) -> None:
+    """Write what is pushed into a folder that goes away, push it, and say where it is."""
+    run = Run.open(arguments.run)
+    check_pushable(run)
+    seeds = _seeds(run, arguments.seeds) if arguments.seeds else ()
+    with TemporaryDirectory() as folder:
+        write_shared(run, Path(folder), arguments.repo, seeds, arguments.license)
+        with hub_errors(arguments.repo, "write"):
+            from huggingface_hub import HfApi
+
+            api = HfApi()
+            api.create_repo(arguments.repo, private=arguments.private, exist_ok=arguments.replace)
+            api.upload_folder(repo_id=arguments.repo, folder_path=folder, commit_message="A run of gift-vit")
+            print(f"pushed {run.folder} to {api.endpoint}/{arguments.repo}; use it with run=hf://{arguments.repo}")
+
+
+def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> None:
+    """Write the four files that are pushed."""
+    from gift_vit.push.card import model_card  # huggingface_hub
+
+    config, record = shareable(run)
+    copyfile(run.folder / ADAPTER, folder / ADAPTER)
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
+    write_text(folder / CARD, model_card(read_result(folder / RESULT), repo, seeds, licence))
+
+
+def _seeds(run: Run, root: str) -> tuple[Result, ...]:
+    """The runs below a folder that differ from one in nothing but the seed, itself among them, by seed."""
+    own = run.result
+    assert own is not None
+    same = [result for result in collect_results(root) if _but_for_seed(result) == _but_for_seed(own)]
+    if own.run.seed not in {result.run.seed for result in same}:
+        same.append(own)
+    [cell] = build_grid(same, own.run.benchmark).cells.values()
+    return cell
+
+
+def _but_for_seed(result: Result) -> dict[str, object]:
+    return {key: value for key, value in identifying(result.run.config).items() if key != "seed"}
+
+
+def main() -> None:
+    """Entry point."""
+    cli.main(Arguments, push)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The model card of a run: README.md of its repository, with its numbers as ``model-index``."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from gift_vit.config.compose import flatten
+from gift_vit.results.cells import top1_text
+from gift_vit.results.names import method_name
+from gift_vit.runs.result import PREDICTIONS, Result
+
+CITATION = """@article{gift,
+  title   = {Generative Parameter-Efficient Fine-Tuning},
+  author  = {Savadikar, Chinmay and Song, Xi and Wu, Tianfu},
+  journal = {arXiv preprint arXiv:2312.00700},
+  year    = {2023}
+}"""
+_SHOWN = ("optim", "trainer")  # sections of the configuration that a reader of numbers asks for first
+
+
+def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> str:
+    """The text of the card.
+
+    Args:
+        result: The record, as it is pushed.
+        repo: ``user/name``.
+        seeds: Records of the same run with other seeds, this one among them; empty: its own numbers alone.
+        licence: Of the adapter, as the Hub names licences; None: the person says it later.
+    """
+    weights = str(result.backbone["weights"])
+    data = ModelCardData(
+        license=licence,
+        library_name="timm",
+        tags=sorted({"gift-vit", "peft", result.run.kind}),
+        pipeline_tag="image-classification",
+        metrics=["accuracy"],
+        model_name=repo.partition("/")[2],
+        eval_results=_eval_results(result, seeds),
+        base_model=weights if "/" in weights else None,  # others are not on the Hub
+        base_model_relation="adapter",
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(result, repo, seeds)}"))
+
+
+def _split(result: Result) -> str:
+    return "test" if result.run.phase == "final" else "val"
+
+
+def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
+    split = _split(result)
+    scores = {"Top-1 (%)": result.metrics[f"{split}_top1"]}
+    if len(seeds) > 1:
+        top1 = _top1(seeds, split)
+        count = f"over {len(top1)} seeds"
+        scores |= {f"Top-1 (%), mean {count}": fmean(top1), f"Top-1 (%), standard deviation {count}": stdev(top1)}
+    shared: dict[str, Any] = {
+        "task_type": "image-classification",
+        "task_name": "Image classification",
+        "dataset_type": result.data.name,
+        "dataset_name": result.data.name,
+        "dataset_split": split,
+        "metric_type": "accuracy",
+    }
+    known = {name: value for name, value in scores.items() if value is not None}
+    return [EvalResult(metric_name=name, metric_value=value, **shared) for name, value in known.items()]
+
+
+def _top1(seeds: Sequence[Result], split: str) -> list[float]:
+    return [value for result in seeds if (value := result.metrics[f"{split}_top1"]) is not None]
+
+
+def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
+    run, data, params = result.run, result.data, result.params
+    classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names else ""
+    changes = "".join(f"\n- `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items())
+    settings = "\n".join(
+        f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
+    )
+    return f"""# {method_name(run.method)} on {data.name}
+
+An adapter and a classification head for `{result.backbone["architecture"]}`, trained with
+[gift-vit](https://arxiv.org/abs/2312.00700) {run.gift_vit_version}. The backbone is not part of it.
+
+## Numbers
+
+{_table(result, seeds)}
+
+{_predictions(result)}
+
+## How it was made
+
+- Method: {method_name(run.method)} (`{run.kind}`), {params.adapter:,} parameters, {params.percent:.3f} % of the backbone's
+  {params.backbone:,}, and a head of {params.head:,}
+- Backbone: `{result.backbone["architecture"]}`, weights `{result.backbone["weights"]}`, fingerprint
+  `{result.backbone["weights_sha256"]}`
+- Protocol: `{run.protocol}`, phase {run.phase}, seed {run.seed}{", except for" + changes if changes else ""}
+- Data: {data.name}, {data.num_classes} classes, trained on {data.train_split} ({data.train_images:,} images), fingerprint
+  `{data.fingerprint}`{classes}
+
+```text
+{run.command}
+```
+
+```yaml
+{settings}
+```
+
+## How to use it
+
+```bash
+python -m gift_vit.predict run=hf://{repo} images=photos/
+python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
+python -m gift_vit.pull repo={repo} out={repo.partition("/")[2]}
+```
+
+```python
+from gift_vit.runs import Run
+
+model = Run.open("hf://{repo}").model()  # a timm model with the adapter
+```
+
+## Licence of the data
+
+Not stated here: whoever shares this adapter says under which licence {data.name} may be used.
+
+## Citation
+
+```bibtex
+{CITATION}
+```
+"""
+
+
+def _table(result: Result, seeds: Sequence[Result]) -> str:
+    split = _split(result)
+    own = result.metrics[f"{split}_top1"]
+    rows = [f"| top-1, seed {result.run.seed} | {'not scored' if own is None else f'{own:.2f} %'} |"]
+    if len(seeds) > 1:
+        top1, listed = _top1(seeds, split), ", ".join(str(each.run.seed) for each in seeds)
+        rows.append(f"| top-1, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
+    for name, value in (result.predictions.scores if result.predictions else {}).items():
+        if value is not None and name != "top1":
+            rows.append(f"| {name} | {value:.4f} |")
+    return "\n".join([f"| {split} | |", "|---|---|", *rows])
+
+
+def _predictions(result: Result) -> str:
+    digest = (result.files or {}).get(PREDICTIONS)
+    if digest is None:
+        return "No predictions were kept."
+    return f"The predictions behind them, `{PREDICTIONS}`, have SHA-256 `{digest}`."
+
+
+def _in_markdown(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\`*_[]<>#|" else character for character in text)

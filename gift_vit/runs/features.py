@@ -1,0 +1,153 @@
+"""What a frozen backbone's head sees, computed once: the features of a split, kept between runs.
+
+They are those of the evaluation transform, in float32, before the head (timm's ``forward_head(pre_logits=True)``). With
+``dataset.cache`` ``auto`` or ``disk`` they stand in a file below ``paths.cache_root``, whose name says what they depend on: the
+images and what prepares them, the backbone with its weights, the kind of device and the versions of the libraries.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from gift_vit.backbones.build import input_statistics
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import locked, remove_leftovers, writing
+from gift_vit.common.tensors import write_tensors
+from gift_vit.config.run_config import RunConfig
+from gift_vit.data.base import VisionDataset
+from gift_vit.data.cache import pixels_key
+from gift_vit.data.transforms import build_eval_transform
+from gift_vit.engine.state import Precision
+from gift_vit.methods.adapter import applied_method
+from gift_vit.runs.build import eval_loader
+
+log = logging.getLogger(__name__)
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (N, d) of a split's images, float32, with their labels (N,), on one device.
+
+    ``seconds`` is how long they took to compute, in this run or in the one that kept them.
+    """
+
+    values: Tensor
+    labels: Tensor
+    seconds: float
+
+    def __add__(self, other: "Features") -> "Features":
+        """Those of both, one after the other."""
+        values, labels = torch.cat([self.values, other.values]), torch.cat([self.labels, other.labels])
+        return Features(values, labels, self.seconds + other.seconds)
+
+
+def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
+    """The features of ``train``, ``val`` or ``test``, from the file that an earlier run has kept, or computed and kept.
+
+    Raises:
+        ConfigError: If an image cannot be read, or with ``dataset.cache=disk`` the folder cannot be written.
+        RunError: If a feature is NaN or infinite, or with ``dataset.cache=disk`` the disk is full.
+    """
+    [source] = data.parts(split)
+    labels = torch.as_tensor(source.labels, device=device)
+    key = _key(cfg, model, data, split, device)
+    return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
+
+
+def kept_features(
+    cfg: RunConfig, data: VisionDataset, split: str, labels: Tensor, key: str, compute: Callable[[], Features]
+) -> Features:
+    """Features with these labels, on their device, from the file of that key, or computed and kept; other runs wait meanwhile.
+
+    Raises:
+        ConfigError: As :func:`open_features`.
+        RunError: As :func:`open_features`.
+    """
+    file = Path(cfg.paths.cache_root) / f"features-{data.name}-{key}.safetensors"
+    with ExitStack() as stack:
+        keep = cfg.dataset.cache in ("auto", "disk")
+        try:
+            if keep:
+                with writing(file.parent):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(file))  # another run may be computing the same
+                remove_leftovers(file.parent, file.name)
+        except (ConfigError, RunError) as error:
+            keep = _go_on(cfg, error)
+        if keep and (kept := _read(file, labels)) is not None:
+            log.info("features of %s %s: from %s", data.name, split, file)
+            return kept
+        features = compute()
+        try:
+            if keep:
+                write_tensors(file, {"features": features.values.cpu()}, {"seconds": str(features.seconds)})
+        except (ConfigError, RunError) as error:
+            _go_on(cfg, error)
+    return features
+
+
+def _go_on(cfg: RunConfig, error: Exception) -> bool:
+    """Without keeping the features, unless a person asked for it."""
+    if cfg.dataset.cache == "disk":
+        raise error
+    log.warning("features are not kept for other runs (dataset.cache=auto): %s", error)
+    return False
+
+
+@torch.inference_mode()
+def _compute(
+    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, labels: Tensor
+) -> Features:
+    started, precision = time.perf_counter(), Precision("fp32", device)
+    model.eval()
+    found = []
+    for images, _ in eval_loader(cfg, model, data, split, device):
+        with precision.autocast():
+            tokens = model.forward_features(images)  # pyright: ignore[reportCallIssue]
+            found.append(model.forward_head(tokens, pre_logits=True).float())  # pyright: ignore[reportCallIssue]
+    values = torch.cat(found)
+    if not values.isfinite().all():
+        raise RunError(f"features of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
+    return Features(values.clone(), labels, time.perf_counter() - started)
+
+
+def _read(file: Path, labels: Tensor) -> Features | None:
+    """What a file holds, or None if there is none that can be used."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="pt", device=str(labels.device)) as opened:
+            features = Features(opened.get_tensor("features"), labels, float((opened.metadata() or {})["seconds"]))
+        return features if len(features.values) == len(labels) else None
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        log.warning("computing %s anew: %s", file, " ".join(str(error).split()))
+        return None
+
+
+def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> str:
+    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+    [source] = data.parts(split)
+    facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
+    facts += [str(getattr(model, "global_pool", None)), device.type]
+    own = {*applied_method(model).head_names, *applied_method(model).adapter_names, *applied_method(model).state_names}
+    return digest_of(facts, {name: tensor for name, tensor in model.state_dict().items() if name not in own})
+
+
+def digest_of(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:
+    """Names what features depend on: plain values, and weights by name."""
+    digest = hashlib.sha256(json.dumps([*facts, torch.__version__, timm.__version__]).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,81 @@
+"""What ``croissant.json`` says of prepared datasets is so; where mlcroissant is installed, it reads them by it."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.vtab.export import export
+from data_prep.vtab.tasks import TASKS
+from tests.data_prep.fgvc_bench import Bench
+from tests.data_prep.vtab_origins import small_origin
+
+Make = Callable[..., Bench]
+
+
+def described(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "croissant.json").read_text())
+
+
+def check_files(folder: Path, elsewhere: set[str]) -> set[str]:
+    """Each file that is named is there with its hash and size, but for those that were unpacked; returns their names."""
+    files = {file["@id"]: file for file in described(folder)["distribution"] if file["@type"] == "cr:FileObject"}
+    for name in files.keys() - elsewhere:
+        content = (folder / name).read_bytes()
+        assert files[name]["sha256"] == sha256(content).hexdigest()
+        assert files[name]["contentSize"] == f"{len(content)} B"
+    assert str(folder) not in json.dumps(described(folder))
+    return set(files)
+
+
+def splits(folder: Path) -> dict[str, tuple[str, int]]:
+    found = next(records for records in described(folder)["recordSet"] if records["@id"] == "splits")
+    assert found["dataType"] == "cr:Split"
+    return {row["splits/name"]: (row["splits/url"], row["splits/images"]) for row in found["data"]}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    export(TASKS["dtd"], small_origin(TASKS["dtd"]), tmp_path / "dtd", official=False)
+    return tmp_path / "dtd"
+
+
+def test_a_task_is_described(task: Path) -> None:
+    assert check_files(task, set()) == {"train800.parquet", "val200.parquet", "test.parquet", "meta.json"}
+    rows = {name: pq.read_metadata(task / f"{name}.parquet").num_rows for name in ("train800", "val200", "test")}
+    kinds = {"train800": "cr:training", "val200": "cr:validation", "test": "cr:test"}
+    assert splits(task) == {name: (kinds[name], count) for name, count in rows.items()}
+
+
+@pytest.mark.parametrize("name", ["cub", "flowers"])
+def test_images_with_lists_are_described(bench: Make, name: str) -> None:
+    made = bench(name)
+    record = made.prepare()
+    archives = {file for file in made.small.files if file in record["sources"] and file.endswith((".tgz", ".zip"))}
+    found = check_files(made.folder, archives)
+    assert found - archives == {f"splits/paper/{split}.json" for split in ("train", "val", "test")} | {
+        table for table in record["annotations"] if table.endswith(".parquet")
+    }
+    assert archives & found
+    assert splits(made.folder)["paper/val"] == ("cr:validation", record["splits"]["paper"]["counts"]["val"])
+    (made.folder / "croissant.json").unlink()
+    made.prepare()
+    assert check_files(made.folder, archives) == found, "of data that was prepared before, it is made"
+
+
+@pytest.mark.filterwarnings("ignore")  # of what mlcroissant calls in its own libraries
+def test_mlcroissant_finds_no_fault(task: Path, bench: Make) -> None:
+    """Its import brings pandas and rdflib."""
+    mlcroissant = pytest.importorskip("mlcroissant")
+    made = bench("cub")
+    made.prepare()
+    for folder in (task, made.folder):
+        dataset = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
+        assert not dataset.metadata.ctx.issues.errors
+    rows = list(mlcroissant.Dataset(jsonld=str(task / "croissant.json")).records("val200"))
+    expected = pq.read_table(task / "val200.parquet").to_pylist()
+    assert [row["val200/label"] for row in rows] == [row["label"] for row in expected]

@@ -1,0 +1,216 @@
+"""CKA, inversion and STIR against other formulas, in float64 and on tiny models."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.invariance import cka, invert, stir
+from gift_vit.invariance.inversion import Descent, invert_layers, noise_like
+from gift_vit.invariance.representations import Layers, open_layers
+from gift_vit.methods import apply_method
+from gift_vit.methods.config import VptConfig
+
+RANDOM = np.random.default_rng(0)
+A, B = RANDOM.normal(size=(20, 7)), RANDOM.normal(size=(20, 5))
+B += A[:, :5]
+ROTATION = np.linalg.qr(RANDOM.normal(size=(7, 7)))[0]
+
+
+def song(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """CKA by the unbiased HSIC of Song et al. (2012), equation 5: three terms of raw Gram matrices."""
+
+    def hsic(k: NDArray[np.floating], q: NDArray[np.floating]) -> float:
+        n, one = len(k), np.ones(len(k))
+        k, q = k - np.diag(np.diag(k)), q - np.diag(np.diag(q))
+        middle = (one @ k @ one) * (one @ q @ one) / ((n - 1) * (n - 2))
+        return (np.trace(k @ q) + middle - 2 / (n - 2) * (one @ k @ q @ one)) / (n * (n - 3))
+
+    k, q = a @ a.T, b @ b.T
+    return hsic(k, q) / np.sqrt(hsic(k, k) * hsic(q, q))
+
+
+def features(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """CKA by the cross-covariances of the features, without Gram matrices."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    return float(np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
+
+
+def test_cka_is_what_two_other_formulas_say() -> None:
+    assert cka(A, B) == pytest.approx(features(A, B), rel=1e-10)
+    assert cka(A, B, unbiased=True) == pytest.approx(song(A, B), rel=1e-10)
+    assert cka(A, B) != pytest.approx(cka(A, B, unbiased=True), abs=0.05)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_what_changes_cka_and_what_does_not(unbiased: bool) -> None:
+    expected = cka(A, B, unbiased)
+    assert cka(A, A, unbiased) == pytest.approx(1, abs=1e-12)
+    assert cka(B, A, unbiased) == pytest.approx(expected, rel=1e-12)
+    for same in (A @ ROTATION, 3 * A + 1e3, torch.from_numpy(A)):
+        assert cka(same, B, unbiased) == pytest.approx(expected, rel=1e-9)
+    order = RANDOM.permutation(20)
+    assert cka(A[order], B[order], unbiased) == pytest.approx(expected, rel=1e-10)
+    assert cka(A[order], B, unbiased) < expected - 0.1
+    assert cka(A @ np.diag(np.arange(1.0, 8)), B, unbiased) != pytest.approx(expected, abs=0.01)
+
+
+def test_the_bias_of_independent_representations() -> None:
+    first, second = (torch.randn(2, 25, 1000, generator=torch.Generator().manual_seed(0))[i] for i in range(2))
+    assert cka(first, second) == pytest.approx(1000 / 1025, abs=0.005)
+    assert cka(first, second, unbiased=True) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "unbiased"),
+    [(A, np.ones((20, 3)), False), (A, np.full((20, 3), 0.1), True), (A[:3], B[:3], True), (A[:1], B[:1], False)],
+    ids=["constant", "constant with rounding", "three, unbiased", "one"],
+)
+def test_where_cka_is_not_defined(a: NDArray[np.floating], b: NDArray[np.floating], unbiased: bool) -> None:
+    assert np.isnan(cka(a, b, unbiased))
+
+
+@pytest.mark.parametrize(("a", "b"), [(A, B[:-1]), (A[0], B)])
+def test_cka_refuses_other_shapes(a: NDArray[np.floating], b: NDArray[np.floating]) -> None:
+    with pytest.raises(ConfigError, match="cka compares"):
+        cka(a, b)
+
+
+def vit(**kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3} | kwargs
+    return timm.create_model("vit_tiny_patch16_224", num_classes=5, **sizes).eval()  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def relative(layers: Layers, found: Tensor, images: Tensor) -> Tensor:
+    """The errors of images (L, n, …), each layer computed for itself."""
+    pairs = [(layers.rows(own)[i], layers.rows(images)[i]) for i, own in enumerate(found)]
+    return torch.stack([(row - target).norm(dim=1) / target.norm(dim=1) for row, target in pairs])
+
+
+def test_rows_are_what_timm_says(images: Tensor) -> None:
+    model = vit()
+    rows = open_layers(model).rows(images)
+    normalised = (images - 0.5) / 0.5
+    _, expected = model.forward_intermediates(normalised, output_fmt="NLC", return_prefix_tokens=True)  # pyright: ignore
+    for row, (patches, prefix) in zip(rows, expected, strict=False):
+        torch.testing.assert_close(row, torch.cat([prefix, patches], 1).flatten(1))
+    torch.testing.assert_close(model.get_classifier()(rows[-1]), model(normalised))  # pyright: ignore[reportCallIssue]
+
+
+def test_prompts_are_left_out(images: Tensor) -> None:
+    model = vit()
+    expected = [row.shape for row in open_layers(deepcopy(model)).rows(images)]
+    for deep in (False, True):
+        prompted = apply_method(deepcopy(model), VptConfig(num_tokens=4, deep=deep))
+        assert [row.shape for row in open_layers(prompted).rows(images)] == expected
+        assert invert(prompted, images, descent=Descent(2)).errors.shape == (4, 8)
+
+
+def test_inversion_converges_and_tells_its_error(images: Tensor) -> None:
+    """Three hundred steps of 0.1, some seconds: with pixels stuck at the bounds the error stays about 1."""
+    model = vit()
+    found = invert(model, images, descent=Descent(300, 0.1))
+    assert found.images.min() >= 0
+    assert found.images.max() <= 1
+    torch.testing.assert_close(found.errors, relative(open_layers(model), found.images, images), rtol=1e-3, atol=1e-5)
+    assert found.errors[0].mean() < 0.05
+    assert found.errors[1].mean() < 0.05
+    start = invert(model, images, descent=Descent(0))
+    torch.testing.assert_close(start.images, noise_like(images, 0).expand_as(start.images))
+    assert (found.errors < start.errors).all()
+
+
+def test_a_step_is_as_long_as_it_says_and_no_image_depends_on_its_batch(images: Tensor) -> None:
+    layers, noise = open_layers(vit()), noise_like(images, 3) * 0.2 + 0.4  # nothing reaches the bounds
+    one = invert_layers(layers, images, noise, Descent(1, 0.1))
+    length = (one.images - noise).flatten(2).norm(dim=2)
+    moved = length > 0
+    assert moved.any()
+    torch.testing.assert_close(length[moved], torch.full_like(length[moved], 0.1), rtol=1e-4, atol=0)
+    whole = invert_layers(layers, images, noise, Descent(10))
+    halves = [invert_layers(layers, images[part], noise[part], Descent(10)) for part in (slice(0, 3), slice(3, 8))]
+    torch.testing.assert_close(torch.cat([half.errors for half in halves], 1), whole.errors, rtol=1e-3, atol=1e-5)
+
+
+def test_momentum_and_shorter_steps_come_nearer_in_as_many_steps(images: Tensor) -> None:
+    model = vit()
+    plain = invert(model, images, descent=Descent(60, 0.5))
+    better = invert(model, images, descent=Descent(60, 2.0, momentum=0.9, decay=0.02))
+    assert (better.errors[:3].median(1).values < 0.7 * plain.errors[:3].median(1).values).all()
+
+
+def test_the_second_step_of_momentum_is_what_its_definition_says(images: Tensor) -> None:
+    """Nothing reaches the bounds, and the gradient is taken by hand, of the first block alone."""
+    model, noise = vit(), noise_like(images, 3) * 0.2 + 0.4
+    layers, descent = open_layers(model, [0]), Descent(2, 0.1, momentum=0.5, decay=0.2)
+    assert descent.sizes(32) == pytest.approx([0.1, 0.1 * (0.2 + 0.8 / 2)])
+    target = layers.rows(images)[0]
+
+    def unit(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_(True)
+        error = ((layers.rows(x)[0] - target).norm(dim=1) / target.norm(dim=1)).sum()
+        [gradient] = torch.autograd.grad(error, x)
+        return gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    first = unit(noise)
+    x = noise - 0.1 * first / 2
+    x = x - 0.06 * (first / 4 + unit(x) / 2)
+    found = invert_layers(layers, images, noise, descent)
+    moved = relative(layers, torch.stack([x, x]), images)[0] < relative(layers, torch.stack([noise, noise]), images)[0]
+    assert moved.all()
+    torch.testing.assert_close(found.images[0], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 32, 32), torch.full((2, 3, 32, 32), 2.0), torch.zeros(3, 32, 32)])
+def test_inversion_refuses_what_are_no_images(wrong: Tensor) -> None:
+    with pytest.raises(ConfigError, match="invert takes images"):
+        invert(vit(), wrong)
+
+
+def test_a_model_shares_all_with_itself_and_one_shifted_by_a_block_shows_it(images: Tensor) -> None:
+    """F has a first block that changes nothing: its block j + 1 is block j of P."""
+    model = vit()
+    shifted = deepcopy(model)
+    idle = deepcopy(shifted.get_submodule("blocks.0"))
+    for name in ("attn.proj", "mlp.fc2"):
+        nn.init.zeros_(idle.get_parameter(f"{name}.weight"))
+    shifted.blocks = nn.Sequential(idle, *model.get_submodule("blocks").children())
+    descent = Descent(200, 0.1)
+    same = stir(deepcopy(model), model, images, unbiased=True, descent=descent)
+    assert torch.equal(same, stir(deepcopy(model), model, images, unbiased=True, descent=descent))
+    assert same.diagonal()[:2].min() > 0.9
+    moved = stir(shifted, model, images, [0, 1, 2], unbiased=True, descent=descent)
+    torch.testing.assert_close(moved[:, 1:3], same[:, 0:2], rtol=1e-6, atol=1e-8)
+
+
+def test_stir_tells_the_evaluated_from_the_reference(images: Tensor) -> None:
+    """A model that does not see red shares the invariances of one that sees all, and not the other way round."""
+    model = vit()
+    with torch.no_grad():
+        blind = deepcopy(model)
+        blind.patch_embed.proj.weight[:, 0] = 0  # pyright: ignore
+    descent = Descent(150, 0.1)
+    seen = stir(blind, model, images, [0], unbiased=True, descent=descent)[0, 0]
+    unseen = stir(model, blind, images, [0], unbiased=True, descent=descent)[0, 0]
+    assert seen > 0.4
+    assert unseen < 0.2
+
+
+@pytest.mark.parametrize(("blocks", "tokens", "kwargs", "message"), [
+    ([3], "all", {}, "the model has 3 blocks; give indices from 0 to 2"),
+    (None, "cls", {"class_token": False, "global_pool": "avg"}, "the model has no class token"),
+])  # fmt: skip
+def test_layers_that_are_not_there(blocks: list[int] | None, tokens: str, kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_layers(vit(**kwargs), blocks, tokens)

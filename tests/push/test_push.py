@@ -1,0 +1,266 @@
+"""Runs on a hub of our own: what is pushed, what comes back, and what is said where that fails."""
+
+import getpass
+import json
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+
+from gift_vit.config import compose_config, load_config
+from gift_vit.methods.adapter import load_adapter
+from gift_vit.push.__main__ import _seeds, write_shared
+from gift_vit.push.record import shareable
+from gift_vit.runs.result import read_result, to_json
+from gift_vit.runs.run import Run
+from gift_vit.runs.train import Call, train_run
+from tests.push.hub_server import HubServer
+from tests.warm import Ended, run_module
+
+FILES = {"adapter.safetensors", "config.yaml", "result.json", "README.md"}
+USER = "wilhelmine"  # of the machine that the run is told to have been made on
+MACHINE = f"/home/{USER}/my data (2)"
+ENTITY = "her_team"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished final run on digits, GIFT, one epoch."""
+    root = tmp_path_factory.mktemp("private")
+    words = ["debug=smoke", "backbone.img_size=32", "phase=final", "protocol.final_train.mini=train"]
+    words += [f"paths.output_root={root}/out", f"tracker.entity={ENTITY}"]
+    cfg = load_config(compose_config(words))
+    cfg.values["paths"]["data_root"] = MACHINE
+    train_run(cfg, Call(f"python -m gift_vit.train {' '.join(words)}", words))
+    return Run.open(cfg.folder)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer().running() as server:
+        yield server
+
+
+def ask(hub: HubServer, cwd: Path, module: str, *words: str, **env: str) -> Ended:
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "0"}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment: dict[str, Any] = {**settings, **quiet, **env}
+    return run_module(f"gift_vit.{module}", *words, cwd=cwd, fresh=True, **environment)
+
+
+def test_a_run_goes_to_the_hub_and_comes_back(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    """Each command is a start of Python, six of them with torch, for the Hub's address is read once: a minute."""
+    pushed = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/gift-digits", "license=apache-2.0")
+    assert (pushed.returncode, pushed.stderr) == (0, "")
+    assert pushed.stdout.strip().endswith("use it with run=hf://me/gift-digits")
+    files = hub.repos["me/gift-digits"]
+    assert (set(files), hub.private) == (FILES, {"me/gift-digits": True})
+    assert files["adapter.safetensors"] == (run.folder / "adapter.safetensors").read_bytes()
+
+    pulled = ask(hub, tmp_path, "pull", "repo=me/gift-digits")
+    assert (pulled.returncode, pulled.stderr) == (0, "")
+    folder = tmp_path / "gift-digits"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert run.result is not None
+    own = read_result(folder / "result.json")
+    assert (own.metrics, own.files) == (run.result.metrics, run.result.files)
+    run.data().split("test")[0][0].save(tmp_path / "a.png")
+    [expected] = run.predict(tmp_path / "a.png", topk=3)
+    for where, offline in (("hf://me/gift-digits", "0"), ("hf://me/gift-digits@main", "1"), (str(folder), "1")):
+        told = ask(hub, tmp_path, "predict", f"run={where}", "images=a.png", "topk=3", HF_HUB_OFFLINE=offline)
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.split(": ", 1)[1] == str(expected).split(": ", 1)[1] + "\n"
+    scored = ask(hub, tmp_path, "evaluate", "run=hf://me/gift-digits")
+    assert f"digits test: top-1 {run.result.metrics['test_top1']:.2f} %" in scored.stdout, scored.stderr
+    merged = ask(hub, tmp_path, "merge", "run=hf://me/gift-digits", "out=merged.safetensors")
+    assert (merged.returncode, (tmp_path / "merged.safetensors").is_file()) == (0, True), merged.stderr
+    drawn = ask(hub, tmp_path, "explain", "run=hf://me/gift-digits", "count=1", "out=maps")
+    assert (drawn.returncode, (tmp_path / "maps/maps.npz").is_file()) == (0, True), drawn.stderr
+
+
+def test_nothing_of_the_machine_is_in_what_is_shared(run: Run, tmp_path: Path) -> None:
+    write_shared(run, tmp_path, "me/it")
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    for path in tmp_path.iterdir():
+        text = path.read_text() if path.suffix != ".safetensors" else metadata(path)
+        for secret in (USER, "my data", ENTITY, str(run.folder.parents[5]), str(Path.cwd()), f"{Path.home()}/"):
+            assert secret not in text, (path.name, secret)
+        for name in (socket.gethostname(), getpass.getuser()):
+            assert not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.=:])", text), (path.name, name)
+        assert not re.search(r"(?<![\w:/.~<`])/(home|tmp|root|Users|work|mnt)\b", text), path.name
+    shared = Run.open(tmp_path)
+    assert shared.result is not None
+    assert shared.values == shared.result.run.config
+    assert shared.config.values["paths"]["data_root"] == str(Path.cwd() / "data"), "where everybody's data lies"
+
+
+def metadata(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return json.dumps(file.metadata())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("dataset.root", f"{MACHINE}/cub", "data/cub"),
+        ("dataset.root", "/mnt/alice/pictures of cats", "pictures of cats"),
+        ("dataset.root", "../alice/cats", "cats"),
+        ("dataset.root", "~/alice/cats", "cats"),
+        ("backbone.weights", "/home/alice/w/vit.pth", "vit.pth"),
+        ("dataset.files", {"train": "/home/alice/x/*.parquet"}, {"train": "*.parquet"}),
+        ("dataset.name", "and/or", "and/or"),
+    ],
+)
+def test_a_path_in_the_configuration_says_what_and_not_where(run: Run, key: str, value: object, expected: object) -> None:
+    assert run.result is not None
+    section, name = key.split(".")
+    config = json.loads(json.dumps(run.result.run.config))
+    config[section][name] = value
+    words = [f"+{key}={value}", "seed=3", "hydra.run.dir=/home/alice/y", "tracker=wandb"]
+    shared, record = shareable(with_record(run, config=config, overrides=words))
+    assert shared[section][name] == record["run"]["config"][section][name] == expected
+    assert "alice" not in json.dumps(record)
+    assert USER not in json.dumps(record)
+    assert record["run"]["overrides"][-1] == "seed=3"
+
+
+def with_record(run: Run, **changes: object) -> Run:
+    """The run with a record that says something else of what was run."""
+    assert run.result is not None
+    other = Run(run.folder)
+    vars(other)["result"] = replace(run.result, run=replace(run.result.run, **changes))  # pyright: ignore[reportArgumentType]
+    return other
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("unpacked from /srv/bob/a.zip, and b", "unpacked from a.zip, and b"),
+        ("https://example.org/a/b.zip", "https://example.org/a/b.zip"),
+        ("train/a.png = test/b.png", "train/a.png = test/b.png"),
+        ("3 images/s", "3 images/s"),
+    ],
+)
+def test_paths_in_sentences(run: Run, text: str, expected: str) -> None:
+    assert run.result is not None
+    told = Run(run.folder)
+    vars(told)["result"] = replace(run.result, data=replace(run.result.data, source=text, warnings=[text]))
+    _, record = shareable(told)
+    assert (record["data"]["source"], record["data"]["warnings"]) == (expected, [expected])
+
+
+def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> None:
+    assert run.result is not None
+    top1 = run.result.metrics["test_top1"]
+    assert top1 is not None
+    other = json.loads(to_json(run.result))
+    other["run"]["seed"] = other["run"]["config"]["seed"] = 1
+    other["metrics"]["test_top1"] = top1 / 2
+    unlike = json.loads(json.dumps(other))
+    unlike["run"]["config"]["optim"]["lr"] = 0.5
+    for name, record in (("seed1", other), ("unlike", unlike)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(record))
+    out = tmp_path / "out"
+    out.mkdir()
+    write_shared(run, out, "me/it", _seeds(run, str(tmp_path / "runs")), "mit")
+    data: Any = ModelCard.load(out / "README.md").data
+    values = [top1, top1 / 2]
+    expected = [top1, fmean(values), stdev(values)]
+    assert [each.metric_value for each in data.eval_results] == pytest.approx(expected)
+    assert {(each.dataset_split, each.dataset_name) for each in data.eval_results} == {("test", "digits")}
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("mit", "timm", "image-classification")
+    text = (out / "README.md").read_text()
+    assert f"{fmean(values):.2f} ± {stdev(values):.2f} %" in text
+    assert run.result.files is not None
+    for part in (run.result.files["predictions.parquet"], "hf://me/it", "2312.00700", "Licence of the data", "GIFT"):
+        assert part in text
+
+
+REFUSALS = {
+    "wrong token": (401, "the Hub does not take the token; log in with `hf auth login`"),
+    "no right": (403, "you have no right to write me/it"),
+    "failing": (500, "the Hub answered 500 to write me/it"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_one_line(run: Run, hub: HubServer, tmp_path: Path, name: str) -> None:
+    hub.refusal, message = REFUSALS[name]
+    told = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it")
+    assert told.returncode == (1 if hub.refusal == 500 else 2)
+    assert (told.stderr.count("\n"), told.stdout) == (1, ""), told.stderr
+    assert message in told.stderr
+    assert "hf_secret" not in told.stderr
+
+
+def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    """Two starts of Python."""
+    hub.repos["me/it"] = {"README.md": b"mine"}
+    told = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "repo=me/it: there is one of that name already" in told.stderr
+    assert hub.repos["me/it"] == {"README.md": b"mine"}
+    again = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it", "replace=true")
+    assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES), again.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("pull", ["repo=me/nothing"]),
+        ("predict", ["run=hf://me/nothing", "images=a.png"]),
+        ("evaluate", ["run=hf://me/nothing"]),
+        ("merge", ["run=hf://me/nothing", "out=a.pth"]),
+        ("explain", ["run=hf://me/nothing", "out=maps"]),
+    ],
+)
+def test_what_the_hub_has_not_is_one_line(hub: HubServer, tmp_path: Path, module: str, words: list[str]) -> None:
+    """Four starts of Python, without torch."""
+    hub.repos["me/other"] = {"README.md": b"text"}
+    other = [word.replace("me/nothing", "me/other") for word in words]
+    cases: list[tuple[list[str], dict[str, str], int, str]] = [
+        (words, {}, 2, "there is no me/nothing on the Hub, or it is private"),
+        (other, {}, 2, "hf://me/other holds no adapter.safetensors"),
+        (words, {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
+        (words, {"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, "cannot reach http://127.0.0.1:9"),
+    ]
+    for typed, env, code, message in cases:
+        told = ask(hub, tmp_path, module, *typed, **env)
+        assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
+        assert message in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"hf"}
+
+
+def test_an_unfinished_run_is_not_pushed(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    told = ask(hub, tmp_path, "push", "run=run", "repo=me/it")
+    assert (told.returncode, told.stderr.count("\n"), hub.requests) == (2, 1, [])
+    assert "run is not finished" in told.stderr
+
+
+def test_an_adapter_of_the_hub_is_loaded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What huggingface_hub downloads is put in place of its download."""
+    write_shared(run, tmp_path, "me/it")
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repo: str, revision: str | None, **_: object) -> str:
+        asked.append((repo, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    loaded, again = Run.open("hf://me/it@v1").model(), load_adapter(run.model(), "hf://me/it")
+    assert asked == [("me/it", "v1"), ("me/it", None)]
+    for name, value in run.model().state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+        assert torch.equal(value, again.state_dict()[name])
