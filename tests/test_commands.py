@@ -97,6 +97,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "tables": (["experiments.tables", "root=nowhere"], "nowhere"),
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),
     "columns": (["experiments.tables", "columns=[top6]"], "unknown score top6 (known: top1, top5, "),
+    "counted method": (["experiments.methods", "methods=[gfit]"], "methods=: unknown method 'gfit' (known: adalora, "),
     "one member": (["experiments.ensemble", "runs=[a]"], "runs=[a]: give at least two folders, each once"),
     "members": (["experiments.ensemble", "runs=[a,b]"], "a is no run folder"),
     "run to describe": (["experiments.crate", "run=nowhere"], "nowhere is no run folder"),

@@ -34,6 +34,7 @@ def _program(module: str) -> Callable[[], None]:
 crate = _program("experiments.crate")
 dashboard = _program("experiments.dashboard")
 ensemble = _program("experiments.ensemble")
+methods = _program("experiments.methods")
 report = _program("experiments.report.__main__")
 tables = _program("experiments.tables")
 fgvc = _program("data_prep.fgvc.__main__")

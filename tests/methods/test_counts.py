@@ -3,10 +3,14 @@
 Of peft's methods the contract counts test_vit's; here are those whose formula is another for this width.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 
+from experiments import methods as command
 from gift_vit.methods import GiftConfig, ParameterCount, apply_method, count_parameters
 from gift_vit.methods.config import PeftConfig
 from tests.methods.method_examples import yaml_config, yaml_configs
@@ -66,6 +70,9 @@ PERCENT = {"lora": "0.1719", "vpt_deep": "0.0537", "vpt_shallow": "0.0045", "bit
 PERCENT |= {"gift": "0.0286", "ssf": "0.2399"}
 
 
+PEFTS = {"ia3", "lokr", "vblora"}
+
+
 def count(config: object) -> ParameterCount:
     with torch.device("meta"):
         vit = timm.create_model("vit_base_patch16_224", num_classes=200)
@@ -73,6 +80,19 @@ def count(config: object) -> ParameterCount:
     devices = {parameter.device.type for parameter in vit.parameters()}
     assert devices == {"meta"} or isinstance(config, PeftConfig)  # peft draws some of its tensors on the CPU
     return count_parameters(vit)
+
+
+def test_the_page_and_the_command_have_these_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/methods.md").read_text()
+    table = {
+        row[1]: int(row[2].replace(",", "")) for row in re.finditer(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", page, re.MULTILINE)
+    }
+    between = {f"gift_{schema}": 24_576 + sizes[0] for schema, sizes in SCHEMAS.items()}
+    expected = {label: size for label, size in LABELS.items() if label not in PEFTS}
+    assert table == expected | {label: between[label] for label in table if label in between}
+    assert set(table) == own_methods() | {"lora", "lora_qv", "lora_rs"}
+    command.print_counts(command.Arguments(methods=["vpt_deep", "gift", "c3a"], model="vit_tiny_patch16_224"))
+    assert capsys.readouterr().out.splitlines()[2:4] == ["| `vpt_deep` | 11,520 | 0.2085 |", "| `gift` | 6,144 | 0.1112 |"]
 
 
 def own_methods() -> set[str]:

@@ -98,4 +98,4 @@ def test_why_not_is_said(trained: Callable, words: list[str], reason: str, caplo
         result, _ = trained("auto", *words)
     assert kept(result) is None
     lines = [message for message in caplog.messages if "dataset.cache_features" in message]
-    assert [line[:44] for line in lines] == ["the first blocks are computed in every epoch"] * (LAST in words), "else nobody asks"
+    assert [line[:44] for line in lines] == ["the first blocks are computed in every epoch"] * (LAST in words)
