@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
 import pytest
 import timm
@@ -95,6 +97,24 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
         content = torch.load(out, weights_only=True)
         assert {key: value for key, value in content.items() if key != "state_dict"} == facts
     assert json.loads((finished / RUN / "result.json").read_text())["data"]["class_names"] == facts["class_names"]
+
+
+def test_merge_prints_the_lines_that_give_the_chosen_pooling(finished: Path, tmp_path: Path) -> None:
+    done = command(finished, "gift_vit.train", *OWN, "backbone.global_pool=avg", f"paths.output_root={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    [folder] = (file.parent for file in tmp_path.rglob("result.json"))
+    assert json.loads((folder / "result.json").read_text())["backbone"]["global_pool"] == "avg"
+    done = command(finished, "gift_vit.merge", f"run={folder}", f"out={tmp_path / 'merged.safetensors'}")
+    assert done.returncode == 0, done.stderr
+    made: dict[str, Any] = {"timm": timm}
+    exec(dedent(done.stdout.partition("load it with\n")[2]), made)
+    images = torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = Run.open(folder).model().eval()(images)
+        torch.testing.assert_close(made["model"].eval()(images), expected, atol=1e-5, rtol=1e-5)
+        made["model"].reset_classifier(2, global_pool="token")
+        made["model"].head.load_state_dict(Run.open(folder).model().get_submodule("head").state_dict())
+        assert not torch.allclose(made["model"](images), expected, atol=1e-3), "the other pooling would be seen"
 
 
 DIVERGED = {

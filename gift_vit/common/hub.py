@@ -100,7 +100,8 @@ def _told(error: Exception, repo: str, doing: str) -> ConfigError | RunError:
     if named == "LocalTokenNotFoundError":
         return ConfigError(f"there is no token for the Hub; {_LOG_IN}")
     if constants.HF_HUB_OFFLINE:
-        return RunError(f"cannot {doing} {repo}: HF_HUB_OFFLINE is set, and it is not in the cache; unset it")
+        absent = ", and it is not in the cache" if doing == "read" else ""
+        return RunError(f"cannot {doing} {repo}: HF_HUB_OFFLINE is set{absent}; unset it")
     if status is not None:
         return RunError(f"the Hub answered {status} to {doing} {repo}: {' '.join(str(error).split())[:200]}; try again later")
     return RunError(f"cannot reach {constants.ENDPOINT} to {doing} {repo} ({named}); check the network and try again")

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from gift_vit.common.errors import RunError
+from gift_vit.common.errors import ConfigError, RunError
 
 Compute: TypeAlias = Callable[[Tensor, Sequence[Tensor]], Tensor]
 """From images, and the other inputs in order, to logits."""
+_MOST_ONNX_BYTES = 2**31
 FACTS = "gift_vit.json"  # in a .pt2 file; an .onnx file has them as metadata
 
 
@@ -25,9 +26,16 @@ def write_onnx(program: ExportedProgram, path: Path, names: Sequence[str], facts
 
     Raises:
         RunError: If the batch became a constant.
+        ConfigError: If the weights are more than one such file can hold.
     """
     import onnx  # pyright: ignore[reportMissingImports] - of an extra
 
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size >= _MOST_ONNX_BYTES:
+        raise ConfigError(
+            f"{size / 2**30:.1f} GiB of weights do not fit into an .onnx file, which holds 2; "
+            "give precision=fp16 or out=<model.pt2>"
+        )
     with quiet():
         made = torch.onnx.export(
             program, dynamo=True, input_names=list(names), output_names=["logits"], external_data=False, verbose=False

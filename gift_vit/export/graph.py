@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from gift_vit.data.transforms import InputStatistics
-from gift_vit.methods.adapter import applied_method
+from gift_vit.methods.adapter import adapter_state_dict, applied_method
 from gift_vit.methods.config import GiftConfig
 
-_LARGEST_BATCH, _MOST_CLASSES = 4096, 65536
+_LARGEST_BATCH, _LARGEST_RANK, _MOST_CLASSES = 4096, 4096, 65536
 _EXAMPLES = 2  # images; of one, torch would take the batch for a constant
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of adapter and head that are inputs beside the images, in order, and their free sizes.
+    """The tensors of an adapter file, which are inputs beside the images, in order, and their free sizes.
 
     Attributes:
         tensors: By state-dict name: the run's own.
@@ -34,7 +34,7 @@ class Graph(nn.Module):
     Args:
         model: In evaluation mode; its parameters are of one type.
         stats: Given: images are pixels of 0 to 255, (B, S, S, 3), and normalised first. None: normalised ones, (B, 3, S, S).
-        names: State-dict names of the parameters that are inputs.
+        names: State-dict names of the tensors that are inputs.
     """
 
     mean: Tensor
@@ -54,28 +54,26 @@ class Graph(nn.Module):
         """Logits (B, classes)."""
         if self.takes_pixels:
             images = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        replaced = {name: tensor.to(self.dtype) for name, tensor in zip(self.names, tensors, strict=True)}
+        replaced = {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in zip(self.names, tensors, strict=True)
+        }
         return torch.func.functional_call(self.model, replaced, (images.to(self.dtype),)).float()
 
 
 def adapter_inputs(model: nn.Module) -> Inputs:
-    """Adapter and head of a model that a method is applied to.
+    """All that the adapter file of a model with a method applied holds: frozen random projections too, for a seed draws them.
 
-    Free are the number of classes, and the rank of GIFT's φ (d × r) and ψ (r × d) where nothing stands between them.
+    Free are the number of classes, and the rank of GIFT's φ (d × r) and ψ (r × d) where nothing else depends on it.
     """
     applied = applied_method(model)
     classes = Dim("classes", min=1, max=_MOST_CLASSES)
-    free_rank = isinstance(applied.config, GiftConfig) and applied.config.schema == "linear"
-    tensors = {name: model.get_parameter(name).detach().clone() for name in (*applied.adapter_names, *applied.head_names)}
-    free: list[dict[int, Any]] = []
-    for name, tensor in tensors.items():
-        kind = name.rpartition(".")[2]
-        if name in applied.head_names:
-            free.append({0: classes})
-        elif free_rank and kind in ("phi", "psi"):
-            free.append({1 if kind == "phi" else 0: Dim("rank", min=1, max=max(tensor.shape))})
-        else:
-            free.append({})
+    gift = applied.config
+    free_rank = isinstance(gift, GiftConfig) and gift.schema == "linear" and not gift.phi_bias and gift.alpha is None
+    tensors = {name: tensor.detach().clone() for name, tensor in adapter_state_dict(model).items()}
+    rank = Dim("rank", min=1, max=_LARGEST_RANK)
+    axes = {"phi": {1: rank}, "psi": {0: rank}} if free_rank else {}
+    free = [{0: classes} if name in applied.head_names else axes.get(name.rpartition(".")[2], {}) for name in tensors]
     return Inputs(tensors, free)
 
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import atomic_path, explained, sha256_of
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
 from gift_vit.export.formats import FORMATS, quiet
 from gift_vit.export.graph import Graph, adapter_inputs, to_program
 from gift_vit.methods.adapter import merge_method, read_adapter
+from gift_vit.methods.config import spec_of
 from gift_vit.runs.run import ADAPTER, Run
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 FORMAT = "gift_vit export 1"
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # of a logit, relative to the largest one, or to 1
 IMAGES = 32  # that are compared
-_BATCHES = (1, 3, IMAGES - 4)  # sizes, each of which the file must take
+_BATCHES = (1, 2, IMAGES - 3)  # sizes, each of which the file must take
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
         ConfigError: If the run is not finished, or its weights are no longer what they were.
         RunError: If the model cannot be exported, or the file computes something else.
     """
+    beside = out.with_suffix(".safetensors") if inputs else None
+    if beside is not None and beside.exists() and sha256_of(beside) != sha256_of(run.folder / ADAPTER):
+        raise ConfigError(
+            f"{beside} holds other tensors than this run's, which adapter_inputs=true puts there; give another out="
+        )
     model = run.model().eval()
     transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
     pixels, which = _pixels(run, transform)
@@ -77,7 +84,8 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
     names = tuple(others.tensors) if others else ()
     graph = Graph(model, transform.stats if preprocessing else None, names).eval()
     images = pixels.permute(0, 2, 3, 1).contiguous() if preprocessing else transform.normalise(pixels)
-    facts = _facts(run, transform, precision, merged, inputs, str(images.dtype) if preprocessing else None)
+    class_names = None if inputs else run.class_names(expected.shape[1])  # else those of the run whose head is put in
+    facts = _facts(run, transform, precision, merged, class_names, str(images.dtype) if preprocessing else None)
     write, read = FORMATS[out.suffix]
     tensors = list(others.tensors.values()) if others else []
     with atomic_path(out) as partial:
@@ -86,22 +94,29 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
                 write(to_program(graph, images, others), partial, ("images", *names), facts)
                 compute = read(partial)
                 found = torch.cat([compute(batch, tensors) for batch in images.split(_BATCHES)])
-        except (ConfigError, OSError):
-            raise
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"{out} is not written: method={run.config.method_name} cannot be exported ({first})") from error
+            if isinstance(error, ConfigError) or explained(error, out):
+                raise
+            raise RunError(f"{out} is not written: {_in_words(error, run, inputs)}") from error
         compared = _compare(expected, found, which)
         if not compared.difference <= TOLERANCE[precision] * max(1.0, compared.largest):
-            raise RunError(f"{out} is not written, for it would not compute what the model does: {compared}")
+            hint = "; precision=fp32 is closer" if precision == "fp16" else ""
+            raise RunError(f"{out} is not written, for it would not compute what the model does: {compared}{hint}")
     kind = f"{out.stat().st_size / 2**20:.1f} MiB, {'merged' if merged else 'not merged'}, {precision}"
     done = f"wrote {out} ({kind}): {compared}"
-    if not inputs:
+    if beside is None:
         return done
-    beside = out.with_suffix(".safetensors")
     with atomic_path(beside) as partial:
         partial.write_bytes((run.folder / ADAPTER).read_bytes())
     return f"{done}\nwrote {beside}: this run's inputs by name; other runs of this backbone and method have theirs in {ADAPTER}"
+
+
+def _in_words(error: Exception, run: Run, inputs: bool) -> str:
+    """What stands in the way of a file, and what can be done about it; the library's own words in brackets."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    mergeable = spec_of(run.config.method).merge is not None
+    remedy = "; without adapter_inputs=true it is merged first" if inputs and mergeable else ""
+    return f"method={run.config.method_name} cannot be exported, for no graph holds what it computes ({first}){remedy}"
 
 
 def _merged(run: Run, model: nn.Module) -> tuple[nn.Module, bool]:
@@ -109,7 +124,7 @@ def _merged(run: Run, model: nn.Module) -> tuple[nn.Module, bool]:
     try:
         return merge_method(model).eval(), True
     except ConfigError as reason:
-        log.info("%s: exported as it is", reason)
+        log.info("%s; the file computes both", str(reason).removesuffix("; keep the adapter beside it"))
         return run.model().eval(), False  # half of the other one may be merged
 
 
@@ -118,16 +133,13 @@ def _pixels(run: Run, transform: ImageTransform) -> tuple[Tensor, str]:
     try:
         split = run.split()
         source = run.data().split(split)
+        chosen = np.linspace(0, len(source) - 1, IMAGES).astype(int)
+        pictures, which = [source[index][0] for index in chosen], f"{len(np.unique(chosen))} images of {split}"
     except ConfigError as reason:
         log.info("%s; drawn images are compared", reason)
-        shape = (IMAGES, 3, transform.size, transform.size)
-        return torch.randint(
-            256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-        ), f"{IMAGES} drawn images"
-    chosen = np.linspace(0, len(source) - 1, IMAGES).astype(int)
-    return torch.stack(
-        [transform.finish(transform.prepare(source[index][0])) for index in chosen]
-    ), f"{IMAGES} images of {split}"
+        drawn = np.random.default_rng(0).integers(256, size=(IMAGES, transform.size, transform.size, 3), dtype=np.uint8)
+        pictures, which = [Image.fromarray(pixels) for pixels in drawn], f"{IMAGES} drawn images"
+    return torch.stack([transform.finish(transform.prepare(picture)) for picture in pictures]), which
 
 
 def _compare(expected: Tensor, found: Tensor, which: str) -> Comparison:
@@ -136,17 +148,16 @@ def _compare(expected: Tensor, found: Tensor, which: str) -> Comparison:
 
 
 def _facts(
-    run: Run, transform: ImageTransform, precision: str, merged: bool, inputs: bool, pixels: str | None
+    run: Run, transform: ImageTransform, precision: str, merged: bool, class_names: list[str] | None, pixels: str | None
 ) -> dict[str, Any]:
     """What a program must know to use the file."""
     stored, stats = read_adapter(run.folder / ADAPTER).metadata, transform.stats
-    names = stored.get("class_names") or (run.result.data.class_names if run.result else None)
     return {
         "format": FORMAT,
         "backbone": stored["backbone"],
         "method": stored["method"],
-        "dataset": None if inputs else run.config.dataset.name,
-        "class_names": None if inputs else names,  # those of the run whose head is put in
+        "dataset": run.config.dataset.name if class_names else None,
+        "class_names": class_names,
         "input_size": stats.input_size,
         "mean": stats.mean,
         "std": stats.std,

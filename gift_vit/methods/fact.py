@@ -113,12 +113,12 @@ def apply_fact(model: nn.Module, cfg: FactConfig) -> None:
     Raises:
         ConfigError: If the layers cannot be cut into pieces of d × d, or the rank exceeds d.
     """
-    attention = find_targets(model, _TARGETS[:2])
-    linear, depth = attention["attn.proj"][0].module, len(attention["attn.proj"])
+    projections = find_targets(model, ["attn.proj"])["attn.proj"]
+    linear, depth = projections[0].module, len(projections)
     width, ratio = linear.in_features, _pieces_of_mlps(model, linear.in_features, depth)
     if cfg.rank > width:
         raise ConfigError(f"method.rank={cfg.rank}: expected 1 to {width}, the width of the tokens")
-    layers = attention | find_targets(model, _TARGETS[2:])
+    layers = find_targets(model, _TARGETS)
     rows = {"attn.qkv": 3 * width, "attn.proj": width, "mlp.fc1": ratio * width, "mlp.fc2": width}
     for target, layer in ((target, layer) for target, found in layers.items() for layer in found):
         if layer.module.out_features != rows[target]:

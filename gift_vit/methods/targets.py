@@ -181,7 +181,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         if suffix == "attn.qkv" and getattr(owner, "q_bias", None) is not None:
             raise ConfigError(
                 f"target {target!r} cannot be adapted in {type(model).__name__}: its attention uses the weight of {name} "
-                "directly, with biases of its own; name another target, such as attn.proj"
+                "directly, with biases of its own; name another target, such as attn.proj, or another method"
             )
         index = _block_index(name)
         if blocks is None or index in blocks:

@@ -1,5 +1,6 @@
 """``backbone.global_pool``, and every configured backbone with methods: random weights, small."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.backbones.build import build_backbone, set_pooling
+from gift_vit.backbones.build import build_backbone, input_statistics, set_pooling
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import load_config
@@ -53,8 +54,17 @@ def test_without_a_choice_it_pools_as_its_file_says(name: str) -> None:
     with torch.device("meta"):
         model: Any = build_backbone(config(name), num_classes=5)
     assert model.global_pool == POOLS[name]
+    if name == "test_vit":
+        return
     text = (conf_dir() / f"backbone/{name}.yaml").read_text()
-    assert name == "test_vit" or {"token": "the class token", "avg": "the mean", "map": "attention pool"}[POOLS[name]] in text
+    assert {"token": "the class token", "avg": "the mean", "map": "attention pool"}[POOLS[name]] in text
+    facts = input_statistics(model)
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (facts.mean, facts.std))
+    spoken = "mean and std 0.5" if {*facts.mean, *facts.std} == {0.5} else f"mean {mean}, std {std}"
+    assert f"Input: {facts.input_size} pixels, {spoken}, {facts.interpolation}." in text
+    licence = re.sub(r"[^a-z0-9]", "", model.pretrained_cfg["license"])
+    assert licence in re.sub(r"[^a-z0-9]", "", text.lower()), "the licence that timm names"
+    assert ("Hub: no login" in text) == (name != "vit_mini")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.packages import require
-from gift_vit.export import write
+from gift_vit.export import formats, write
 from gift_vit.export.graph import Graph
 from gift_vit.export.write import export_run
 from gift_vit.runs import Run
@@ -27,7 +27,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each method, one epoch of a tiny ViT, and one of GIFT with another rank."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("runs"))
-        words = {name: [f"method={name}"] for name in METHODS} | {"other": ["method=gift", "method.rank=4"]}
+        words = {name: [f"method={name}"] for name in METHODS} | {
+            "other": ["method=gift", "method.rank=4", "dataset.transform.resize=tf1_bilinear"]
+        }
         found = {
             name: Run.train(["debug=smoke", "phase=final", "optim.lr=0.05", f"run_name={name}", *more])
             for name, more in words.items()
@@ -103,7 +105,7 @@ def test_methods_of_every_kind_are_exported_or_refused(
     run = Run.train(["debug=smoke", "phase=final", f"method={method}"])
     capfd.readouterr()
     if method == "knn":
-        with pytest.raises(RunError, match="method=knn cannot be exported"):
+        with pytest.raises(RunError, match="method=knn cannot be exported, for no graph holds what it computes"):
             export_run(run, tmp_path / "model.onnx")
         assert "\n" not in capfd.readouterr().err.strip(), "torch prints the graph"
         return
@@ -180,7 +182,28 @@ def test_without_the_data_drawn_images_are_compared(
         raise ConfigError("the data is gone")
 
     monkeypatch.setattr(Run, "data", gone)
-    assert "equal predictions on 32 drawn images" in export_run(runs["lora"], tmp_path / "model.pt2")
+    told = export_run(runs["other"], tmp_path / "model.pt2", preprocessing=True)
+    assert "equal predictions on 32 drawn images" in told
+    assert run_file(tmp_path / "model.pt2", images(2).float())[1]["pixels"] == "torch.float32", "as its resizing makes them"
+
+
+def test_a_file_of_other_tensors_beside_it_is_kept(runs: dict[str, Run], tmp_path: Path) -> None:
+    beside = tmp_path / "model.safetensors"
+    beside.write_bytes(b"another run's")
+    with pytest.raises(ConfigError, match=r"model\.safetensors holds other tensors than this run's"):
+        export_run(runs["gift"], tmp_path / "model.pt2", inputs=True)
+    assert [path.name for path in tmp_path.iterdir()] == [beside.name]
+    assert beside.read_bytes() == b"another run's"
+
+
+def test_what_an_onnx_file_cannot_hold_is_refused(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(".onnx")
+    monkeypatch.setattr(formats, "_MOST_ONNX_BYTES", 2**20)
+    with pytest.raises(ConfigError, match=r"do not fit into an \.onnx file, which holds 2; give precision=fp16 or out="):
+        export_run(runs["gift"], tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_packages_are_named_with_the_line_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:

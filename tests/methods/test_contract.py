@@ -282,7 +282,18 @@ OTHER_MODELS: list[tuple[str, str, dict[str, Any], str]] = [
         {"block_fn": ResPostBlock},
         "'adaptformer' needs blocks of timm's class Block, not ResPostBlock",
     ),
-    ("ssf", "beit_base_patch16_224", {}, r"target 'attn\.qkv' cannot be adapted in Beit: .* directly"),
+    *((label, "vit_small_patch16_dinov3", {}, f"{ONLY_VIT}, not a Eva$") for label in ("adapter_houlsby", "convpass", "toast")),
+    *((label, "beit_base_patch16_224", {}, f"{ONLY_VIT}, not a Beit$") for label in ("adapter_houlsby", "convpass", "toast")),
+    *(
+        (label, "beit_base_patch16_224", {}, r"target 'attn\.qkv' cannot be adapted in Beit: .* attn\.proj, or another method$")
+        for label in ("ssf", "repadapter", "fact_tk", "fact_tt")
+    ),
+    *(
+        (label, "eva02_base_patch14_224", {}, r"'fact' needs MLPs of two layers, .* blocks\.0\.mlp, a gated SwiGLU$")
+        for label in ("fact_tk", "fact_tt")
+    ),
+    ("repadapter", "eva02_base_patch14_224", {}, r"'attn\.qkv' matches no layer; name one of attn\.q_proj, .*, mlp\.fc2$"),
+    ("convpass", "vit_base_patch16_224", {"patch_drop_rate": 0.5}, "'convpass' needs all image tokens, and this model drops"),
     ("lora_qv", "beit_base_patch16_224", {}, r"target 'attn\.q' cannot be adapted in Beit: .* directly"),
 ]
 
