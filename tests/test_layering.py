@@ -18,7 +18,7 @@ MAY_IMPORT = {
     DOORS: {"config", "runs", "sweeps"},
     "common": set(),
     "engine": set(),
-    "methods": set(),
+    "methods": {"hf"},
     "data": set(),
     "backbones": {"data"},
     "acceleration": {"engine"},

@@ -185,6 +185,7 @@ def test_keys_that_the_text_names() -> None:
         ["dataset=folder", "dataset.root=some"],
         ["dataset=csv", "dataset.root=some"],
         ["dataset=vtab_dtd", "tracker=wandb", "method=gift"],
+        ["dataset=text", "dataset.root=some", "backbone=hf", "backbone.model=some", "method=gift_qv"],
         ["method=knn"],
         ["method=linear_exact"],
         ["dataset=digits", "method=fact_tk"],
@@ -306,6 +307,7 @@ def method_rows(page: str) -> list[str]:
 
 def test_every_method_and_every_backbone_is_named() -> None:
     methods, named = sorted((conf_dir() / "method").glob("*.yaml")), code_spans(PAGES["docs/methods.md"])
+    named |= code_spans(PAGES["docs/language.md"])
     assert {file.stem for file in methods} <= named
     assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} - {"test_vit"} <= named
     of_peft = sum("\nkind: peft\n" in file.read_text() for file in methods)

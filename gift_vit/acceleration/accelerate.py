@@ -146,7 +146,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _adopt_class_token(model: nn.Module, wanted: str) -> bool:
-    if wanted == "off":
+    if wanted == "off" or (wanted == "auto" and not _blocks(model)):
         return False
     reason = _class_token_obstacle(model)
     if reason is None and _adopt(_blocks(model)[-1], class_token_only=True):
@@ -182,7 +182,8 @@ def _set_memory(model: nn.Module, memory: str) -> None:
     for module in model.modules():
         if hasattr(module, "set_mlp_recomputed"):
             module.set_mlp_recomputed(memory == "lean")  # pyright: ignore[reportCallIssue]
-    if memory == "lean" and not all(_adopt(block, recompute_mlp=True) for block in _blocks(model)):
+    blocks = _blocks(model)
+    if memory == "lean" and not (blocks and all(_adopt(block, recompute_mlp=True) for block in blocks)):
         raise ConfigError(
             f"trainer.memory=lean is not possible with {type(model).__name__}, whose blocks are not built as those of timm's "
             "VisionTransformer; use minimal"

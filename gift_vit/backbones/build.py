@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-import requests
 import timm
 import torch
 from huggingface_hub import constants as hub
@@ -29,6 +28,7 @@ from torch.serialization import safe_globals
 
 from gift_vit.backbones import vit_mini
 from gift_vit.backbones.config import BackboneConfig
+from gift_vit.backbones.hub import hub_asked_once
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import check_readable
 from gift_vit.common.vits import architecture, check_vit
@@ -36,21 +36,25 @@ from gift_vit.data.transforms import InputStatistics
 
 Adapt: TypeAlias = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
-HUB_TIMEOUT_S = 5.0
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order in which timm looks for them
 log = logging.getLogger(__name__)
 
 
 def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float = 0.0) -> nn.Module:
-    """A timm ViT with pretrained weights and a newly drawn head of ``num_classes`` classes.
+    """A timm ViT with pretrained weights and a newly drawn head of ``num_classes`` classes, or such a model of transformers.
 
-    The head's weight is drawn from a normal distribution of std 0.02 truncated at ±2, its bias is zero, as the authors'.
+    The weight of a ViT's head is drawn from a normal distribution of std 0.02 truncated at ±2, its bias is zero, as the
+    authors'.
 
     Raises:
         ConfigError: If timm knows no such model or weights, a local file is missing, unreadable or of another architecture,
             the model is no timm ViT, or it cannot pool so.
         RunError: If the weights cannot be downloaded, or not without a login.
     """
+    if cfg.is_text:
+        from gift_vit.backbones.text import build_text_model  # transformers
+
+        return build_text_model(cfg, num_classes)
     _check_name(cfg.model)
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
     if cfg.img_size is not None:
@@ -113,7 +117,7 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     # of a plain ViT a file holds all but the head, which build_backbone draws
     replaced = cfg.pretrained and cfg.model.startswith("vit_")
     try:
-        with _drawn_only() if replaced else nullcontext(), _hub_asked_once() if from_hub else nullcontext():
+        with _drawn_only() if replaced else nullcontext(), hub_asked_once() if from_hub else nullcontext():
             return timm.create_model(cfg.model, pretrained=cfg.pretrained, **kwargs)
     except TypeError as error:
         raise ConfigError(f"{cfg.model} cannot be built with {', '.join(kwargs)}: {error}") from error
@@ -132,28 +136,6 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
             f"the weights of {cfg.model} could not be had from the hub ({reason}); "
             "connect to the internet or give a local file with backbone.weights=<file>"
         ) from error
-
-
-@contextmanager
-def _hub_asked_once() -> Iterator[None]:
-    """Where the hub does not answer, take at once what was downloaded before: its library would ask for two minutes."""
-    if hub.HF_HUB_OFFLINE or _hub_answers():
-        yield
-        return
-    hub.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = False
-    log.warning("%s does not answer: the weights are those downloaded before", hub.ENDPOINT)
-
-
-def _hub_answers() -> bool:
-    try:
-        requests.head(hub.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    except requests.RequestException:
-        return False
-    return True
 
 
 @contextmanager
@@ -306,6 +288,8 @@ def _check_npz_depth(model: nn.Module, path: Path) -> None:
 
 def input_statistics(model: nn.Module) -> InputStatistics:
     """Input size, mean, std and interpolation that the model's pretrained weights were made for."""
+    if hasattr(model, "tokenizer"):
+        raise ConfigError(f"{architecture(model)} takes texts, and this is for images")
     facts = resolve_model_data_config(model)
     height, width = cast(tuple[int, int], model.get_submodule("patch_embed").img_size)
     if height != width:
@@ -320,4 +304,6 @@ def weights_source(cfg: BackboneConfig, model: nn.Module) -> str:
     if cfg.weights is not None:
         return os.path.basename(cfg.weights)
     facts = getattr(model, "pretrained_cfg", {})
+    if cfg.is_text:
+        return str(facts["architecture"])
     return str(facts.get("hf_hub_id") or os.path.basename(str(facts.get("file") or facts.get("url"))))

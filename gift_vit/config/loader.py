@@ -70,13 +70,14 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     _make_absolute(values)
     configs = {name: config for section in _SECTIONS for name, config in _build_section(section, values[section]).items()}
     dataset = _build_dataset(values["dataset"])
-    values["dataset"]["name"] = dataset.name
+    values["dataset"]["name"], values["backbone"]["name"] = dataset.name, configs["backbone"].name
     method, method_name = _build_method(values["method"])
     phase, seed = str(values["phase"]), values["seed"]
     one_of(PHASES)("phase", phase)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a whole number of 0 or more")
     _check_benchmark(dataset, configs["protocol"])
+    _check_task(dataset, configs["backbone"])
     _check_together(**configs)
     if values["run_name"] is None:
         values["run_name"] = default_run_name(values, _resolve(baseline()) if baseline is not None else values)
@@ -129,8 +130,7 @@ def read_config(file: Path) -> DictConfig:
 def check_present(run: RunConfig) -> None:
     """Refuse data or weights that are not there, before anything heavy is imported."""
     run.dataset.check_present()
-    if run.backbone.weights is not None and not Path(run.backbone.weights).is_file():
-        raise ConfigError(f"backbone.weights={run.backbone.weights}: no such file")
+    run.backbone.check_present()
     if hasattr(run.method, "check_present"):
         run.method.check_present()
 
@@ -144,7 +144,8 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     rules, used = dict(flatten(content)), dict(flatten(cfg.values))
     changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
-    return changes if resize == ruled else {**changes, "dataset.transform.resize": (ruled, resize)}
+    same = resize == ruled or cfg.dataset.thing == "text"
+    return changes if same else {**changes, "dataset.transform.resize": (ruled, resize)}
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -181,6 +182,9 @@ def _make_absolute(values: dict[str, Any]) -> None:
         if isinstance(values[section].get(key), str):
             expect("\0" not in values[section][key], f"{section}.{key}", repr(values[section][key]), "a path")
             values[section][key] = str(Path(values[section][key]).expanduser().absolute())
+    model = values["backbone"].get("model")
+    if values["backbone"].get("kind") == "transformers" and isinstance(model, str) and Path(model).expanduser().is_dir():
+        values["backbone"]["model"] = str(Path(model).expanduser().absolute())
 
 
 def _build_section(section: str, values: Any) -> dict[str, Any]:
@@ -284,6 +288,19 @@ def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
     for key in ("final_train", "search_epochs", "resize"):
         if dataset.benchmark not in getattr(protocol, key):
             raise ConfigError(f"protocol.{key} has no entry for benchmark {dataset.benchmark!r} of dataset {dataset.name}")
+
+
+def _check_task(dataset: DatasetConfig, backbone: BackboneConfig) -> None:
+    """Texts are for models of transformers, and images for timm's."""
+    if dataset.thing == "text" and not backbone.is_text:
+        raise ConfigError(
+            f"dataset {dataset.name} holds texts, and backbone {backbone.name} takes images; give backbone=roberta_base, or "
+            "backbone=hf backbone.model=<a name at the hub or a folder>"
+        )
+    if dataset.thing != "text" and backbone.is_text:
+        raise ConfigError(
+            f"dataset {dataset.name} holds images, and backbone {backbone.name} takes texts; give dataset=text, or a ViT"
+        )
 
 
 def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:

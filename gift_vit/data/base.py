@@ -115,8 +115,9 @@ class VisionDataset:
     """A dataset ready for use.
 
     ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
-    ``decoder`` is the name of the :class:`Decoder` of the images, or ``none`` for pixels; ``source`` says where they come from,
-    if that is known; ``class_order`` what the order of the classes is; ``origins`` where the images of each split come from.
+    ``decoder`` is the name of the :class:`Decoder` of the images, or ``none`` for pixels and texts; ``source`` says where they
+    come from, if that is known; ``class_order`` what the order of the classes is; ``thing`` what an example is called;
+    ``origins`` where the examples of each split come from.
     """
 
     name: str
@@ -127,6 +128,7 @@ class VisionDataset:
     decoder: str = OWN_DATA.name
     source: str | None = None
     class_order: str = "the benchmark's own numbers"
+    thing: str = "image"
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,13 +137,13 @@ class VisionDataset:
             raise ConfigError(f"dataset {self.name}: num_classes={self.num_classes}, but the data names {found} classes")
         for split, source in self.splits.items():
             if len(source) == 0:
-                raise ConfigError(f"dataset {self.name}: its {split} split holds no images")
+                raise ConfigError(f"dataset {self.name}: its {split} split holds no {self.thing}s")
             wrong = np.flatnonzero((source.labels < 0) | (source.labels >= self.num_classes))
             if len(wrong):
                 index = int(wrong[0])
                 raise ConfigError(
-                    f"dataset {self.name}: label {source.labels[index]} of image {index} in its {split} split is outside "
-                    f"0..{self.num_classes - 1} ({self.num_classes} classes)"
+                    f"dataset {self.name}: label {source.labels[index]} of {self.thing} {index} in its {split} split is "
+                    f"outside 0..{self.num_classes - 1} ({self.num_classes} classes)"
                 )
 
     def parts(self, name: str) -> list[ImageSource]:

@@ -7,8 +7,14 @@ from gift_vit.data.layout import split_named
 
 _IMAGES = ("image", "images", "img", "imgs", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values")
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
+# two columns of texts that belong together, as GLUE's tasks name them
+_PAIRS = (
+    *((f"{text}1", f"{text}2") for text in ("text", "sentence", "question")),
+    *(("premise", "hypothesis"), ("question", "sentence"), ("text", "text_pair"), ("sentence", "sentence_pair")),
+)
 USUAL_NAMES = {
     "image": (*_IMAGES, *_PATHS, *(f"{image}_{part}" for image in ("image", "img") for part in ("path", "file", "name"))),
+    "text": ("text", "sentence", "content", "document", "review", "tweet", "message", "comment", "utterance", "query"),
     "label": ("label", "labels", "fine_label", "target", "targets", "class", "category", "cls", "y"),
     "split": ("split", "set", "subset", "partition"),
 }
@@ -46,6 +52,30 @@ def find_column(
     if names.count(fitting[0]) > 1:
         raise ConfigError(f"{place} has {names.count(fitting[0])} columns named {fitting[0]}; rename all but one of them")
     return fitting[0]
+
+
+def find_texts(names: Sequence[str], text: str | None, pair: str | None, place: str) -> tuple[str, str | None]:
+    """The names of the column of texts, and of the second texts where there are any.
+
+    Args:
+        names: All columns.
+        text: What ``dataset.columns.text`` says; None: a pair of usual names, or one usual name.
+        pair: What ``dataset.columns.pair`` says.
+        place: The file, for errors.
+
+    Raises:
+        ConfigError: As :func:`find_column` does, and if both are one column.
+    """
+    known = {name.strip().casefold(): name for name in names}
+    if text is None and pair is None:
+        for first, second in _PAIRS:
+            if first in known and second in known:
+                return known[first], known[second]
+    if pair is not None and pair not in names:
+        raise ConfigError(f"dataset.columns.pair={pair}: {place} has the columns {', '.join(names)}{did_you_mean(pair, names)}")
+    if text is not None and text == pair:
+        raise ConfigError(f"dataset.columns names {text} for both texts; name two columns, or leave pair out")
+    return find_column("text", [name for name in names if name != pair], text, place), pair
 
 
 def find_split_column(

@@ -142,6 +142,8 @@ class DatasetConfig(Options, section="dataset"):
         prepare: The sentence a person reads when the data is not there.
     """
 
+    thing: ClassVar[str] = "image"  # what an example is called
+
     name: Annotated[str, _folder_name]
     benchmark: Annotated[str, one_of(BENCHMARKS)] = "own"
     transform: TransformConfig = field(default_factory=TransformConfig)
@@ -252,17 +254,15 @@ class ColumnsConfig(Options, section="dataset.columns"):
 
 
 @dataclass(kw_only=True)
-class TableConfig(OwnConfig):
-    """Files with a column of images and one of labels.
+class FilesConfig(OwnConfig):
+    """Files with a row for each example.
 
     Attributes:
         files: Files or glob patterns per split, relative to root. A file that is named must be there; a pattern of val or test
             that matches nothing means that the split is absent. None for all: by the usual names; for some: these are absent.
-        columns: Which columns are read.
     """
 
     files: dict[str, list[str] | None] = field(default_factory=lambda: dict.fromkeys(SPLITS))
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -299,6 +299,17 @@ class TableConfig(OwnConfig):
 
 
 @dataclass(kw_only=True)
+class TableConfig(FilesConfig):
+    """Files with a column of images and one of labels.
+
+    Attributes:
+        columns: Which columns are read.
+    """
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+
+
+@dataclass(kw_only=True)
 class ParquetConfig(TableConfig):
     """Parquet files of encoded images, as Hugging Face ``datasets`` writes them."""
 
@@ -310,6 +321,41 @@ class CsvConfig(TableConfig):
     """CSV files that list image files, whose paths are relative to the file that lists them."""
 
     kind: ClassVar[str] = "csv"
+
+
+@dataclass
+class TextColumnsConfig(Options, section="dataset.columns"):
+    """Names of the columns; None: one of the usual names (:mod:`gift_vit.data.columns`).
+
+    ``pair`` is the second text, where each example has two. In a CSV or TSV file without a line of names the columns are
+    ``"1"``, ``"2"`` and so on.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(kw_only=True)
+class TextConfig(FilesConfig):
+    """Texts in TSV, CSV, JSON or Parquet files, for a model of transformers.
+
+    Attributes:
+        columns: Which columns are read.
+        max_length: Tokens that a text, or a pair of them, is cut to; less where the model takes less.
+    """
+
+    kind: ClassVar[str] = "text"
+    thing: ClassVar[str] = "text"
+
+    columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
+    max_length: Annotated[int, at_least(3)] = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.transform != TransformConfig():
+            raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
 
 
 @dataclass(kw_only=True)
@@ -345,7 +391,7 @@ def _name_after_root(kind: str, root: str) -> str:
     return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
 
 
-OWN: dict[str, type[OwnConfig]] = {cls.kind: cls for cls in (FolderConfig, ParquetConfig, CsvConfig)}
+OWN: dict[str, type[OwnConfig]] = {cls.kind: cls for cls in (FolderConfig, ParquetConfig, CsvConfig, TextConfig)}
 CONFIGS: dict[str, type[DatasetConfig]] = {
     **OWN,
     "split_lists": SplitListsConfig,

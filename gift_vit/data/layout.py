@@ -22,7 +22,7 @@ USUAL_NAMES = {
 }
 KNOWN_NAMES = ", ".join(name for names in USUAL_NAMES.values() for name in names)
 CLASS_FOLDERS = "expected train/<class>/*.jpg and, if there are any, val/<class>/ and test/<class>/; or <class>/*.jpg"
-TABLE_ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".tsv")}
+TABLE_ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".tsv"), "text": (".csv", ".tsv", ".json", ".jsonl", ".parquet")}
 
 # reasons to leave something out that nobody needs to look into
 OF_THE_SYSTEM, LINKED, REPEATED = "hidden or the system's", "links to what is read already", "rows that repeat another"
@@ -124,7 +124,12 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
         if root.suffix.lower() not in endings:
             _refuse_file(root, f"a folder or a file that ends in {' or '.join(endings)}")
         return {ALL: whole_series([root])}
-    series = _parquet_series(root) if kind == "parquet" else {file.stem: [file] for file in _tables_in(root, kind)}
+    series = _parquet_series(root) if kind in ("parquet", "text") else {}
+    for file in _tables_in(root, kind) if kind != "parquet" else ():
+        if file.suffix.lower() != ".parquet":
+            other = series.setdefault(file.stem, [file])[0]
+            if other != file:
+                raise ConfigError(f"{other} and {file} have one name; keep one of them, or name the files in dataset.files=…")
     if not any(split_named(os.path.basename(name.rstrip(os.sep))) for name in series):
         series = {name: files for name, files in series.items() if not name.endswith(os.sep)}
     if not series:

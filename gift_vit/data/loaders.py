@@ -7,22 +7,39 @@ Nor of the number of processes that train (:mod:`gift_vit.common.distributed`): 
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.cache import PixelSource
-from gift_vit.data.transforms import ImageTransform
+from gift_vit.data.base import LabelledSource
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
+"""The model's inputs, of which the first axis counts the examples, and their labels (B,)."""
 CPU = torch.device("cpu")
 IGNORED = -100  # the label that F.cross_entropy ignores unless told otherwise
+
+
+class Transform(Protocol):
+    """From what a source gives to what the model is given, as :class:`gift_vit.data.transforms.ImageTransform` does it."""
+
+    def finish(self, item: Any, generator: torch.Generator, /) -> Tensor:
+        """One example; every draw comes from ``generator``."""
+        ...
+
+    def stack(self, items: list[Tensor], /) -> Tensor:
+        """A batch of such examples."""
+        ...
+
+    def normalise(self, batch: Tensor, /) -> Tensor:
+        """The batch for the model, on the device."""
+        ...
 
 
 def mix_seed(seed: int, *key: int) -> int:
@@ -36,7 +53,7 @@ class FinishedImages(Dataset["tuple[Tensor, int] | ConfigError"]):
     An unreadable image is given out as the error itself: raised in a worker it would reach the person as a traceback.
     """
 
-    def __init__(self, source: PixelSource, transform: ImageTransform, seed: int) -> None:
+    def __init__(self, source: LabelledSource[Any], transform: Transform, seed: int) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -113,8 +130,8 @@ class TrainLoader(_Loader):
 
     def __init__(
         self,
-        source: PixelSource,
-        transform: ImageTransform,
+        source: LabelledSource[Any],
+        transform: Transform,
         batch_size: int,
         workers: int,
         seed: int,
@@ -148,8 +165,8 @@ class EvalLoader(_Loader):
 
     def __init__(
         self,
-        source: PixelSource,
-        transform: ImageTransform,
+        source: LabelledSource[Any],
+        transform: Transform,
         batch_size: int,
         workers: int,
         device: torch.device = CPU,
@@ -172,22 +189,22 @@ def _build_loader(
         dataset,
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, dataset.transform),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else each iterator draws its workers' seed from the global one
     )
 
 
-def _collate(items: "list[tuple[Tensor, int] | ConfigError]") -> Batch | ConfigError:
+def _collate(transform: Transform, items: "list[tuple[Tensor, int] | ConfigError]") -> Batch | ConfigError:
     for item in items:
         if isinstance(item, ConfigError):
             return item
-    images, labels = default_collate(items)
-    return images, labels
+    images, labels = zip(*items, strict=True)
+    return transform.stack(list(images)), torch.tensor(labels)
 
 
-def _finished(batches: "Iterator[Batch | ConfigError]", transform: ImageTransform, device: torch.device) -> Iterator[Batch]:
+def _finished(batches: "Iterator[Batch | ConfigError]", transform: Transform, device: torch.device) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, ConfigError):
             try:

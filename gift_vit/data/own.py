@@ -47,7 +47,7 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
     place = f"dataset {cfg.name}"
     if isinstance(joined([part.labels for part in parts.values()], place), list):
         order = "the files' own list of names" if names else "their sorted names"
-        names, labels = _numbered(place, parts, names)
+        names, labels = _numbered(place, parts, names, cfg.thing)
         count = len(names)
     else:
         order = "the files' own list of names" if names else "the integers in the files"
@@ -56,7 +56,7 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
             if labels[split].min(initial=0) < 0:
                 raise ConfigError(
                     f"{place}: {part.place} has the label {labels[split].min()}; classes count from 0, and -1 often stands for "
-                    "images that are not labelled: leave them out"
+                    f"{cfg.thing}s that are not labelled: leave them out"
                 )
         count = len(names) if names else 1 + int(labels[_first(parts)].max(initial=0))
     if count > _MOST_CLASSES and cfg.num_classes is None:
@@ -68,7 +68,10 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
     sources = {split: part.source(labels[split], decode=decode) for split, part in parts.items()}
     splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()})
     return VisionDataset(
-        cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), decode.name, class_order=order, origins=origins
+        *(cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), decode.name),
+        class_order=order,
+        thing=cfg.thing,
+        origins=origins,
     )
 
 
@@ -83,7 +86,7 @@ def parts_by_column(values: Sequence[object], place: str) -> dict[str, NDArray[n
         value = values[splits.index(None)]
         raise ConfigError(f"{place}: {value!r} in the column of the split is of no known one (known names: {KNOWN_NAMES})")
     if "train" not in splits:
-        raise ConfigError(f"{place}: no row is of train in the column of the split; a model needs images to be trained on")
+        raise ConfigError(f"{place}: no row is of train in the column of the split; a model needs some to be trained on")
     rows = {split: np.flatnonzero([found == split for found in splits]) for split in SPLITS}
     return {split: found for split, found in rows.items() if len(found)}
 
@@ -100,17 +103,19 @@ def complete_splits(
     if ALL in splits:
         whole, origin = splits.pop(ALL), origins.pop(ALL)
         fraction = cfg.val_fraction if cfg.test_fraction is None else cfg.test_fraction
-        splits["train"], splits["test"], drawn = split_off(cfg.name, "test", ALL, whole, fraction, cfg.split_seed)
+        splits["train"], splits["test"], drawn = split_off(cfg.name, "test", ALL, whole, fraction, cfg.split_seed, cfg.thing)
         origins |= {"train": origin, "test": Origin(origin.files, drawn=drawn)}
     if "val" not in splits:
         train = splits["train"]
-        splits["train"], splits["val"], drawn = split_off(cfg.name, "val", "train", train, cfg.val_fraction, cfg.split_seed)
+        splits["train"], splits["val"], drawn = split_off(
+            cfg.name, "val", "train", train, cfg.val_fraction, cfg.split_seed, cfg.thing
+        )
         origins["val"] = Origin(origins["train"].files, drawn=drawn)
     return {split: splits[split] for split in SPLITS if split in splits}, origins
 
 
 def split_off(
-    dataset: str, part: str, of: str, source: ImageSource, fraction: float, seed: int
+    dataset: str, part: str, of: str, source: ImageSource, fraction: float, seed: int, thing: str = "image"
 ) -> tuple[SubsetSource, SubsetSource, str]:
     """The rest and ``part`` out of the images ``of`` a split, and how that is said; the same for the same order of images.
 
@@ -120,12 +125,12 @@ def split_off(
     try:
         rest, drawn = stratified_split(source.labels, fraction, seed)
     except ValueError as error:
-        images = "images" if of == ALL else "training images"
+        images = f"{thing}s" if of == ALL else f"training {thing}s"
         raise ConfigError(
             f"dataset {dataset}: cannot split dataset.{part}_fraction={fraction} of its {len(source)} {images} off as {part}: "
             f"{error}; give a {part} split or another fraction"
         ) from error
-    whole = "all images" if of == ALL else of
+    whole = f"all {thing}s" if of == ALL else of
     said = f"split off {whole}: {len(drawn):,} of {len(source):,}, stratified, seed {seed}"
     return SubsetSource(source, rest), SubsetSource(source, drawn), said
 
@@ -151,7 +156,9 @@ def taken(labels: Labels, rows: NDArray[np.intp]) -> Labels:
     return [labels[row] for row in rows] if isinstance(labels, list) else labels[rows]
 
 
-def _numbered(place: str, parts: Mapping[str, Part], names: list[str] | None) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
+def _numbered(
+    place: str, parts: Mapping[str, Part], names: list[str] | None, thing: str
+) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
     """The classes' names, and each label's place among them; names that look the same are the same."""
     first = parts[_first(parts)]
     texts = {split: [one_form(str(label)) for label in part.labels] for split, part in parts.items()}
@@ -163,6 +170,6 @@ def _numbered(place: str, parts: Mapping[str, Part], names: list[str] | None) ->
             of = "the files' list of names" if names else first.place
             hint = did_you_mean(unknown[0], known)
             raise ConfigError(
-                f"{place}: {part.place} has the class {unknown[0]!r}, which {of} has not{hint} (such images: {len(unknown)})"
+                f"{place}: {part.place} has the class {unknown[0]!r}, which {of} has not{hint} (such {thing}s: {len(unknown)})"
             )
     return known, {split: np.asarray([numbers[label] for label in texts[split]], np.int64) for split in parts}

@@ -61,6 +61,7 @@ class DataReport:
     splits: dict[str, SplitReport]
     duplicates: Duplicates | None
     warnings: list[str]
+    thing: str = "image"
 
     def lines(self) -> Iterator[str]:
         """The report for a person, but for the warnings."""
@@ -72,16 +73,16 @@ class DataReport:
             drawn = f"; {split} is {report.drawn}" if report.drawn else ""
             harmless = {what: count for what, count in report.skipped.items() if what in _HARMLESS}
             left_out = f"; left out: {said(harmless)}" if harmless else ""
-            yield f"  {split}: {report.images:,} images of {report.classes:,} classes{place}{drawn}{left_out}"
+            yield f"  {split}: {report.images:,} {self.thing}s of {report.classes:,} classes{place}{drawn}{left_out}"
             if report.remarks:
                 yield f"  {split}: {said(report.remarks)}"
         if self.duplicates is None:
-            yield "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)"
+            yield f"  {_picture(self.thing)}s that stand in two splits: not looked for (dataset.check_duplicates=false)"
         elif not self.duplicates.shared:
-            yield "  no picture stands in two splits"
+            yield f"  no {_picture(self.thing)} stands in two splits"
         if self.duplicates is not None:
             for split, count in self.duplicates.within.items():
-                yield f"  {split}: {_are(count)} there more than once, such as {self.duplicates.examples[split]}"
+                yield f"  {split}: {_are(count, self.thing)} there more than once, such as {self.duplicates.examples[split]}"
 
     def log(self) -> None:
         """Write it into the log."""
@@ -111,7 +112,8 @@ def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = Tr
     splits = {split: _of_split(source, data.origins.get(split, Origin()), look) for split, source in data.splits.items()}
     names = f": {_shortened(data.class_names)}" if data.class_names else ""
     classes = f"{data.num_classes:,} classes in the order of {data.class_order}{names}"
-    return DataReport(data.name, classes, splits, duplicates, [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates)])
+    warnings = [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates, data.thing)]
+    return DataReport(data.name, classes, splits, duplicates, warnings, data.thing)
 
 
 def find_duplicates(splits: Mapping[str, ImageSource]) -> Duplicates:
@@ -170,10 +172,11 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
     absent = np.flatnonzero(counts == 0).tolist()
     if absent == [0] and data.class_names is None:
-        yield f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no images; write them from 0, or as text"
+        lacks = f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no {data.thing}s"
+        yield f"{lacks}; write them from 0, or as text"
     elif absent:
         names = [data.class_names[index] if data.class_names else str(index) for index in absent]
-        yield f"{len(absent)} of {data.num_classes} classes have no image in train: {_shortened(names)}"
+        yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_shortened(names)}"
 
 
 def _skipped(splits: Mapping[str, SplitReport]) -> Iterator[str]:
@@ -184,21 +187,25 @@ def _skipped(splits: Mapping[str, SplitReport]) -> Iterator[str]:
             yield f"not read in {', '.join(report.files)} ({split}): {said(lost)}"
 
 
-def _leaks(duplicates: Duplicates | None) -> Iterator[str]:
+def _leaks(duplicates: Duplicates | None, thing: str) -> Iterator[str]:
     if duplicates is None:
         return
     for pair, count in duplicates.shared.items():
         first, second = pair.split(", ")
         yield (
-            f"{_are(count)} both in {first} and in {second}, such as {duplicates.examples[pair]}: "
+            f"{_are(count, thing)} both in {first} and in {second}, such as {duplicates.examples[pair]}: "
             f"the score on {second} is too good; remove them from one of the two"
         )
     if duplicates.mislabelled:
-        yield f"{_are(duplicates.mislabelled)} there under more than one label, such as {duplicates.examples['labels']}"
+        yield f"{_are(duplicates.mislabelled, thing)} there under more than one label, such as {duplicates.examples['labels']}"
 
 
-def _are(count: int) -> str:
-    return "1 picture is" if count == 1 else f"{count:,} pictures are"
+def _picture(thing: str) -> str:
+    return "picture" if thing == "image" else thing
+
+
+def _are(count: int, thing: str) -> str:
+    return f"1 {_picture(thing)} is" if count == 1 else f"{count:,} {_picture(thing)}s are"
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from gift_vit.common.errors import ConfigError
@@ -88,6 +89,10 @@ class ImageTransform:
         """Where :meth:`finish` cuts prepared pixels of that size: top, left, and whether the cut is flipped."""
         top, left = (self._offset(side - self.size, generator) for side in (height, width))
         return top, left, self._is_flipped(generator)
+
+    def stack(self, images: list[Tensor]) -> Tensor:
+        """Finished images as a batch (B, 3, S, S), in memory that processes share where a worker makes it."""
+        return default_collate(images)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Finished images (…, 3, S, S) as the backbone's input, float32, on the same device; float32 ones are overwritten."""

@@ -141,6 +141,8 @@ def _obstacle(model: nn.Module, precision: Precision, trainer: TrainerConfig) ->
         return f"grad_accumulation={trainer.grad_accumulation} makes one step out of several pieces"
     if getattr(model, "recomputes", False):
         return "trainer.memory wants a second computation in the backward pass, which sets the random state from Python"
+    if getattr(model, "varies", False):
+        return "its batches differ in length"
     if distributed.world_size() > 1:
         return "several processes meet in every step"
     return None

@@ -20,8 +20,8 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_readable
 from gift_vit.common.hub import local_adapter
 from gift_vit.common.tensors import write_tensors
-from gift_vit.common.vits import check_vit
-from gift_vit.methods.config import get_method, spec_of
+from gift_vit.common.vits import architecture, check_vit
+from gift_vit.methods.config import FOR_TEXT, get_method, spec_of
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
@@ -96,7 +96,11 @@ def apply_method(model: Model, config: Any) -> Model:
         kind = spec_of(applied_method(model).config).kind
         raise ConfigError(f"method {kind!r} is applied to this model already; merge it first or build a new model")
     head_names = _head_names(model)
-    check_vit(model)
+    if getattr(model, "tokenizer", None) is None:
+        check_vit(model)
+    elif spec.kind not in FOR_TEXT:
+        known = "linear, full, bitfit, gift_qv, lora_text and the methods of peft"
+        raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
     backbone = describe_backbone(model)
     model.requires_grad_(False)

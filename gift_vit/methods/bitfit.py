@@ -6,6 +6,7 @@ from torch import nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import BitFitConfig, register_method
+from gift_vit.methods.targets import block_of
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +20,9 @@ def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
 def apply_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     """Make the biases trainable."""
     if cfg.scope == "linear":
-        layers = {n: m for n, m in model.get_submodule("blocks").named_modules() if isinstance(m, nn.Linear)}
+        layers = {name: m for name, m in model.named_modules() if block_of(name) and isinstance(m, nn.Linear)}
         biases = [layer.bias for layer in layers.values() if layer.bias is not None]
-        without = dict.fromkeys(name.partition(".")[2] for name, layer in layers.items() if layer.bias is None)
+        without = dict.fromkeys(block[1] for name in layers if layers[name].bias is None and (block := block_of(name)))
         if without and biases:
             log.info(
                 "bitfit trains fewer biases than on a plain ViT: %s of the blocks have none of their own", ", ".join(without)

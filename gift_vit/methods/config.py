@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FILES = {"peft": "hf_peft", "adapter": "bottleneck"}  # the others have their kind's name
+FOR_TEXT = ("gift_hf", "lora", "linear", "full", "bitfit", "peft")  # kinds that are for models of transformers too
 QKV_SLICES = ("attn.q", "attn.k", "attn.v")  # rows of timm's fused projection
 BITFIT_SCOPES = ("linear", "all")
 NORMS = ("l2", "none")
@@ -216,6 +217,27 @@ class PeftConfig(Options, section="method"):
                 f"target {sliced[0]!r}: {self.peft_type} of peft adapts whole layers; name attn.qkv, "
                 "or take kind gift or lora, which adapt the slices attn.q, attn.k and attn.v"
             )
+
+
+@dataclass
+class GiftHfConfig(Options, section="method"):
+    """GIFT as a method of peft, for models of transformers; :mod:`gift_vit.hf` says what its options do.
+
+    Attributes:
+        rank: r, the inner dimension of φ ψ.
+        target_modules: Ends of the names of linear layers, the head's aside.
+        share: ``target``: one pair for all layers of a target; ``all``: one for all; ``layer``: one each.
+        init: ``gift``: ψ zero; ``wegeft``: φ zero.
+        alpha: α; the update is scaled by α / r. None: not at all.
+        compute: ``auto``, ``activation`` or ``weight``.
+    """
+
+    rank: Annotated[int, at_least(1)] = 16
+    target_modules: list[str] = field(default_factory=lambda: ["query", "value"])
+    share: Annotated[str, one_of(("target", "all", "layer"))] = "target"
+    init: Annotated[str, one_of(GIFT_INITS)] = "gift"
+    alpha: Annotated[float | None, positive] = None
+    compute: Annotated[str, one_of(("auto", "activation", "weight"))] = "auto"
 
 
 @dataclass
@@ -473,6 +495,7 @@ class ToastConfig(Options, section="method"):
 
 CONFIGS: dict[str, type[Any]] = {
     "gift": GiftConfig,
+    "gift_hf": GiftHfConfig,
     "linear": LinearConfig,
     "full": FullConfig,
     "lora": LoraConfig,

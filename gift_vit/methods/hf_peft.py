@@ -63,7 +63,12 @@ def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapp
     Raises:
         ConfigError: If peft cannot adapt them so; the model is then as it was.
     """
-    config = _build_config(peft_type, _pattern(names), options)
+    inject_config(model, _build_config(peft_type, _pattern(names), options), names)
+
+
+def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
+    """As :func:`inject`, by a config of peft that matches the modules of these names."""
+    peft_type = str(config.peft_type.value)
     weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
     try:
         with _quiet():

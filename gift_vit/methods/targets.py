@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import QKV_SLICES
 
+# in timm's ViTs, and in the models of transformers that backbones/text.py wraps
+_BLOCK = re.compile(r"(?:blocks|model\.(?:[\w.]+?\.)?(?:layers?|h|block))\.(\d+)\.(.+)")
+
 
 @dataclass(frozen=True)
 class TargetLayer:
@@ -41,7 +44,7 @@ def find_targets(
     """The layers behind each target, in the model's order.
 
     Args:
-        model: A timm ViT.
+        model: A timm ViT, or a classifier of texts, whose head is none of the layers.
         target_modules: Suffixes of timm module names (``attn.proj``, ``attn.qkv``, ``mlp.fc1``, ``mlp.fc2``) or the slices
             ``attn.q``, ``attn.k``, ``attn.v`` of the fused projection.
         blocks: Indices of the blocks to adapt; None: all.
@@ -78,10 +81,10 @@ def nameable_targets(model: nn.Module) -> list[str]:
     """What can be named as a target: suffixes shared by the linear layers inside the blocks, and the slices of fused qkv."""
     suffixes: dict[str, None] = {}
     for name, module in model.named_modules():
-        match = re.fullmatch(r"blocks\.\d+\.(.+)", name)
-        if match and isinstance(module, nn.Linear):
-            suffixes[match[1]] = None
-            if match[1] == "attn.qkv":
+        block = block_of(name)
+        if block and isinstance(module, nn.Linear):
+            suffixes[block[1]] = None
+            if block[1] == "attn.qkv":
                 suffixes |= dict.fromkeys(QKV_SLICES)
     return list(suffixes)
 
@@ -152,6 +155,12 @@ def merge_linears(model: nn.Module) -> None:
         model.set_submodule(name, linear.requires_grad_(False).train(layer.training))
 
 
+def head_modules(model: nn.Module) -> set[nn.Module]:
+    """What classifies texts, with all that it holds; of a ViT nothing, for no layer there has a target's name."""
+    heads = model.get_classifier() if getattr(model, "tokenizer", None) else ()  # pyright: ignore[reportCallIssue]
+    return {module for head in heads for module in head.modules()}
+
+
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
     slice_index = QKV_SLICES.index(target) if target in QKV_SLICES else None
     suffix = "attn.qkv" if slice_index is not None else target
@@ -161,7 +170,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
     for name, module in model.named_modules():
         if not (name == suffix or name.endswith("." + suffix)):
             continue
-        if isinstance(module, nn.Linear) and not name.startswith("blocks."):  # an attention pool has an MLP too
+        if isinstance(module, nn.Linear) and block_of(name) is None:  # an attention pool has an MLP too, and a head of texts
             continue
         if not isinstance(module, nn.Linear):
             raise ConfigError(
@@ -185,9 +194,15 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
     return layers
 
 
+def block_of(name: str) -> tuple[int, str] | None:
+    """The index of the block that a module lies in, and its name there; None: it lies in none."""
+    match = _BLOCK.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
 def _block_index(name: str) -> int | None:
-    match = re.match(r"blocks\.(\d+)\.", name)
-    return int(match[1]) if match else None
+    block = block_of(name)
+    return block[0] if block else None
 
 
 def _check_disjoint(targets: Sequence[str], found: dict[str, list[TargetLayer]]) -> None:

@@ -33,6 +33,8 @@ METHOD_NAMES = {
     "ia3": "(IA)³",
     "lora": "LoRA",
     "lora_qv": "LoRA (q, v)",
+    "lora_text": "LoRA (query, value)",
+    "gift_qv": "GIFT (query, value)",
     "lora_rs": "rsLoRA",
     "lora_fa": "LoRA-FA",
     "lora_plus": "LoRA+",

@@ -1,9 +1,10 @@
 """What a run is built from: its data, its model, its loaders, its device."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
-from gift_vit.data.config import CacheSettings
-from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader
+from gift_vit.data.config import CacheSettings, TextConfig
+from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.state import Precision
@@ -26,7 +27,11 @@ from gift_vit.methods.config import spec_of
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
+    from gift_vit.data.tokens import Tokens
     from gift_vit.runs.run import Run
+
+
+log = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -81,8 +86,11 @@ def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[st
 
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
-    transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
     reread = cfg.trainer.epochs > 1
+    if isinstance(cfg.dataset, TextConfig):
+        tokens, transform = _tokens(cfg.dataset, model, data, cfg.train_split)
+        return TrainLoader(tokens, transform, cfg.trainer.batch_size, 0, cfg.seed, device)
+    transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, cfg.train_split, transform, reread)
     table = _table(pixels, device, reread)
     if table is not None:
@@ -93,7 +101,9 @@ def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: 
 def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
 ) -> Iterable[Batch]:
-    """A split's images in order; ``reread`` says that they are gone through more than once."""
+    """A split's examples in order; ``reread`` says that they are gone through more than once."""
+    if isinstance(cfg.dataset, TextConfig):
+        return EvalLoader(*_tokens(cfg.dataset, model, data, split), cfg.loading.eval_batch_size, 0, device)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
     table = _table(pixels, device, reread)
@@ -105,7 +115,7 @@ def eval_loader(
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
     method = spec_of(cfg.method)
-    if method.initialise is None:
+    if method.initialise is None or isinstance(cfg.dataset, TextConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -124,6 +134,17 @@ def score(
     """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
     loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
     return evaluate(model, loader, device, precision, where=f"on {split}", keep_logits=keep_logits)
+
+
+def _tokens(dataset: TextConfig, model: Any, data: VisionDataset, split: str) -> tuple["Tokens", Transform]:
+    """A split's texts as the model takes them, and what stacks them; they lie in memory, and need no workers."""
+    from gift_vit.data.tokens import Tokens, TokenTransform  # a run on images has no use for them
+
+    length = min(dataset.max_length, model.max_tokens or dataset.max_length)
+    if length < dataset.max_length:
+        log.info("dataset.max_length=%d: the model takes %d tokens", dataset.max_length, length)
+    tokens = Tokens(data.split(split), model.tokenizer, length, split)
+    return tokens, TokenTransform(model.tokenizer.pad_token_id)
 
 
 def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTransform, reread: bool) -> PixelSource:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,6 +65,17 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
     return scored
 
 
+def _write_text_model(model: Any, run: Run, out: Path) -> str:
+    names = run.class_names(model.num_classes)
+    model.model.config.id2label = dict(enumerate(names))
+    model.model.config.label2id = {name: index for index, name in enumerate(names)}
+    state = {name: tensor.contiguous() for name, tensor in model.model.state_dict().items()}
+    check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
+    model.model.save_pretrained(out)
+    model.tokenizer.save_pretrained(out)
+    return f'wrote {out}; load it with\n    transformers.AutoModelForSequenceClassification.from_pretrained("{out}")'
+
+
 def write_merged(run: Run, out: Path) -> str:
     """Merge a finished run's adapter into its backbone and write the state dict; returns how to load it, for a person.
 
@@ -75,7 +87,11 @@ def write_merged(run: Run, out: Path) -> str:
         RunError: If a merged weight is NaN or infinite, or the disk is full.
     """
     backbone = run.config.backbone
+    if backbone.pooling == "mean":
+        raise ConfigError(f"{run.folder} pools the mean, for which transformers has no class; keep the adapter beside it")
     model = merge_method(run.model())
+    if backbone.is_text:
+        return _write_text_model(model, run, out)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
     metadata = read_adapter(run.folder / ADAPTER).metadata

@@ -89,7 +89,8 @@ def _backbone_label(released: Released) -> str:
     labels: dict[str, str] = {}
     for file in sorted((conf_dir() / "backbone").glob("*.yaml")):
         values: Any = OmegaConf.to_container(OmegaConf.load(file))
-        labels[values["model"]] = file.stem
+        if "/_text_backbone" not in values.get("defaults", []):  # no ViT
+            labels[values["model"]] = file.stem
     if released.backbone not in labels:
         raise ConfigError(
             f"{released.file} has the backbone {released.backbone}, of which there is no config (known: {', '.join(labels)}); "

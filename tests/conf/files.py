@@ -25,15 +25,24 @@ def stems(group: str) -> list[str]:
 
 def together() -> list[tuple[str, ...]]:
     """As few commands as have every choice of :data:`GROUPS` in them, then one for each choice of :data:`DELTAS`."""
-    choices = {group: [f"{group}={choice}" for choice in stems(group)] for group in GROUPS}
+    choices = {group: [f"{group}={choice}" for choice in stems(group) if not is_text(group, choice)] for group in GROUPS}
     rounds = range(max(len(words) for words in choices.values()))
     deltas = [(f"{group}={choice}",) for group in DELTAS for choice in stems(group)]
-    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *deltas]
+    text = [("dataset=text", f"backbone={name}") for name in stems("backbone") if is_text("backbone", name)]
+    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *deltas]
+
+
+def is_text(group: str, choice: str) -> bool:
+    """Whether a dataset or a backbone is for texts, and goes with no other."""
+    file = conf_dir() / group / f"{choice}.yaml"
+    return (group, choice) == ("dataset", "text") or (group == "backbone" and entire(file).get("kind") == "transformers")
 
 
 def root(words: Iterable[str]) -> list[str]:
-    """The folder that the datasets of one's own ask for."""
-    return ["dataset.root=/somewhere/My Flowers"] if {"dataset=folder", "dataset=parquet", "dataset=csv"} & set(words) else []
+    """The folders that the datasets and models of one's own ask for."""
+    own = {"dataset=folder", "dataset=parquet", "dataset=csv", "dataset=text"} & set(words)
+    model = ["backbone.model=somebody/My_Flowers"] if "backbone=hf" in words else []
+    return [*(["dataset.root=/somewhere/My Flowers"] if own else []), *model]
 
 
 def composed(*words: str) -> DictConfig:

@@ -46,7 +46,7 @@ def test_every_choice_composes_and_loads(words: tuple[str, ...]) -> None:
     run = load_config(composed(*words, "recipe=none", *root(words)))
     names = {
         "method": run.method_name,
-        "backbone": run.backbone.name,
+        "backbone": run.backbone.name.removesuffix("_my_flowers"),
         "protocol": run.protocol.name,
         "tracker": run.tracker.kind,
         "dataset": run.dataset.name.removesuffix("_my_flowers"),

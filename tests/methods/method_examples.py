@@ -59,7 +59,9 @@ def yaml_configs() -> dict[str, Any]:
     configs = {}
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Hydra's, that a file composed by itself should name _self_
-        for label in (file.stem for file in sorted((conf_dir() / "method").glob("*.yaml"))):
+        of_texts = {"gift_qv", "lora_text"}
+        labels = {file.stem for file in (conf_dir() / "method").glob("*.yaml")} - of_texts
+        for label in sorted(labels):
             values: Any = OmegaConf.to_container(compose(f"method/{label}").method)
             assert values.pop("name") == label
             del values["grid"]  # of sweeps, not of the method

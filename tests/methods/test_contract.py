@@ -93,7 +93,7 @@ def changed(before: dict[str, Tensor], model: nn.Module) -> set[str]:
 
 def test_every_kind_and_every_yaml_is_here() -> None:
     kinds = {label: spec_of(example.config).kind for label, example in EXAMPLES.items()}
-    trained = {kind for kind, spec in METHODS.items() if spec.fit is None}
+    trained = {kind for kind, spec in METHODS.items() if spec.fit is None and kind != "gift_hf"}  # which is for texts
     assert set(kinds.values()) == trained, "each kind of method has a YAML, or an example beside this file"
     assert {kinds[label] for label in SELECTED} == trained
     assert len(EXAMPLES) > 50

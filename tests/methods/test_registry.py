@@ -25,7 +25,11 @@ def loaded_by(kind: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("kind", "files"),
-    [("gift", {"gift", "gift_schemas", "targets"}), ("bitfit", {"bitfit"}), ("lora", {"lora", "hf_peft", "targets"})],
+    [
+        ("gift", {"gift", "gift_schemas", "targets"}),
+        ("bitfit", {"bitfit", "targets"}),
+        ("lora", {"lora", "hf_peft", "targets"}),
+    ],
 )
 def test_a_kind_imports_its_own_files(kind: str, files: set[str]) -> None:
     with get_context("fork").Pool(1) as pool:

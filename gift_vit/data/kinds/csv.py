@@ -22,7 +22,7 @@ from gift_vit.data.layout import ALL, REPEATED, one_form
 from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
 
 _SEPARATORS = ",;\t|"
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)")
+NUMBER = re.compile(r"-?(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     found = cfg.found()
     listings = {split: [read_listing(file, cfg.columns, split == ALL) for file in files] for split, files in found.items()}
-    numbers = all(_NUMBER.fullmatch(text) for several in listings.values() for listing in several for text in listing.labels)
+    numbers = all(NUMBER.fullmatch(text) for several in listings.values() for listing in several for text in listing.labels)
     parts: dict[str, Part] = {}
     for split, files in found.items():
         several = listings[split]
@@ -93,20 +93,31 @@ def read_listing(file: Path, columns: ColumnsConfig, with_splits: bool = False) 
     return Listing([path for path, _ in listed], list(listed.values()), splits, len(rows) - len(listed))
 
 
-def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows with their line numbers."""
+def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
+    """The cells of each line that is not empty, with the line's number; without ``quoted`` tabs separate and nothing encloses.
+
+    Raises:
+        ConfigError: If it cannot be read; names the line.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    if not quoted:
+        return [(line, row.rstrip("\r").split("\t")) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count), strict=True)
     try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise ConfigError(f"{file} line {reader.line_num} cannot be read as CSV: {error}") from error
+
+
+def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows with their line numbers."""
+    rows = csv_rows(file)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     given = {columns.image, columns.label, columns.split} - {None}
     is_row = [bool(re.search(r"\.\w{3,5}$", cell)) for cell in header]

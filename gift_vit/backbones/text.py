@@ -1,0 +1,142 @@
+"""Models of transformers that classify texts. Imported for such a backbone alone: transformers takes seconds."""
+
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.backbones.hub import hub_asked_once
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.data.tokens import INPUTS
+
+_HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
+
+
+class TextClassifier(nn.Module):
+    """A model of transformers, called with tokens (B, 3, L) and giving logits (B, classes), as a ViT is with pixels.
+
+    Attributes:
+        model: The model of transformers.
+        tokenizer: Its tokenizer.
+        max_tokens: The most tokens that it takes; None: it does not say.
+        pretrained_cfg: What it is called, where timm's models say that.
+        varies: A batch may have another length than the one before.
+    """
+
+    varies = True
+
+    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.num_classes = model, tokenizer, num_classes
+        self.max_tokens = _max_tokens(model, tokenizer)
+        self.pretrained_cfg = {"architecture": weights_name(cfg)}
+        self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
+        self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, classes) of tokens (B, 3, L): ids, attention mask and types, 0 and 1 for the first and second text."""
+        inputs = {name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names}
+        outputs = self.model(**inputs)
+        if self.head is None:
+            return outputs.logits
+        mask = inputs["attention_mask"].unsqueeze(-1).to(outputs.last_hidden_state.dtype)
+        return self.head((outputs.last_hidden_state * mask).sum(1) / mask.sum(1))
+
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        """What is drawn anew for a task."""
+        if self.head is not None:
+            return (self.head,)
+        return tuple(module for name, module in self.model.named_children() if name in _HEADS)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
+        if enable:
+            current = hasattr(self.model, "activation_checkpointing_enable")
+            name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
+            getattr(self.model, name)({"use_reentrant": False})
+
+
+def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
+    """A model of transformers with a new head of ``num_classes`` classes, drawn from torch's random numbers.
+
+    Raises:
+        ConfigError: If there is no such model or folder, transformers has no head for it, or it has no pad token.
+        RunError: If the hub cannot be reached.
+    """
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it tells at length that the head is new
+    transformers_logging.disable_progress_bar()
+    try:
+        with nullcontext() if os.path.isdir(cfg.model) else hub_asked_once():
+            tokenizer = AutoTokenizer.from_pretrained(cfg.model)
+            model = _load(cfg, num_classes)
+    except OSError as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if os.path.isdir(cfg.model):
+            raise ConfigError(f"backbone.model={cfg.model} is no folder of a model of transformers: {reason}") from error
+        raise RunError(
+            f"the model {cfg.model} could not be had from the hub ({reason}); connect to the internet, check its name, or give "
+            "a local folder with backbone.model=<folder>"
+        ) from error
+    except (ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        raise ConfigError(f"backbone.model={cfg.model} cannot be loaded: {' '.join(str(error).split())}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+    _settle_padding(cfg, model, tokenizer)
+    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
+    if not classifier.get_classifier():
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise ConfigError(
+            f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
+            "backbone.pooling=mean"
+        )
+    return classifier
+
+
+def _load(cfg: BackboneConfig, num_classes: int) -> Any:
+    auto = AutoModel if cfg.pooling == "mean" else AutoModelForSequenceClassification
+    labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
+    config = AutoConfig.from_pretrained(cfg.model, **labels)
+    drawn = not cfg.pretrained
+    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, config=config, dtype=torch.float32)
+    if cfg.pooling == "mean" and hasattr(model, "pooler"):
+        model.pooler = None  # it was made for the first token
+    return model
+
+
+def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
+    """Let tokenizer and model agree on what batches are filled up with."""
+    if cfg.pad_token is not None:
+        if cfg.pad_token not in tokenizer.get_vocab():
+            raise ConfigError(f"backbone.pad_token={cfg.pad_token}: the tokenizer of {cfg.model} knows no such token")
+        tokenizer.pad_token = cfg.pad_token
+    if tokenizer.pad_token_id is None:
+        end = f", such as backbone.pad_token='{tokenizer.eos_token}'" if tokenizer.eos_token else ""
+        raise ConfigError(
+            f"the tokenizer of {cfg.model} has no pad token, and texts of unequal length need one; name one of its tokens{end}"
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _max_tokens(model: Any, tokenizer: Any) -> int | None:
+    """The most tokens that both take; RoBERTa counts its positions from the pad token's id on."""
+    limits = [tokenizer.model_max_length]
+    for name, module in model.named_modules():
+        if name.endswith(("position_embeddings", "wpe")) and isinstance(module, nn.Embedding):
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    most = min(limits)
+    return most if most < 1 << 20 else None  # tokenizers that do not know it say 1e30
+
+
+def _knows_types(model: Any) -> bool:
+    return getattr(model.config, "type_vocab_size", 0) > 1
+
+
+def weights_name(cfg: BackboneConfig) -> str:
+    """The name at the hub, or the last part of a folder's path: what a machine's paths do not change."""
+    return os.path.basename(os.path.normpath(cfg.model)) if os.path.isdir(cfg.model) else cfg.model

@@ -1,0 +1,186 @@
+"""A person's own texts: TSV, CSV, JSON, JSON lines or Parquet, with one or two columns of text and one of labels.
+
+The columns are known by their usual names, or by what ``dataset.columns`` says. In a TSV file a quotation mark is a character
+like others, as in GLUE's files; in a CSV file it encloses cells.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import Origin, VisionDataset, register_dataset
+from gift_vit.data.columns import find_column, find_split_column, find_texts
+from gift_vit.data.config import TextColumnsConfig, TextConfig
+from gift_vit.data.kinds.csv import NUMBER, csv_rows
+from gift_vit.data.layout import ALL
+from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
+from gift_vit.data.texts import TextSource
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was read of a file.
+
+    Attributes:
+        texts: One or two texts each.
+        labels: As they stand there.
+        splits: What the column of the split says; empty where there is none.
+        places: Where each row stands.
+    """
+
+    texts: list[tuple[str, ...]]
+    labels: list[Any]
+    splits: list[Any]
+    places: list[str]
+
+
+@register_dataset("text", TextConfig)
+def build_text(cfg: TextConfig) -> VisionDataset:
+    """Read the files of each split."""
+    root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
+    found = cfg.found()
+    read = {split: [read_rows(file, cfg.columns, split == ALL) for file in files] for split, files in found.items()}
+    numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
+    parts: dict[str, Part] = {}
+    for split, files in found.items():
+        several = read[split]
+        texts, places = ([item for rows in several for item in getattr(rows, name)] for name in ("texts", "places"))
+        labels = _as_labels([label for rows in several for label in rows.labels], numbers, files[0])
+        origin = Origin(tuple(os.path.relpath(file, root) for file in files))
+        rows = {split: np.arange(len(texts))}
+        if several[0].splits:
+            rows = parts_by_column(several[0].splits, str(files[0]))
+        for name, indices in rows.items():
+            source = partial(_source, [texts[index] for index in indices], [places[index] for index in indices])
+            parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)
+    return replace(own_dataset(cfg, parts), decoder="none")
+
+
+def _source(texts: list[tuple[str, ...]], places: list[str], labels: Any, **_: Any) -> Any:  # it stands where images do
+    return TextSource(texts, labels, places)
+
+
+def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False) -> Rows:
+    """Read one file, its column of splits only if asked to.
+
+    Raises:
+        ConfigError: If it cannot be read, has no such columns, or a row lacks a text or a label; names the row.
+    """
+    names, rows = _READERS[file.suffix.lower()](file, columns)
+    text, pair = find_texts(names, columns.text, columns.pair, str(file))
+    label = find_column("label", names, columns.label, str(file))
+    split = None
+    if with_splits:
+        split = find_split_column(names, columns.split, str(file), lambda name: [row.get(name) for _, row in rows])
+    read = Rows([], [], [], [])
+    for line, row in rows:
+        place = f"{file} {line}"
+        read.texts.append(tuple(_checked(row.get(name), name, place) for name in (text, pair) if name is not None))
+        read.labels.append(_checked_label(row.get(label), label, place))
+        read.places.append(place)
+        if split is not None:
+            read.splits.append(row.get(split))
+    return read
+
+
+_Table = tuple[list[str], list[tuple[str, dict[str, Any]]]]
+"""The names of the columns, and each row with its place."""
+
+
+def _from_csv(file: Path, columns: TextColumnsConfig) -> _Table:
+    lines = [(line, cells) for line, cells in csv_rows(file, quoted=file.suffix.lower() == ".csv") if any(cells)]
+    header = [cell.strip() for cell in lines[0][1]] if lines else []
+    given = {name for name in vars(columns).values() if name}
+    if given and given.issubset(map(str, range(1, len(header) + 1))) and not given.issubset(header):
+        header = [str(number) for number in range(1, len(header) + 1)]  # no line of names
+    else:
+        lines = lines[1:]
+    uneven = next((line for line, cells in lines if len(cells) != len(header)), None)
+    if uneven is not None:
+        quote = "; quote text with separators in it" if file.suffix.lower() == ".csv" else ""
+        raise ConfigError(f"{file} line {uneven} has not the {len(header)} columns of the first{quote}")
+    return _filled(file, header, [(f"line {line}", dict(zip(header, cells, strict=True))) for line, cells in lines])
+
+
+def _from_json(file: Path, columns: TextColumnsConfig) -> _Table:
+    del columns
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}; expected UTF-8 text") from error
+    try:
+        if text.lstrip().startswith("["):
+            numbered = list(enumerate(json.loads(text), 1))
+            where = "row"
+        else:
+            numbered = [(line, json.loads(row)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+            where = "line"
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} cannot be read as JSON ({error}); expected a list of objects, or an object in each line"
+        ) from error
+    wrong = next((number for number, row in numbered if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise ConfigError(f"{file} {where} {wrong} is no object; expected one such as " + '{"text": "…", "label": "…"}')
+    names = list(dict.fromkeys(name for _, row in numbered for name in row))
+    return _filled(file, names, [(f"{where} {number}", row) for number, row in numbered])
+
+
+def _from_parquet(file: Path, columns: TextColumnsConfig) -> _Table:
+    del columns
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            kinds = [field.type for field in parquet.schema_arrow]
+            plain = [name for name, kind in zip(names, kinds, strict=True) if not pa.types.is_nested(kind)]
+            rows = parquet.read(columns=plain).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file} as Parquet: {' '.join(str(error).split())}") from error
+    return _filled(file, plain, [(f"row {number}", row) for number, row in enumerate(rows)])
+
+
+_READERS = {".csv": _from_csv, ".tsv": _from_csv, ".json": _from_json, ".jsonl": _from_json, ".parquet": _from_parquet}
+
+
+def _filled(file: Path, names: list[str], rows: list[tuple[str, dict[str, Any]]]) -> _Table:
+    if not rows:
+        raise ConfigError(f"{file} holds no texts; expected names of columns, such as text and label, and a row for each text")
+    return names, rows
+
+
+def _checked(text: Any, column: str, place: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        found = "nothing" if text is None or text == "" or isinstance(text, str) else repr(text)
+        raise ConfigError(f"{place}: column {column} holds {found}, expected text; write it, or remove the row")
+    return text
+
+
+def _checked_label(label: Any, column: str, place: str) -> Any:
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, str) and label.strip():
+        return label.strip()
+    if isinstance(label, int):
+        return label
+    found = "nothing" if label is None or isinstance(label, str) else repr(label)
+    raise ConfigError(f"{place}: column {column} holds {found}, expected the name or the number of a class")
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, int) or NUMBER.fullmatch(label) is not None
+
+
+def _as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:
+    try:
+        return np.asarray([int(label) for label in labels], np.int64) if numbers else [str(label) for label in labels]
+    except OverflowError as error:
+        raise ConfigError(f"{file} has labels beyond 64 bits; write them as text, which is numbered") from error

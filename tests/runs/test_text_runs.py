@@ -1,0 +1,213 @@
+"""Runs on texts with tiny random models of transformers: training, resuming, scoring, merging, and what is refused.
+
+A run takes half a second beside the import of transformers, which takes five.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config.loader import check_present
+from gift_vit.runs.finished import evaluate_split, write_merged
+from gift_vit.runs.predict import check_question
+from gift_vit.runs.predictions import read_predictions
+from gift_vit.runs.result import Result
+from gift_vit.runs.run import Run
+from gift_vit.runs.train import Call, train_run
+from tests.text_models import rows, text_model, write
+
+Configured = Callable[..., RunConfig]
+CALL = Call("python -m gift_vit.train", [])
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts, and two models beside them."""
+    root = tmp_path_factory.mktemp("text")
+    write(root / "reviews" / "train.tsv", rows(64))
+    write(root / "reviews" / "test.tsv", rows(40))
+    for kind in ("bert", "roberta", "gpt2"):
+        text_model(root / kind, kind)
+    return root
+
+
+@pytest.fixture
+def configured(root: Path, tmp_path: Path) -> Configured:
+    def configure(*words: str, kind: str = "bert") -> RunConfig:
+        given = ("dataset=text", f"dataset.root={root}/reviews", "backbone=hf", f"backbone.model={root}/{kind}")
+        short = ("trainer.epochs=4", "optim.warmup_epochs=0", "optim.lr=2e-2", "trainer.batch_size=8", "trainer.device=cpu")
+        return load_config(compose_config([*given, *short, "phase=final", f"paths.output_root={tmp_path}", *words]))
+
+    return configure
+
+
+def trained(cfg: RunConfig) -> Result:
+    return train_run(cfg, CALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "adapter"),
+    [
+        ("bert", ("method=gift_qv", "method.rank=4"), 2 * 2 * 16 * 4),  # two pairs of (16, 4), whatever the depth
+        (
+            "roberta",
+            ("method=gift_qv", "method.rank=4", "method.target_modules=[intermediate.dense]", "method.share=layer"),
+            256,
+        ),
+        ("bert", ("method=lora_text", "method.rank=2"), 2 * 2 * (16 + 16) * 2),
+        ("bert", ("method=linear",), 0),
+        ("bert", ("method=linear", "backbone.pooling=mean"), 0),
+        ("bert", ("method=bitfit",), 2 * (4 * 16 + 24 + 16)),
+    ],
+)
+def test_a_method_trains_and_the_run_is_scored_again_to_the_same(
+    configured: Configured, kind: str, words: tuple[str, ...], adapter: int | None
+) -> None:
+    cfg = configured(*words, kind=kind)
+    result = trained(cfg)
+    assert adapter is None or result.params.adapter == adapter
+    assert (result.run.backbone, result.backbone["weights"]) == (f"hf_{kind}", kind)
+    again = evaluate_split(Run.open(cfg.folder), "test")
+    assert (again.top1, again.images) == (result.metrics["test_top1"], 40)
+    kept = read_predictions(cfg.folder / "predictions.parquet")["test"]
+    assert kept.class_names == ["no", "yes"]
+    assert 100 * kept.correct.mean() == pytest.approx(again.top1)
+
+
+def test_what_can_be_learnt_is_learnt(configured: Configured) -> None:
+    result = trained(configured("method=full", "optim.lr=5e-3", "trainer.epochs=20"))
+    assert (result.metrics["test_top1"] or 0) > 90  # one of six words decides, and half the texts are of each class
+
+
+def test_the_head_is_no_target(configured: Configured) -> None:
+    cfg = configured("method=lora_text", "method.target_modules=[dense]", "trainer.epochs=1", kind="roberta")
+    with pytest.raises(ConfigError, match="differ in their input width"):  # those of the layers; classifier.dense is not listed
+        trained(cfg)
+    run = configured("method=gift_qv", "method.target_modules=[attention.output.dense]", "trainer.epochs=1", kind="roberta")
+    trained(run)
+    held = list(load_file(run.folder / "adapter.safetensors"))
+    assert not [name for name in held if "classifier" in name and "gift" in name]
+    assert len([name for name in held if ".gift_pair." in name]) == 2
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(configured: Configured) -> None:
+    whole = configured("method=gift_qv", "method.rank=4", "run_name=whole")
+    trained(whole)
+    cut = configured("method=gift_qv", "method.rank=4", "run_name=cut")
+
+    class Stop:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *args: self._stop(name, args)
+
+        def _stop(self, name: str, args: tuple) -> None:
+            if name == "epoch_done" and args[0]["epoch"] == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(cut, CALL, [Stop()])  # pyright: ignore[reportArgumentType]
+    trained(cut)
+    one, other = ((cfg.folder / "adapter.safetensors").read_bytes() for cfg in (whole, cut))
+    assert one == other
+
+
+def test_a_merged_run_is_a_plain_folder_of_transformers(configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("method=gift_qv", "method.rank=4")
+    trained(cfg)
+    run = Run.open(cfg.folder)
+    assert "from_pretrained" in write_merged(run, tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    texts = [row["sentence"] for row in rows(40)]
+    with torch.inference_mode():
+        said = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    kept = read_predictions(cfg.folder / "predictions.parquet")["test"]
+    assert (said.argmax(1).numpy() == kept.predicted).all()
+    torch.testing.assert_close(said.numpy(), kept.logits.astype("float32"), atol=5e-3, rtol=5e-3)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    with pytest.raises(ConfigError, match="classifies texts, and not pictures"):
+        check_question(run, None)
+
+
+def test_how_many_texts_are_cut_is_said(configured: Configured, caplog: pytest.LogCaptureFixture) -> None:
+    lengths = [len(row["sentence"].split()) + 2 for row in rows(40)]
+    expected = sum(length > 6 for length in lengths)
+    caplog.set_level(logging.WARNING)
+    trained(configured("method=linear", "trainer.epochs=1", "dataset.max_length=6"))
+    assert f"test: {expected} of 40 texts ({100 * expected / 40:.1f} %) are longer than 6 tokens and were cut" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bert", 20), ("roberta", 19)])  # RoBERTa counts from the pad token's id, 0, on
+def test_no_text_is_longer_than_the_model_allows(
+    configured: Configured, root: Path, kind: str, limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(root / kind / "long.jsonl", [{"text": "good " * 50, "label": index % 2} for index in range(20)])
+    cfg = configured("method=linear", "trainer.epochs=1", f"dataset.root={root}/{kind}/long.jsonl", kind=kind)
+    trained(cfg)
+    assert f"longer than {limit} tokens" in caplog.text
+
+
+def test_a_tokenizer_without_pad_token_is_refused_and_takes_one_by_name(configured: Configured, tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "nopad", "gpt2", pad=False)
+    words = ("method=linear", "trainer.epochs=1", f"backbone.model={folder}")
+    with pytest.raises(ConfigError, match=r"has no pad token.*name one of its tokens"):
+        trained(configured(*words))
+    with pytest.raises(ConfigError, match="knows no such token"):
+        trained(configured(*words, "backbone.pad_token=absent"))
+    assert trained(configured(*words, "backbone.pad_token='[SEP]'")).metrics["test_top1"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        (("method=gift_qv", "method.target_modules=[qeury]"), ConfigError, "'qeury' matches no layer; name one of attention"),
+        (("method=gift_qv", "method.target_modules=[word_embeddings]"), ConfigError, "an? Embedding and not an nn.Linear"),
+        (("method=gift_qv", "method.rank=17"), ConfigError, "method.rank=17: expected 1 to 16"),
+        (("method=vpt_deep",), ConfigError, "'vpt' is for timm's ViTs"),
+        (("backbone.model=nobody/has-this",), RunError, "could not be had from the hub"),
+        (("method=linear", "trainer.memory=lean"), ConfigError, "lean is not possible"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    configured: Configured, words: tuple[str, ...], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        trained(configured(*words))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("dataset=text", "dataset.root=/x"), "holds texts, and backbone vit_b16_in21k takes images"),
+        (("backbone=roberta_base",), "holds images, and backbone roberta_base takes texts"),
+        (("dataset=text", "dataset.root=/x", "backbone=hf", "backbone.model=/absent"), "there is no folder /x"),
+        (("dataset=text", "dataset.root=.", "backbone=hf", "backbone.model=/absent"), "model=/absent: no such folder"),
+    ],
+)
+def test_what_can_be_seen_is_said_before_torch_is_imported(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows(8))
+    with pytest.raises(ConfigError, match=said):
+        check_present(load_config(compose_config([word.replace("root=.", f"root={tmp_path}") for word in words])))
+
+
+def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "nothing_known"}))
+    for folder in ("empty", "odd"):
+        with pytest.raises(ConfigError, match=f"backbone.model={tmp_path}/{folder}") as caught:
+            trained(configured(f"backbone.model={tmp_path}/{folder}"))
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,77 @@
+"""Tiny random models of transformers with a tokenizer, in folders, and tables of texts that can be learnt."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import BertProcessing
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+WORDS = ("good", "fine", "nice", "bad", "poor", "sad", "a", "the", "film", "very")
+_VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+_ROBERTA: dict[str, Any] = {"vocab_size": 15, "max_position_embeddings": 20, "pad_token_id": 0, "type_vocab_size": 1}
+SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+MODELS: dict[str, Any] = {
+    "bert": lambda: BertForSequenceClassification(
+        BertConfig(vocab_size=15, max_position_embeddings=20, initializer_range=0.3, **SIZES)
+    ),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**_ROBERTA, **SIZES)),
+    "gpt2": lambda: GPT2ForSequenceClassification(GPT2Config(vocab_size=15, n_embd=16, n_layer=2, n_head=2, n_positions=20)),
+}
+
+
+def text_model(folder: Path, kind: str = "bert", pad: bool = True) -> Path:
+    """A model of a kind with random weights, and a tokenizer of fifteen words; without ``pad`` it has no pad token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    MODELS[kind]().save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(_VOCABULARY)}, "[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # pyright: ignore[reportAttributeAccessIssue]
+    special = {"unk_token": "[UNK]", "eos_token": "[SEP]"} | ({"pad_token": "[PAD]"} if pad else {})
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    """Sentences of one to seven words, and whether they are good: each says it with one word."""
+    generator = torch.Generator().manual_seed(count)
+    made = []
+    for index in range(count):
+        word = WORDS[int(torch.randint(3, (), generator=generator)) + 3 * (index % 2)]
+        rest = ["very"] * int(torch.randint(4, (), generator=generator))
+        made.append({"sentence": " ".join(["a", *rest, word, "film"]), "label": "no" if index % 2 else "yes"})
+    return made
+
+
+def write(file: Path, table: Sequence[dict[str, Any]]) -> Path:
+    """A table, as the name's ending says."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".json":
+        file.write_text(json.dumps(list(table)))
+    elif file.suffix == ".jsonl":
+        file.write_text("\n".join(json.dumps(row) for row in table) + "\n")
+    elif file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(table)), file)
+    else:
+        with file.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, list(table[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(table)
+    return file
