@@ -1,6 +1,7 @@
 """Training vit_mini on its upstream classes, and shipping the weights with a model card."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_model
 from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -41,24 +43,41 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def build_train_transform(cfg: PretrainConfig, cooldown: bool) -> v2.Transform:
-    """RandomResizedCrop and flip, and TrivialAugmentWide until the cool-down."""
+def build_train_transform(cfg: PretrainConfig, plain: bool) -> v2.Transform:
+    """RandomResizedCrop and flip, and TrivialAugmentWide until the plain epochs."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(64, scale=(cfg.min_crop_area, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
             v2.RandomHorizontalFlip(),
-            *([] if cooldown else [v2.TrivialAugmentWide()]),
+            *([] if plain else [v2.TrivialAugmentWide()]),
             v2.PILToTensor(),
         ]
     )
 
 
+def build_mixing(cfg: PretrainConfig) -> v2.Transform:
+    """Mixup (Zhang et al., arXiv 1710.09412) or CutMix (Yun et al., arXiv 1905.04899) of a batch, whose labels become shares."""
+    kinds = [(v2.MixUp, cfg.mixup_alpha), (v2.CutMix, cfg.cutmix_alpha)]
+    return v2.RandomChoice(
+        [kind(alpha=alpha, num_classes=NUM_UPSTREAM_CLASSES) for kind, alpha in kinds if alpha] or [v2.Identity()]
+    )
+
+
 def lr_scale(step: int, steps_per_epoch: int, cfg: PretrainConfig) -> float:
-    """Factor of the peak learning rate before update ``step``: linear warm-up, constant, linear cool-down to zero."""
+    """Factor of the peak learning rate before update ``step``: linear warm-up, then a cosine to zero."""
     warmup = cfg.warmup_epochs * steps_per_epoch
-    total = cfg.epochs * steps_per_epoch
-    cooldown = cfg.cooldown_epochs * steps_per_epoch
-    return min(1.0, (step + 1) / max(warmup, 1), (total - step) / max(cooldown, 1))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (cfg.epochs * steps_per_epoch - warmup)))
+
+
+def build_model(cfg: PretrainConfig) -> nn.Module:
+    """vit_mini, drawn at random or with the weights of ``cfg.init``."""
+    rates = {"patch_drop_rate": cfg.patch_drop_rate, "drop_path_rate": cfg.drop_path_rate}
+    model = timm.create_model("vit_mini_patch8_64", num_classes=NUM_UPSTREAM_CLASSES, **rates)
+    if cfg.init is not None:
+        load_model(model, cfg.init)
+    return model
 
 
 def build_optimizer(model: nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
@@ -104,18 +123,14 @@ def train(cfg: PretrainConfig) -> None:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(cfg.seed)
-    model = timm.create_model(
-        "vit_mini_patch8_64",
-        num_classes=NUM_UPSTREAM_CLASSES,
-        patch_drop_rate=cfg.patch_drop_rate,
-        drop_path_rate=cfg.drop_path_rate,
-    ).to(device)
+    model = build_model(cfg).to(device)
     optimizer = build_optimizer(model, cfg)
     loss_fn = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
 
     data = Path(cfg.data)
-    train_set = DecodedImages(sorted(data.glob("train-*.parquet")), build_train_transform(cfg, cooldown=False))
+    train_set = DecodedImages(sorted(data.glob("train-*.parquet")), build_train_transform(cfg, plain=False))
     val_set = DecodedImages([data / "val.parquet"], v2.PILToTensor())
+    mix = build_mixing(cfg)
     steps_per_epoch = len(train_set) // cfg.batch_size
     val_loader = DataLoader(val_set, batch_size=512)
 
@@ -132,17 +147,17 @@ def train(cfg: PretrainConfig) -> None:
         torch.manual_seed(cfg.seed * 10_000 + epoch)
         loader = DataLoader(train_set, cfg.batch_size, shuffle=True, drop_last=True, num_workers=cfg.workers)
         model.train()
-        if epoch >= cfg.epochs - cfg.cooldown_epochs:
-            model.patch_drop = nn.Identity()
-            train_set.transform = build_train_transform(cfg, cooldown=True)
+        if epoch >= cfg.epochs - cfg.plain_epochs:
+            model.patch_drop, mix = nn.Identity(), v2.Identity()
+            train_set.transform = build_train_transform(cfg, plain=True)
         losses = []
         for index, (images, labels) in enumerate(loader):
-            scale = lr_scale(epoch * steps_per_epoch + index, steps_per_epoch, cfg)
             for group in optimizer.param_groups:
-                group["lr"] = cfg.lr * scale
+                group["lr"] = cfg.lr * lr_scale(epoch * steps_per_epoch + index, steps_per_epoch, cfg)
+            mixed, targets = mix(normalise(images, device), labels.to(device))
             with torch.autocast(device.type, torch.bfloat16):
-                logits = model(normalise(images, device))
-            loss = loss_fn(logits.float(), labels.to(device))
+                logits = model(mixed)
+            loss = loss_fn(logits.float(), targets)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -177,7 +192,8 @@ def top1_of_export(model: nn.Module, loader: DataLoader[Any], device: torch.devi
 def export(model: nn.Module, cfg: PretrainConfig, history: list[dict[str, Any]], device_name: str, val_top1: float) -> None:
     write_tensors(WEIGHTS_FILE, {name: value.half().cpu().contiguous() for name, value in model.state_dict().items()}, {})
     hours = sum(record["seconds"] for record in history) / 3600
-    recipe = "\n".join(f"| {key} | {value} |" for key, value in asdict(cfg).items() if key not in {"data", "out", "max_steps"})
+    values = asdict(cfg) | {"init": cfg.init and Path(cfg.init).name}
+    recipe = "\n".join(f"| {key} | {value} |" for key, value in values.items() if key not in {"data", "out", "max_steps"})
     curve = "\n".join(f"| {r['epoch']} | {r['train_loss']:.3f} | {r['val_top1']:.2f} |" for r in history)
     write_text(
         WEIGHTS_FILE.with_suffix(".md"),
@@ -192,8 +208,8 @@ It shows that the pipeline works on real images without a network or a GPU; it i
 - **Input**: RGB scaled to [0, 1], mean 0.5, std 0.5 per channel.
 - **Training time**: {hours:.2f} hours on {device_name}, torch {torch.__version__.split("+")[0]}, bf16 autocast.
 - **Made by**: `python -m experiments.pretrain_mini` with the values below. Augmentation: RandomResizedCrop(64, area
-  {cfg.min_crop_area}–1), horizontal flip, and until the cool-down TrivialAugmentWide. Cross entropy with label smoothing,
-  gradient norm clipped at 1. Patch tokens are dropped at the rate below until the cool-down.
+  {cfg.min_crop_area}–1), horizontal flip, and until the plain epochs TrivialAugmentWide, and Mixup or CutMix. Cross entropy
+  with label smoothing, gradient norm clipped at 1. Patch tokens are dropped at the rate below until the plain epochs.
 
 | value | |
 |---|---|

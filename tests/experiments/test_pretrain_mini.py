@@ -9,10 +9,11 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from experiments import pretraining
 from experiments.pretrain_mini import PretrainConfig
-from experiments.pretraining import lr_scale, train
+from experiments.pretraining import build_mixing, lr_scale, train
 
 
 @pytest.fixture
@@ -29,19 +30,33 @@ def upstream(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_learning_rate_warms_up_stays_and_cools_down_to_zero() -> None:
-    cfg = PretrainConfig(epochs=10, cooldown_epochs=2, warmup_epochs=1)
-    scales = [lr_scale(step, steps_per_epoch=5, cfg=cfg) for step in range(50)]
-    assert scales[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert scales[5:40] == [1.0] * 35
-    assert scales[40:] == pytest.approx([1.0 - index / 10 for index in range(10)])
+def test_learning_rate_rises_and_falls_as_torch_has_it() -> None:
+    cfg = PretrainConfig(epochs=10, warmup_epochs=1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rise = LinearLR(optimizer, 1 / 5, total_iters=4)
+    schedule = SequentialLR(optimizer, [rise, CosineAnnealingLR(optimizer, 45)], milestones=[5])
+    for step in range(50):
+        assert lr_scale(step, steps_per_epoch=5, cfg=cfg) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_labels_are_mixed_as_the_pixels_are(mixup: float, cutmix: float) -> None:
+    images = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 64, 64)  # so that a mean is a share of the second image
+    mixed, targets = build_mixing(PretrainConfig(mixup_alpha=mixup, cutmix_alpha=cutmix))(images, torch.tensor([3, 7]))
+    if mixup or cutmix:
+        assert torch.allclose(mixed.mean((1, 2, 3)), targets[:, 7])
+        assert torch.allclose(targets.sum(1), torch.ones(2))
+    else:
+        assert targets.tolist() == [3, 7]
 
 
 def test_interrupted_pretraining_goes_on_and_ships_weights_that_timm_loads(
     upstream: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = upstream / "package" / "vit_mini.safetensors"
-    spans = {"epochs": 2, "cooldown_epochs": 1, "warmup_epochs": 0.5}
+    spans = {"epochs": 2, "plain_epochs": 1, "warmup_epochs": 0.5}
     recipe = PretrainConfig(data=str(upstream), out=str(upstream / "out"), batch_size=4, workers=0, **spans)
     monkeypatch.setattr(pretraining, "WEIGHTS_FILE", weights)
     monkeypatch.setattr(pretraining, "set_fused_attn", lambda _: None)  # it would be off for all that follows in this process
