@@ -56,7 +56,7 @@ def build_train_transform(cfg: PretrainConfig, plain: bool) -> v2.Transform:
 
 
 def build_mixing(cfg: PretrainConfig) -> v2.Transform:
-    """Mixup (Zhang et al., arXiv 1710.09412) or CutMix (Yun et al., arXiv 1905.04899) of a batch, whose labels become shares."""
+    """Mixup (Zhang et al., arXiv 1710.09412) or CutMix (Yun et al., arXiv 1905.04899) of a batch; its labels become shares."""
     kinds = [(v2.MixUp, cfg.mixup_alpha), (v2.CutMix, cfg.cutmix_alpha)]
     return v2.RandomChoice(
         [kind(alpha=alpha, num_classes=NUM_UPSTREAM_CLASSES) for kind, alpha in kinds if alpha] or [v2.Identity()]
