@@ -20,7 +20,7 @@ from gift_vit.data.cache import PixelSource, open_pixels
 from gift_vit.data.config import CacheSettings, TextConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
+from gift_vit.engine.fit import Evaluation, Tally, TrainBatches, evaluate
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
 from gift_vit.methods.config import spec_of
@@ -133,7 +133,7 @@ def score(
 ) -> Evaluation:
     """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
     loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
-    return evaluate(model, loader, device, precision, where=f"on {split}", keep_logits=keep_logits)
+    return evaluate(model, loader, device, precision, where=f"on {split}", tally=Tally(device, keep_logits))
 
 
 def _tokens(dataset: TextConfig, model: Any, data: VisionDataset, split: str) -> tuple["Tokens", Transform]:

@@ -1,0 +1,62 @@
+"""What a model is trained for, and what it is scored by: all that the engine knows of a task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100  # the label of an example that does not count, which F.cross_entropy ignores unless told otherwise
+
+
+def first_choice(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest output of (B, C) is that of the label, (B,)."""
+    return outputs.argmax(1) == labels
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and scores.
+
+    Attributes:
+        loss: The sum over a batch's outputs (B, C) float32 and labels (B,), without those labelled :data:`IGNORED`.
+        correct: Which examples of such a batch are right, (B,).
+        keeps_logits: Whether the outputs of all batches have one shape but for B, and can be kept together.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    correct: Callable[[Tensor, Tensor], Tensor] = first_choice
+    keeps_logits: bool = True
+
+
+cross_entropy: Callable[[Tensor, Tensor], Tensor] = partial(F.cross_entropy, reduction="sum")
+CLASSES = Objective(cross_entropy)
+"""Classes, told apart by cross entropy and counted by top-1 accuracy."""
+
+
+def sequence_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of sequences of classes, of each example the mean over its positions: however long, all count alike.
+
+    Args:
+        outputs: (B, A, C).
+        labels: (B, A') with A' ≥ A; both end at the same position, and what is shorter is filled up in front with
+            :data:`IGNORED`.
+    """
+    labels = _ends(labels, outputs)
+    each = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    return (each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)).sum()
+
+
+def whole_sequence(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Whether the first choice is the label at every position, as greedy decoding would go to the end, (B,)."""
+    labels = _ends(labels, outputs)
+    return ((outputs.argmax(2) == labels) | (labels == IGNORED)).all(1)
+
+
+def _ends(labels: Tensor, outputs: Tensor) -> Tensor:
+    return labels[:, labels.shape[1] - outputs.shape[1] :]
+
+
+SEQUENCES = Objective(sequence_cross_entropy, whole_sequence, keeps_logits=False)
+"""Sequences of classes, right if all of them are."""
