@@ -250,6 +250,7 @@ class Evaluation:
     loss: float
     images: int
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 class Tally:
