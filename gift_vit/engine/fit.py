@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine.config import OptimConfig, TrainerConfig
+from gift_vit.engine.objective import CLASSES, Objective
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.engine.state import Precision, Schedule, TrainingState, build_optimizer, load_checkpoint, save_checkpoint
 from gift_vit.engine.step import Step, build_step
@@ -71,11 +71,13 @@ class FitInputs:
         train: Training batches.
         val: Validation batches, or None where the protocol trains on them.
         identity: Names the data; a checkpoint of other data is refused.
+        objective: What the model's outputs are worth.
     """
 
     train: TrainBatches
     val: Iterable[tuple[Tensor, Tensor]] | None
     identity: str
+    objective: Objective = CLASSES
 
 
 class EpochLosses:
@@ -183,7 +185,7 @@ def fit(
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     whole = trainer.compile and not getattr(model, "compiled_by_block", False)
     forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
-    step, logits = build_step(forward, optimizer, precision, trainer)
+    step, logits = build_step(forward, optimizer, precision, trainer, inputs.objective)
     for epoch in range(progress.epochs_done, last_epoch + 1):
         started = time.perf_counter()
         for observer in observers:
@@ -195,7 +197,8 @@ def fit(
         check_finite_weights(optimizer, epoch)
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
-            scores = evaluate(forward, inputs.val, device, precision, logits, f"on val after epoch {epoch}")
+            where = f"on val after epoch {epoch}"
+            scores = evaluate(forward, inputs.val, device, precision, logits, where, objective=inputs.objective)
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         progress.history.append(record)
         progress.epochs_done = epoch + 1
@@ -205,7 +208,7 @@ def fit(
             observer.epoch_done(record)
     val = None
     if inputs.val is not None and trainer.keep_predictions == "all":
-        val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True)
+        val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True, objective=inputs.objective)
     return FitResult(progress.history, progress.seconds, step.captured, val=val)
 
 
@@ -250,21 +253,22 @@ class Evaluation:
 
 
 class Tally:
-    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits."""
+    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits, where they have one shape."""
 
-    def __init__(self, device: torch.device, keep_logits: bool = False) -> None:
+    def __init__(self, device: torch.device, keep_logits: bool = False, objective: Objective = CLASSES) -> None:
+        self._objective = objective
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
-        self._logits: list[Tensor] | None = [] if keep_logits else None
+        self._logits: list[Tensor] | None = [] if keep_logits and objective.keeps_logits else None
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch of logits (B, classes) and labels (B,)."""
+        """Count a batch of logits (B, …, classes) and labels (B, …)."""
         logits = logits.float()
-        self._correct += (logits.argmax(1) == labels).sum()
-        self._loss += F.cross_entropy(logits, labels, reduction="sum").double()
-        self._spoilt += (~logits.isfinite()).any(1).sum()
+        self._correct += self._objective.correct(logits, labels).sum()
+        self._loss += self._objective.loss(logits, labels).double()
+        self._spoilt += (~logits.isfinite()).flatten(1).any(1).sum()
         self._images += len(labels)
         if self._logits is not None:
             self._logits.append(logits.clone())
@@ -300,12 +304,13 @@ def evaluate(
     forward: Callable[[Tensor], Tensor] | None = None,
     where: str = "",
     keep_logits: bool = False,
+    objective: Objective = CLASSES,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
     logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
-    ``keep_logits`` keeps them for the evaluation.
+    ``keep_logits`` keeps them for the evaluation. ``objective`` says what they are worth.
 
     Raises:
         ConfigError: If there is no image.
@@ -313,7 +318,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = Tally(device, keep_logits)
+    tally = Tally(device, keep_logits, objective)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():
