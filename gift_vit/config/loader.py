@@ -160,7 +160,7 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     for section, added in _ADDED.items():
         if isinstance(values.get(section), dict):
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
-    for key in ("grid", "grids", "pruning"):  # of sweeps, too; of versions before 0.2
+    for key in ("grid", "grids", "seeds", "pruning"):  # of sweeps, too; of versions before 0.2
         values.pop(key, None)
     if isinstance(values.get("dataset"), dict):
         values["dataset"] = _completed(values["dataset"])

@@ -198,7 +198,7 @@ def fit(
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
             where = f"on val after epoch {epoch}"
-            scores = evaluate(forward, inputs.val, device, precision, logits, where, Tally(device, objective=inputs.objective))
+            scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         progress.history.append(record)
         progress.epochs_done = epoch + 1
@@ -208,7 +208,7 @@ def fit(
             observer.epoch_done(record)
     val = None
     if inputs.val is not None and trainer.keep_predictions == "all":
-        val = evaluate(forward, inputs.val, device, precision, logits, tally=Tally(device, True, inputs.objective))
+        val = evaluate(forward, inputs.val, device, precision, logits, objective=inputs.objective.keeping())
     return FitResult(progress.history, progress.seconds, step.captured, val=val)
 
 
@@ -254,15 +254,15 @@ class Evaluation:
 
 
 class Tally:
-    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits, where they have one shape."""
+    """Scores of an objective, added up batch by batch on a device."""
 
-    def __init__(self, device: torch.device, keep_logits: bool = False, objective: Objective = CLASSES) -> None:
+    def __init__(self, device: torch.device, objective: Objective = CLASSES) -> None:
         self._objective = objective
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
-        self._logits: list[Tensor] | None = [] if keep_logits and objective.keeps_logits else None
+        self._logits: list[Tensor] | None = [] if objective.keep_logits else None
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits (B, …, classes) and labels (B, …)."""
@@ -304,13 +304,13 @@ def evaluate(
     precision: Precision,
     forward: Callable[[Tensor], Tensor] | None = None,
     where: str = "",
-    tally: Tally | None = None,
+    objective: Objective = CLASSES,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
     logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
-    ``tally`` says what is scored and kept; None: top-1 accuracy.
+    ``objective`` says what the scores are, and whether the logits are kept.
 
     Raises:
         ConfigError: If there is no image.
@@ -318,7 +318,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = tally or Tally(device)
+    tally = Tally(device, objective)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():

@@ -1,7 +1,7 @@
 """What a model is trained for, and what it is scored by: all that the engine knows of a task."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -22,12 +22,18 @@ class Objective:
     Attributes:
         loss: The sum over a batch's outputs (B, C) float32 and labels (B,), without those labelled :data:`IGNORED`.
         correct: Which examples of such a batch are right, (B,).
-        keeps_logits: Whether the outputs of all batches have one shape but for B, and can be kept together.
+        of_one_shape: Whether the outputs of all batches have one shape but for B, and can be kept together.
+        keep_logits: Whether an evaluation keeps the outputs.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     correct: Callable[[Tensor, Tensor], Tensor] = first_choice
-    keeps_logits: bool = True
+    of_one_shape: bool = True
+    keep_logits: bool = False
+
+    def keeping(self, keep_logits: bool = True) -> "Objective":
+        """The same, with the outputs kept or not; kept only where they can be."""
+        return replace(self, keep_logits=keep_logits and self.of_one_shape)
 
 
 cross_entropy: Callable[[Tensor, Tensor], Tensor] = partial(F.cross_entropy, reduction="sum")
@@ -58,5 +64,5 @@ def _ends(labels: Tensor, outputs: Tensor) -> Tensor:
     return labels[:, labels.shape[1] - outputs.shape[1] :]
 
 
-SEQUENCES = Objective(sequence_cross_entropy, whole_sequence, keeps_logits=False)
+SEQUENCES = Objective(sequence_cross_entropy, whole_sequence, of_one_shape=False)
 """Sequences of classes, right if all of them are."""

@@ -20,7 +20,7 @@ from gift_vit.data.cache import PixelSource, open_pixels
 from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from gift_vit.engine.fit import Evaluation, Tally, TrainBatches, evaluate
+from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
@@ -151,8 +151,8 @@ def score(
     A language model is scored on test by what it answers, which is kept in ``folder``, the run's.
     """
     loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
-    tally = Tally(device, keep_logits, objective_of(cfg.dataset))
-    told = evaluate(model, loader, device, precision, where=f"on {split}", tally=tally)
+    objective = objective_of(cfg.dataset).keeping(keep_logits)
+    told = evaluate(model, loader, device, precision, where=f"on {split}", objective=objective)
     if split != "test" or not isinstance(cfg.dataset, CommonsenseConfig):
         return told
     from gift_vit.runs.decoding import score_answers, with_answers  # transformers
