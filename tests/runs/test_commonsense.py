@@ -314,6 +314,26 @@ def test_predictions_that_are_not_wanted_are_not_left(configured: Configured) ->
     assert not (cfg.folder / "answers").exists()
 
 
+WIDTHS = {"q_proj": 4096, "k_proj": 4096, "v_proj": 4096, "o_proj": 4096, "up_proj": 4096}  # d_in
+
+
+@pytest.mark.parametrize(
+    ("method", "llama", "llama_3", "scale"),
+    [
+        ("gift_qv_llm", 1_048_576, 1_048_576, None),
+        ("gift_proj", 1_048_576, 1_048_576, None),
+        ("gift_qkvud", 3_506_176, 3_932_160, None),
+        ("wegeft_qkvud", 3_506_176, 3_932_160, 2.0),
+    ],
+)
+def test_the_methods_have_the_papers_sizes(configured: Configured, method: str, llama: int, llama_3: int, scale: float) -> None:
+    """language.md §2.3: a pair for each target."""
+    told = configured(method=[f"method={method}"]).method
+    for down, expected in ((11_008, llama), (14_336, llama_3)):
+        assert sum(2 * told.rank * {**WIDTHS, "down_proj": down}[name] for name in told.target_modules) == expected
+    assert (told.alpha and told.alpha / told.rank) == scale
+
+
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
