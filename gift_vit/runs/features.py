@@ -62,7 +62,7 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
     [source] = data.parts(split)
     labels = torch.as_tensor(source.labels, device=device)
     key = _key(cfg, model, data, split, device)
-    return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
+    return kept_features(cfg, data, split, labels, key, lambda: compute_features(cfg, model, data, split, device))
 
 
 def kept_features(
@@ -105,10 +105,14 @@ def _go_on(cfg: RunConfig, error: Exception) -> bool:
     return False
 
 
-@torch.inference_mode()
-def _compute(
-    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, labels: Tensor
-) -> Features:
+@torch.no_grad()
+def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
+    """The features of ``train``, ``val`` or ``test`` by a model on that device, with or without a method; nothing is kept.
+
+    Raises:
+        ConfigError: If an image cannot be read.
+        RunError: If a feature is NaN or infinite.
+    """
     started, precision = time.perf_counter(), Precision("fp32", device)
     model.eval()
     found = []
@@ -119,7 +123,8 @@ def _compute(
     values = torch.cat(found)
     if not values.isfinite().all():
         raise RunError(f"features of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
-    return Features(values.clone(), labels, time.perf_counter() - started)
+    [source] = data.parts(split)
+    return Features(values.clone(), torch.as_tensor(source.labels, device=device), time.perf_counter() - started)
 
 
 def _read(file: Path, labels: Tensor) -> Features | None:
