@@ -11,6 +11,7 @@ from typing import Any
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.config.compose import defaults_of, flatten
 from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.engine.config import OptimConfig
 from gift_vit.methods.config import CONFIGS as METHODS
 
 # Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
@@ -60,11 +61,12 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's section, and those that have options by kind, where their kind is still known."""
+    """The backbone's and the optimiser's sections, and those that have options by kind, where their kind is still known."""
     sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
     classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
-    if isinstance(values.get("backbone"), Mapping):
-        sections["backbone"], classes["backbone"] = values["backbone"], BackboneConfig
+    for name, cls in (("backbone", BackboneConfig), ("optim", OptimConfig)):
+        if isinstance(values.get(name), Mapping):
+            sections[name], classes[name] = values[name], cls
     return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
 
 

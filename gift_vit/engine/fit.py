@@ -28,7 +28,7 @@ class TrainBatches(Protocol):
     """Training batches of the trainer's batch size, the last one perhaps smaller, drawn anew for each epoch.
 
     Of several processes each is given its share of every batch, as many shares as there are batches. Where a batch has no image
-    for a process, its share is any image, labelled so that ``F.cross_entropy`` ignores it.
+    for a process, its share is any image, labelled :data:`gift_vit.engine.objective.IGNORED`.
     """
 
     num_images: int
@@ -71,7 +71,7 @@ class FitInputs:
         train: Training batches.
         val: Validation batches, or None where the protocol trains on them.
         identity: Names the data; a checkpoint of other data is refused.
-        objective: What the model's outputs are worth.
+        objective: What is trained for, and scored.
     """
 
     train: TrainBatches
@@ -198,7 +198,7 @@ def fit(
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
             where = f"on val after epoch {epoch}"
-            scores = evaluate(forward, inputs.val, device, precision, logits, where, objective=inputs.objective)
+            scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         progress.history.append(record)
         progress.epochs_done = epoch + 1
@@ -208,7 +208,7 @@ def fit(
             observer.epoch_done(record)
     val = None
     if inputs.val is not None and trainer.keep_predictions == "all":
-        val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True, objective=inputs.objective)
+        val = evaluate(forward, inputs.val, device, precision, logits, objective=inputs.objective.keeping())
     return FitResult(progress.history, progress.seconds, step.captured, val=val)
 
 
@@ -250,18 +250,19 @@ class Evaluation:
     loss: float
     images: int
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 class Tally:
-    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits, where they have one shape."""
+    """Scores of an objective, added up batch by batch on a device."""
 
-    def __init__(self, device: torch.device, keep_logits: bool = False, objective: Objective = CLASSES) -> None:
+    def __init__(self, device: torch.device, objective: Objective = CLASSES) -> None:
         self._objective = objective
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
-        self._logits: list[Tensor] | None = [] if keep_logits and objective.keeps_logits else None
+        self._logits: list[Tensor] | None = [] if objective.keep_logits else None
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits (B, …, classes) and labels (B, …)."""
@@ -303,14 +304,13 @@ def evaluate(
     precision: Precision,
     forward: Callable[[Tensor], Tensor] | None = None,
     where: str = "",
-    keep_logits: bool = False,
     objective: Objective = CLASSES,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
     logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
-    ``keep_logits`` keeps them for the evaluation. ``objective`` says what they are worth.
+    ``objective`` says what the scores are, and whether the logits are kept.
 
     Raises:
         ConfigError: If there is no image.
@@ -318,7 +318,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = Tally(device, keep_logits, objective)
+    tally = Tally(device, objective)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():

@@ -15,6 +15,7 @@ from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation, FitResult, Tally
+from gift_vit.engine.objective import CLASSES
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.methods.config import Candidates, spec_of
 from gift_vit.runs.features import Features, open_features
@@ -93,7 +94,7 @@ def fit_on_features(
 @torch.inference_mode()
 def score_features(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
     """Top-1 and loss of a model's head on features, and with ``keep_logits`` its logits; a RunError if one is not finite."""
-    head, tally = model.get_classifier(), Tally(images.values.device, keep_logits)  # pyright: ignore[reportCallIssue]
+    head, tally = model.get_classifier(), Tally(images.values.device, CLASSES.keeping(keep_logits))  # pyright: ignore[reportCallIssue]
     for values, labels in zip(images.values.split(_BATCH), images.labels.split(_BATCH), strict=True):
         tally.add(head(values), labels)
     return tally.evaluation(where)

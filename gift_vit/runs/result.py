@@ -16,8 +16,9 @@ from gift_vit.common.files import write_json
 
 SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
-_ABSENT = ("predictions", "files")  # from a record that has none
+_ABSENT = ("predictions", "files", "metric", "extra_metrics")  # from a record that has none
 PREDICTIONS = "predictions.parquet"  # the file beside the record
+ANSWERS = "answers"  # the folder there: what a language model said to the questions of each test set
 _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
 
 
@@ -151,6 +152,8 @@ class Result:
     Attributes:
         backbone: The facts of ``describe_backbone``, and ``weights``: their hub name or file name.
         metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100; test numbers in phase ``final`` only.
+        metric: What ``val_top1`` and ``test_top1`` are, in percent; None: top-1 accuracy.
+        extra_metrics: Further scores of the split that counts, in percent; None without any.
         predictions: None where none are kept.
         files: SHA-256 of files beside the record, by name; None in records of versions before 0.2.
         path: The file it was read from; not part of the record.
@@ -167,6 +170,8 @@ class Result:
     env: dict[str, object]
     predictions: PredictionRecord | None = None
     files: dict[str, str] | None = None
+    metric: str | None = None
+    extra_metrics: dict[str, float] | None = None
     path: Path | None = field(default=None, compare=False)
 
     @property

@@ -33,7 +33,16 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
+from gift_vit.runs.build import (
+    build_model,
+    eval_loader,
+    initialise,
+    objective_of,
+    open_data,
+    resolve_device,
+    score,
+    train_loader,
+)
 from gift_vit.runs.fitted import fit_on_features, in_full_precision
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.prefix import blocks_to_keep, taking_tokens, token_loaders
@@ -137,7 +146,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
             # ---- The test split, once, in the final phase.
             keep = cfg.trainer.keep_predictions != "off"
-            test = score(cfg, model, data, "test", device, keep) if cfg.phase == "final" else None
+            test = score(cfg, model, data, "test", device, keep, folder) if cfg.phase == "final" else None
 
             # ---- The adapter and the record.
             with distributed.main_first():
@@ -254,6 +263,7 @@ def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInpu
         train=train_loader(cfg, model, data, device),
         val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
         identity=f"{data.fingerprint} {data.decoder}",
+        objective=objective_of(cfg.dataset),
     )
     if not isinstance(inputs.train, TrainLoader):
         training.acceleration["data_on_device"] = True
@@ -293,6 +303,7 @@ def build_result(
     """
     model, counts = training.model, count_parameters(training.model)
     used = {"step_graph": fitted.captured, "deterministic": cfg.trainer.deterministic}
+    scored = test or fitted.val
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training, fitted),
@@ -306,6 +317,8 @@ def build_result(
             percent=counts.percent,
         ),
         metrics=_metrics(fitted, test),
+        metric=None if cfg.dataset.scores[0] == "accuracy" else cfg.dataset.scores[0],
+        extra_metrics=scored.further or None if scored else None,
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
         env={
             **describe_environment(training.device),

@@ -28,14 +28,25 @@ def together() -> list[tuple[str, ...]]:
     choices = {group: [f"{group}={choice}" for choice in stems(group) if not is_text(group, choice)] for group in GROUPS}
     rounds = range(max(len(words) for words in choices.values()))
     deltas = [(f"{group}={choice}",) for group in DELTAS for choice in stems(group)]
-    text = [("dataset=text", f"backbone={name}") for name in stems("backbone") if is_text("backbone", name)]
-    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *deltas]
+    texts = [name for name in stems("backbone") if is_text("backbone", name)]
+    text = [("dataset=text", f"backbone={name}") for name in texts if not is_language(name)]
+    protocols = [f"protocol={name}" for name in stems("protocol") if is_text("protocol", name)]
+    models = [f"backbone={name}" for name in texts if is_language(name)]
+    count = max(len(models), len(protocols))
+    language = [("dataset=commonsense", models[i % len(models)], protocols[i % len(protocols)]) for i in range(count)]
+    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *language, *deltas]
 
 
 def is_text(group: str, choice: str) -> bool:
-    """Whether a dataset or a backbone is for texts, and goes with no other."""
-    file = conf_dir() / group / f"{choice}.yaml"
-    return (group, choice) == ("dataset", "text") or (group == "backbone" and entire(file).get("kind") == "transformers")
+    """Whether a dataset, a backbone or a protocol is for texts, and goes with no other."""
+    if group == "backbone":
+        return entire(conf_dir() / group / f"{choice}.yaml").get("kind") == "transformers"
+    return (group, choice) in {("dataset", "text"), ("dataset", "commonsense")} or choice.startswith("commonsense_")
+
+
+def is_language(backbone: str) -> bool:
+    """Whether it is a language model, and classifies no texts."""
+    return entire(conf_dir() / "backbone" / f"{backbone}.yaml").get("dtype") == "bfloat16"
 
 
 def root(words: Iterable[str]) -> list[str]:
