@@ -26,6 +26,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
+import gift_vit.backbones.vit_mini  # noqa: F401 - registers it with timm
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.hub import hub_asked_once
 from gift_vit.common.errors import ConfigError, RunError

@@ -34,7 +34,7 @@ class KeptInversion:
 
     Attributes:
         layers: Of the model, without a head.
-        facts: What the model's function depends on, its weights among them, as JSON has it.
+        facts: What its function depends on beside its weights, as JSON has it.
         images: (n, 3, H, W) in 0..1, on the CPU.
         descent: How images are found.
         folder: Where the files are.
@@ -101,7 +101,8 @@ class KeptInversion:
 
     def _key(self) -> str:
         descent = {**asdict(self.descent), "steps": self.descent.steps_for(self.images.shape[-1])}
-        return json.dumps([FORMAT, self.facts, self.layers.blocks, self.layers.tokens, descent])
+        weights = weights_digest(self.layers.model)
+        return json.dumps([FORMAT, self.facts, weights, self.layers.blocks, self.layers.tokens, descent])
 
     def _file(self, key: Any, images: Tensor, noise: Tensor) -> Path:
         for tensor in (images, noise):

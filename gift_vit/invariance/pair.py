@@ -23,19 +23,16 @@ class Pair:
     Attributes:
         pretrained: The run's backbone as it was before.
         tuned: The same after fine-tuning; an adapter that can be merged is.
-        facts: Beside weights and input, what the function of ``pretrained`` depends on, as JSON has it.
+        facts: Beside its weights, what the function of ``pretrained`` depends on, as JSON has it.
         tuned_facts: The same of ``tuned``.
+        unchanged: Whether the two are the same: training has changed the head alone.
     """
 
     pretrained: nn.Module
     tuned: nn.Module
     facts: list[Any]
     tuned_facts: list[Any]
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether the two are the same: training has changed the head alone."""
-        return self.facts == self.tuned_facts
+    unchanged: bool
 
 
 def open_pair(run: Run, device: torch.device) -> Pair:
@@ -60,9 +57,8 @@ def open_pair(run: Run, device: torch.device) -> Pair:
     except ConfigError as error:
         raise ConfigError(f"{run.folder}: {error}") from error
     shared = [cfg.backbone.model, cfg.backbone.img_size, str(getattr(pretrained, "global_pool", None))]
-    digests = [weights_digest(model) for model in (pretrained, tuned)]
-    own = None if digests[0] == digests[1] else method  # a method that replaces the head alone leaves the backbone as it was
-    return Pair(pretrained, tuned, [*shared, None, digests[0]], [*shared, own, digests[1]])
+    unchanged = weights_digest(pretrained) == weights_digest(tuned)  # so of a method that replaces the head, merged or not
+    return Pair(pretrained, tuned, [*shared, None], [*shared, None if unchanged else method], unchanged)
 
 
 def headless(model: nn.Module, device: torch.device) -> nn.Module:

@@ -19,7 +19,7 @@ from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.tensors import write_tensors
 from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
-from gift_vit.invariance.kept import alone
+from gift_vit.invariance.kept import alone, weights_digest
 from gift_vit.invariance.known import Known
 from gift_vit.methods.config import KnnConfig, LinearExactConfig, spec_of
 from gift_vit.methods.knn import fit_knn
@@ -56,7 +56,7 @@ def probe(cfg: RunConfig, model: nn.Module, facts: Any, known: Known, device: to
     Args:
         cfg: Of a run, for how images are loaded and where things are kept.
         model: Without a head, on the device; afterwards it may give out the class token alone.
-        facts: What its function depends on, weights among it, as JSON has it.
+        facts: What its function depends on beside its weights, as JSON has it.
         known: The images.
         device: Where to compute.
 
@@ -65,7 +65,9 @@ def probe(cfg: RunConfig, model: nn.Module, facts: Any, known: Known, device: to
         RunError: If a feature is not finite, or the disk is full.
     """
     settings = {name: config.settings() for name, config in CLASSIFIERS.items()}
-    key = sha256(json.dumps([FORMAT, facts, known.facts, settings, DRIFT_IMAGES]).encode()).hexdigest()[:32]
+    key = sha256(json.dumps([FORMAT, facts, weights_digest(model), known.facts, settings, DRIFT_IMAGES]).encode()).hexdigest()[
+        :32
+    ]
     file = Path(cfg.paths.cache_root, "forgetting", f"{key}.safetensors")
     if found := _read(file):
         return found

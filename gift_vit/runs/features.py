@@ -62,7 +62,18 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
     [source] = data.parts(split)
     labels = torch.as_tensor(source.labels, device=device)
     key = _key(cfg, model, data, split, device)
-    return kept_features(cfg, data, split, labels, key, lambda: compute_features(cfg, model, data, split, device))
+    return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
+
+
+def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
+    """The features of ``train``, ``val`` or ``test`` by a model on that device, with or without a method; nothing is kept.
+
+    Raises:
+        ConfigError: If an image cannot be read.
+        RunError: If a feature is NaN or infinite.
+    """
+    [source] = data.parts(split)
+    return _compute(cfg, model, data, split, device, torch.as_tensor(source.labels, device=device))
 
 
 def kept_features(
@@ -105,14 +116,10 @@ def _go_on(cfg: RunConfig, error: Exception) -> bool:
     return False
 
 
-@torch.no_grad()
-def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
-    """The features of ``train``, ``val`` or ``test`` by a model on that device, with or without a method; nothing is kept.
-
-    Raises:
-        ConfigError: If an image cannot be read.
-        RunError: If a feature is NaN or infinite.
-    """
+@torch.inference_mode()
+def _compute(
+    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, labels: Tensor
+) -> Features:
     started, precision = time.perf_counter(), Precision("fp32", device)
     model.eval()
     found = []
@@ -123,8 +130,7 @@ def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, spli
     values = torch.cat(found)
     if not values.isfinite().all():
         raise RunError(f"features of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
-    [source] = data.parts(split)
-    return Features(values.clone(), torch.as_tensor(source.labels, device=device), time.perf_counter() - started)
+    return Features(values.clone(), labels, time.perf_counter() - started)
 
 
 def _read(file: Path, labels: Tensor) -> Features | None:
