@@ -94,7 +94,8 @@ def fit_on_features(
 @torch.inference_mode()
 def score_features(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
     """Top-1 and loss of a model's head on features, and with ``keep_logits`` its logits; a RunError if one is not finite."""
-    head, tally = model.get_classifier(), Tally(images.values.device, CLASSES.keeping(keep_logits))  # pyright: ignore[reportCallIssue]
+    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    tally = Tally(images.values.device, CLASSES.keeping(keep_logits))
     for values, labels in zip(images.values.split(_BATCH), images.labels.split(_BATCH), strict=True):
         tally.add(head(values), labels)
     return tally.evaluation(where)
