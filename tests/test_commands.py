@@ -93,6 +93,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "run to invert": (["gift_vit.invariance", "run=nowhere"], "nowhere is no run folder"),
     "runs to invert": (["gift_vit.invariance"], "give run=<a run's folder> or runs=[<folder>,<folder>], one of them"),
     "images to invert": (["gift_vit.invariance", "run=a", "images=3"], "images=3: expected 4 or more: the unbiased"),
+    "nothing to measure": (["gift_vit.invariance", "run=a", "images=0"], "images=0: expected 4 or more"),
+    "per class": (["gift_vit.invariance", "run=a", "per_class=-1"], "per_class=-1: expected 0 or more"),
     "layers": (["gift_vit.invariance", "run=a", "layers=[0,x]"], "layers=[0,x]: expected all, or indices of blocks"),
     "tables": (["experiments.tables", "root=nowhere"], "nowhere"),
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),

@@ -68,7 +68,7 @@ def fit_on_features(
     for setting in settings if len(settings) > 1 or not with_val else ():
         begun = time.perf_counter()
         fit(model, setting, train.values, train.labels)
-        scores.append(scored := _score(model, val, f"on val with {setting}"))
+        scores.append(scored := score_features(model, val, f"on val with {setting}"))
         record = {**setting, "val_top1": scored.top1, "val_loss": scored.loss, "seconds": time.perf_counter() - begun}
         for observer in observers:
             observer.setting_scored(record)
@@ -77,7 +77,7 @@ def fit_on_features(
 
     images = train + val if with_val else train
     fit(model, settings[best], images.values, images.labels)
-    train_loss = _score(model, images, "on the training images").loss
+    train_loss = score_features(model, images, "on the training images").loss
     seconds = train.seconds + val.seconds + time.perf_counter() - started
     speed = len(images.labels) / seconds
     record = EpochRecord(epoch=0, train_loss=train_loss, lr=0.0, steps=0, seconds=seconds, images_per_s=speed)
@@ -85,14 +85,17 @@ def fit_on_features(
         record["val_top1"], record["val_loss"] = scores[best].top1, scores[best].loss
     for observer in observers:
         observer.epoch_done(record)
-    kept = _score(model, val, "on val", keep_logits=True) if cfg.trainer.keep_predictions == "all" and not with_val else None
+    keep_val = cfg.trainer.keep_predictions == "all" and not with_val
+    kept = score_features(model, val, "on val", keep_logits=True) if keep_val else None
     chosen_on = "val" if len(settings) > 1 else "config"
     return FitResult([record], seconds, chosen=settings[best], chosen_on=chosen_on, val=kept)
 
 
 @torch.inference_mode()
-def _score(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
-    head, tally = model.get_classifier(), Tally(images.values.device, CLASSES.keeping(keep_logits))  # pyright: ignore[reportCallIssue]
+def score_features(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
+    """Top-1 and loss of a model's head on features, and with ``keep_logits`` its logits; a RunError if one is not finite."""
+    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    tally = Tally(images.values.device, CLASSES.keeping(keep_logits))
     for values, labels in zip(images.values.split(_BATCH), images.labels.split(_BATCH), strict=True):
         tally.add(head(values), labels)
     return tally.evaluation(where)
