@@ -25,8 +25,9 @@ from gift_vit.data.questions import QuestionSource
 from gift_vit.data.tokens import TokenTransform
 from gift_vit.engine.objective import IGNORED, SEQUENCES
 from gift_vit.engine.state import Precision
+from gift_vit.invariance.pair import open_pair
 from gift_vit.runs.decoding import Decoding
-from gift_vit.runs.finished import evaluate_split, write_merged
+from gift_vit.runs.finished import evaluate_split, make_predictions, write_merged
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -96,6 +97,10 @@ def test_what_can_be_learnt_is_answered_and_the_record_says_how_well(configured:
     assert (again.top1, again.images, again.further) == (result.metrics["test_top1"], 20, extra)
     assert any("give every recorded score" in line for line in verify_run(Run.open(cfg.folder)))
     _as_plain_transformers_answers(cfg, tmp_path / "merged")
+    with pytest.raises(ConfigError, match="answers in words, which training has kept in answers/"):
+        make_predictions(Run.open(cfg.folder))
+    with pytest.raises(ConfigError, match=r"llama takes texts, and this is for images"):
+        open_pair(Run.open(cfg.folder), CPU)
     rows = [{**row, "text": "the correct answer is true"} for row in answers(cfg, "boolq")]
     (cfg.folder / "answers" / "boolq.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(Untruth, match=r"answers/boolq.jsonl has another SHA-256"):
