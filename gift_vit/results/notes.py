@@ -64,7 +64,9 @@ def sampling_note(grid: Grid) -> str:
     for run in grid.results:
         share, images = (run.metrics["test_top1"] or 0.0) / 100, run.data.test_images
         if images:
-            errors[run.run.dataset] = max(errors.get(run.run.dataset, 0.0), 100 * math.sqrt(max(share * (1 - share), 0.0) / images))
+            errors[run.run.dataset] = max(
+                errors.get(run.run.dataset, 0.0), 100 * math.sqrt(max(share * (1 - share), 0.0) / images)
+            )
     listed = ", ".join(f"{dataset_name(name)} {errors[name]:.2f}" for name in ordered(errors, DATASET_NAMES))
     return f"Standard error of a run's top-1 over its test images, at most, in points: {listed}."
 
