@@ -10,6 +10,7 @@ from gift_vit.common.checks import Options, one_of, one_or_several, writable_fil
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.results.collect import build_grid, collect_results
+from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
 from gift_vit.results.scores import with_scores
@@ -40,7 +41,7 @@ class TablesConfig(Options):
         compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks;
             where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images
         columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
-            temperature, ece_scaled
+            temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
 
@@ -65,7 +66,7 @@ class TablesConfig(Options):
         """Refuse a value that is not among the known ones."""
         self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
         super().__post_init__()
-        check_scores(self.columns)
+        check_scores(self.columns, MEASURES)
         if self.timing and self.benchmark != "mini":
             raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 
