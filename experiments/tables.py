@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, one_of, one_or_several, writable_file
+from gift_vit.common.checks import Options, one_of, one_or_several, writable_file, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.results.collect import build_grid, collect_results
@@ -42,6 +42,7 @@ class TablesConfig(Options):
             where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images
         columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
             temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
+        figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
 
@@ -60,6 +61,7 @@ class TablesConfig(Options):
     timing: Annotated[Any, one_or_several] = None
     compare: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    figure: Annotated[str | None, writable_stem] = None
     published: Any = False
 
     def __post_init__(self) -> None:
@@ -77,9 +79,14 @@ def make_table(cfg: TablesConfig) -> str:
     found = collect_results(*_listed(cfg.root), protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
-    if cfg.columns:
+    if cfg.columns or cfg.figure:
         runs = [r for r in found if cfg.method in (None, r.run.method)]
-        table = with_scores(table, build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows), cfg.rows, cfg.columns)
+        grid = build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows)
+        table = with_scores(table, grid, cfg.rows, cfg.columns)
+        if cfg.figure:
+            from experiments.report.kept import draw_forgetting  # matplotlib
+
+            draw_forgetting(grid, cfg.rows, cfg.figure)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

@@ -1,14 +1,16 @@
-"""The matrices of a run as one figure."""
+"""The matrices of a run as one figure. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from gift_vit.common.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CELL = 0.42  # inches
 _MOST_NUMBERS = 14  # layers; the numbers of more cannot be read
@@ -45,13 +47,18 @@ def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequen
         if len(layers) <= _MOST_NUMBERS:
             _write_numbers(axes, matrix)
         figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+    save_figure(figure, paths)
+
+
+def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure into files, whose suffixes say the format; equal figures give equal files."""
     for path in paths:
         with atomic_path(path) as partial:
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # equal matrices give equal files
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
             figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
 
 
-def _write_numbers(axes: Axes, matrix: Tensor) -> None:
+def _write_numbers(axes: Axes, matrix: "Tensor") -> None:
     for row, values in enumerate(matrix.tolist()):
         for column, value in enumerate(values):
             colour = "black" if value > 0.6 else "white"

@@ -11,7 +11,7 @@ from gift_vit.runs.result import Result
 
 FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
-_TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=<images that the pretrained model knew>"}
+_TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=DATASET"}
 
 
 @dataclass(frozen=True)

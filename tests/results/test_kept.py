@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from experiments import tables
+from experiments.report import __main__ as report
+from experiments.report.charts import Point
+from experiments.report.kept import forgetting_points
+from gift_vit.results.collect import build_grid
 from gift_vit.runs.result import Result
 from tests.results.conftest import exit_code, refused
 
@@ -90,3 +94,44 @@ def test_what_is_not_defined_is_a_dash(root: Path, capsys: pytest.CaptureFixture
     assert main(f"root={root}", "columns=[stir]") == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| LoRA")]
     assert row.endswith("| – |")
+
+
+def test_the_figure_needs_runs_that_were_measured(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"root={root}", f"figure={tmp_path / 'plot'}") == 0
+    assert (tmp_path / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "plot.pdf").read_bytes()[:5] == b"%PDF-"
+    capsys.readouterr()
+    said = refused(main, capsys, f"root={root}", "method=lora", f"figure={tmp_path / 'other'}")
+    assert "no row has a measured run on each of digits. Runs without forgetting.json" in said
+
+
+def test_points_are_means_over_datasets_of_seeds_that_all_have(root: Path, stored: Callable[..., Result]) -> None:
+    """GIFT's second seed lacks the second dataset, and LoRA was measured on one of the two."""
+    results = [stored(f"final/gift{seed}", seed=seed, top1=80.0 + seed) for seed in (0, 1)]
+    results += [
+        stored("final/lora", method="lora", top1=70.0),
+        stored("final/lora2", method="lora", dataset="tiny_mammals", top1=30.0),
+    ]
+    results += [stored(f"final/mammals{seed}", dataset="tiny_mammals", seed=seed, top1=40.0) for seed in (0, 1)]
+    keep(root / "final" / "mammals0", forgetting(4.0))
+    keep(root / "final" / "lora", forgetting(7.0))
+    grid = build_grid(results, "mini")
+    assert forgetting_points(grid, (), ["digits", "tiny_mammals"]) == [Point("GIFT", 2.5, None, 60.0, None, 1)]
+    lora, gift = forgetting_points(grid, (), ["digits"])
+    assert lora == Point("LoRA", 7.0, None, 70.0, None, 1)
+    assert (gift.forgetting, gift.top1, gift.n) == (1.5, 80.5, 2)
+    assert (gift.forgetting_std, gift.top1_std) == (pytest.approx(0.5**0.5), pytest.approx(0.5**0.5))
+
+
+def test_the_page_has_a_table_and_a_plot(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert exit_code(report.main, f"root={root}", f"out={out}") == 0
+    text = out.read_text()
+    assert "What was kept and forgotten" in text
+    assert "1.50 ± 0.71" in text
+    assert 'aria-label="Digits: test top-1 against forgetting of 1 methods' in text
+    assert "GIFT: 90.00 %, forgetting 1.50 points" in text
+    keep(root / "final" / "lora", forgetting(1.0, seed=1))
+    assert exit_code(report.main, f"root={root}", f"out={out}") == 0
+    assert "warning: nothing on forgetting of mini, protocol clean, backbone vit_mini: " in capsys.readouterr().err
+    assert "differ in seed" in out.read_text()
