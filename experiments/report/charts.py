@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.transforms import Affine2D
 
 MAX_POINTS = 60  # of one curve: more are not to be told apart at the width of a chart
 COLOURS = ("#0072b2", "#c24e00", "#00795a", "#9b4a86", "#806500", "#4a4f55", "#5b3fb0")
@@ -150,11 +151,12 @@ def forgetting_figure(points: Sequence[Point]) -> Figure:
     """Points with bars of one standard deviation in both directions, and their names; at least one."""
     figure, axes = _axes(SCATTER, top=30)
     ticks = _ticks([p.forgetting + sign * (p.forgetting_std or 0.0) for p in points for sign in (-1, 1)])
-    axes.set(
-        xticks=ticks, xlim=(ticks[0], ticks[-1]), xlabel="Forgetting (points of accuracy on what the pretrained model knew)"
-    )
+    margin = (ticks[-1] - ticks[0]) / 40  # a probe's 0 is often the first tick, and its point is not cut
+    axes.set(xticks=ticks, xlim=(ticks[0] - margin, ticks[-1] + margin))
+    axes.set_xlabel("Forgetting (points of accuracy on what the pretrained model knew)")
     axes.xaxis.set_major_formatter("{x:.6g}")
     _set_levels(axes, [p.top1 + sign * (p.top1_std or 0.0) for p in points for sign in (-1, 1)], percent=True)
+    pixels = Affine2D().scale(1 / 72) + figure.dpi_scale_trans  # of the page, at any resolution of a file
     places = axes.transData.transform([(p.forgetting, p.top1) for p in points])
     labels = place_labels([p.name for p in points], places.tolist(), axes.bbox.extents)
     for index, (point, (x, y, side)) in enumerate(zip(points, labels, strict=True)):
@@ -164,7 +166,7 @@ def forgetting_figure(points: Sequence[Point]) -> Figure:
         if across:
             axes.vlines(point.forgetting, point.top1 - across, point.top1 + across, color=colour, linewidth=1)
         axes.plot(point.forgetting, point.top1, "o", markersize=9, color=colour, markeredgecolor=GROUND, gid=f"mark-{index}")
-        axes.text(x, y, point.name, transform=None, horizontalalignment=side)
+        axes.text(x, y, point.name, transform=pixels, horizontalalignment=side)
     axes.set_title("Test top-1 (%)", loc="left", fontsize=12, fontweight="bold")
     return figure
 

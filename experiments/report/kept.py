@@ -72,7 +72,7 @@ def draw_forgetting(grid: Grid, keys: Sequence[str], stem: str) -> None:
         raise ConfigError(f"figure={stem}: no row has a measured run on each of {', '.join(grid.datasets)}. {' '.join(notes)}")
     figure = forgetting_figure(points)
     figure.axes[0].text(1, 1.02, _title(grid.datasets), transform=figure.axes[0].transAxes, ha="right", fontsize=10)
-    figure.set(frameon=True, facecolor="white", dpi=150)
+    figure.set(frameon=True, facecolor="white")
     save_figure(figure, [Path(f"{stem}.{kind}") for kind in ("png", "pdf")])
 
 

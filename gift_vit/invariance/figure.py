@@ -35,7 +35,7 @@ def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequen
         ("STIR(random weights | pretrained)", stir["random_given_pretrained"], "pretrained, inverted", "random weights"),
     ]
     side = max(2.6, _CELL * len(layers) + 1)
-    figure = Figure(figsize=(3 * side, 2 * side), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(3 * side, 2 * side), layout="constrained")
     figure.suptitle("Unbiased CKA; about 0 for independent images", fontsize=9)
     for axes, (title, matrix, rows, columns) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         image = axes.imshow(matrix.numpy(), vmin=0, vmax=1, cmap="viridis")
@@ -55,7 +55,7 @@ def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
     for path in paths:
         with atomic_path(path) as partial:
             metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
+            figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=_DPI, metadata=metadata)
 
 
 def _write_numbers(axes: Axes, matrix: "Tensor") -> None:
