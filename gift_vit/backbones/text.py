@@ -103,7 +103,9 @@ def _load(cfg: BackboneConfig, num_classes: int) -> Any:
     labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
     config = AutoConfig.from_pretrained(cfg.model, **labels)
     drawn = not cfg.pretrained
-    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, config=config, dtype=torch.float32)
+    other_head = {} if cfg.pooling == "mean" else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
+    told = {"config": config, "dtype": torch.float32, **other_head}
+    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, **told)
     if cfg.pooling == "mean" and hasattr(model, "pooler"):
         model.pooler = None  # it was made for the first token
     return model

@@ -20,6 +20,8 @@ from gift_vit.methods.config import CONFIGS as METHODS
 
 # an axis of a sweep from a list in the configuration
 OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
+OmegaConf.register_new_resolver("half", lambda number: max(1, number // 2), replace=True)
+OmegaConf.register_new_resolver("by_name", lambda name, choices, other: choices.get(name, other), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
 from gift_vit.engine.config import TrainerConfig
+from gift_vit.engine.objective import CLASSES, Objective
 from gift_vit.engine.state import Precision
 
 if TYPE_CHECKING:
@@ -52,8 +52,16 @@ class EagerStep:
 
     captured = False
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, pieces: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        pieces: int = 1,
+        objective: Objective = CLASSES,
+    ) -> None:
         self._model, self._optimizer, self._precision, self._pieces = model, optimizer, precision, pieces
+        self._loss = objective.loss
         self._device = _device_of(optimizer)
 
     def __call__(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
@@ -64,7 +72,7 @@ class EagerStep:
         for piece, targets in zip(images.chunk(self._pieces), labels.chunk(self._pieces), strict=True):
             with precision.autocast():
                 logits = self._model(piece)
-            piece_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / size
+            piece_loss = self._loss(logits.float(), targets) / size
             precision.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         _sum_over_processes(loss, optimizer)
@@ -99,7 +107,11 @@ class _RecordedAtFirst:
 
 
 def build_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, trainer: TrainerConfig
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    trainer: TrainerConfig,
+    objective: Objective = CLASSES,
 ) -> tuple[Step, Callable[[Tensor], Tensor]]:
     """The step of a training, and what gives the model's logits in evaluation.
 
@@ -108,11 +120,12 @@ def build_step(
     Raises:
         ConfigError: If ``step_graph`` is ``on`` and it cannot be; for reasons that the model has, at the first step.
     """
-    eager, insist = EagerStep(model, optimizer, precision, trainer.grad_accumulation), trainer.step_graph == "on"
+    eager = EagerStep(model, optimizer, precision, trainer.grad_accumulation, objective)
+    insist = trainer.step_graph == "on"
     if trainer.step_graph == "off":
         return eager, model
     capture = build_capture(_device_of(optimizer))
-    obstacle = _obstacle(model, precision, trainer)
+    obstacle = _obstacle(model, precision, trainer) if objective.loss is CLASSES.loss else "its labels are no classes"
     if capture is None or obstacle is not None:
         _refuse(obstacle or f"the device is a {precision.device_type.upper()}", insist)
         return eager, model

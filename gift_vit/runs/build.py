@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,15 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
-from gift_vit.data.config import CacheSettings, TextConfig
+from gift_vit.data.config import CacheSettings, DatasetConfig, TextTaskConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
+from gift_vit.engine.objective import CLASSES, Objective, cross_entropy, squared_error
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
 from gift_vit.methods.config import spec_of
+from gift_vit.runs.scores import task_scores
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
@@ -56,7 +59,7 @@ def resolve_device(name: str) -> torch.device:
 def open_data(cfg: RunConfig) -> VisionDataset:
     """The run's dataset, with all splits it needs."""
     data = build_dataset(cfg.dataset)
-    if cfg.phase == "final":
+    if cfg.scored_split == "test":
         data.parts("test")  # absent: better said now than after training
     return data
 
@@ -87,7 +90,7 @@ def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[st
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     reread = cfg.trainer.epochs > 1
-    if isinstance(cfg.dataset, TextConfig):
+    if isinstance(cfg.dataset, TextTaskConfig):
         tokens, transform = _tokens(cfg.dataset, model, data, cfg.train_split)
         return TrainLoader(tokens, transform, cfg.trainer.batch_size, 0, cfg.seed, device)
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
@@ -102,7 +105,7 @@ def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
 ) -> Iterable[Batch]:
     """A split's examples in order; ``reread`` says that they are gone through more than once."""
-    if isinstance(cfg.dataset, TextConfig):
+    if isinstance(cfg.dataset, TextTaskConfig):
         return EvalLoader(*_tokens(cfg.dataset, model, data, split), cfg.loading.eval_batch_size, 0, device)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
@@ -115,7 +118,7 @@ def eval_loader(
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
     method = spec_of(cfg.method)
-    if method.initialise is None or isinstance(cfg.dataset, TextConfig):
+    if method.initialise is None or isinstance(cfg.dataset, TextTaskConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -131,12 +134,19 @@ def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: to
 def score(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, keep_logits: bool = False
 ) -> Evaluation:
-    """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
+    """Score and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
     loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
-    return evaluate(model, loader, device, precision, where=f"on {split}", keep_logits=keep_logits)
+    objective = objective_of(cfg.dataset).keeping(keep_logits)
+    return evaluate(model, loader, device, precision, where=f"on {split}", objective=objective)
 
 
-def _tokens(dataset: TextConfig, model: Any, data: VisionDataset, split: str) -> tuple["Tokens", Transform]:
+def objective_of(dataset: DatasetConfig) -> Objective:
+    """What models are trained for on a dataset, and scored by."""
+    loss = squared_error if dataset.is_regression else cross_entropy
+    return CLASSES if dataset.scores == ("accuracy",) else Objective(loss, partial(task_scores, names=dataset.scores))
+
+
+def _tokens(dataset: TextTaskConfig, model: Any, data: VisionDataset, split: str) -> tuple["Tokens", Transform]:
     """A split's texts as the model takes them, and what stacks them; they lie in memory, and need no workers."""
     from gift_vit.data.tokens import Tokens, TokenTransform  # a run on images has no use for them
 

@@ -94,3 +94,17 @@ def test_adamw_step_is_the_formula() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter is trainable"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), optim())
+
+
+@pytest.mark.parametrize(("ratio", "warm"), [(0.0, 0), (0.06, 6), (0.069, 6), (0.3, 30)])
+def test_the_linear_schedule_rises_and_falls_in_straight_lines(ratio: float, warm: int) -> None:
+    config = optim(lr=0.1, warmup_epochs=0, schedule="step", decay="linear", warmup_ratio=ratio, warmup_lr=0.0, min_lr=0.0)
+    schedule = scheduled(config, epochs=4, steps=25)
+    found = [schedule.set_lr(update // 25, update % 25) for update in range(100)]
+    expected = [0.1 * t / warm if t < warm else 0.1 * (100 - t) / (100 - warm) for t in range(100)]  # as transformers has it
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_warmup_is_given_in_one_way() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.warmup_ratio=0.1 is a part of all updates; give optim.warmup_epochs=0"):
+        optim(warmup_ratio=0.1, schedule="step")
