@@ -75,3 +75,21 @@ def write(file: Path, table: Sequence[dict[str, Any]]) -> Path:
             writer.writeheader()
             writer.writerows(table)
     return file
+
+
+GLUE_COLUMNS = {"cola": ("sentence",), "rte": ("sentence1", "sentence2"), "mrpc": ("sentence1", "sentence2")}
+
+
+def glue_task(folder: Path, task: str, sizes: dict[str, int]) -> Path:
+    """A task of GLUE as it is prepared, of texts that can be learnt; labels of test are -1, and those of stsb are numbers."""
+    folder.mkdir(parents=True)
+    for split, size in sizes.items():
+        table: list[dict[str, Any]] = []
+        for row in rows(size):
+            value = int(row["label"] == "yes")
+            label = float(5 * value) - 0.5 * value * len(row["sentence"].split()) / 7 if task == "stsb" else value
+            texts = dict.fromkeys(GLUE_COLUMNS.get(task, ("sentence1", "sentence2")), row["sentence"])
+            table.append({**texts, "label": (-1.0 if task == "stsb" else -1) if split == "test" else label})
+        write(folder / f"{split}.parquet", table)
+    (folder / "glue.json").write_text("{}")
+    return folder

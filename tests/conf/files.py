@@ -29,13 +29,18 @@ def together() -> list[tuple[str, ...]]:
     rounds = range(max(len(words) for words in choices.values()))
     deltas = [(f"{group}={choice}",) for group in DELTAS for choice in stems(group)]
     text = [("dataset=text", f"backbone={name}") for name in stems("backbone") if is_text("backbone", name)]
-    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *deltas]
+    protocols = [*(name for name in stems("protocol") if is_text("protocol", name)), "clean"]
+    tasks = [name for name in stems("dataset") if name.startswith("glue_")]
+    glue = ((f"dataset={task}", f"protocol={protocol}", "backbone=roberta_large") for task in tasks for protocol in protocols)
+    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *glue, *deltas]
 
 
 def is_text(group: str, choice: str) -> bool:
-    """Whether a dataset or a backbone is for texts, and goes with no other."""
+    """Whether a dataset, a backbone or a protocol is for texts, and goes with no other."""
     file = conf_dir() / group / f"{choice}.yaml"
-    return (group, choice) == ("dataset", "text") or (group == "backbone" and entire(file).get("kind") == "transformers")
+    if group == "backbone":
+        return entire(file).get("kind") == "transformers"
+    return (group == "dataset" and choice.startswith(("text", "glue_"))) or (group == "protocol" and choice.startswith("glue_"))
 
 
 def root(words: Iterable[str]) -> list[str]:
