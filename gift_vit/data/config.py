@@ -418,7 +418,8 @@ class GlueConfig(TextTaskConfig):
         root: The task's folder.
         classes: The classes' names in the order of their numbers; none for numbers.
         dev: What dev is: ``test``, and val is then split off train; or ``val``, and there is no test with labels.
-        split_seed: Val is drawn from it: a tenth of train, at least 100 and at most 2,000 texts, stratified.
+        train_size: Texts of train that are used, drawn and stratified; None: all.
+        split_seed: They are drawn from it, and then val: a tenth of train, at least 100 and at most 2,000 texts, stratified.
         schedule: What protocols take of the task.
         answers: How the server wants predictions: ``numbers`` or ``names`` of classes.
     """
@@ -426,6 +427,7 @@ class GlueConfig(TextTaskConfig):
     root: str
     classes: list[str] = field(default_factory=list)
     dev: Annotated[str, one_of(("test", "val"))] = "test"
+    train_size: Annotated[int | None, at_least(2)] = None
     split_seed: Annotated[int, _split_seed] = 0
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     answers: Annotated[str, one_of(("numbers", "names"))] = "numbers"

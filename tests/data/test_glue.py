@@ -31,6 +31,13 @@ def test_val_is_a_tenth_of_train_within_bounds_and_stratified(tmp_path: Path, tr
     assert len(told) == train
 
 
+def test_a_part_of_train_is_drawn_before_val(tmp_path: Path) -> None:
+    data = read(glue_task(tmp_path / "rte", "rte", {"train": 1500, "dev": 40}), train_size=400)
+    assert {split: len(source) for split, source in data.splits.items()} == {"train": 300, "val": 100, "test": 40}
+    assert data.splits["train"].labels.mean() == 0.5
+    assert data.origins["train"].drawn == "400 of 1,500, seed 0"
+
+
 def test_dev_is_val_where_the_best_epoch_is_chosen_on_it(tmp_path: Path) -> None:
     root = glue_task(tmp_path / "rte", "rte", {"train": 300, "dev": 40, "test": 9})
     chosen = read(root, dev="val")

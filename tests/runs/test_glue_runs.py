@@ -148,6 +148,29 @@ def test_a_run_says_what_its_score_is(configured: Configured, caplog: pytest.Log
     assert "metric" not in json.loads((cfg.folder / "result.json").read_text())
 
 
+@pytest.mark.parametrize("method", ["linear_exact", "knn"])
+def test_a_head_is_fitted_on_features_that_are_kept(
+    configured: Configured, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("phase=final", f"method={method}", "backbone.pooling=mean", f"paths.cache_root={tmp_path}/cache")
+    cfg = configured("cola", *words)
+    result = trained(cfg)
+    assert result.run.chosen_on == "val"
+    assert (result.metrics["test_top1"] or 0) > 50  # chance is 0
+    assert len(list(verify_run(Run.open(cfg.folder)))) == 8
+    with caplog.at_level("INFO"):
+        again = trained(configured("cola", *words, "run_name=again"))
+    assert again.metrics == result.metrics
+    assert sum("features of glue_cola" in message and ": from " in message for message in caplog.messages) == 2
+
+
+def test_a_head_that_is_not_linear_is_not_fitted(configured: Configured) -> None:
+    with pytest.raises(ConfigError, match=r"needs a model with one linear head with a bias, not Linear; give backbone.pooling"):
+        train_run(configured("cola", "method=linear_exact"), CALL)
+    with pytest.raises(ConfigError, match="method linear_exact fits classes, and glue_stsb has numbers; give method=linear"):
+        train_run(configured("stsb", "method=linear_exact", "backbone.pooling=mean"), CALL)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -31,10 +31,17 @@ def build_glue(cfg: GlueConfig) -> VisionDataset:
     root, files = Path(cfg.root).expanduser(), {"train": "train.parquet", cfg.dev: "dev.parquet"}
     splits: dict[str, ImageSource] = {split: _source(root / file, cfg) for split, file in files.items()}
     origins = {split: Origin((file,)) for split, file in files.items()}
+    if cfg.train_size is not None and cfg.train_size < len(splits["train"]):
+        whole = len(splits["train"])
+        _, splits["train"] = _divided(splits["train"], cfg.train_size, cfg)
+        origins["train"] = Origin(origins["train"].files, drawn=f"{cfg.train_size:,} of {whole:,}, seed {cfg.split_seed}")
     if cfg.dev == "test":
         train, test = splits["train"], splits.pop("test")
-        splits["train"], splits["val"], said = _val_split_off(train, cfg)
+        size = min(max(int(VAL_PART * len(train)), VAL_LEAST), VAL_MOST)
+        splits["train"], splits["val"] = _divided(train, size, cfg)
         splits["test"] = test
+        how = "drawn" if cfg.is_regression else "stratified"
+        said = f"split off train: {size:,} of {len(train):,}, {how}, seed {cfg.split_seed}"
         origins["val"] = Origin(origins["train"].files, drawn=said)
     hidden = root / "test.parquet"
     return VisionDataset(
@@ -76,14 +83,11 @@ def _source(file: Path, cfg: GlueConfig, labelled: bool = True) -> Any:  # it st
     return TextSource(rows, labels, places)
 
 
-def _val_split_off(train: ImageSource, cfg: GlueConfig) -> tuple[SubsetSource, SubsetSource, str]:
-    """The rest of train and val, and how that is said."""
-    size = min(max(int(VAL_PART * len(train)), VAL_LEAST), VAL_MOST)
-    strata = np.zeros(len(train), np.int64) if cfg.is_regression else train.labels
+def _divided(source: ImageSource, size: int, cfg: GlueConfig) -> tuple[SubsetSource, SubsetSource]:
+    """The rest, and ``size`` texts; of each class in proportion."""
+    strata = np.zeros(len(source), np.int64) if cfg.is_regression else source.labels
     try:
         rest, drawn = stratified_split(strata, size, cfg.split_seed)
     except ValueError as error:
-        raise ConfigError(f"dataset {cfg.name}: cannot split {size} of {len(train)} texts off train: {error}") from error
-    how = "drawn" if cfg.is_regression else "stratified"
-    said = f"split off train: {size:,} of {len(train):,}, {how}, seed {cfg.split_seed}"
-    return SubsetSource(train, rest), SubsetSource(train, drawn), said
+        raise ConfigError(f"dataset {cfg.name}: cannot draw {size} of {len(source)} texts of train: {error}") from error
+    return SubsetSource(source, rest), SubsetSource(source, drawn)
