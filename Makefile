@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain explain-mini
+.PHONY: help setup demo test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,17 +66,30 @@ tables: $(READY)  ## tables from the finished runs under outputs/
 report: $(READY)  ## one HTML page of the runs under outputs/
 	$(BIN)/python -m experiments.report $(ARGS)
 
-CHAIN := experiment=mini paths.data_root=$(DATA) paths.output_root=outputs/chain hydra.launcher.n_jobs=2 dataset=digits,tiny_mammals,tiny_insects,tiny_vehicles,cifar10_1k
+MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
+METHODS := linear_exact linear bitfit full ssf vpt_deep adaptformer lora dora vera gift gift_wegeft gift_v1
+SEARCH := $(BIN)/python -m gift_vit.train sweep=digits sweeper=adaptive
+comma := ,
+listed = $(subst $() $(),$(comma),$(strip $(1)))
+mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=2 paths.output_root=$(1) dataset=$(call listed,$(2))
+FINALS = outputs/chain/final/$$task/gift/vit_mini
 
-mini-chain: $(READY)  ## search, choose, retrain, test once, tables and page: five methods on the mini benchmark; DATA=<folder> make mini-chain
-	for method in linear bitfit vpt_deep lora gift; do $(BIN)/python -m gift_vit.train sweep=digits method=$$method $(CHAIN) || exit; done
+mini-chain: $(READY)  ## search, choose, retrain, test once, verify, tables and page on the mini benchmark; DATA=<folder> make mini-chain
+	for method in $(METHODS); do $(SEARCH) method=$$method $(call mini,outputs/chain,$(MINI)) || exit; done
 	$(BIN)/python -m experiments.select root=outputs/chain out=experiments/mini/chain/recipe
-	$(BIN)/python -m gift_vit.train --config-dir experiments/mini/chain sweep=final method=linear,bitfit,vpt_deep,lora,gift $(CHAIN)
+	$(BIN)/python -m gift_vit.train --config-dir experiments/mini/chain sweep=final method=$(call listed,$(METHODS)) $(call mini,outputs/chain,$(MINI))
+	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final
 	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/chain compare=[gift,lora] format=$${format%:*} out=experiments/mini/chain/table.$${format#*:} || exit; done
 	$(BIN)/python -m experiments.report root=outputs/chain out=experiments/mini/chain/report.html
 
-MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
-FINALS = outputs/chain/final/$$task/gift/vit_mini
+TARGETS := [attn.qkv] [mlp.fc1] [mlp.fc2] [attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
+
+mini-ablation: $(READY)  ## GIFT over its rank and its targets on two tasks, each setting with its own rate; DATA=<folder> make mini-ablation
+	for word in $(foreach rank,1 2 4 8 16 32 64,method.rank=$(rank)) $(foreach layers,$(TARGETS),method.target_modules=$(layers)); do \
+	  root=outputs/ablation/$$(echo $$word | tr -c 'a-z0-9\n' _) && mini="method=gift $$word $(call mini,$$root,digits tiny_vehicles)" && \
+	  $(SEARCH) $$mini && $(BIN)/python -m experiments.select root=$$root out=$$root/recipe && \
+	  $(BIN)/python -m gift_vit.train --config-dir $$root sweep=final $$mini || exit; done
+	$(BIN)/python -m experiments.tables root=outputs/ablation method=gift rows=[method.rank,method.target_modules] out=experiments/mini/ablation.md
 
 explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
 	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done

@@ -19,7 +19,7 @@ class PretrainConfig(Options):
     zero. Images are mixed in pairs (Mixup or CutMix, one of the two for each batch), for 65,600 images are too few for a ViT
     that sees each of them a hundred times; patch tokens are dropped (timm's PatchDropout), which also makes it faster. The
     last epochs are plain: every token, no mixing, no TrivialAugment, as the model is used.
-    Writes ``vit_mini.safetensors`` (float16) and ``vit_mini.md`` (the model card, with every value) into the package.
+    Writes ``vit_mini_v2.safetensors`` (float16) and ``vit_mini_v2.md`` (the model card, with every value) into the package.
 
     Attributes:
         data: folder with train-*.parquet and val.parquet

@@ -1,4 +1,4 @@
-"""This project's sweeper: Hydra's grid, with checks.
+"""This project's sweepers: Hydra's grid, with checks, and a grid that is widened and repeated where its choice is open.
 
 Hydra finds sweepers in packages of this name only, and imports them at every start.
 """
@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +19,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from gift_vit.common import distributed
+from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError, SweepError
 from gift_vit.runs.job import SWEEP_VARIABLE
+from gift_vit.runs.run import Run
+from gift_vit.sweeps.adaptive import Tried, further
 from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
@@ -100,3 +104,48 @@ class GridSweeper(BasicSweeper):
             )
             if OmegaConf.to_container(composed.hydra.sweeper.params, resolve=True) != dict(self.params):
                 raise ConfigError(f"{methods.input_line}: these methods have grids of their own; sweep one method a command")
+
+
+class AdaptiveSweeper(GridSweeper):
+    """Every run of a grid, and then what its choice lacks: see :func:`gift_vit.sweeps.adaptive.further`.
+
+    Started again it goes on: what is added follows from the results alone.
+
+    Args:
+        max_batch_size: Of no meaning here, as in the grid.
+        params: The axes.
+        widen: The most values that an axis is widened by where the best lies on its edge.
+        seeds: Runs of each setting that the val split cannot tell from the best.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, widen: int, seeds: int) -> None:
+        super().__init__(max_batch_size, params)
+        for name, value, lowest in (("widen", widen, 0), ("seeds", seeds, 1)):
+            fits = isinstance(value, int) and value >= lowest
+            expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
+        self.widen, self.seeds = widen, seeds
+
+    def _check(self, overrides: Sequence[Override]) -> None:
+        super()._check(overrides)
+        assert self.config is not None
+        if self.config.phase != "search":
+            raise ConfigError("sweeper=adaptive needs phase=search: it looks at val, and final runs have none")
+
+    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
+        root, of_grid, codes = record.parent.parent, len(jobs), self._launch(jobs, 0, len(jobs))
+        words, planned = [tuple(job) for job in jobs], list(sweep.jobs)
+        while not any(codes):
+            found = [
+                Tried(own, result, index < of_grid)
+                for index, (own, job) in enumerate(zip(words, planned, strict=True))
+                if job.folder is not None and (result := Run.open(job.folder).result) is not None
+            ]
+            more = [own for own in further(found, self.widen, self.seeds) if own not in words]
+            starts = [(own, job) for own in more if (job := plan_start([*own])[0]).folder is not None]
+            if not starts:
+                break
+            words += [own for own, _ in starts]
+            planned += [job for _, job in starts]
+            write_sweep(root, replace(sweep, jobs=tuple(planned)))
+            codes += self._launch([list(own) for own, _ in starts], len(codes), len(words))
+        return codes

@@ -93,6 +93,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "run to invert": (["gift_vit.invariance", "run=nowhere"], "nowhere is no run folder"),
     "runs to invert": (["gift_vit.invariance"], "give run=<a run's folder> or runs=[<folder>,<folder>], one of them"),
     "images to invert": (["gift_vit.invariance", "run=a", "images=3"], "images=3: expected 4 or more: the unbiased"),
+    "nothing to measure": (["gift_vit.invariance", "run=a", "images=0"], "images=0: expected 4 or more"),
+    "per class": (["gift_vit.invariance", "run=a", "per_class=-1"], "per_class=-1: expected 0 or more"),
     "layers": (["gift_vit.invariance", "run=a", "layers=[0,x]"], "layers=[0,x]: expected all, or indices of blocks"),
     "tables": (["experiments.tables", "root=nowhere"], "nowhere"),
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),
@@ -117,6 +119,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "vtab": (["data_prep.vtab", "natral"], "there is no task 'natral'"),
     "glue": (["data_prep.glue", "rt"], "unknown task 'rt'; did you mean rte? (known: cola, mrpc, qnli, rte, "),
     "glue folder": (["data_prep.glue", "rte", "folder=nowhere"], "folder=nowhere is no folder"),
+    "commonsense": (["data_prep.commonsense", "folder=nowhere"], "folder=nowhere is no folder"),
+    "address": (["data_prep.commonsense", "source=data"], "source=data: expected an address that begins with https://"),
 }
 # what stands in the place of a finished run's files: config.yaml, but for those that are named
 DAMAGED: dict[str, tuple[bytes, str]] = {
@@ -164,6 +168,7 @@ WRITING = (
     ["data_prep.fgvc", "cub", f"archives={OUT}"],
     ["data_prep.vtab", "dtd", f"root={OUT}"],
     ["data_prep.glue", "rte", f"root={OUT}"],
+    ["data_prep.commonsense", f"root={OUT}"],
 )
 LONG = "a" * 300
 

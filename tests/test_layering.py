@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "pull": {"runs"},
     "export": {"backbones", "data", "methods", "runs"},
     "explain": {"acceleration", "backbones", "config", "data", "methods", "results", "runs"},
-    "invariance": {"backbones", "config", "data", "explain", "methods", "runs", "tracking"},
+    "invariance": {"acceleration", "backbones", "config", "data", "explain", "methods", "results", "runs", "tracking"},
 }
 # modules that are imported before anything heavy is needed, with all that they import
 LIGHT = (

@@ -41,7 +41,10 @@ def test_the_wheel_holds_configuration_types_and_weights(installed: Path) -> Non
         path.relative_to(installed / "gift_vit/conf").as_posix() for path in (installed / "gift_vit/conf").rglob("*.yaml")
     }
     assert shipped == {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
-    for name in ("py.typed", "backbones/weights/vit_mini.safetensors", "backbones/weights/vit_mini.md"):
+    for name in (
+        "py.typed",
+        *(f"backbones/weights/{n}{e}" for n in ("vit_mini", "vit_mini_v2") for e in (".safetensors", ".md")),
+    ):
         assert (installed / "gift_vit" / name).is_file(), name
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"gift_vit", "hydra_plugins"}, "no name that another package may have"

@@ -26,7 +26,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from gift_vit.backbones import vit_mini
+import gift_vit.backbones.vit_mini  # noqa: F401 - registers it with timm
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.hub import hub_asked_once
 from gift_vit.common.errors import ConfigError, RunError
@@ -111,9 +111,10 @@ def _check_name(model: str) -> None:
 
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     from_file = cfg.weights is not None
-    if cfg.pretrained and not from_file and cfg.model.startswith("vit_mini") and not vit_mini.WEIGHTS_FILE.is_file():
-        raise ConfigError(f"{vit_mini.WEIGHTS_FILE} is missing; reinstall the package")
-    from_hub = cfg.pretrained and not from_file and cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)).hf_hub_id
+    source = cast(PretrainedCfg, timm.get_pretrained_cfg(cfg.model)) if cfg.pretrained and not from_file else None
+    if source and cfg.model.startswith("vit_mini") and not Path(str(source.file)).is_file():
+        raise ConfigError(f"{source.file} is missing; reinstall the package")
+    from_hub = source and source.hf_hub_id
     # of a plain ViT a file holds all but the head, which build_backbone draws
     replaced = cfg.pretrained and cfg.model.startswith("vit_")
     try:

@@ -1,6 +1,7 @@
-"""Models of transformers that classify texts. Imported for such a backbone alone: transformers takes seconds."""
+"""Models of transformers, and those that classify texts. Imported for such a backbone alone: transformers takes seconds."""
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -33,7 +34,7 @@ class TextClassifier(nn.Module):
     def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.num_classes = model, tokenizer, num_classes
-        self.max_tokens = _max_tokens(model, tokenizer)
+        self.max_tokens = max_tokens(model, tokenizer)
         self.pretrained_cfg = {"architecture": weights_name(cfg)}
         self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
         self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
@@ -65,9 +66,14 @@ class TextClassifier(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
         if enable:
-            current = hasattr(self.model, "activation_checkpointing_enable")
-            name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
-            getattr(self.model, name)({"use_reentrant": False})
+            checkpoint_layers(self.model)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Let a model of transformers compute its layers a second time in the backward pass."""
+    current = hasattr(model, "activation_checkpointing_enable")
+    name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
+    getattr(model, name)({"use_reentrant": False})
 
 
 def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
@@ -77,13 +83,32 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
         ConfigError: If there is no such model or folder, transformers has no head for it, or it has no pad token.
         RunError: If the hub cannot be reached.
     """
+    model, tokenizer = loaded(cfg, lambda: _load(cfg, num_classes))
+    _settle_padding(cfg, model, tokenizer)
+    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
+    if not classifier.get_classifier():
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise ConfigError(
+            f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
+            "backbone.pooling=mean"
+        )
+    return classifier
+
+
+def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
+    """What ``load`` makes of ``cfg.model``, and its tokenizer.
+
+    Raises:
+        ConfigError: If there is no such folder, or transformers cannot load it.
+        RunError: If the hub cannot be reached, or has no such model.
+    """
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it tells at length that the head is new
     transformers_logging.disable_progress_bar()
     try:
         with nullcontext() if os.path.isdir(cfg.model) else hub_asked_once():
             tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-            model = _load(cfg, num_classes)
+            return load(), tokenizer
     except OSError as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if os.path.isdir(cfg.model):
@@ -96,15 +121,6 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
         raise ConfigError(f"backbone.model={cfg.model} cannot be loaded: {' '.join(str(error).split())}") from error
     finally:
         transformers_logging.set_verbosity(level)
-    _settle_padding(cfg, model, tokenizer)
-    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
-    if not classifier.get_classifier():
-        parts = ", ".join(name for name, _ in model.named_children())
-        raise ConfigError(
-            f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
-            "backbone.pooling=mean"
-        )
-    return classifier
 
 
 def _load(cfg: BackboneConfig, num_classes: int) -> Any:
@@ -122,10 +138,7 @@ def _load(cfg: BackboneConfig, num_classes: int) -> Any:
 
 def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
     """Let tokenizer and model agree on what batches are filled up with."""
-    if cfg.pad_token is not None:
-        if cfg.pad_token not in tokenizer.get_vocab():
-            raise ConfigError(f"backbone.pad_token={cfg.pad_token}: the tokenizer of {cfg.model} knows no such token")
-        tokenizer.pad_token = cfg.pad_token
+    take_pad_token(cfg, tokenizer)
     if tokenizer.pad_token_id is None:
         end = f", such as backbone.pad_token='{tokenizer.eos_token}'" if tokenizer.eos_token else ""
         raise ConfigError(
@@ -134,7 +147,15 @@ def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _max_tokens(model: Any, tokenizer: Any) -> int | None:
+def take_pad_token(cfg: BackboneConfig, tokenizer: Any) -> None:
+    """Give the tokenizer the pad token that the backbone names, if it names one."""
+    if cfg.pad_token is not None:
+        if cfg.pad_token not in tokenizer.get_vocab():
+            raise ConfigError(f"backbone.pad_token={cfg.pad_token}: the tokenizer of {cfg.model} knows no such token")
+        tokenizer.pad_token = cfg.pad_token
+
+
+def max_tokens(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that both take; RoBERTa counts its positions from the pad token's id on."""
     limits = [tokenizer.model_max_length]
     for name, module in model.named_modules():

@@ -18,11 +18,15 @@ from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
 
-# an axis of a sweep from a list in the configuration
-OmegaConf.register_new_resolver("csv", lambda values: ",".join(str(value) for value in values), replace=True)
 OmegaConf.register_new_resolver("half", lambda number: max(1, number // 2), replace=True)
 OmegaConf.register_new_resolver("by_name", lambda name, choices, other: choices.get(name, other), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
+
+
+def _axis(seeds: Any) -> str:
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:
+        raise ConfigError(f"seeds={seeds!r}: expected a list of whole numbers, such as seeds=[10,11]")
+    return ",".join(map(str, seeds))
 
 
 def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
@@ -38,7 +42,8 @@ def defaults_of(cls: type[Any]) -> dict[str, Any]:
     return options
 
 
-# one of several sections of the configuration
+# an axis of a sweep from a list in the configuration; one of several sections of the configuration
+OmegaConf.register_new_resolver("csv", _axis, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 
 # The defaults of the options of methods and datasets, for YAML to start from: ``defaults: [/GiftConfig]`` in

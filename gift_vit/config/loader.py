@@ -22,7 +22,7 @@ from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
 from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
-from gift_vit.data.config import DatasetConfig, LoadingConfig
+from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.methods.config import config_class as method_class
@@ -165,7 +165,7 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     for section, added in _ADDED.items():
         if isinstance(values.get(section), dict):
             values[section] |= {key: value for key, value in added.items() if key not in values[section]}
-    for key in ("grid", "grids", "pruning"):  # of sweeps, too; of versions before 0.2
+    for key in ("grid", "grids", "seeds", "pruning"):  # of sweeps, too; of versions before 0.2
         values.pop(key, None)
     if isinstance(values.get("dataset"), dict):
         values["dataset"] = _completed(values["dataset"])
@@ -250,6 +250,11 @@ def _check_together(backbone: BackboneConfig, optim: OptimConfig, trainer: Train
         )
     if backbone.weights is not None and not backbone.pretrained:
         raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
+    if optim.clip_norm is not None and trainer.precision == "fp16":
+        raise ConfigError(
+            f"optim.clip_norm={optim.clip_norm} and trainer.precision=fp16, whose gradients are scaled, do not go together; "
+            "give trainer.precision=bf16"
+        )
     if optim.warmup_epochs >= trainer.epochs:
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of trainer.epochs={trainer.epochs}; lower it"
@@ -301,6 +306,11 @@ def _check_task(dataset: DatasetConfig, backbone: BackboneConfig) -> None:
         raise ConfigError(
             f"dataset {dataset.name} holds texts, and backbone {backbone.name} takes images; give backbone=roberta_base, or "
             "backbone=hf backbone.model=<a name at the hub or a folder>"
+        )
+    if backbone.dtype != "float32" and not isinstance(dataset, CommonsenseConfig):
+        raise ConfigError(
+            f"backbone.dtype={backbone.dtype} is for language models, which dataset {dataset.name} does not train; give "
+            "backbone.dtype=float32"
         )
     if dataset.thing != "text" and backbone.is_text:
         raise ConfigError(

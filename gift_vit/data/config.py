@@ -15,16 +15,19 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, table_files
 from gift_vit.data.trees import read_trees
 
-BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue")
+BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue", "commonsense")
 METRIC_NAMES = {
     "accuracy": "top-1",
     "f1": "F1",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "exact": "exact answers",
 }
+TASK_METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")  # of one output for each text
 SIGNED = ("matthews", "pearson", "spearman")  # may be below zero
 OF_NUMBERS = ("pearson", "spearman")  # metrics of labels that are numbers, not classes
+COMMONSENSE_SETS = ("boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa")
 PUBLISHED = ("fgvc", "vtab1k")  # benchmarks whose pixels stay those that published numbers rest on
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
 CACHES = ("auto", "ram", "disk", "off")
@@ -371,7 +374,7 @@ class TextTaskConfig(DatasetConfig):
 
     columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
     max_length: Annotated[int, at_least(3)] = 128
-    metric: Annotated[str, one_of(METRIC_NAMES)] = "accuracy"
+    metric: Annotated[str, one_of(TASK_METRICS)] = "accuracy"
     further_metrics: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -379,7 +382,7 @@ class TextTaskConfig(DatasetConfig):
         if self.transform != TransformConfig():
             raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
         for name in self.further_metrics:
-            one_of(METRIC_NAMES)("dataset.further_metrics", name)
+            one_of(TASK_METRICS)("dataset.further_metrics", name)
             if name == self.metric or (name in OF_NUMBERS) != self.is_regression:
                 raise ConfigError(
                     f"dataset.further_metrics=[{name}] does not go with dataset.metric={self.metric}; "
@@ -443,6 +446,59 @@ class GlueConfig(TextTaskConfig):
 
 
 @dataclass(kw_only=True)
+class CommonsenseConfig(DatasetConfig):
+    """Commonsense170k: questions with options, which a language model answers in words.
+
+    Attributes:
+        root: The folder that ``python -m data_prep.commonsense`` has made.
+        train: Files of training questions, relative to root.
+        sets: The test sets, each ``<set>/test.json`` below root. The score is the mean of theirs.
+        val_fraction: The part of the training questions that becomes val, stratified by answer.
+        split_seed: It is drawn from that.
+        max_length: Tokens of a question with its answer; the beginning of a longer question is cut off.
+        max_new_tokens: The most tokens that an answer is given to.
+    """
+
+    thing: ClassVar[str] = "text"
+
+    root: str
+    train: list[str] = field(default_factory=lambda: ["commonsense_170k.json"])
+    sets: list[str] = field(default_factory=lambda: list(COMMONSENSE_SETS))
+    val_fraction: Annotated[float, _part] = 0.01
+    split_seed: Annotated[int, _split_seed] = 0
+    max_length: Annotated[int, at_least(16)] = 512
+    max_new_tokens: Annotated[int, at_least(1)] = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.sets:
+            one_of(COMMONSENSE_SETS)("dataset.sets", name)
+        for key in ("train", "sets"):
+            given = getattr(self, key)
+            if not given or len(set(given)) < len(given):
+                raise ConfigError(f"dataset.{key}={given}: expected one or several names, each once")
+        if self.transform != TransformConfig():
+            raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Answers that are right to the letter."""
+        return ("exact",)
+
+    def train_files(self) -> list[Path]:
+        """Those of the training questions."""
+        return [Path(self.root, name).expanduser() for name in self.train]
+
+    def test_files(self) -> dict[str, Path]:
+        """Those of the test sets."""
+        return {name: Path(self.root, name, "test.json").expanduser() for name in self.sets}
+
+    def needed(self) -> list[Path]:
+        """The folder, and every file."""
+        return [Path(self.root).expanduser(), *self.train_files(), *self.test_files().values()]
+
+
+@dataclass(kw_only=True)
 class Vtab1kConfig(DatasetConfig):
     """``root`` is the task's own folder; ``jpeg_decoder`` is explained at :func:`gift_vit.data.decode.settled_jpeg`."""
 
@@ -482,6 +538,7 @@ CONFIGS: dict[str, type[DatasetConfig]] = {
     "vtab1k": Vtab1kConfig,
     "digits": DigitsConfig,
     "glue": GlueConfig,
+    "commonsense": CommonsenseConfig,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from gift_vit.common import distributed
@@ -21,7 +22,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import LabelledSource
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-"""The model's inputs, of which the first axis counts the examples, and their labels (B,)."""
+"""The model's inputs, of which the first axis counts the examples, and their labels (B,), or (B, A) of sequences."""
 CPU = torch.device("cpu")
 IGNORED = -100  # the label that F.cross_entropy ignores unless told otherwise
 
@@ -201,7 +202,14 @@ def _collate(transform: Transform, items: "list[tuple[Tensor, int] | ConfigError
         if isinstance(item, ConfigError):
             return item
     images, labels = zip(*items, strict=True)
-    return transform.stack(list(images)), torch.tensor(labels)
+    return transform.stack(list(images)), _stacked(labels)
+
+
+def _stacked(labels: "tuple[int | Tensor, ...]") -> Tensor:
+    """One number each, (B,); or sequences, filled up in front with :data:`IGNORED` to the longest one's length, (B, A)."""
+    if isinstance(labels[0], Tensor):
+        return pad_sequence(list(labels), batch_first=True, padding_value=IGNORED, padding_side="left")  # pyright: ignore[reportArgumentType]
+    return torch.tensor(labels)
 
 
 def _finished(batches: "Iterator[Batch | ConfigError]", transform: Transform, device: torch.device) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ class TextSource:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> tuple[tuple[str, ...], int | float]:
+    def __getitem__(self, index: int) -> tuple[tuple[str, ...], Any]:
         return self.texts[index], self.labels[index].item()
 
     @property

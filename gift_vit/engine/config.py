@@ -56,6 +56,7 @@ class OptimConfig(Options, section="optim"):
         min_lr: Learning rate the schedule ends at.
         decay: ``cosine``, or ``linear`` from the end of warm-up on.
         schedule: ``epoch``: one learning rate per epoch, as the authors; ``step``: a new one for every update.
+        clip_norm: The most that the norm of all gradients together may be; None: as they are.
     """
 
     lr: Annotated[float, positive]
@@ -70,6 +71,7 @@ class OptimConfig(Options, section="optim"):
     warmup_ratio: Annotated[float | None, fulfils(lambda part: 0 <= part < 1, "a part of all updates, from 0 to below 1")] = (
         None
     )
+    clip_norm: Annotated[float | None, positive] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -296,11 +296,11 @@ class Tally:
         self._labels: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch of logits (B, classes) and labels (B,)."""
+        """Count a batch of logits (B, …, classes) and labels (B, …)."""
         logits = logits.float()
-        self._correct += (logits.argmax(1) == labels).sum()
+        self._correct += self._objective.correct(logits, labels).sum()
         self._loss += self._objective.loss(logits, labels).double()
-        self._spoilt += (~logits.isfinite()).any(1).sum()
+        self._spoilt += (~logits.isfinite()).flatten(1).any(1).sum()
         self._images += len(labels)
         if self._objective.needs_logits:
             self._logits.append(logits.clone())

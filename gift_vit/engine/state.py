@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,17 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
         decayed, kept = ([p for p in scaled if (p.ndim > 1 and p not in exempt) == decays] for decays in (True, False))
         groups += [{"params": decayed, "weight_decay": cfg.weight_decay, **rate}, {"params": kept, "weight_decay": 0.0, **rate}]
     beta1, beta2 = cfg.betas
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps, fused=True
     )
+    if cfg.clip_norm is not None:
+        optimizer.register_step_pre_hook(partial(_clip, trainable, cfg.clip_norm))
+    return optimizer
+
+
+def _clip(trained: list[nn.Parameter], norm: float, *_: object) -> None:
+    """Before an update, of gradients that all processes and pieces have been summed into."""
+    nn.utils.clip_grad_norm_(trained, norm)
 
 
 class Schedule:

@@ -4,6 +4,7 @@ import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is on
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
 from gift_vit.invariance.config import InvarianceArguments
+from gift_vit.invariance.known import known_dataset
 from gift_vit.runs.run import RESULT, Run
 
 
@@ -31,6 +32,8 @@ def open_run(folder: str, arguments: InvarianceArguments) -> Run:
         )
     run.split(arguments.split)
     run.check_present()
+    if arguments.forgetting is not None:
+        known_dataset(run, arguments)
     return run
 
 

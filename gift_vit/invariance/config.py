@@ -17,12 +17,12 @@ class InvarianceArguments(Options):
     """Measure what fine-tuning kept of the pretrained model's invariances, and what it forgot: STIR and CKA of all layers.
 
         python -m gift_vit.invariance run=<folder> [images=64] [layers=all] [split=val]
-        python -m gift_vit.invariance runs=[<folder>,<folder>]
+        python -m gift_vit.invariance runs=[<folder>,<folder>] [forgetting=<dataset or folder>]
 
     Attributes:
         run: the folder of a finished run, such as outputs/final/digits/gift/vit_mini/<run name>
         runs: folders of several, each once
-        images: how many of the split, at equal distances in it; 4 or more
+        images: how many of the split, at equal distances in it; 4 or more. 0: no STIR and CKA, forgetting alone
         layers: all, or blocks such as [0,5,-1]; negative: from the end; the pooled vector comes last in any case
         split: train, val, trainval or test
         tokens: of a block's output: all, cls or mean
@@ -30,14 +30,19 @@ class InvarianceArguments(Options):
         step_size: the length of an image's first step, at most
         momentum: what is kept of a step's direction for the next one
         decay: the last step's size over the first one's, on a cosine between them
-        seed: of the noise that descents begin with
+        seed: of the noise that descents begin with, and of the images that forgetting is measured on
+        forgetting: images that the pretrained model knew: a choice of dataset=, or a folder, CSV or Parquet file. A linear
+            classifier and k nearest neighbours are fitted to both models' features; forgetting is the accuracy that is lost
+        forgetting_root: the dataset.root of forgetting=, if it is a choice of dataset= and not below the run's paths.data_root
+        per_class: for forgetting: how many images of each class, of train for fitting and of test (if absent, val) for scoring;
+            0: all
         out: the folder to write (default: invariance/ in the run's folder)
         dataset_root: the dataset.root of now, if the data is not where it was during training
         device: auto, cpu, cuda, cuda:1 …
         batch_size: images that are inverted together; a killed command goes on after the last ones that it finished
 
-    Writes invariance.json, invariance.png and invariance.pdf, and prints a line for each run. Inverted images are kept below
-    the run's paths.cache_root: those of the pretrained model serve all runs with its weights and the same images.
+    Writes invariance.json, invariance.png and invariance.pdf, with forgetting= also forgetting.json, and prints a line for each
+    run. What is found of the pretrained model is kept below the run's paths.cache_root, and serves all runs with its weights.
     """
 
     run: str | None = None
@@ -50,7 +55,10 @@ class InvarianceArguments(Options):
     step_size: Annotated[float, positive] = 2.0
     momentum: Annotated[float, between(0, 1)] = 0.9
     decay: Annotated[float, fulfils(lambda value: 0 <= value <= 1, "a number from 0 to 1")] = 0.02
-    seed: Annotated[int, at_least(0)] = 0
+    seed: Annotated[int, between(0, 2**32)] = 0
+    forgetting: str | None = None
+    forgetting_root: str | None = None
+    per_class: Annotated[int, at_least(0)] = 50
     out: Annotated[str | None, writable_folder] = None
     dataset_root: str | None = None
     device: Annotated[str, device_name] = "auto"
@@ -59,11 +67,14 @@ class InvarianceArguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         wanted = f"{LEAST_IMAGES} or more: the unbiased estimator of CKA is not defined for fewer"
-        expect(self.images >= LEAST_IMAGES, "images", self.images, wanted)
+        none = self.images == 0 and self.forgetting is not None
+        expect(none or self.images >= LEAST_IMAGES, "images", self.images, wanted)
         if (self.run is None) == (not self.runs):
             raise ConfigError("give run=<a run's folder> or runs=[<folder>,<folder>], one of them")
         if len(set(map(Path, self.runs))) < len(self.runs):
             raise ConfigError(f"runs=[{','.join(self.runs)}]: give each folder once")
+        if self.forgetting_root is not None and self.forgetting is None:
+            raise ConfigError(f"forgetting_root={self.forgetting_root} has no effect without forgetting=<dataset>")
         if self.out is not None and len(self.folders) > 1:
             raise ConfigError(f"out={self.out}: the files of several runs would overwrite each other; leave it out")
         _ = self.blocks  # checks it

@@ -6,7 +6,8 @@ the pretrained model's serve every run with its weights, and a command that was 
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -18,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gift_vit.common.files import clear
+from gift_vit.common.files import LockedError, locked, remove_leftovers, writing
 from gift_vit.common.tensors import write_tensors
 from gift_vit.invariance.inversion import Descent, Inversion, invert_layers, noise_like
 from gift_vit.invariance.representations import Layers
 
-FORMAT = 1
+FORMAT = 2
 log = logging.getLogger(__name__)
 
 
@@ -61,13 +62,28 @@ class KeptInversion:
         return sum(not file.is_file() for file, _, _ in self.parts)
 
     def found(self, stepped: Callable[[], object] = lambda: None) -> Inversion:
-        """All parts, on the CPU: read, or made and written; told of each step that is made."""
-        parts = [self._read(file) or self._make(file, images, noise, stepped) for file, images, noise in self.parts]
+        """All parts, on the CPU: read, or made and written; told of each step that is made.
+
+        A part that another process is just making is left to it, and read after all others.
+        """
+        found: dict[Path, Inversion] = {}
+        for wait in (False, True):
+            for file, images, noise in self.parts:
+                if file not in found and (part := self._part(file, images, noise, stepped, wait)):
+                    found[file] = part
+        parts = [found[file] for file, _, _ in self.parts]
         return Inversion(torch.cat([part.images for part in parts], 1), torch.cat([part.errors for part in parts], 1))
+
+    def _part(self, file: Path, images: Tensor, noise: Tensor, stepped: Callable[[], object], wait: bool) -> Inversion | None:
+        """One part; None: another process is making it, and is not waited for."""
+        if part := self._read(file):
+            return part
+        with suppress(LockedError), alone(file, wait):
+            return self._read(file) or self._make(file, images, noise, stepped)
+        return None
 
     def _make(self, file: Path, images: Tensor, noise: Tensor, stepped: Callable[[], object]) -> Inversion:
         device = self.layers.device
-        clear(file)
         made = invert_layers(self.layers, images.to(device), noise.to(device), self.descent, stepped)
         part = Inversion(made.images.cpu(), made.errors.cpu())
         write_tensors(file, part._asdict(), {})
@@ -92,6 +108,22 @@ class KeptInversion:
         for tensor in (images, noise):
             key.update(str(tuple(tensor.shape)).encode() + _bytes(tensor))
         return self.folder / f"{key.hexdigest()[:32]}.safetensors"
+
+
+@contextmanager
+def alone(file: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file that is about to be made, after removing what killed processes have left of it.
+
+    Raises:
+        LockedError: If another process holds it and ``wait`` is false.
+        ConfigError: If the folder cannot be written.
+        RunError: If the disk is full.
+    """
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file, wait):
+        remove_leftovers(file.parent, file.name)
+        yield
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -79,19 +79,26 @@ def measure_intervals(
     """
     count = given.original.shape[-1]
     means = mean_measures(given.stir(unbiased), within.stir(unbiased))
-    generator = torch.Generator().manual_seed(0)
-    own_draws = draws if count // 2 >= LEAST_IMAGES else 0
-    halves = [torch.randperm(count, generator=generator)[: count // 2] for _ in range(own_draws)]
     drawn = None
-    if halves:
-        drawn = mean_measures(*(torch.stack([pair.stir(unbiased, rows) for rows in halves]) for pair in (given, within)))
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for third, values in means.items():
-        for name, mean in values.items():
-            around = torch.full((1,), torch.nan) if drawn is None else drawn[third][name]
-            low, high = (torch.nanquantile(around, share) - around.nanmean() for share in (0.025, 0.975))
-            found.setdefault(third, {})[name] = {"mean": float(mean), "low": float(mean + low), "high": float(mean + high)}
-    return found
+    if chosen := halves(count, draws):
+        drawn = mean_measures(*(torch.stack([pair.stir(unbiased, rows) for rows in chosen]) for pair in (given, within)))
+    return {
+        third: {name: interval_of_halves(mean, None if drawn is None else drawn[third][name]) for name, mean in values.items()}
+        for third, values in means.items()
+    }
+
+
+def halves(count: int, draws: int) -> list[Tensor]:
+    """Indices of ``draws`` halves of ``count`` images, without replacement; none if the unbiased estimator needs more."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randperm(count, generator=generator)[: count // 2] for _ in range(draws if count // 2 >= LEAST_IMAGES else 0)]
+
+
+def interval_of_halves(mean: Tensor, drawn: Tensor | None) -> dict[str, float]:
+    """``mean``, and ``low`` and ``high`` of 95 % around it from its values on halves of the images; NaN without them."""
+    around = torch.full((1,), torch.nan) if drawn is None else drawn
+    low, high = (torch.nanquantile(around, share) - around.nanmean() for share in (0.025, 0.975))
+    return {"mean": float(mean), "low": float(mean + low), "high": float(mean + high)}
 
 
 _SIDES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"compression": torch.lt, "expansion": torch.gt}

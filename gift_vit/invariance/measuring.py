@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,22 @@ from gift_vit.data.transforms import build_eval_transform
 from gift_vit.explain.samples import spread_samples
 from gift_vit.invariance.config import LEAST_IMAGES, InvarianceArguments
 from gift_vit.invariance.figure import draw_matrices
+from gift_vit.invariance.forgetting import forgetting_line, measure_forgetting
 from gift_vit.invariance.inversion import Descent, noise_like
 from gift_vit.invariance.kept import KeptInversion, count_steps
+from gift_vit.invariance.known import Known, draw_known, known_dataset
 from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals
+from gift_vit.invariance.pair import headless, open_pair
 from gift_vit.invariance.progress import steps_shown
 from gift_vit.invariance.representations import Layers, open_layers
 from gift_vit.invariance.sharing import gram_pair
 from gift_vit.invariance.similarity import gram_cka
-from gift_vit.methods.adapter import applied_method, describe_method, merge_method
-from gift_vit.methods.config import spec_of
+from gift_vit.results.kept import FOLDER, FORGETTING, RECORD
 from gift_vit.runs.build import build_pretrained, resolve_device
 from gift_vit.runs.run import Run
 
 FORMAT = 1
 CONVERGED = 0.1  # the largest median error of a layer whose images count as represented alike
-RECORD = "invariance.json"
 ESTIMATORS = {"biased": False, "unbiased": True}
 log = logging.getLogger(__name__)
 
@@ -62,14 +63,46 @@ def measure_runs(runs: Sequence[Run], arguments: InvarianceArguments) -> Iterato
         ConfigError: If one of them cannot be measured; before anything is.
         RunError: If a model's representations are not finite, or the disk is full.
     """
-    for run in runs if len(runs) > 1 else ():
-        compare(run, arguments)
+    known = _known(runs, arguments)
+    if len(runs) > 1:
+        for run in runs:
+            _ = compare(run, arguments) if arguments.images else open_pair(run, resolve_device(arguments.device))
     for number, run in enumerate(runs, 1):
-        found = measure_run(compare(run, arguments), arguments, f"run {number} of {len(runs)}: " if len(runs) > 1 else "")
-        folder = Path(arguments.out or run.folder / "invariance")
-        write_json(folder / RECORD, _plain({"format": FORMAT, "run": run.config.run_name, **_origin(run, arguments), **found}))
-        draw_matrices(found["layers"], found["unbiased"], [folder / f"invariance.{kind}" for kind in ("png", "pdf")])
-        yield f"{run.folder}: {_line(found)}"
+        told = f"run {number} of {len(runs)}: " if len(runs) > 1 else ""
+        lines = [_write_invariances(run, arguments, told)] if arguments.images else []
+        if known:
+            lines.append(_write_forgetting(run, arguments, known[run.folder]))
+        yield f"{run.folder}: {'; '.join(lines)}"
+
+
+def _write_invariances(run: Run, arguments: InvarianceArguments, told: str) -> str:
+    found = measure_run(compare(run, arguments), arguments, told)
+    folder = Path(arguments.out or run.folder / FOLDER)
+    seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and run.config.train_split == "trainval")
+    origin = {**_origin(run), "split": arguments.split, "seen_in_training": seen}
+    write_json(folder / RECORD, _plain({"format": FORMAT, **origin, **found}))
+    draw_matrices(found["layers"], found["unbiased"], [folder / f"invariance.{kind}" for kind in ("png", "pdf")])
+    return _line(found)
+
+
+def _write_forgetting(run: Run, arguments: InvarianceArguments, known: Known) -> str:
+    device = resolve_device(arguments.device)
+    found = measure_forgetting(run, open_pair(run, device), known, device)
+    folder = Path(arguments.out or run.folder / FOLDER)
+    write_json(folder / FORGETTING, _plain({"format": FORMAT, **_origin(run), **found}))
+    return forgetting_line(found)
+
+
+def _known(runs: Sequence[Run], arguments: InvarianceArguments) -> dict[Path, Known]:
+    """The images that forgetting is measured on, for each run; they are drawn once for all that look in the same place."""
+    if arguments.forgetting is None:
+        return {}
+    configs = {run.folder: known_dataset(run, arguments) for run in runs}
+    drawn: list[Known] = []
+    for config in configs.values():
+        if all(known.config != config for known in drawn):
+            drawn.append(draw_known(config, arguments.per_class, arguments.seed))
+    return {folder: next(known for known in drawn if known.config == config) for folder, config in configs.items()}
 
 
 def compare(run: Run, arguments: InvarianceArguments) -> Compared:
@@ -81,30 +114,24 @@ def compare(run: Run, arguments: InvarianceArguments) -> Compared:
     """
     device, cfg = resolve_device(arguments.device), run.config
     assert run.result is not None
-    tuned = run.model()
-    method = None
-    if spec_of(cfg.method).merge is None:
-        method = describe_method(applied_method(tuned).config)
-    else:
-        merge_method(tuned)
-    images, names = _read_images(run, tuned, arguments)
+    pair = open_pair(run, device)
+    images, names = _read_images(run, pair.tuned, arguments)
     descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.momentum, arguments.decay)
     folder = Path(cfg.paths.cache_root, "inversions")
 
-    def kept(model: nn.Module, method: Any) -> KeptInversion:
+    def opened(model: nn.Module) -> Layers:
         try:
-            layers = _opened(model, arguments, device)
-            with torch.no_grad():
-                layers.rows(images[:1].to(device))  # refuses what has no one representation
+            return open_layers(model, arguments.blocks, arguments.tokens)
         except ConfigError as error:
             raise ConfigError(f"{run.folder}: {error}") from error
-        facts = [cfg.backbone.model, cfg.backbone.img_size, method]
-        return KeptInversion(layers, facts, images, descent, folder, arguments.batch_size)
 
-    classes, untrained = run.result.data.num_classes, replace(cfg.backbone, pretrained=False, weights=None)
-    pretrained = build_pretrained(cfg, classes)
-    random = build_pretrained(replace(cfg, backbone=untrained, seed=cfg.seed + 1), classes)
-    return Compared(images, names, kept(pretrained, None), kept(tuned, method), _opened(random, arguments, device))
+    def kept(model: nn.Module, facts: Any) -> KeptInversion:
+        return KeptInversion(opened(model), facts, images, descent, folder, arguments.batch_size)
+
+    untrained = replace(cfg.backbone, pretrained=False, weights=None)
+    random = build_pretrained(replace(cfg, backbone=untrained, seed=cfg.seed + 1), run.result.data.num_classes)
+    pretrained, tuned = kept(pair.pretrained, pair.facts), kept(pair.tuned, pair.tuned_facts)
+    return Compared(images, names, pretrained, tuned, opened(headless(random, device)))
 
 
 def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = "") -> dict[str, Any]:
@@ -172,22 +199,14 @@ def _read_images(run: Run, model: nn.Module, arguments: InvarianceArguments) -> 
     return pixels.float() / 255, [sample.name for sample in samples]
 
 
-def _opened(model: nn.Module, arguments: InvarianceArguments, device: torch.device) -> Layers:
-    """The layers of a model, from which its head is taken: no layer depends on it."""
-    cast(Any, model).reset_classifier(0)
-    return open_layers(model.to(device), arguments.blocks, arguments.tokens)
-
-
-def _origin(run: Run, arguments: InvarianceArguments) -> dict[str, Any]:
-    cfg, result = run.config, run.result
+def _origin(run: Run) -> dict[str, Any]:
+    result = run.result
     assert result is not None
-    seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and cfg.train_split == "trainval")
     return {
+        "run": run.config.run_name,
         "method": result.run.method,
         "dataset": result.run.dataset,
         "backbone": {"name": result.run.backbone, "weights_sha256": result.backbone["weights_sha256"]},
-        "split": arguments.split,
-        "seen_in_training": seen,
     }
 
 

@@ -17,7 +17,7 @@ from gift_vit.methods.config import LinearExactConfig, register_method
 from gift_vit.methods.targets import linear_head
 
 _ITERATIONS = 2000
-_TOLERANCE = 1e-9  # of the largest entry of the gradient
+_TOLERANCE = 1e-9
 
 
 def merge_linear_exact(model: nn.Module, cfg: LinearExactConfig) -> None:
@@ -25,7 +25,9 @@ def merge_linear_exact(model: nn.Module, cfg: LinearExactConfig) -> None:
     del model, cfg
 
 
-def fit_linear_exact(model: nn.Module, setting: Mapping[str, float], features: Tensor, labels: Tensor) -> None:
+def fit_linear_exact(
+    model: nn.Module, setting: Mapping[str, float], features: Tensor, labels: Tensor, tolerance: float = _TOLERANCE
+) -> None:
     """Set the head to the optimum for one penalty, found in float64 by L-BFGS.
 
     Args:
@@ -33,6 +35,7 @@ def fit_linear_exact(model: nn.Module, setting: Mapping[str, float], features: T
         setting: ``penalty``: λ.
         features: What the head sees, (N, d).
         labels: Classes, (N,).
+        tolerance: Of the largest entry of the gradient, at which the search for the optimum ends.
     """
     head = model.get_classifier()  # pyright: ignore[reportCallIssue]
     mean = features.double().mean(0)
@@ -44,7 +47,7 @@ def fit_linear_exact(model: nn.Module, setting: Mapping[str, float], features: T
         [weight, bias],
         max_iter=_ITERATIONS,
         max_eval=2 * _ITERATIONS,
-        tolerance_grad=_TOLERANCE,
+        tolerance_grad=tolerance,
         tolerance_change=1e-15,
         history_size=20,
         line_search_fn="strong_wolfe",

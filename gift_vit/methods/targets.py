@@ -172,7 +172,7 @@ def linear_head(model: nn.Module, method: str) -> nn.Linear:
     if isinstance(head, nn.Linear) and head.bias is not None:
         return head
     remedy = "; give backbone.pooling=mean" if hasattr(model, "tokenizer") else ""
-    kinds = ", ".join(type(module).__name__ for module in (head if isinstance(head, tuple) else (head,)))
+    kinds = ", ".join(type(module).__name__ for module in (head if isinstance(head, tuple) else (head,))) or "none"
     raise ConfigError(f"method {method!r} needs a model with one linear head with a bias, not {kinds}{remedy}")
 
 

@@ -21,7 +21,7 @@ from gift_vit.results.collect import Row, build_grid, by_row
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import Reference, cost_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
-from gift_vit.results.notes import caption, grid_notes, provenance, row_name
+from gift_vit.results.notes import caption, grid_notes, provenance, row_name, sampling_note
 from gift_vit.results.published import PublishedRow
 from gift_vit.results.render import Column, Table
 from gift_vit.runs.result import Result
@@ -88,6 +88,7 @@ def mini_table(
             *_cost_notes(timed, compared_with, apart=bool(timing)),
             *_together_notes(len(all_timed) - len(timed)),
             *cost_notes(_on_datasets(timed_rows), reference, method_name(REFERENCE).lower()),
+            sampling_note(grid),
             *grid_notes(grid),
             *comparison_notes(grid, compare),
         ),

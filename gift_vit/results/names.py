@@ -35,6 +35,11 @@ METHOD_NAMES = {
     "lora_qv": "LoRA (q, v)",
     "lora_text": "LoRA (query, value)",
     "gift_qv": "GIFT (query, value)",
+    "gift_qv_llm": "GIFT (QV)",
+    "gift_proj": "GIFT (Proj)",
+    "gift_qkvud": "GIFT (QKVUD)",
+    "wegeft_qkvud": "WeGeFT (QKVUD)",
+    "lora_qkvud": "LoRA (QKVUD)",
     "lora_rs": "rsLoRA",
     "lora_fa": "LoRA-FA",
     "lora_plus": "LoRA+",
@@ -115,7 +120,8 @@ GLUE = {
     "glue_qqp": "QQP",
     "glue_mnli": "MNLI",
 }
-DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE}
+COMMONSENSE = {"commonsense": "Commonsense170k"}
+DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE, **COMMONSENSE}
 
 
 def method_name(label: str) -> str:

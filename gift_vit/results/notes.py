@@ -1,11 +1,12 @@
 """The words around a table: its caption, where its runs come from, and what a reader must know of them."""
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
 from gift_vit.results.collect import Grid, Row, plain_text
-from gift_vit.results.names import dataset_name, method_name
+from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.render import DASH
 from gift_vit.runs.result import Result
 
@@ -55,6 +56,19 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)
+
+
+def sampling_note(grid: Grid) -> str:
+    """The standard error of one run's accuracy over its test images, √(p (1 − p) / n), largest over the rows, by dataset."""
+    errors: dict[str, float] = {}
+    for run in grid.results:
+        share, images = (run.metrics["test_top1"] or 0.0) / 100, run.data.test_images
+        if images:
+            errors[run.run.dataset] = max(
+                errors.get(run.run.dataset, 0.0), 100 * math.sqrt(max(share * (1 - share), 0.0) / images)
+            )
+    listed = ", ".join(f"{dataset_name(name)} {errors[name]:.2f}" for name in ordered(errors, DATASET_NAMES))
+    return f"Standard error of a run's top-1 over its test images, at most, in points: {listed}."
 
 
 def _protocol_changes(run: Result) -> list[str]:

@@ -49,7 +49,12 @@ def pair_seed(dataset: str, seed: int, first: Predictions, second: Predictions) 
     """Two models on the same images in the same order; None: the images or their labels are others."""
     if first.images != second.images or not np.array_equal(first.labels, second.labels):
         return None
-    difference = first.correct.astype(np.int64) - second.correct
+    return pair_successes(dataset, seed, first.correct, second.correct)
+
+
+def pair_successes(dataset: str, seed: int, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> SeedPair:
+    """Two models of whose N answers it is known whether they are right, (N,), in the same order."""
+    difference = first.astype(np.int64) - second
     return SeedPair(dataset, seed, int((difference > 0).sum()), int((difference < 0).sum()), difference)
 
 

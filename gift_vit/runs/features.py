@@ -68,6 +68,17 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
     return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
 
 
+def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
+    """The features of ``train``, ``val`` or ``test`` by a model on that device, with or without a method; nothing is kept.
+
+    Raises:
+        ConfigError: If an image cannot be read.
+        RunError: If a feature is NaN or infinite.
+    """
+    [source] = data.parts(split)
+    return _compute(cfg, model, data, split, device, torch.as_tensor(source.labels, device=device))
+
+
 def kept_features(
     cfg: RunConfig, data: VisionDataset, split: str, labels: Tensor, key: str, compute: Callable[[], Features]
 ) -> Features:

@@ -68,14 +68,17 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
 
 
 def _write_text_model(model: Any, run: Run, out: Path) -> str:
-    names = run.class_names(model.num_classes)
-    model.model.config.id2label = dict(enumerate(names))
-    model.model.config.label2id = {name: index for index, name in enumerate(names)}
+    classifies = bool(model.get_classifier())
+    if classifies:
+        names = run.class_names(model.num_classes)
+        model.model.config.id2label = dict(enumerate(names))
+        model.model.config.label2id = {name: index for index, name in enumerate(names)}
     state = {name: tensor.contiguous() for name, tensor in model.model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
     model.model.save_pretrained(out)
     model.tokenizer.save_pretrained(out)
-    return f'wrote {out}; load it with\n    transformers.AutoModelForSequenceClassification.from_pretrained("{out}")'
+    auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
+    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}")'
 
 
 def write_merged(run: Run, out: Path) -> str:

@@ -19,7 +19,8 @@ SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
 _ABSENT = ("predictions", "files", "metric", "extra_metrics")  # from a record that has none
 PREDICTIONS = "predictions.parquet"  # the files beside the record
-ANSWERS = "predictions.tsv"
+SUBMISSION = "predictions.tsv"
+ANSWERS = "answers"  # the folder there: what a language model said to the questions of each test set
 _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
 
 

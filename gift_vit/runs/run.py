@@ -25,7 +25,7 @@ from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
-from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result, read_result
+from gift_vit.runs.result import ANSWERS, PREDICTIONS, SUBMISSION, Result, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -412,7 +412,9 @@ def recorded(folder: Path) -> Iterator[None]:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of what a finished run leaves beside its record, by the files' names."""
-    return {name: sha256_of(folder / name) for name in (ADAPTER, METRICS, PREDICTIONS, ANSWERS) if (folder / name).is_file()}
+    answers = sorted(f"{ANSWERS}/{file.name}" for file in (folder / ANSWERS).glob("*.jsonl"))
+    names = (ADAPTER, METRICS, PREDICTIONS, SUBMISSION, *answers)
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
 class _QuietFileHandler(logging.FileHandler):

@@ -33,7 +33,6 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.answers import keep_answers
 from gift_vit.runs.build import (
     build_model,
     eval_loader,
@@ -60,6 +59,7 @@ from gift_vit.runs.run import (
     locked_folder,
     recorded,
 )
+from gift_vit.runs.submission import keep_submission
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
@@ -147,8 +147,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
             # ---- The test split, once, in the final phase; and what only a benchmark's server can score.
             keep = cfg.trainer.keep_predictions != "off"
-            test = score(cfg, model, data, "test", device, keep) if cfg.scored_split == "test" else None
-            keep_answers(cfg, model, data, device)
+            test = score(cfg, model, data, "test", device, keep, folder) if cfg.scored_split == "test" else None
+            keep_submission(cfg, model, data, device)
 
             # ---- The adapter and the record.
             with distributed.main_first():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gift_vit.common.files import sha256_of
 from gift_vit.config.keys import best_of, config_difference
 from gift_vit.engine.observer import best_epoch
 from gift_vit.methods.config import Candidates
-from gift_vit.runs.result import PREDICTIONS, Result
+from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result
 from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
 
 SHARE = 0.01  # of the images may be predicted otherwise by another processor or number format
@@ -62,6 +63,8 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
         yield check(run, result)
     if result.predictions is not None:
         yield _check_predictions(run, result)
+    if (run.folder / ANSWERS).is_dir():
+        yield _check_answers(run, result)
     if score:
         yield _score_again(run, result, device)
     if result.predictions is None and result.files is None:  # others keep none because they were told so
@@ -234,6 +237,31 @@ def _check_predictions(run: Run, result: Result) -> str:
         _claim(run, same, f"{name} is {value} by {PREDICTIONS}, {recorded.scores[name]} by {RESULT}")
     _claim(run, again.confusions == recorded.confusions, f"the confusions of {RESULT} are not those of {PREDICTIONS}")
     return f"{PREDICTIONS}: {len(kept[own].images):,} images of {own} give every recorded score"
+
+
+def _check_answers(run: Run, result: Result) -> str:
+    """What was said to the questions of each test set gives the recorded scores."""
+    from gift_vit.data.questions import is_exact, is_found
+
+    found: dict[str, dict[str, float]] = {"exact": {}, "regex": {}}
+    for file in sorted((run.folder / ANSWERS).glob("*.jsonl")):
+        try:
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+            right = {
+                "exact": [is_exact(row["text"], row["answer"]) for row in rows],
+                "regex": [is_found(row["text"], row["answer"], file.stem) for row in rows],
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Untruth(f"{run.folder}: {ANSWERS}/{file.name} cannot be read ({error!r})") from error
+        for way, marks in right.items():
+            found[way][file.stem] = 100 * fmean(marks)
+    scores = {way: fmean(by_set.values()) for way, by_set in found.items()}
+    scores |= {f"{way}_{name}": score for way, by_set in found.items() for name, score in by_set.items()}
+    recorded = {**(result.extra_metrics or {}), "exact": result.metrics["test_top1"]}
+    _claim(run, scores.keys() == recorded.keys(), f"{RESULT} has other scores than {ANSWERS}: {', '.join(sorted(scores))}")
+    for name, score in scores.items():
+        _claim(run, _close(score, recorded[name], 1e-6), f"{name} is {score} by {ANSWERS}, {recorded[name]} by {RESULT}")
+    return f"{ANSWERS}: those to {len(found['exact'])} test sets give every recorded score"
 
 
 def _check_loss(run: Run, predictions: Any, recorded: float) -> None:

@@ -1,9 +1,10 @@
 """From finished search runs to recipes: the best setting of every dataset and method by val top-1."""
 
+import math
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from math import prod
@@ -67,6 +68,7 @@ class Setting:
     """
 
     values: Mapping[str, Any]
+    seeds: tuple[int, ...]
     scores: tuple[float, ...]
     changes: Mapping[str, Any]
     overrides: tuple[str, ...]
@@ -78,11 +80,28 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """An axis on whose end the best value lies; ``values`` are those tried, in order."""
+
+    key: str
+    best: float
+    values: tuple[float, ...]
+
+    @property
+    def side(self) -> str:
+        """Which end."""
+        return "lowest" if self.best == self.values[0] else "highest"
+
+
+@dataclass(frozen=True)
 class Choice:
     """The chosen setting of one dataset and method.
 
     Attributes:
         settings: All that were tried, the best first.
+        edges: Where the best one lies on the end of an axis.
+        near: How many of the first settings the val split cannot tell from the best: they are behind it by less than one
+            standard error of its score, √(p (1 − p) / n) for a share p of n images.
         warnings: What a person should know before relying on the choice.
     """
 
@@ -91,6 +110,8 @@ class Choice:
     backbone: str
     protocol: str
     settings: tuple[Setting, ...]
+    edges: tuple[Edge, ...]
+    near: int
     warnings: tuple[str, ...]
 
 
@@ -115,13 +136,17 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     for same in by_setting.values():
         values = {key: configs[id(same[0])][key] for key in keys}
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
-        scores = tuple(_val_top1(run) for run in sorted(same, key=lambda run: run.run.seed))
-        settings.append(Setting(values, scores, changes, tuple(same[0].run.overrides)))
+        scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
+        settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, tuple(same[0].run.overrides)))
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
-    warnings = [*_edges(settings, swept), *_gaps(settings, swept)]
+    edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0].data.val_images)
+    warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
+    warnings += _gaps(settings, swept)
+    if len({len(setting.scores) for setting in settings[:near]}) > 1:
+        warnings.append("settings within one standard error of the best have different numbers of seeds")
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    return Choice(first.dataset, first.method, first.backbone, first.protocol, tuple(settings), tuple(warnings))
+    return Choice(first.dataset, first.method, first.backbone, first.protocol, tuple(settings), edges, near, tuple(warnings))
 
 
 def final_command(choice: Choice, folder: Path | None = None) -> str:
@@ -144,8 +169,8 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
 def recipe_text(choice: Choice, folder: Path | None = None) -> str:
     """The recipe's YAML: the chosen values, and in its header the numbers behind them and :func:`final_command`."""
     keys = list(choice.settings[0].values)
-    rows = [[*keys, "val top-1 %", "runs"]]
-    rows += [[*(str(s.values[key]) for key in keys), f"{s.score:.2f}", str(len(s.scores))] for s in choice.settings]
+    rows = [[*keys, "val top-1 %", "seeds"]]
+    rows += [[*(str(s.values[key]) for key in keys), f"{s.score:.2f}", ",".join(map(str, s.seeds))] for s in choice.settings]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["#   " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     best = choice.settings[0]
@@ -157,6 +182,7 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
         "# @package _global_",
         f"# Chosen by python -m experiments.select for {choice.method} on {choice.dataset}: the first of",
         *table,
+        *([f"# The first {choice.near} lie within one standard error of the best on val."] if choice.near > 1 else []),
         *(f"# Note: {warning}" for warning in choice.warnings),
         f"# {final_command(choice, folder)}",
     ]
@@ -215,21 +241,23 @@ def _given(runs: Sequence[Result], config: Mapping[str, Any]) -> list[str]:
     return [key for key in dict.fromkeys(words) if key.startswith(("method.", "optim.")) and key in config]
 
 
-def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
+def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
     """Axes on which the best value is the lowest or highest tried; below zero there is nothing to try."""
-    warnings = []
     for key in swept:
-        values = {setting.values[key] for setting in settings if _is_number(setting.values[key])}
+        values = sorted({setting.values[key] for setting in settings if _is_number(setting.values[key])})
         best = settings[0].values[key]
-        if len(values) < 2 or best not in values or best == 0 or best not in (min(values), max(values)):
-            continue
-        side = "lowest" if best == min(values) else "highest"
-        warnings.append(f"the best {key}, {best}, is the {side} of its axis: widen the grid")
-    return warnings
+        if len(values) > 1 and best in (values[0], values[-1]) and best != 0:
+            yield Edge(key, best, tuple(values))
+
+
+def _near(settings: Sequence[Setting], images: int | None) -> int:
+    share = settings[0].score / 100
+    margin = 100 * math.sqrt(share * (1 - share) / images) if images else 0.0
+    return sum(settings[0].score - setting.score <= margin for setting in settings)
 
 
 def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
-    """Combinations of the values tried that were not tried themselves, and settings with fewer seeds than others."""
+    """Combinations of the values tried that were not tried themselves."""
     values = {key: {repr(setting.values[key]) for setting in settings} for key in swept}
     tried = {tuple(repr(setting.values[key]) for key in swept) for setting in settings}
     whole = prod(len(axis) for axis in values.values())
@@ -238,8 +266,6 @@ def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
         absent = next(point for point in product(*map(sorted, values.values())) if point not in tried)
         listed = " ".join(f"{key}={value}" for key, value in zip(swept, absent, strict=True))
         warnings.append(f"{whole - len(tried)} of the grid's {whole} settings have no finished run, as {listed}")
-    if len({len(setting.scores) for setting in settings}) > 1:
-        warnings.append("the settings have different numbers of seeds")
     return warnings
 
 

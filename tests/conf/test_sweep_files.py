@@ -15,9 +15,10 @@ from gift_vit.config.compose import compose_job, conf_dir
 from gift_vit.config.loader import load_config
 from tests.conf.files import composed, parse, root, stems, together
 
-DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv", "text"}
+DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv", "text", "commonsense"}
 METHODS = stems("method")
-TEXT_METHODS = ("gift_qv", "lora_text")  # of one benchmark
+# none has a grid but the first two, of glue
+TEXT_METHODS = ("gift_qv", "lora_text", "gift_qv_llm", "gift_proj", "gift_qkvud", "wegeft_qkvud", "lora_qkvud")
 FITTED = {"knn", "linear_exact"}
 BENCHMARKS = ("fgvc", "vtab1k", "mini")
 

@@ -96,15 +96,30 @@ def test_nothing_to_train_is_refused() -> None:
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), optim())
 
 
-@pytest.mark.parametrize(("ratio", "warm"), [(0.0, 0), (0.06, 6), (0.069, 6), (0.3, 30)])
-def test_the_linear_schedule_rises_and_falls_in_straight_lines(ratio: float, warm: int) -> None:
-    config = optim(lr=0.1, warmup_epochs=0, schedule="step", decay="linear", warmup_ratio=ratio, warmup_lr=0.0, min_lr=0.0)
-    schedule = scheduled(config, epochs=4, steps=25)
-    found = [schedule.set_lr(update // 25, update % 25) for update in range(100)]
-    expected = [0.1 * t / warm if t < warm else 0.1 * (100 - t) / (100 - warm) for t in range(100)]  # as transformers has it
-    assert found == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize(("ratio", "warmup"), [(0.1, 3), (0.06, 1), (0.0, 0), (None, 0)])
+def test_a_linear_schedule_is_that_of_transformers(ratio: float | None, warmup: int) -> None:
+    epochs, steps = 6, 5
+    config = optim(warmup_epochs=0, warmup_lr=0.0, min_lr=0.0, schedule="step", decay="linear", warmup_ratio=ratio)
+    schedule, total = scheduled(config, epochs, steps), epochs * steps
+    for step in range(total):
+        share = step / warmup if step < warmup else (total - step) / (total - warmup)
+        assert schedule.set_lr(*divmod(step, steps)) == pytest.approx(1e-4 * share, rel=1e-9)
 
 
-def test_warmup_is_given_in_one_way() -> None:
-    with pytest.raises(ConfigError, match=r"optim\.warmup_ratio=0.1 is a part of all updates; give optim.warmup_epochs=0"):
-        optim(warmup_ratio=0.1, schedule="step")
+@pytest.mark.parametrize("changes", [{"warmup_epochs": 3}, {"warmup_epochs": 0, "schedule": "epoch"}])
+def test_warm_up_is_a_part_of_updates_alone(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"optim.warmup_ratio=0.1 is a part of all updates; give optim.warmup_epochs=0"):
+        optim(warmup_ratio=0.1, **changes)
+
+
+@pytest.mark.parametrize("norm", [None, 0.5, 1e3])
+def test_gradients_are_clipped_by_their_norm_over_all_parameters(norm: float | None) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, optim(clip_norm=norm))
+    given = [torch.full_like(parameter, 2.0) for parameter in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), given, strict=True):
+        parameter.grad = gradient.clone()
+    optimizer.step()
+    factor = min(1.0, (norm or 1e9) / math.sqrt(8 * 4.0))
+    for parameter, gradient in zip(model.parameters(), given, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * factor, rtol=1e-5, atol=1e-6)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,45 +11,15 @@ import torch
 from torch import Tensor
 
 from gift_vit.backbones.build import build_backbone, input_statistics
-from gift_vit.config.compose import compose_config
-from gift_vit.config.loader import load_config
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka, invert, stir
-from gift_vit.invariance.__main__ import main
 from gift_vit.invariance.inversion import Descent
 from gift_vit.invariance.representations import open_layers
 from gift_vit.runs.run import Run
-from gift_vit.runs.train import Call, train_run
 from tests.warm import start
 
-METHODS = ("lora", "linear", "vpt_deep", "toast")
 LAYERS = ["0", "3", "5", "pooled"]
 WORDS = ("images=8", "layers=[0,3,-1]", "steps=6", "device=cpu")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Finished runs on digits by their method; some seconds."""
-    root, folders = tmp_path_factory.mktemp("outputs"), {}
-    fixed = ["debug=smoke", "phase=final", f"paths.output_root={root}", f"paths.cache_root={root}/cache", "optim.lr=0.05"]
-    for method in METHODS:
-        cfg = load_config(compose_config([*fixed, f"method={method}"]))
-        train_run(cfg, Call("python -m gift_vit.train", []))
-        folders[method] = cfg.folder
-    return folders
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def called(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gift_vit.invariance", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        streams = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, streams.out, (streams.err.splitlines() or [""])[-1]
-
-    return called
 
 
 def copied(folder: Path, parent: Path) -> Path:

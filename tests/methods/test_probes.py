@@ -20,7 +20,7 @@ from gift_vit.methods.adapter import adapter_state_dict, applied_method
 from gift_vit.methods.config import spec_of
 from tests.methods.checks import assert_close, assert_same_modules, refused
 
-VIT = "vit_mini_patch8_64.tiny_imagenet"
+VIT = "vit_mini_patch8_64.tiny_imagenet_v2"
 CONFIGS = {"knn": KnnConfig(), "linear_exact": LinearExactConfig()}
 SETTINGS = {"knn": {"k": 5, "temperature": 0.07}, "linear_exact": {"penalty": 1e-2}}
 both = pytest.mark.parametrize("kind", CONFIGS)

@@ -29,6 +29,9 @@ COST_NOTE = (
 )
 
 
+ERROR_NOTE = "Standard error of a run's top-1 over its test images, at most, in points: {}Tiny mammals 2.45."
+
+
 def runs_of(scores: dict[tuple[str, str], list[float]]) -> list[Result]:
     return [make(m, d, seed, top1=top1) for (m, d), cell in scores.items() for seed, top1 in enumerate(cell)]
 
@@ -70,8 +73,8 @@ def test_missing_cells_are_dashes_and_listed() -> None:
     assert rows["lora"][6] == Cell("–", (None, None, 0))
     assert rows["lora"][-1] == rows["linear"][-1] == Cell("–", (None,))
     assert rows["gift"][-1].text == "84.35"
-    assert table.notes[1:] == ("Missing (–): Linear probing on Tiny mammals; LoRA on Digits.",)
-    assert render_markdown(table).endswith(f"\n\n{table.notes[1]}\n")
+    assert table.notes[2:] == ("Missing (–): Linear probing on Tiny mammals; LoRA on Digits.",)
+    assert render_markdown(table).endswith(f"\n\n{table.notes[2]}\n")
     assert r"{\footnotesize Missing (--): Linear probing on Tiny mammals; LoRA on Digits.\par}" in render_latex(table)
 
 
@@ -80,7 +83,7 @@ def test_columns_that_are_asked_for() -> None:
     assert [c.title for c in table.columns[6:]] == ["Digits", "Tiny insects", "Tiny vehicles", "Mean"]
     assert all(row[7].text == row[8].text == row[9].text == "–" for row in table.rows)
     missing = "; ".join(f"{name} on Tiny insects, Tiny vehicles" for name in ("GIFT", "Linear probing", "LoRA"))
-    assert table.notes[1:] == (f"Missing (–): {missing}.",)
+    assert table.notes[2:] == (f"Missing (–): {missing}.",)
     with pytest.raises(ConfigError, match=r"unknown dataset tiny_mamals in datasets= \(known: digits, .*, my_birds\)"):
         mini_table([make(dataset="my_birds")], datasets=["my_birds", "tiny_mamals"])
     assert mini_table([make(dataset="my_birds")], datasets=["my_birds"]).rows[0][6].text == "90.00"
@@ -102,10 +105,10 @@ def test_adapter_columns() -> None:
 
 def test_number_formats_are_noted() -> None:
     bf16 = {"trainer.precision": "bf16", "trainer.compile": True}
-    assert mini_table([make("gift", config=bf16), make("lora", config=bf16)]).notes[1:] == (
+    assert mini_table([make("gift", config=bf16), make("lora", config=bf16)]).notes[2:] == (
         "Computed in bf16, compiled: all runs.",
     )
-    assert mini_table([make("gift", config=bf16), make("lora")]).notes[1:] == (
+    assert mini_table([make("gift", config=bf16), make("lora")]).notes[2:] == (
         "Computed in bf16, compiled: GIFT on Digits.",
         "Computed in fp32: LoRA on Digits.",
     )
@@ -122,13 +125,13 @@ def test_pictures_in_two_splits_are_noted() -> None:
 def test_changes_to_the_protocol_and_uncommitted_runs_are_noted() -> None:
     epochs = {"protocol_changes": {"trainer.epochs": [100, 5], "optim.name": ["adamw", "sgd"]}}
     everywhere = mini_table([make("gift", run=epochs), make("lora", run=epochs)])
-    assert everywhere.notes[1:] == (
+    assert everywhere.notes[2:] == (
         "Changed from the protocol: optim.name adamw → sgd in all runs.",
         "Changed from the protocol: trainer.epochs 100 → 5 in all runs.",
     )
     some = {"protocol_changes": {"trainer.epochs": [100, None]}, "git_dirty": True}
     partly = mini_table([make("gift", run=some), make("gift", seed=1, run=some), make("lora")])
-    assert partly.notes[1:] == (
+    assert partly.notes[2:] == (
         "Changed from the protocol: trainer.epochs 100 → null in GIFT on Digits.",
         "Runs made with uncommitted changes: 2 of 3.",
     )
@@ -197,8 +200,11 @@ Protocol clean, backbone vit_mini. Last column: mean over the datasets shown (2)
 | GIFT | 6,144 | 0.228 | 10.0 | 1.00 | 2.00 | **97.12 ± 1.07** | 71.58 ± 1.38 | 84.35 |
 
 {COST_NOTE}
+
+{ERROR_NOTE.format("Digits 1.68, ")}
 """
-LATEX = r"""% runs: 9; commits: 0123456789ab
+LATEX = (
+    r"""% runs: 9; commits: 0123456789ab
 \begin{table}
 \centering
 \caption{Mini benchmark: test top-1 in percent, mean $\pm$ sample standard deviation over n = 3 seeds. %%
@@ -219,8 +225,12 @@ GIFT & 6,144 & 0.228 & 10.0 & 1.00 & 2.00 & \underline{71.58} {\scriptsize $\pm$
 \end{tabular}
 }
 \par\smallskip {\footnotesize COST_NOTE\par}
+\par\smallskip {\footnotesize ERROR_NOTE\par}
 \end{table}
-""".replace("%%\n", "").replace("COST_NOTE", COST_NOTE)
+""".replace("%%\n", "")
+    .replace("COST_NOTE", COST_NOTE)
+    .replace("ERROR_NOTE", ERROR_NOTE.format(""))
+)
 
 
 def test_markdown_and_latex() -> None:

@@ -15,11 +15,11 @@ from sklearn.metrics import matthews_corrcoef
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
-from gift_vit.runs.answers import answers_text
 from gift_vit.runs.finished import evaluate_split
 from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
+from gift_vit.runs.submission import submission_text
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import verify_run
 from tests.text_models import glue_task, text_model
@@ -202,6 +202,6 @@ def test_what_does_not_go_together_is_told(words: tuple[str, ...], told: str) ->
 
 def test_the_server_is_told_numbers_names_or_three_decimals() -> None:
     logits = np.array([[0.1, 2.0], [3.0, 1.0]], np.float32)
-    assert answers_text(logits, None) == "index\tprediction\n0\t1\n1\t0\n"
-    assert answers_text(logits, ["yes", "no"]) == "index\tprediction\n0\tno\n1\tyes\n"
-    assert answers_text(np.array([[4.98765], [-0.1]], np.float32), None) == "index\tprediction\n0\t4.988\n1\t-0.100\n"
+    assert submission_text(logits, None) == "index\tprediction\n0\t1\n1\t0\n"
+    assert submission_text(logits, ["yes", "no"]) == "index\tprediction\n0\tno\n1\tyes\n"
+    assert submission_text(np.array([[4.98765], [-0.1]], np.float32), None) == "index\tprediction\n0\t4.988\n1\t-0.100\n"

@@ -459,10 +459,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "args as a dict": ({"args_": {"method": "gift"}}, "its args are a dict; expected an argparse.Namespace"),
     "no metric": ({"metric": ...}, "metric None; expected a timm name, a whole number and a percentage"),
     "metric nan": ({"metric": float("nan")}, "metric nan; expected a timm name"),
-    "another backbone": (
-        {"arch": "resnet50"},
-        "has the backbone resnet50, of which there is no config (known: ",
-    ),
+    "another backbone": ({"arch": "resnet50"}, "has the backbone resnet50, of which there is no config (known: "),
     "a VTAB task": (
         {"args": {"dataset": "vtab-dtd"}},
         "it was trained on vtab-dtd; expected one of CUB, nabirds, OxfordFlowers",

@@ -17,12 +17,12 @@ from gift_vit.engine.fit import evaluate
 from gift_vit.engine.objective import CLASSES
 from gift_vit.engine.state import Precision
 from gift_vit.runs.build import eval_loader
-from gift_vit.runs.result import ANSWERS
+from gift_vit.runs.result import SUBMISSION
 
 _HIDDEN = "the benchmark's test split"
 
 
-def keep_answers(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
+def keep_submission(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Write a final run's predictions for the unlabelled examples of its data, where it has any; all processes take part."""
     if data.unlabelled is None or cfg.phase != "final":
         return
@@ -33,10 +33,10 @@ def keep_answers(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: 
     if distributed.is_main():
         dataset: Any = cfg.dataset
         named = dataset.classes if dataset.answers == "names" else None
-        write_text(Path(cfg.folder, ANSWERS), answers_text(evaluated.logits, named))
+        write_text(Path(cfg.folder, SUBMISSION), submission_text(evaluated.logits, named))
 
 
-def answers_text(outputs: NDArray[np.floating], names: list[str] | None) -> str:
+def submission_text(outputs: NDArray[np.floating], names: list[str] | None) -> str:
     """The lines of GLUE's server: index and prediction; a number with three decimals where there is one output.
 
     Args:

@@ -1,0 +1,39 @@
+"""Finished runs, and the command over them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gift_vit.config.compose import compose_config
+from gift_vit.config.loader import load_config
+from gift_vit.invariance.__main__ import main
+from gift_vit.runs.train import Call, train_run
+
+METHODS = ("lora", "linear", "vpt_deep", "toast")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished runs on digits by their method; some seconds."""
+    root, folders = tmp_path_factory.mktemp("outputs"), {}
+    fixed = ["debug=smoke", "phase=final", f"paths.output_root={root}", f"paths.cache_root={root}/cache", "optim.lr=0.05"]
+    for method in METHODS:
+        cfg = load_config(compose_config([*fixed, f"method={method}"]))
+        train_run(cfg, Call("python -m gift_vit.train", []))
+        folders[method] = cfg.folder
+    return folders
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def called(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gift_vit.invariance", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        streams = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, streams.out, (streams.err.splitlines() or [""])[-1]
+
+    return called

@@ -1,0 +1,194 @@
+"""Forgetting against scikit-learn and plain timm: accuracy before and after, intervals, drift; what is drawn, kept, refused."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from gift_vit.backbones.build import build_backbone, input_statistics
+from gift_vit.data.config import DigitsConfig, TransformConfig
+from gift_vit.data.transforms import build_eval_transform
+from gift_vit.invariance import cka
+from gift_vit.invariance.known import Known, draw_known
+from gift_vit.invariance.probes import CLASSIFIERS, fit_classifiers
+from gift_vit.runs.features import Features
+from gift_vit.runs.run import Run
+
+WORDS = ("images=0", "forgetting=digits", "per_class=6", "device=cpu")
+DIGITS = DigitsConfig(name="digits", transform=TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0))
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "invariance" / "forgetting.json").read_text())
+
+
+def features_of(model: nn.Module, known: Known, split: str) -> NDArray[np.float64]:
+    """What the model's head reads, in float64; by a hook on the head itself."""
+    transform = build_eval_transform(known.config.transform, input_statistics(model))
+    source = known.data.splits[split]
+    pixels = torch.stack([transform.finish(transform.prepare(source[index][0])) for index in range(len(source))]) / 255
+    read: list[Tensor] = []
+    model.eval().get_classifier().register_forward_pre_hook(lambda _, args: read.append(args[0]))  # pyright: ignore
+    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))  # pyright: ignore
+    with torch.no_grad():
+        model((pixels - mean) / std)
+    return read[0].double().numpy()
+
+
+def predicted(kind: str, setting: Mapping[str, float], x: Any, y: Any, test: Any) -> Any:
+    """What scikit-learn's classifier of that kind answers."""
+    if kind == "knn":
+        weights: Any = lambda distances: np.exp(-distances / setting["temperature"])  # noqa: E731
+        neighbours = KNeighborsClassifier(min(int(setting["k"]), len(x)), metric="cosine", weights=weights)
+        return neighbours.fit(x, y).predict(test)
+    mean, scale = x.mean(0), np.sqrt(x.var(0).mean())
+    fitted = LogisticRegression(C=1 / (setting["penalty"] * len(x)), tol=1e-8, max_iter=5000)
+    return fitted.fit((x - mean) / scale, y).predict((test - mean) / scale)
+
+
+def test_numbers_are_those_of_scikit_learn_on_what_the_heads_read(runs: dict[str, Path], call: Any) -> None:
+    """Of LoRA, which is merged, and of VPT, which is left beside the weights and changes the tokens; some seconds."""
+    code, printed, error = call(f"runs=[{runs['lora']},{runs['vpt_deep']}]", *WORDS)
+    assert code == 0, error
+    known = draw_known(DIGITS, 6, 0)
+    labels = {split: np.asarray(source.labels) for split, source in known.data.splits.items()}
+    for method, line in zip(("lora", "vpt_deep"), printed.splitlines(), strict=True):
+        found, run = record_of(runs[method]), Run.open(runs[method])
+        torch.manual_seed(run.config.seed)
+        models = {"before": build_backbone(run.config.backbone, 10), "after": run.model()}
+        features = {(when, split): features_of(model, known, split) for when, model in models.items() for split in labels}
+        for kind, config in CLASSIFIERS.items():
+            right = {}
+            for when in models:
+                x, y = features[when, "train"], labels["train"]
+                fitted, held_out = known.fitted, known.held_out
+                tried = {
+                    json.dumps(setting): (predicted(kind, setting, x[fitted], y[fitted], x[held_out]) == y[held_out]).mean()
+                    for setting in config.settings()
+                }
+                chosen = found[kind][f"setting_{when}"]
+                assert tried[json.dumps(chosen)] == max(tried.values())
+                right[when] = predicted(kind, chosen, x, y, features[when, "test"]) == labels["test"]
+                assert found[kind][when] == pytest.approx(100 * right[when].mean())
+            difference = 100.0 * right["before"] - 100.0 * right["after"]
+            forgetting = found[kind]["forgetting"]
+            assert forgetting["mean"] == pytest.approx(difference.mean())
+            deviation = difference.std() / math.sqrt(len(difference))
+            assert forgetting["high"] - forgetting["low"] == pytest.approx(2 * 1.96 * deviation, rel=0.3)
+            gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
+            assert (found[kind]["only_before"], found[kind]["only_after"]) == (gained, lost)
+            tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
+            assert found[kind]["p_value"] == pytest.approx(min(1.0, 2 * tail))
+        drift = 1 - cka(features["before", "test"], features["after", "test"], unbiased=True)
+        assert found["drift"]["mean"] == pytest.approx(drift, abs=1e-4)
+        assert found["drift"]["low"] < drift < found["drift"]["high"]
+        assert (
+            found["on"].items() >= {"dataset": "digits", "classes": 10, "tested_on": "test", "seed": 0, "per_class": 6}.items()
+        )
+        assert found["on"]["train_images"] == found["on"]["test_images"] == 60
+        assert f"linear {found['linear']['before']:.2f} → {found['linear']['after']:.2f} %" in line
+        assert not (runs[method] / "invariance" / "invariance.json").exists()
+
+
+def test_a_backbone_that_was_left_alone_has_forgotten_nothing(runs: dict[str, Path], call: Any) -> None:
+    """Its own features are not computed: what was found of the pretrained model is that of this one."""
+    cache = Path(Run.open(runs["linear"]).config.paths.cache_root, "forgetting")
+    code, printed, error = call(f"run={runs['linear']}", *WORDS, "seed=1")
+    assert code == 0, error
+    before = set(cache.glob("*"))
+    found = record_of(runs["linear"])
+    assert found["unchanged"]
+    zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert found["linear"]["forgetting"] == found["knn"]["forgetting"] == found["drift"] == zero
+    assert found["linear"]["before"] == found["linear"]["after"] > 20
+    assert "nothing, the backbone is as it was" in printed
+    assert call(f"run={runs['lora']}", *WORDS, "seed=1")[0] == 0
+    assert len(set(cache.glob("*")) - before) == 1, "that of the fine-tuned model"
+
+
+def test_what_was_found_is_kept(runs: dict[str, Path], call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (f"run={runs['lora']}", *WORDS, "seed=2")
+    assert call(*words)[0] == 0
+    files = Path(Run.open(runs["lora"]).config.paths.cache_root, "forgetting").glob("*.safetensors")
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    first = record_of(runs["lora"])
+
+    def computed(*_: Any) -> None:
+        raise AssertionError("computed anew")
+
+    monkeypatch.setattr("gift_vit.invariance.probes.compute_features", computed)
+    assert call(*words)[0] == 0
+    assert record_of(runs["lora"]) == first
+    monkeypatch.undo()
+    newest.write_bytes(b"damaged")
+    assert call(*words)[0] == 0
+    assert record_of(runs["lora"]) == first
+
+
+def test_the_draw_is_balanced_and_follows_from_the_seed() -> None:
+    known, again, other, whole = (draw_known(DIGITS, *given) for given in ((5, 3), (5, 3), (5, 4), (0, 3)))
+    for split in ("train", "test"):
+        labels = known.data.splits[split].labels
+        assert np.bincount(labels).tolist() == [5] * 10
+        sources = [drawn.data.splits[split] for drawn in (known, again, other)]
+        pixels = [[source.stored(index) for index in range(len(source))] for source in sources]
+        assert pixels[0] == pixels[1] != pixels[2]
+    assert np.bincount(known.data.splits["train"].labels[known.held_out]).tolist() == [1] * 10
+    assert sorted([*known.fitted, *known.held_out]) == list(range(50))
+    assert (whole.facts["train_images"], whole.facts["test_images"], whole.facts["per_class"]) == (800, 797, None)
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.1, 100.0), (1e3, 25.0)])
+def test_classes_that_features_tell_apart_are_found(noise: float, expected: float) -> None:
+    """Four classes at the corners of a tetrahedron, near and far from the noise; with all noise it is chance."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(100)
+    train, test = (
+        Features(torch.eye(4)[labels] + noise * torch.randn(400, 4, generator=generator), labels, 0.0) for _ in range(2)
+    )
+    found = fit_classifiers(train, test, np.arange(300), np.arange(300, 400), 4)
+    for kind in CLASSIFIERS:
+        assert 100 * found.correct[kind].mean() == pytest.approx(expected, abs=7.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("lora", ["forgetting=digit"], "no such folder or file, and no such choice of dataset=; did you mean digits?"),
+        (
+            "lora",
+            ["forgetting=tiny_mammals", "forgetting_root=nowhere"],
+            "whose dataset.root is given as forgetting_root: dataset tiny_mammals: there is no folder",
+        ),
+        ("lora", ["forgetting=."], "expected"),
+        ("lora", ["per_class=1"], "forgetting=digits: a fifth of 10 training images chooses the classifiers' settings, and"),
+        ("lora", ["images=3"], "images=3: expected 4 or more"),
+        ("lora", ["forgetting=null"], "images=0: expected 4 or more"),
+        ("lora", ["forgetting=null", "images=8", "forgetting_root=a"], "forgetting_root=a has no effect without forgetting="),
+        ("toast", [], "its backbone cannot be separated from the method"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(
+    runs: dict[str, Path],
+    call: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    code, printed, error = call(f"runs=[{runs['vpt_deep']},{runs[method]}]", *WORDS, *words)
+    assert (code, printed) == (2, "")
+    assert error.startswith("error: ")
+    assert message in error
