@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, one_of, one_or_several, writable_file
+from gift_vit.common.checks import Options, one_of, one_or_several, writable_file, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.results.collect import build_grid, collect_results
+from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
 from gift_vit.results.scores import with_scores
@@ -40,7 +41,8 @@ class TablesConfig(Options):
         compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks;
             where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images
         columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
-            temperature, ece_scaled
+            temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
+        figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
 
@@ -59,13 +61,14 @@ class TablesConfig(Options):
     timing: Annotated[Any, one_or_several] = None
     compare: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    figure: Annotated[str | None, writable_stem] = None
     published: Any = False
 
     def __post_init__(self) -> None:
         """Refuse a value that is not among the known ones."""
         self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
         super().__post_init__()
-        check_scores(self.columns)
+        check_scores(self.columns, MEASURES)
         if self.timing and self.benchmark != "mini":
             raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 
@@ -76,9 +79,14 @@ def make_table(cfg: TablesConfig) -> str:
     found = collect_results(*_listed(cfg.root), protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
-    if cfg.columns:
+    if cfg.columns or cfg.figure:
         runs = [r for r in found if cfg.method in (None, r.run.method)]
-        table = with_scores(table, build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows), cfg.rows, cfg.columns)
+        grid = build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows)
+        table = with_scores(table, grid, cfg.rows, cfg.columns)
+        if cfg.figure:
+            from experiments.report.kept import draw_forgetting  # matplotlib
+
+            draw_forgetting(grid, cfg.rows, cfg.figure)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

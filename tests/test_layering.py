@@ -135,6 +135,10 @@ def test_the_top_holds_doors_without_logic() -> None:
     assert imported("gift_vit") == frozenset(), "the package alone loads nothing"
 
 
+def test_whoever_builds_a_backbone_has_registered_the_shipped_one() -> None:
+    assert "gift_vit.backbones.vit_mini" in imported("gift_vit.backbones.build", at_import=True)
+
+
 def test_acceleration_names_no_method() -> None:
     kinds = "|".join(kind for kind in CONFIGS if kind not in {"full", "linear"})  # which are words of torch too
     named = {

@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.transforms import Affine2D
 
 MAX_POINTS = 60  # of one curve: more are not to be told apart at the width of a chart
 COLOURS = ("#0072b2", "#c24e00", "#00795a", "#9b4a86", "#806500", "#4a4f55", "#5b3fb0")
@@ -45,6 +46,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Point:
+    """What one point of the plot of forgetting stands for: means and deviations over n seeds; None: there is one seed.
+
+    ``top1`` is in percent, ``forgetting`` in points of it.
+    """
+
+    name: str
+    forgetting: float
+    forgetting_std: float | None
+    top1: float
+    top1_std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Chart:
     """A drawing: its size in pixels, how many points or lines it has, and what stands inside its ``<svg>``."""
 
@@ -58,6 +74,12 @@ def scatter_chart(title: str, entries: Sequence[Entry]) -> Chart:
     """Test top-1 against adapter parameters."""
     names = [f"{entry.name}: {entry.top1:.2f} %, {entry.parameters:,.0f} adapter parameters" for entry in entries]
     return Chart(title, SCATTER, len(entries), embed(scatter_figure(entries), names))
+
+
+def forgetting_chart(title: str, points: Sequence[Point]) -> Chart:
+    """Test top-1 against forgetting."""
+    names = [f"{point.name}: {point.top1:.2f} %, forgetting {point.forgetting:.2f} points" for point in points]
+    return Chart(title, SCATTER, len(points), embed(forgetting_figure(points), names))
 
 
 def curve_chart(
@@ -120,6 +142,31 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure:
         axes.plot(entry.parameters, entry.top1, "o", markersize=9, color=face, markeredgecolor=edge, gid=gid)
         axes.text(x, y, entry.name, transform=None, horizontalalignment=side, fontweight=weight)
     axes.set_xlabel("Adapter parameters (head not counted), log scale")
+    axes.set_title("Test top-1 (%)", loc="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+@rc_context(_STYLE)
+def forgetting_figure(points: Sequence[Point]) -> Figure:
+    """Points with bars of one standard deviation in both directions, and their names; at least one."""
+    figure, axes = _axes(SCATTER, top=30)
+    ticks = _ticks([p.forgetting + sign * (p.forgetting_std or 0.0) for p in points for sign in (-1, 1)])
+    margin = (ticks[-1] - ticks[0]) / 40  # a probe's 0 is often the first tick, and its point is not cut
+    axes.set(xticks=ticks, xlim=(ticks[0] - margin, ticks[-1] + margin))
+    axes.set_xlabel("Forgetting (points of accuracy on what the pretrained model knew)")
+    axes.xaxis.set_major_formatter("{x:.6g}")
+    _set_levels(axes, [p.top1 + sign * (p.top1_std or 0.0) for p in points for sign in (-1, 1)], percent=True)
+    pixels = Affine2D().scale(1 / 72) + figure.dpi_scale_trans  # of the page, at any resolution of a file
+    places = axes.transData.transform([(p.forgetting, p.top1) for p in points])
+    labels = place_labels([p.name for p in points], places.tolist(), axes.bbox.extents)
+    for index, (point, (x, y, side)) in enumerate(zip(points, labels, strict=True)):
+        colour, along, across = COLOURS[0], point.forgetting_std, point.top1_std
+        if along:
+            axes.hlines(point.top1, point.forgetting - along, point.forgetting + along, color=colour, linewidth=1)
+        if across:
+            axes.vlines(point.forgetting, point.top1 - across, point.top1 + across, color=colour, linewidth=1)
+        axes.plot(point.forgetting, point.top1, "o", markersize=9, color=colour, markeredgecolor=GROUND, gid=f"mark-{index}")
+        axes.text(x, y, point.name, transform=pixels, horizontalalignment=side)
     axes.set_title("Test top-1 (%)", loc="left", fontsize=12, fontweight="bold")
     return figure
 

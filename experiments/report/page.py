@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments.report.charts import Chart, Entry, scatter_chart
 from experiments.report.classes import ClassPanel, build_class_panels
 from experiments.report.curves import CurvePanel, build_curves
+from experiments.report.kept import Kept, build_kept
 from experiments.report.runs import ShownRun
 from experiments.report.sweeps import Sweep, build_sweeps
 from experiments.report.tables import (
@@ -51,12 +52,16 @@ class ScatterPanel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The final runs of one benchmark, protocol and backbone; ``problem`` says why they have no table."""
+    """The final runs of one benchmark, protocol and backbone; ``problem`` says why they have no table.
+
+    ``kept`` is None where no run was measured by ``gift_vit.invariance``.
+    """
 
     heading: str
     table: HtmlTable | None = None
     scatters: Sequence[ScatterPanel] = ()
     classes: Sequence[ClassPanel] = ()
+    kept: Kept | None = None
     problem: str = ""
 
 
@@ -101,7 +106,10 @@ def build_page(runs: Sequence[ShownRun], roots: Sequence[str], out_folder: Path)
         resources=resource_table(runs),
         open_runs=open_table(runs, href),
         runs=runs_table(runs, href),
-        warnings=[f"no table of {c.heading}: {c.problem}" for c in comparisons if c.problem],
+        warnings=[
+            *(f"no table of {c.heading}: {c.problem}" for c in comparisons if c.problem),
+            *(f"nothing on forgetting of {c.heading}: {c.kept.problem}" for c in comparisons if c.kept and c.kept.problem),
+        ],
     )
 
 
@@ -144,7 +152,7 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
         table = make(results, published=published) if make else plain_table(grid)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
-    return Comparison(heading, result_table(table), _scatter_panels(grid), build_class_panels(results))
+    return Comparison(heading, result_table(table), _scatter_panels(grid), build_class_panels(results), build_kept(grid))
 
 
 def _scatter_panels(grid: Grid) -> list[ScatterPanel]:

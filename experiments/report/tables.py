@@ -67,7 +67,8 @@ def result_table(table: Table) -> HtmlTable:
     groups = [(group, len(list(members))) for group, members in groupby(column.group for column in columns)]
     titles = [column.title for column in columns]
     numeric = [not any(isinstance(row[j].values[0], str) for row in table.rows) for j in range(len(columns))]
-    notes = [*table.notes, f"Bold: the best of a column; underlined: the second best. From {table.provenance}."]
+    marked = "Bold: the best of a column; underlined: the second best. " if marks else ""
+    notes = [*table.notes, f"{marked}From {table.provenance}."]
     blocks = [(block.title, [[HtmlCell(cell.text) for cell in row] for row in block.rows]) for block in table.published]
     shown = groups if any(name for name, _ in groups) else ()
     return HtmlTable(table.caption, titles, rows, numeric, shown, notes, blocks)

@@ -1,14 +1,16 @@
-"""The matrices of a run as one figure."""
+"""The matrices of a run as one figure. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from gift_vit.common.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CELL = 0.42  # inches
 _MOST_NUMBERS = 14  # layers; the numbers of more cannot be read
@@ -33,7 +35,7 @@ def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequen
         ("STIR(random weights | pretrained)", stir["random_given_pretrained"], "pretrained, inverted", "random weights"),
     ]
     side = max(2.6, _CELL * len(layers) + 1)
-    figure = Figure(figsize=(3 * side, 2 * side), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(3 * side, 2 * side), layout="constrained")
     figure.suptitle("Unbiased CKA; about 0 for independent images", fontsize=9)
     for axes, (title, matrix, rows, columns) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         image = axes.imshow(matrix.numpy(), vmin=0, vmax=1, cmap="viridis")
@@ -45,13 +47,18 @@ def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequen
         if len(layers) <= _MOST_NUMBERS:
             _write_numbers(axes, matrix)
         figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+    save_figure(figure, paths)
+
+
+def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure into files, whose suffixes say the format; equal figures give equal files."""
     for path in paths:
         with atomic_path(path) as partial:
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # equal matrices give equal files
-            figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+            figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=_DPI, metadata=metadata)
 
 
-def _write_numbers(axes: Axes, matrix: Tensor) -> None:
+def _write_numbers(axes: Axes, matrix: "Tensor") -> None:
     for row, values in enumerate(matrix.tolist()):
         for column, value in enumerate(values):
             colour = "black" if value > 0.6 else "white"

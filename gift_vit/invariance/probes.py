@@ -65,10 +65,8 @@ def probe(cfg: RunConfig, model: nn.Module, facts: Any, known: Known, device: to
         RunError: If a feature is not finite, or the disk is full.
     """
     settings = {name: config.settings() for name, config in CLASSIFIERS.items()}
-    key = sha256(json.dumps([FORMAT, facts, weights_digest(model), known.facts, settings, DRIFT_IMAGES]).encode()).hexdigest()[
-        :32
-    ]
-    file = Path(cfg.paths.cache_root, "forgetting", f"{key}.safetensors")
+    key = json.dumps([FORMAT, facts, weights_digest(model), known.facts, settings, DRIFT_IMAGES])
+    file = Path(cfg.paths.cache_root, "forgetting", f"{sha256(key.encode()).hexdigest()[:32]}.safetensors")
     if found := _read(file):
         return found
     with alone(file):

@@ -45,17 +45,17 @@ def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
     return Cell(f"{text} (n={len(top1)})" if show_n else text, (fmean(top1), std, len(top1)))
 
 
-def top1_text(mean: float, std: float | None) -> str:
+def top1_text(mean: float, std: float | None, decimals: int = 2) -> str:
     """A mean in percent, with its deviation where it has one."""
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+    return f"{mean:.{decimals}f}" if std is None else f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
-def mean_cell(values: Sequence[float | None]) -> Cell:
+def mean_cell(values: Sequence[float | None], decimals: int = 2) -> Cell:
     """The mean of what the cells of a row hold; a dash unless every one holds a number."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return Cell(DASH, (None,))
-    return Cell(f"{fmean(known):.2f}", (fmean(known),))
+    return Cell(f"{fmean(known):.{decimals}f}", (fmean(known),))
 
 
 def mean_top1(runs: Sequence[Result]) -> float | None:

@@ -1,4 +1,119 @@
 """What ``python -m gift_vit.invariance`` has left in runs' folders, for tables: forgetting, drift, STIR."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.runs.result import Result
+
 FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
+_TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=DATASET"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a record: the file it stands in, and where."""
+
+    title: str
+    file: str
+    keys: tuple[str, ...]
+    decimals: int
+
+
+MEASURES = {
+    "forgetting": Measure("Forgetting (points)", FORGETTING, ("linear", "forgetting", "mean"), 2),
+    "forgetting_knn": Measure("Forgetting, k-NN (points)", FORGETTING, ("knn", "forgetting", "mean"), 2),
+    "drift": Measure("Drift (1 − CKA)", FORGETTING, ("drift", "mean"), 3),
+    "stir": Measure(
+        "STIR retained", RECORD, ("unbiased", "measures", "invariances_of_pretrained", "means", "all", "retained", "mean"), 3
+    ),
+}
+
+
+def measured(result: Result, name: str) -> float | None:
+    """One of :data:`MEASURES` of a run; None: it has no record of it, or it is not defined.
+
+    Raises:
+        ConfigError: If the record cannot be read.
+    """
+    measure = MEASURES[name]
+    value: Any = _record(_file(result, measure.file))
+    if value is None:
+        return None
+    try:
+        for key in measure.keys:
+            value = value[key]
+        return None if value is None else float(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(_file(result, measure.file), error) from error
+
+
+def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str, ...]:
+    """Sentences below a table with these measures: what they were measured on, and which runs lack them.
+
+    Raises:
+        ConfigError: If a record cannot be read, or two were made on other images or with other options.
+    """
+    notes: list[str] = []
+    for file in dict.fromkeys(MEASURES[name].file for name in names):
+        titles = ", ".join(MEASURES[name].title for name in names if MEASURES[name].file == file)
+        places = [_file(result, file) for result in results]
+        facts = [(place, _facts(file, record, place)) for place in places if (record := _record(place)) is not None]
+        if facts:
+            notes.append(f"{titles}: {_describe(file, _agreed(facts))}")
+        measured_places = [place for place, _ in facts]
+        without = [place.parent.parent for place in places if place not in measured_places]
+        if without:
+            made = f"`python -m gift_vit.invariance run={without[0]}{_TO_MAKE[file]}`"
+            notes.append(f"Runs without {file}, and so without {titles}: {len(without)}. To make it: {made}.")
+    return tuple(notes)
+
+
+def _agreed(facts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Mapping[str, Any]:
+    """What all records were made of."""
+    (first, expected), *others = facts
+    for other, given in others:
+        if differing := [key for key in expected if given.get(key) != expected[key]]:
+            raise ConfigError(
+                f"{first} and {other} differ in {', '.join(differing)}, and cannot stand in one table; "
+                "measure one of these runs again with the options of the other"
+            )
+    return expected
+
+
+def _facts(file: str, record: Any, path: Path) -> dict[str, Any]:
+    try:
+        if file == FORGETTING:
+            return dict(record["on"])
+        return {key: record[key] for key in ("split", "tokens", "layers", "descent")} | {"images": len(record["images"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _describe(file: str, facts: Mapping[str, Any]) -> str:
+    if file == FORGETTING:
+        images = f"{facts['test_images']:,} images of {facts['classes']} classes of {facts['dataset']}"
+        return f"of the features of {images}, classifiers fitted to {facts['train_images']:,} others; seed {facts['seed']}."
+    return f"mean over blocks, unbiased, {facts['images']} images of {facts['split']}."
+
+
+def _file(result: Result, name: str) -> Path:
+    return (result.path.parent if result.path else Path(result.source)) / FOLDER / name
+
+
+def _record(file: Path) -> Any:
+    """The content of a record; None: there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{file} cannot be read ({error!r}); delete it, and make it again with python -m gift_vit.invariance")

@@ -1,4 +1,4 @@
-"""Further columns of a table: what the kept predictions of its runs say, see :mod:`gift_vit.runs.scores`."""
+"""Further columns of a table: what kept predictions (:mod:`gift_vit.runs.scores`) or :mod:`gift_vit.results.kept` say."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import mean_cell, ordered_rows, top1_text
 from gift_vit.results.collect import Grid
+from gift_vit.results.kept import MEASURES, measure_notes, measured
 from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
 from gift_vit.runs.result import Result
@@ -21,6 +22,7 @@ TITLES = {
     "ece": "ECE (%)",
     "temperature": "Temperature",
     "ece_scaled": "ECE scaled (%)",
+    **{name: measure.title for name, measure in MEASURES.items()},
 }
 _HIGHER_IS_BETTER = frozenset({"top1", "top5", "mean_class_accuracy", "macro_f1"})
 
@@ -32,13 +34,15 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         table: Made of the grid, with rows by ``keys``.
         grid: The runs.
         keys: What the rows are, as :func:`gift_vit.results.collect.build_grid` is told.
-        scores: Names of :data:`gift_vit.runs.scores.SCORES`.
+        scores: Names of :data:`gift_vit.runs.scores.SCORES` or :data:`gift_vit.results.kept.MEASURES`.
 
     Raises:
-        ConfigError: If no run of the grid kept its predictions; says what makes them.
+        ConfigError: If predictions are asked for and no run of the grid kept its own; says what makes them. Or if records of
+            measures cannot be read, or differ in what they were made of.
     """
-    without = [result for result in grid.results if result.predictions is None]
-    if len(without) == len(grid.results):
+    predicted = [score for score in scores if score not in MEASURES]
+    without = [result for result in grid.results if result.predictions is None] if predicted else []
+    if predicted and len(without) == len(grid.results):
         folder = without[0].path.parent if without[0].path else without[0].source
         raise ConfigError(f"columns=: no run of the table keeps predictions; {Run.open(folder).how_to_predict()}")
     datasets = [dataset for dataset in ordered(grid.datasets, DATASET_NAMES) if any(d == dataset for _, d in grid.cells)]
@@ -51,31 +55,41 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         for own, row in zip(cells, ordered_rows(grid, keys), strict=True):
             members = [score_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
             own += members
-            own += [mean_cell([_number(cell) for cell in members])] * (len(datasets) > 1)
+            own += [mean_cell([_number(cell) for cell in members], _decimals(score))] * (len(datasets) > 1)
     empty = tuple(Cell(DASH, (None,) * len(column.csv)) for column in columns)
-    note = f"Runs without predictions, and so without {', '.join(TITLES[score] for score in scores)}: {len(without)}."
+    note = f"Runs without predictions, and so without {', '.join(TITLES[score] for score in predicted)}: {len(without)}."
     return replace(
         table,
         columns=(*table.columns, *columns),
         rows=tuple((*row, *more) for row, more in zip(table.rows, cells, strict=True)),
-        notes=(*table.notes, *([note] if without else [])),
+        notes=(
+            *(*table.notes, *([note] if without else [])),
+            *measure_notes(grid.results, [score for score in scores if score in MEASURES]),
+        ),
         published=tuple(Block(block.title, tuple((*row, *empty) for row in block.rows)) for block in table.published),
     )
 
 
 def score_cell(runs: Sequence[Result], score: str) -> Cell:
     """Mean ± sample standard deviation of a score over seeds; a dash unless every run has it."""
-    found = [run.predictions.scores.get(score) for run in runs if run.predictions is not None]
+    if score in MEASURES:
+        found = [measured(run, score) for run in runs]
+    else:
+        found = [run.predictions.scores.get(score) for run in runs if run.predictions is not None]
     known = [value for value in found if value is not None]
     if not known or len(known) < len(runs):
         return Cell(DASH, (None, None, len(known)))
     std = stdev(known) if len(known) > 1 else None
-    return Cell(top1_text(fmean(known), std), (fmean(known), std, len(known)))
+    return Cell(top1_text(fmean(known), std, _decimals(score)), (fmean(known), std, len(known)))
 
 
 def _column(score: str, dataset: str, ranked: bool) -> Column:
     names = tuple(f"{dataset}_{score}_{part}" for part in ("mean", "std", "n"))
     return Column(dataset_name(dataset), TITLES[score], names, ranked)
+
+
+def _decimals(score: str) -> int:
+    return MEASURES[score].decimals if score in MEASURES else 2
 
 
 def _number(cell: Cell) -> float | None:

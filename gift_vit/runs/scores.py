@@ -4,7 +4,7 @@ Percent are 0–100. scikit-learn and SciPy are imported when something is compu
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,8 +158,9 @@ def class_accuracy(logits: Floats, labels: Labels) -> list[float | None]:
     return [100 * float(hit) / int(n) if n else None for hit, n in zip(right, images, strict=True)]
 
 
-def check_scores(names: Sequence[str]) -> None:
-    """Refuse a name that is none of :data:`SCORES`."""
-    unknown = [name for name in names if name not in SCORES]
+def check_scores(names: Sequence[str], further: Collection[str] = ()) -> None:
+    """Refuse a name that is none of :data:`SCORES` or of ``further`` ones."""
+    known = [*SCORES, *further]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(f"unknown score {', '.join(unknown)} (known: {', '.join(SCORES)})")
+        raise ConfigError(f"unknown score {', '.join(unknown)} (known: {', '.join(known)})")

@@ -25,8 +25,9 @@ from gift_vit.data.questions import QuestionSource
 from gift_vit.data.tokens import TokenTransform
 from gift_vit.engine.objective import IGNORED, SEQUENCES
 from gift_vit.engine.state import Precision
+from gift_vit.invariance.pair import open_pair
 from gift_vit.runs.decoding import Decoding
-from gift_vit.runs.finished import evaluate_split, write_merged
+from gift_vit.runs.finished import evaluate_split, make_predictions, write_merged
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -96,6 +97,10 @@ def test_what_can_be_learnt_is_answered_and_the_record_says_how_well(configured:
     assert (again.top1, again.images, again.further) == (result.metrics["test_top1"], 20, extra)
     assert any("give every recorded score" in line for line in verify_run(Run.open(cfg.folder)))
     _as_plain_transformers_answers(cfg, tmp_path / "merged")
+    with pytest.raises(ConfigError, match="answers in words, which training has kept in answers/"):
+        make_predictions(Run.open(cfg.folder))
+    with pytest.raises(ConfigError, match=r"llama takes texts, and this is for images"):
+        open_pair(Run.open(cfg.folder), CPU)
     rows = [{**row, "text": "the correct answer is true"} for row in answers(cfg, "boolq")]
     (cfg.folder / "answers" / "boolq.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(Untruth, match=r"answers/boolq.jsonl has another SHA-256"):
@@ -312,6 +317,26 @@ def test_predictions_that_are_not_wanted_are_not_left(configured: Configured) ->
     result = trained(cfg)
     assert result.extra_metrics
     assert not (cfg.folder / "answers").exists()
+
+
+WIDTHS = {"q_proj": 4096, "k_proj": 4096, "v_proj": 4096, "o_proj": 4096, "up_proj": 4096}  # d_in
+
+
+@pytest.mark.parametrize(
+    ("method", "llama", "llama_3", "scale"),
+    [
+        ("gift_qv_llm", 1_048_576, 1_048_576, None),
+        ("gift_proj", 1_048_576, 1_048_576, None),
+        ("gift_qkvud", 3_506_176, 3_932_160, None),
+        ("wegeft_qkvud", 3_506_176, 3_932_160, 2.0),
+    ],
+)
+def test_the_methods_have_the_papers_sizes(configured: Configured, method: str, llama: int, llama_3: int, scale: float) -> None:
+    """language.md §2.3: a pair for each target."""
+    told = configured(method=[f"method={method}"]).method
+    for down, expected in ((11_008, llama), (14_336, llama_3)):
+        assert sum(2 * told.rank * {**WIDTHS, "down_proj": down}[name] for name in told.target_modules) == expected
+    assert (told.alpha and told.alpha / told.rank) == scale
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Columns and notes of what ``gift_vit.invariance`` has left in runs' folders."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import tables
+from experiments.report import __main__ as report
+from experiments.report.charts import Point
+from experiments.report.kept import forgetting_points
+from gift_vit.results.collect import build_grid
+from gift_vit.runs.result import Result
+from tests.results.conftest import exit_code, refused
+
+main = partial(exit_code, tables.main)
+ON = {"dataset": "upstream", "classes": 164, "train_images": 8200, "test_images": 4100, "seed": 0}
+
+
+def forgetting(linear: float, **facts: Any) -> dict[str, Any]:
+    lost = {"forgetting": {"mean": linear, "low": 0.0, "high": 9.0}}
+    knn = {"forgetting": {"mean": linear / 2, "low": 0.0, "high": 9.0}}
+    return {"on": ON | facts, "linear": lost, "knn": knn, "drift": {"mean": 0.0625, "low": 0.0, "high": 1.0}}
+
+
+def invariance(retained: float | None, images: int = 64) -> dict[str, Any]:
+    means = {"all": {"retained": {"mean": retained, "low": None, "high": None}}}
+    made = {"split": "val", "tokens": "all", "layers": ["0", "pooled"], "descent": {"steps": 143}, "images": ["a"] * images}
+    return made | {"unbiased": {"measures": {"invariances_of_pretrained": {"means": means}}}}
+
+
+@pytest.fixture
+def root(stored: Callable[..., Result], tmp_path: Path) -> Path:
+    """GIFT with two seeds that are measured, LoRA with one that is not."""
+    for seed, lost in enumerate((1.0, 2.0)):
+        stored(f"final/gift{seed}", seed=seed)
+        keep(tmp_path / f"outputs/final/gift{seed}", forgetting(lost), invariance(0.875))
+    stored("final/lora", method="lora")
+    return tmp_path / "outputs"
+
+
+def keep(folder: Path, *records: dict[str, Any] | str) -> None:
+    (folder / "invariance").mkdir(exist_ok=True)
+    for name, record in zip(("forgetting.json", "invariance.json"), records, strict=False):
+        (folder / "invariance" / name).write_text(record if isinstance(record, str) else json.dumps(record))
+
+
+def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"root={root}", "columns=[forgetting,forgetting_knn,drift,stir]") == 0
+    out = capsys.readouterr().out
+    header, lora, gift = (line.split(" | ") for line in out.splitlines() if line.startswith("| "))
+    titles = ["Forgetting (points)", "Forgetting, k-NN (points)", "Drift (1 − CKA)", "STIR retained"]
+    assert [title.strip(" |") for title in header[-4:]] == [f"{title}: Digits" for title in titles]
+    assert [cell.strip(" |") for cell in gift[-4:]] == ["1.50 ± 0.71", "0.75 ± 0.35", "0.062 ± 0.000", "0.875 ± 0.000"]
+    assert [cell.strip(" |") for cell in lora[-4:]] == ["–"] * 4
+    assert "of the features of 4,100 images of 164 classes of upstream, classifiers fitted to 8,200 others; seed 0." in out
+    assert "STIR retained: mean over blocks, unbiased, 64 images of val." in out
+    run = root / "final" / "lora"
+    assert f"without STIR retained: 1. To make it: `python -m gift_vit.invariance run={run}`." in out
+    assert f"`python -m gift_vit.invariance run={run} images=0 forgetting=" in out
+
+
+def test_a_table_without_any_has_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"root={root}", "method=lora", "columns=[forgetting]", "format=csv") == 0
+    out, notes = capsys.readouterr()
+    assert out.splitlines()[0].endswith("digits_forgetting_mean,digits_forgetting_std,digits_forgetting_n")
+    assert out.splitlines()[1].endswith(",,,0")
+    assert "Runs without forgetting.json, and so without Forgetting (points): 1." in notes
+
+
+@pytest.mark.parametrize(
+    ("records", "column", "message"),
+    [
+        ([forgetting(1.0, seed=1)], "forgetting", "differ in seed, and cannot stand in one table"),
+        ([forgetting(1.0), invariance(0.5, images=8)], "stir", "differ in images, and cannot stand in one table"),
+        (["{"], "drift", "forgetting.json cannot be read"),
+        (["[]"], "forgetting", "forgetting.json cannot be read"),
+        ([{"on": ON}], "forgetting", "forgetting.json cannot be read (KeyError('linear')); delete it, and make it again"),
+        ([forgetting(1.0)], "forgeting", "unknown score forgeting (known: top1, "),
+    ],
+)
+def test_records_that_cannot_stand_in_one_table(
+    root: Path, capsys: pytest.CaptureFixture[str], records: list[Any], column: str, message: str
+) -> None:
+    keep(root / "final" / "lora", *records)
+    assert message in refused(main, capsys, f"root={root}", f"columns=[{column}]")
+
+
+def test_what_is_not_defined_is_a_dash(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(root / "final" / "lora", forgetting(1.0), invariance(None))
+    assert main(f"root={root}", "columns=[stir]") == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| LoRA")]
+    assert row.endswith("| – |")
+
+
+def test_the_figure_needs_runs_that_were_measured(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"root={root}", f"figure={tmp_path / 'plot'}") == 0
+    assert (tmp_path / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "plot.pdf").read_bytes()[:5] == b"%PDF-"
+    capsys.readouterr()
+    said = refused(main, capsys, f"root={root}", "method=lora", f"figure={tmp_path / 'other'}")
+    assert "no row has a measured run on each of digits. Runs without forgetting.json" in said
+
+
+def test_points_are_means_over_datasets_of_seeds_that_all_have(root: Path, stored: Callable[..., Result]) -> None:
+    """GIFT's second seed lacks the second dataset, and LoRA was measured on one of the two."""
+    results = [stored(f"final/gift{seed}", seed=seed, top1=80.0 + seed) for seed in (0, 1)]
+    results += [
+        stored("final/lora", method="lora", top1=70.0),
+        stored("final/lora2", method="lora", dataset="tiny_mammals", top1=30.0),
+    ]
+    results += [stored(f"final/mammals{seed}", dataset="tiny_mammals", seed=seed, top1=40.0) for seed in (0, 1)]
+    keep(root / "final" / "mammals0", forgetting(4.0))
+    keep(root / "final" / "lora", forgetting(7.0))
+    grid = build_grid(results, "mini")
+    assert forgetting_points(grid, (), ["digits", "tiny_mammals"]) == [Point("GIFT", 2.5, None, 60.0, None, 1)]
+    lora, gift = forgetting_points(grid, (), ["digits"])
+    assert lora == Point("LoRA", 7.0, None, 70.0, None, 1)
+    assert (gift.forgetting, gift.top1, gift.n) == (1.5, 80.5, 2)
+    assert (gift.forgetting_std, gift.top1_std) == (pytest.approx(0.5**0.5), pytest.approx(0.5**0.5))
+
+
+def test_the_page_has_a_table_and_a_plot(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert exit_code(report.main, f"root={root}", f"out={out}") == 0
+    text = out.read_text()
+    assert "What was kept and forgotten" in text
+    assert "1.50 ± 0.71" in text
+    assert 'aria-label="Digits: test top-1 against forgetting of 1 methods' in text
+    assert "GIFT: 90.00 %, forgetting 1.50 points" in text
+    keep(root / "final" / "lora", forgetting(1.0, seed=1))
+    assert exit_code(report.main, f"root={root}", f"out={out}") == 0
+    assert "warning: nothing on forgetting of mini, protocol clean, backbone vit_mini: " in capsys.readouterr().err
+    assert "differ in seed" in out.read_text()
