@@ -104,6 +104,24 @@ def write(file: Path, table: Sequence[dict[str, Any]]) -> Path:
     return file
 
 
+GLUE_COLUMNS = {"cola": ("sentence",), "rte": ("sentence1", "sentence2"), "mrpc": ("sentence1", "sentence2")}
+
+
+def glue_task(folder: Path, task: str, sizes: dict[str, int]) -> Path:
+    """A task of GLUE as it is prepared, of texts that can be learnt; labels of test are -1, and those of stsb are numbers."""
+    folder.mkdir(parents=True)
+    for split, size in sizes.items():
+        table: list[dict[str, Any]] = []
+        for row in rows(size):
+            value = int(row["label"] == "yes")
+            label = float(5 * value) - 0.5 * value * len(row["sentence"].split()) / 7 if task == "stsb" else value
+            texts = dict.fromkeys(GLUE_COLUMNS.get(task, ("sentence1", "sentence2")), row["sentence"])
+            table.append({**texts, "label": (-1.0 if task == "stsb" else -1) if split == "test" else label})
+        write(folder / f"{split}.parquet", table)
+    (folder / "glue.json").write_text("{}")
+    return folder
+
+
 def questions(of_set: str, count: int) -> list[dict[str, str]]:
     """Questions of a set that say their own answer, in LLM-Adapters' form."""
     first, second = {"boolq": ("true", "false"), "piqa": ("solution1", "solution2")}[of_set]

@@ -41,17 +41,26 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, classes) of tokens (B, 3, L): ids, attention mask and types, 0 and 1 for the first and second text."""
-        inputs = {name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names}
-        outputs = self.model(**inputs)
-        if self.head is None:
-            return outputs.logits
-        mask = inputs["attention_mask"].unsqueeze(-1).to(outputs.last_hidden_state.dtype)
-        return self.head((outputs.last_hidden_state * mask).sum(1) / mask.sum(1))
+        return self._called(tokens).logits if self.head is None else self.head(self.forward_features(tokens))
 
-    def get_classifier(self) -> tuple[nn.Module, ...]:
-        """What is drawn anew for a task."""
+    def forward_features(self, tokens: Tensor) -> Tensor:
+        """What the linear head of ``pooling: mean`` sees, (B, D): the mean over the tokens of each text."""
+        hidden = self._called(tokens).last_hidden_state
+        mask = tokens[:, INPUTS.index("attention_mask"), :, None].to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of what :meth:`forward_features` gives, or with ``pre_logits`` that itself, as of timm's models."""
+        assert self.head is not None, "a method that is fitted has a linear head"
+        return features if pre_logits else self.head(features)
+
+    def _called(self, tokens: Tensor) -> Any:
+        return self.model(**{name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names})
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
+        """What is drawn anew for a task: one linear layer, or the modules of the model's own head."""
         if self.head is not None:
-            return (self.head,)
+            return self.head
         return tuple(module for name, module in self.model.named_children() if name in _HEADS)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -119,7 +128,9 @@ def _load(cfg: BackboneConfig, num_classes: int) -> Any:
     labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
     config = AutoConfig.from_pretrained(cfg.model, **labels)
     drawn = not cfg.pretrained
-    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, config=config, dtype=torch.float32)
+    other_head = {} if cfg.pooling == "mean" else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
+    told = {"config": config, "dtype": torch.float32, **other_head}
+    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, **told)
     if cfg.pooling == "mean" and hasattr(model, "pooler"):
         model.pooler = None  # it was made for the first token
     return model

@@ -99,6 +99,8 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
         stop_epoch=None if cut is None else min(cut, configs["trainer"].epochs),
         **configs,
     )
+    if protocol.kept_epoch == "best" and run.train_split != "train":
+        raise ConfigError("protocol.kept_epoch=best is chosen on val, which this run trains on; give protocol.kept_epoch=last")
     if recipe is not None:
         _check_recipe(recipe, run)
     return run
@@ -140,9 +142,12 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     file = conf_dir() / "protocol" / f"{cfg.protocol.name}.yaml"
     if not file.is_file():
         return {}
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    rules, used = dict(flatten(content)), dict(flatten(cfg.values))
-    changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
+    content = OmegaConf.load(file)
+    told = {key for key, _ in flatten(cast(Any, OmegaConf.to_container(content)))}
+    whole = OmegaConf.merge(OmegaConf.create(cfg.values), content)  # its values may refer to those of the run
+    rules = {key: value for key, value in flatten(cast(Any, OmegaConf.to_container(whole, resolve=True))) if key in told}
+    used = dict(flatten(cfg.values))  # of an older version's run without what the protocol says of later benchmarks
+    changes = {k: (value, used[k]) for k, value in rules.items() if k != "seed" and k in used and used[k] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
     same = resize == ruled or cfg.dataset.thing == "text"
     return changes if same else {**changes, "dataset.transform.resize": (ruled, resize)}

@@ -27,7 +27,7 @@ class Tokens:
     """
 
     def __init__(self, source: LabelledSource[Any], tokenizer: Any, max_length: int, name: str) -> None:
-        self.labels: NDArray[np.int64] = source.labels
+        self.labels: NDArray[Any] = source.labels
         texts = [source[index][0] for index in range(len(source))]
         columns = [list(column) for column in zip(*texts, strict=True)]
         options = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
@@ -44,8 +44,8 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], int]:
-        return self.tokens[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], Any]:
+        return self.tokens[index], self.labels[index].item()
 
 
 def _as_array(ids: list[int], types: list[int]) -> NDArray[np.int64]:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,13 +25,21 @@ class Objective:
         loss: The sum over a batch's outputs (B, C) float32 and labels (B,), without those labelled :data:`IGNORED`.
         correct: Which examples of such a batch are right, (B,).
         of_one_shape: Whether the outputs of all batches have one shape but for B, and can be kept together.
+        scores: Of all outputs (N, C) float32 and labels (N,) of a split: scores in percent by name, the first is the one that
+            counts. None: the share of the examples that are right, which is counted batch by batch.
         keep_logits: Whether an evaluation keeps the outputs.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     correct: Callable[[Tensor, Tensor], Tensor] = first_choice
     of_one_shape: bool = True
+    scores: Callable[[NDArray[Any], NDArray[Any]], dict[str, float]] | None = None
     keep_logits: bool = False
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the outputs of a whole split are looked at together."""
+        return self.keep_logits or self.scores is not None
 
     def keeping(self, keep_logits: bool = True) -> "Objective":
         """The same, with the outputs kept or not; kept only where they can be."""
@@ -39,6 +49,12 @@ class Objective:
 cross_entropy: Callable[[Tensor, Tensor], Tensor] = partial(F.cross_entropy, reduction="sum")
 CLASSES = Objective(cross_entropy)
 """Classes, told apart by cross entropy and counted by top-1 accuracy."""
+
+
+def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The sum of (output − label)² over outputs (B, 1) and labels (B,)."""
+    errors = outputs.squeeze(1) - labels
+    return (errors**2).masked_fill(labels == IGNORED, 0.0).sum()
 
 
 def sequence_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ of it: a file that is damaged, cut short or changed is never gone on with.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -152,11 +152,13 @@ class TrainingState:
         epochs_done: Finished epochs.
         history: One record per finished epoch, as in ``metrics.jsonl``.
         seconds: Training time so far, over all starts.
+        best: What :func:`trained_state` was after the best epoch so far, where that is kept; else None.
     """
 
     epochs_done: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
+    best: dict[str, torch.Tensor] | None = None
 
 
 def save_checkpoint(
@@ -220,10 +222,20 @@ def load_checkpoint(
         raise ConfigError(f"{path} cannot be read ({reason}); delete it to start the run over") from error
     if problem is not None:
         raise ConfigError(f"{path} {problem}; delete it to start the run over")
-    with torch.no_grad():
-        for name, tensor in _mutable_state(model).items():
-            tensor.copy_(state["model"][name])
+    restore_state(model, state["model"])
     return progress
+
+
+def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of everything in the state dict that training can change."""
+    return {name: tensor.detach().clone() for name, tensor in _mutable_state(model).items()}
+
+
+@torch.no_grad()
+def restore_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model what :func:`trained_state` took of it."""
+    for name, tensor in _mutable_state(model).items():
+        tensor.copy_(state[name])
 
 
 def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:

@@ -99,7 +99,7 @@ def apply_method(model: Model, config: Any) -> Model:
     if getattr(model, "tokenizer", None) is None:
         check_vit(model)
     elif spec.kind not in FOR_TEXT:
-        known = "linear, full, bitfit, gift_qv, lora_text and the methods of peft"
+        known = "linear, full, bitfit, gift_qv, lora_text, linear_exact, knn and the methods of peft"
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
     backbone = describe_backbone(model)

@@ -110,8 +110,18 @@ VTAB_GROUPS = {
     },
 }
 VTAB = {label: name for group in VTAB_GROUPS.values() for label, name in group.items()}
+GLUE = {
+    "glue_sst2": "SST-2",
+    "glue_mrpc": "MRPC",
+    "glue_cola": "CoLA",
+    "glue_qnli": "QNLI",
+    "glue_rte": "RTE",
+    "glue_stsb": "STS-B",
+    "glue_qqp": "QQP",
+    "glue_mnli": "MNLI",
+}
 COMMONSENSE = {"commonsense": "Commonsense170k"}
-DATASET_NAMES = {**MINI, **FGVC, **VTAB, **COMMONSENSE}
+DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE, **COMMONSENSE}
 
 
 def method_name(label: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import LabelledSource, VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
-from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextConfig
+from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextTaskConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
-from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective
+from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, cross_entropy, squared_error
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
 from gift_vit.methods.config import spec_of
+from gift_vit.runs.scores import task_scores
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
@@ -56,7 +58,7 @@ def resolve_device(name: str) -> torch.device:
 def open_data(cfg: RunConfig) -> VisionDataset:
     """The run's dataset, with all splits it needs."""
     data = build_dataset(cfg.dataset)
-    if cfg.phase == "final":
+    if cfg.scored_split == "test":
         data.parts("test")  # absent: better said now than after training
     return data
 
@@ -91,7 +93,7 @@ def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[st
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     reread = cfg.trainer.epochs > 1
-    if isinstance(cfg.dataset, TextConfig | CommonsenseConfig):
+    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         tokens, transform = _tokens(cfg.dataset, model, data, cfg.train_split)
         return TrainLoader(tokens, transform, cfg.trainer.batch_size, 0, cfg.seed, device)
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
@@ -106,7 +108,7 @@ def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
 ) -> Iterable[Batch]:
     """A split's examples in order; ``reread`` says that they are gone through more than once."""
-    if isinstance(cfg.dataset, TextConfig | CommonsenseConfig):
+    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         return EvalLoader(*_tokens(cfg.dataset, model, data, split), cfg.loading.eval_batch_size, 0, device)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
@@ -119,7 +121,7 @@ def eval_loader(
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
     method = spec_of(cfg.method)
-    if method.initialise is None or isinstance(cfg.dataset, TextConfig | CommonsenseConfig):
+    if method.initialise is None or isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -134,7 +136,10 @@ def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: to
 
 def objective_of(dataset: DatasetConfig) -> Objective:
     """What models are trained for on a dataset, and scored by."""
-    return SEQUENCES if isinstance(dataset, CommonsenseConfig) else CLASSES
+    if isinstance(dataset, CommonsenseConfig):
+        return SEQUENCES
+    loss = squared_error if dataset.is_regression else cross_entropy
+    return CLASSES if dataset.scores == ("accuracy",) else Objective(loss, scores=partial(task_scores, names=dataset.scores))
 
 
 def score(
@@ -161,7 +166,7 @@ def score(
 
 
 def _tokens(
-    dataset: TextConfig | CommonsenseConfig, model: Any, data: VisionDataset, split: str
+    dataset: TextTaskConfig | CommonsenseConfig, model: Any, data: VisionDataset, split: str
 ) -> tuple[LabelledSource[Any], Transform]:
     """A split's texts as the model takes them, and what stacks them; they lie in memory, and need no workers."""
     from gift_vit.data.prompts import Prompts, PromptTokenizer  # a run on images has no use for them

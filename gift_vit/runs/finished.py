@@ -46,6 +46,8 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
     run.check_finished()
     if run.result is None:
         raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
+    if run.config.dataset.is_regression:
+        raise ConfigError(f"{run.folder} predicts numbers, and predictions are kept of classes alone; drop keep_predictions=")
     if not objective_of(run.config.dataset).of_one_shape:
         raise ConfigError(f"{run.folder} answers in words, which training has kept in {ANSWERS}/; drop keep_predictions=")
     data, own = run.data(), run.split()
@@ -57,8 +59,8 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
         recorded = run.result.metrics[f"{split}_top1"]
         if recorded is not None and not math.isclose(evaluation.top1, recorded):
             raise RunError(
-                f"{run.folder}: {split} top-1 is {evaluation.top1:.4f} % here, {recorded:.4f} % in {RESULT}: these are not the "
-                "run's own predictions, and none are kept; make them on the kind of machine that it was trained on"
+                f"{run.folder}: {split} {run.result.score_name} is {evaluation.top1:.4f} % here, {recorded:.4f} % in {RESULT}: "
+                "these are not the run's own predictions, and none are kept; make them on the kind of machine that trained it"
             )
     predictions = keep_predictions(run.folder, data, evaluated)
     write_result(run.folder / RESULT, replace(run.result, predictions=predictions, files=file_hashes(run.folder)))

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import sha256_of
 from gift_vit.config.keys import best_of, config_difference
+from gift_vit.engine.observer import best_epoch
 from gift_vit.methods.config import Candidates
 from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result
 from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
@@ -152,7 +153,11 @@ def _check_epochs(run: Run, result: Result) -> str:
     expected = 1 if fitted else run.config.stop_epoch or run.config.trainer.epochs
     _claim(run, count == expected, f"{RESULT} has {count} epochs, its config {expected}")
     scored = [record["val_top1"] for record in records if "val_top1" in record]
-    found = {"train_loss": records[-1].get("train_loss"), "val_top1": scored[-1] if scored else None}
+    val = scored[-1] if scored else None
+    if run.config.protocol.kept_epoch == "best" and (best := best_epoch(records)) is not None:
+        val, chosen, told = max(scored), {"epoch": best}, result.run.chosen
+        _claim(run, told == chosen, f"{RESULT} says {told} was chosen, the best of {METRICS} is {chosen}")
+    found = {"train_loss": records[-1].get("train_loss"), "val_top1": val}
     for name, value in found.items():
         _claim(run, value == result.metrics[name], f"{name} ends with {value} in {METRICS}, {result.metrics[name]} in {RESULT}")
     return f"{METRICS}: {count} epochs, which end with the recorded loss and val top-1"
@@ -203,6 +208,7 @@ def _check_adapter(run: Run, result: Result) -> str:
 
 def _check_predictions(run: Run, result: Result) -> str:
     from gift_vit.runs.predictions import describe, read_predictions
+    from gift_vit.runs.scores import task_scores
 
     recorded = result.predictions
     assert recorded is not None
@@ -217,9 +223,10 @@ def _check_predictions(run: Run, result: Result) -> str:
         expected = getattr(result.data, f"{split}_images"), result.data.num_classes
         shape = predictions.logits.shape
         _claim(run, shape == expected, f"{PREDICTIONS} has (images, classes) {shape} of {split}, {RESULT} {expected}")
-        found = 100 * float(predictions.correct.mean())
+        metric = result.metric or "accuracy"
+        found = task_scores(predictions.logits, predictions.labels, [metric])[metric]
         same = top1 is not None and math.isclose(found, top1)
-        _claim(run, same, f"{split} top-1 is {found} by {PREDICTIONS}, {top1} by {RESULT}")
+        _claim(run, same, f"{split} {result.score_name} is {found} by {PREDICTIONS}, {top1} by {RESULT}")
         if loss is not None:
             _check_loss(run, predictions, loss)
     again = describe(list(kept.values()))
@@ -294,9 +301,14 @@ def _score_again(run: Run, result: Result, device: str) -> str:
     allowed = math.ceil(SHARE * scores.images)
     if result.predictions is None:
         top1 = result.metrics[f"{split}_top1"]
-        off = None if top1 is None else round(abs(scores.top1 - top1) * scores.images / 100)
-        _claim(run, off is not None and off <= allowed, f"{split} top-1 is {scores.top1} scored again, {top1} in {RESULT}")
-        return f"scored again: {split} top-1 {scores.top1:.2f} %, {off} images from the recorded one"
+        difference = math.inf if top1 is None else abs(scores.top1 - top1)
+        name = f"{split} {result.score_name}"
+        holds = difference * scores.images / 100 <= allowed + 0.5  # rounded, as many images
+        _claim(run, holds, f"{name} is {scores.top1} scored again, {top1} in {RESULT}")
+        if result.metric is not None:
+            return f"scored again: {name} {scores.top1:.2f} %, {difference:.2f} from the recorded one"
+        off = round(difference * scores.images / 100)
+        return f"scored again: {name} {scores.top1:.2f} %, {off} images from the recorded one"
     assert scores.logits is not None
     kept = run.predictions()
     same = kept.images == image_ids(data, split) and kept.labels.tolist() == data.split(split).labels.tolist()

@@ -30,18 +30,20 @@ def together() -> list[tuple[str, ...]]:
     deltas = [(f"{group}={choice}",) for group in DELTAS for choice in stems(group)]
     texts = [name for name in stems("backbone") if is_text("backbone", name)]
     text = [("dataset=text", f"backbone={name}") for name in texts if not is_language(name)]
-    protocols = [f"protocol={name}" for name in stems("protocol") if is_text("protocol", name)]
+    tasks = [f"dataset={name}" for name in stems("dataset") if name.startswith("glue_")]
+    glue = [(task, f"protocol={name}", "backbone=roberta_large") for task in tasks for name in ("clean", "glue_gift")]
+    protocols = [f"protocol={name}" for name in stems("protocol") if name.startswith("commonsense_")]
     models = [f"backbone={name}" for name in texts if is_language(name)]
     count = max(len(models), len(protocols))
     language = [("dataset=commonsense", models[i % len(models)], protocols[i % len(protocols)]) for i in range(count)]
-    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *language, *deltas]
+    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *glue, *language, *deltas]
 
 
 def is_text(group: str, choice: str) -> bool:
     """Whether a dataset, a backbone or a protocol is for texts, and goes with no other."""
     if group == "backbone":
         return entire(conf_dir() / group / f"{choice}.yaml").get("kind") == "transformers"
-    return (group, choice) in {("dataset", "text"), ("dataset", "commonsense")} or choice.startswith("commonsense_")
+    return group in {"dataset", "protocol"} and choice.startswith(("text", "glue_", "commonsense"))
 
 
 def is_language(backbone: str) -> bool:
