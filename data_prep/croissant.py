@@ -11,7 +11,7 @@ from gift_vit.common.files import sha256_of, write_json
 
 CROISSANT = "croissant.json"
 _FORMATS = {".json": "application/json", ".parquet": "application/x-parquet"}
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_SPLITS = {"train": "training", "val": "validation", "dev": "validation", "test": "test"}
 _TERMS = (
     *("arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty", "fileObject"),
     *("fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path"),

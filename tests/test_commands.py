@@ -117,6 +117,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "demo": (["experiments.demo", "images=11"], "images=11: expected 1 to 10, one for each digit"),
     "fgvc": (["data_prep.fgvc", "cup"], "unknown dataset 'cup'; did you mean cub?"),
     "vtab": (["data_prep.vtab", "natral"], "there is no task 'natral'"),
+    "glue": (["data_prep.glue", "rt"], "unknown task 'rt'; did you mean rte? (known: cola, mrpc, qnli, rte, "),
+    "glue folder": (["data_prep.glue", "rte", "folder=nowhere"], "folder=nowhere is no folder"),
+    "commonsense": (["data_prep.commonsense", "folder=nowhere"], "folder=nowhere is no folder"),
+    "address": (["data_prep.commonsense", "source=data"], "source=data: expected an address that begins with https://"),
 }
 # what stands in the place of a finished run's files: config.yaml, but for those that are named
 DAMAGED: dict[str, tuple[bytes, str]] = {
@@ -163,6 +167,8 @@ WRITING = (
     ["data_prep.fgvc", "cub", f"root={OUT}"],
     ["data_prep.fgvc", "cub", f"archives={OUT}"],
     ["data_prep.vtab", "dtd", f"root={OUT}"],
+    ["data_prep.glue", "rte", f"root={OUT}"],
+    ["data_prep.commonsense", f"root={OUT}"],
 )
 LONG = "a" * 300
 

@@ -10,6 +10,7 @@ from gift_vit.common.errors import ConfigError
 
 KINDS = ("timm", "transformers")
 TEXT_POOLINGS = ("model", "mean")
+DTYPES = ("float32", "bfloat16")
 POOLINGS = ("token", "avg", "map")
 
 
@@ -28,6 +29,7 @@ class BackboneConfig(Options, section="backbone"):
         pooling: Of a model of transformers: ``model``: its own head for sequence classification; ``mean``: one linear layer on
             the mean over the tokens, for which sentence encoders are made.
         pad_token: What batches of texts are filled up with, where the tokenizer does not say.
+        dtype: ``float32``, or ``bfloat16``: how the weights of a language model are held. What a method adds stays float32.
         global_pool: What the head reads: ``token``, the class token; ``avg``, the mean of the patches; ``map``, what an
             attention pool that the weights bring makes of all tokens. None: as timm builds the model for these weights, which
             the backbone's YAML says in words.
@@ -42,15 +44,16 @@ class BackboneConfig(Options, section="backbone"):
     kind: Annotated[str, one_of(KINDS)] = "timm"
     pooling: Annotated[str, one_of(TEXT_POOLINGS)] = "model"
     pad_token: str | None = None
+    dtype: Annotated[str, one_of(DTYPES)] = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name == "hf":
             last = re.sub(r"[^\w.+-]+", "_", Path(self.model).name).strip("_.").lower()
             self.name = f"hf_{last or 'model'}"
-        other = ("weights", "img_size", "global_pool") if self.is_text else ("pooling", "pad_token")
+        other = ("weights", "img_size", "global_pool") if self.is_text else ("pooling", "pad_token", "dtype")
         for key in other:
-            if getattr(self, key) not in (None, "model"):
+            if getattr(self, key) not in (None, "model", "float32"):
                 raise ConfigError(f"backbone.{key} has no effect on a model of {self.kind}; leave it out")
 
     @property

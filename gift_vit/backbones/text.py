@@ -1,6 +1,7 @@
-"""Models of transformers that classify texts. Imported for such a backbone alone: transformers takes seconds."""
+"""Models of transformers, and those that classify texts. Imported for such a backbone alone: transformers takes seconds."""
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -33,32 +34,46 @@ class TextClassifier(nn.Module):
     def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.num_classes = model, tokenizer, num_classes
-        self.max_tokens = _max_tokens(model, tokenizer)
+        self.max_tokens = max_tokens(model, tokenizer)
         self.pretrained_cfg = {"architecture": weights_name(cfg)}
         self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
         self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, classes) of tokens (B, 3, L): ids, attention mask and types, 0 and 1 for the first and second text."""
-        inputs = {name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names}
-        outputs = self.model(**inputs)
-        if self.head is None:
-            return outputs.logits
-        mask = inputs["attention_mask"].unsqueeze(-1).to(outputs.last_hidden_state.dtype)
-        return self.head((outputs.last_hidden_state * mask).sum(1) / mask.sum(1))
+        return self._called(tokens).logits if self.head is None else self.head(self.forward_features(tokens))
 
-    def get_classifier(self) -> tuple[nn.Module, ...]:
-        """What is drawn anew for a task."""
+    def forward_features(self, tokens: Tensor) -> Tensor:
+        """What the linear head of ``pooling: mean`` sees, (B, D): the mean over the tokens of each text."""
+        hidden = self._called(tokens).last_hidden_state
+        mask = tokens[:, INPUTS.index("attention_mask"), :, None].to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of what :meth:`forward_features` gives, or with ``pre_logits`` that itself, as of timm's models."""
+        assert self.head is not None, "a method that is fitted has a linear head"
+        return features if pre_logits else self.head(features)
+
+    def _called(self, tokens: Tensor) -> Any:
+        return self.model(**{name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names})
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
+        """What is drawn anew for a task: one linear layer, or the modules of the model's own head."""
         if self.head is not None:
-            return (self.head,)
+            return self.head
         return tuple(module for name, module in self.model.named_children() if name in _HEADS)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
         if enable:
-            current = hasattr(self.model, "activation_checkpointing_enable")
-            name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
-            getattr(self.model, name)({"use_reentrant": False})
+            checkpoint_layers(self.model)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Let a model of transformers compute its layers a second time in the backward pass."""
+    current = hasattr(model, "activation_checkpointing_enable")
+    name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
+    getattr(model, name)({"use_reentrant": False})
 
 
 def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
@@ -68,13 +83,32 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
         ConfigError: If there is no such model or folder, transformers has no head for it, or it has no pad token.
         RunError: If the hub cannot be reached.
     """
+    model, tokenizer = loaded(cfg, lambda: _load(cfg, num_classes))
+    _settle_padding(cfg, model, tokenizer)
+    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
+    if not classifier.get_classifier():
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise ConfigError(
+            f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
+            "backbone.pooling=mean"
+        )
+    return classifier
+
+
+def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
+    """What ``load`` makes of ``cfg.model``, and its tokenizer.
+
+    Raises:
+        ConfigError: If there is no such folder, or transformers cannot load it.
+        RunError: If the hub cannot be reached, or has no such model.
+    """
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it tells at length that the head is new
     transformers_logging.disable_progress_bar()
     try:
         with nullcontext() if os.path.isdir(cfg.model) else hub_asked_once():
             tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-            model = _load(cfg, num_classes)
+            return load(), tokenizer
     except OSError as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if os.path.isdir(cfg.model):
@@ -87,15 +121,6 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
         raise ConfigError(f"backbone.model={cfg.model} cannot be loaded: {' '.join(str(error).split())}") from error
     finally:
         transformers_logging.set_verbosity(level)
-    _settle_padding(cfg, model, tokenizer)
-    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
-    if not classifier.get_classifier():
-        parts = ", ".join(name for name, _ in model.named_children())
-        raise ConfigError(
-            f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
-            "backbone.pooling=mean"
-        )
-    return classifier
 
 
 def _load(cfg: BackboneConfig, num_classes: int) -> Any:
@@ -103,7 +128,9 @@ def _load(cfg: BackboneConfig, num_classes: int) -> Any:
     labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
     config = AutoConfig.from_pretrained(cfg.model, **labels)
     drawn = not cfg.pretrained
-    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, config=config, dtype=torch.float32)
+    other_head = {} if cfg.pooling == "mean" else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
+    told = {"config": config, "dtype": torch.float32, **other_head}
+    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, **told)
     if cfg.pooling == "mean" and hasattr(model, "pooler"):
         model.pooler = None  # it was made for the first token
     return model
@@ -111,10 +138,7 @@ def _load(cfg: BackboneConfig, num_classes: int) -> Any:
 
 def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
     """Let tokenizer and model agree on what batches are filled up with."""
-    if cfg.pad_token is not None:
-        if cfg.pad_token not in tokenizer.get_vocab():
-            raise ConfigError(f"backbone.pad_token={cfg.pad_token}: the tokenizer of {cfg.model} knows no such token")
-        tokenizer.pad_token = cfg.pad_token
+    take_pad_token(cfg, tokenizer)
     if tokenizer.pad_token_id is None:
         end = f", such as backbone.pad_token='{tokenizer.eos_token}'" if tokenizer.eos_token else ""
         raise ConfigError(
@@ -123,7 +147,15 @@ def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _max_tokens(model: Any, tokenizer: Any) -> int | None:
+def take_pad_token(cfg: BackboneConfig, tokenizer: Any) -> None:
+    """Give the tokenizer the pad token that the backbone names, if it names one."""
+    if cfg.pad_token is not None:
+        if cfg.pad_token not in tokenizer.get_vocab():
+            raise ConfigError(f"backbone.pad_token={cfg.pad_token}: the tokenizer of {cfg.model} knows no such token")
+        tokenizer.pad_token = cfg.pad_token
+
+
+def max_tokens(model: Any, tokenizer: Any) -> int | None:
     """The most tokens that both take; RoBERTa counts its positions from the pad token's id on."""
     limits = [tokenizer.model_max_length]
     for name, module in model.named_modules():

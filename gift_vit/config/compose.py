@@ -18,6 +18,8 @@ from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
 
+OmegaConf.register_new_resolver("half", lambda number: max(1, number // 2), replace=True)
+OmegaConf.register_new_resolver("by_name", lambda name, choices, other: choices.get(name, other), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.config.compose import defaults_of, flatten
+from gift_vit.data.config import BENCHMARKS
 from gift_vit.data.config import CONFIGS as DATASETS
+from gift_vit.engine.config import OptimConfig
 from gift_vit.methods.config import CONFIGS as METHODS
 
 # Keys that place, watch or speed up a run without moving its numbers but for rounding. Two configs that differ in nothing else
@@ -26,6 +28,8 @@ PLACEMENT_KEYS = (
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
+_BY_BENCHMARK = ("final_train", "search_epochs", "resize")  # keys of the protocol
+_OF_ONE_CLASS = {"backbone": BackboneConfig, "optim": OptimConfig}
 _KINDS: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "method": METHODS}
 _LONGEST_NAME = 150
 _IN_EVERY_NAME = {"optim.lr", "optim.weight_decay", "seed"}
@@ -55,16 +59,21 @@ def _irrelevant(flat: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat config without what moves nothing: :data:`PLACEMENT_KEYS`, and what the protocol says of other benchmarks."""
     flat = flatten({**values, **_completed(values)})
-    return {key: value for key, value in flat if not _is_below(key, PLACEMENT_KEYS) and value != "???"}
+    benchmark = dict(flatten(values)).get("dataset.benchmark")
+    elsewhere = [f"protocol.{key}.{name}" for key in _BY_BENCHMARK for name in BENCHMARKS if name != benchmark]
+    moved = (*PLACEMENT_KEYS, *(elsewhere if benchmark in BENCHMARKS else ()))
+    return {key: value for key, value in flat if not _is_below(key, moved) and value != "???"}
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's section, and those that have options by kind, where their kind is still known."""
+    """The sections that have options of one class, and those that have them by kind, where their kind is still known."""
     sections = {name: values[name] for name in _KINDS if isinstance(values.get(name), Mapping)}
     classes = {name: _KINDS[name].get(str(section.get("kind"))) for name, section in sections.items()}
-    if isinstance(values.get("backbone"), Mapping):
-        sections["backbone"], classes["backbone"] = values["backbone"], BackboneConfig
+    for name, cls in _OF_ONE_CLASS.items():
+        if isinstance(values.get(name), Mapping):
+            sections[name], classes[name] = values[name], cls
     return {name: with_defaults(cls, sections[name]) for name, cls in classes.items() if cls is not None}
 
 

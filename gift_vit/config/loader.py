@@ -22,7 +22,7 @@ from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
 from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
-from gift_vit.data.config import DatasetConfig, LoadingConfig
+from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.methods.config import config_class as method_class
@@ -99,6 +99,8 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
         stop_epoch=None if cut is None else min(cut, configs["trainer"].epochs),
         **configs,
     )
+    if protocol.kept_epoch == "best" and run.train_split != "train":
+        raise ConfigError("protocol.kept_epoch=best is chosen on val, which this run trains on; give protocol.kept_epoch=last")
     if recipe is not None:
         _check_recipe(recipe, run)
     return run
@@ -140,9 +142,12 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     file = conf_dir() / "protocol" / f"{cfg.protocol.name}.yaml"
     if not file.is_file():
         return {}
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    rules, used = dict(flatten(content)), dict(flatten(cfg.values))
-    changes = {key: (value, used[key]) for key, value in rules.items() if key != "seed" and used[key] != value}
+    content = OmegaConf.load(file)
+    told = {key for key, _ in flatten(cast(Any, OmegaConf.to_container(content)))}
+    whole = OmegaConf.merge(OmegaConf.create(cfg.values), content)  # its values may refer to those of the run
+    rules = {key: value for key, value in flatten(cast(Any, OmegaConf.to_container(whole, resolve=True))) if key in told}
+    used = dict(flatten(cfg.values))  # of an older version's run without what the protocol says of later benchmarks
+    changes = {k: (value, used[k]) for k, value in rules.items() if k != "seed" and k in used and used[k] != value}
     ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
     same = resize == ruled or cfg.dataset.thing == "text"
     return changes if same else {**changes, "dataset.transform.resize": (ruled, resize)}
@@ -245,6 +250,11 @@ def _check_together(backbone: BackboneConfig, optim: OptimConfig, trainer: Train
         )
     if backbone.weights is not None and not backbone.pretrained:
         raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
+    if optim.clip_norm is not None and trainer.precision == "fp16":
+        raise ConfigError(
+            f"optim.clip_norm={optim.clip_norm} and trainer.precision=fp16, whose gradients are scaled, do not go together; "
+            "give trainer.precision=bf16"
+        )
     if optim.warmup_epochs >= trainer.epochs:
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of trainer.epochs={trainer.epochs}; lower it"
@@ -296,6 +306,11 @@ def _check_task(dataset: DatasetConfig, backbone: BackboneConfig) -> None:
         raise ConfigError(
             f"dataset {dataset.name} holds texts, and backbone {backbone.name} takes images; give backbone=roberta_base, or "
             "backbone=hf backbone.model=<a name at the hub or a folder>"
+        )
+    if backbone.dtype != "float32" and not isinstance(dataset, CommonsenseConfig):
+        raise ConfigError(
+            f"backbone.dtype={backbone.dtype} is for language models, which dataset {dataset.name} does not train; give "
+            "backbone.dtype=float32"
         )
     if dataset.thing != "text" and backbone.is_text:
         raise ConfigError(

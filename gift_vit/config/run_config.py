@@ -15,6 +15,8 @@ from gift_vit.tracking.config import TrackerConfig
 Phase = Literal["search", "final"]
 PHASES = get_args(Phase)
 TRAIN_SPLITS = ("train", "trainval")
+SCORED_ON = ("test", "val")
+KEPT_EPOCHS = ("last", "best")
 
 
 def _each(check: Check) -> Check:
@@ -41,6 +43,8 @@ class ProtocolConfig(Options, section="protocol"):
         search_epochs: Epochs after which the search phase stops, by benchmark; the schedule is cut, not rescaled. None: no cut.
         seeds: The seeds of the final phase.
         resize: The resize of the datasets' transform, by benchmark; None: the backbone weights' own.
+        scored_on: The split whose score counts in the final phase: ``test``, scored once; ``val``: there is no test number.
+        kept_epoch: Whose weights a run ends with: those of the ``last`` epoch, or of the ``best`` on val.
     """
 
     name: Annotated[str, folder_name]
@@ -48,6 +52,8 @@ class ProtocolConfig(Options, section="protocol"):
     search_epochs: Annotated[dict[str, int | None], _each(at_least(1))]
     seeds: Annotated[list[int], _seeds]
     resize: Annotated[dict[str, str | None], _each(one_of(RESIZES))]
+    scored_on: Annotated[str, one_of(SCORED_ON)] = "test"
+    kept_epoch: Annotated[str, one_of(KEPT_EPOCHS)] = "last"
 
 
 @dataclass
@@ -92,3 +98,8 @@ class RunConfig:
     values: dict[str, Any]
     train_split: str
     stop_epoch: int | None
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose score counts: val in the search phase, and what the protocol says in the final phase."""
+        return self.protocol.scored_on if self.phase == "final" else "val"

@@ -117,7 +117,9 @@ class VisionDataset:
     ``fingerprint`` is the SHA-256 (hex) of what the splits hold, as :func:`gift_vit.data.base.fingerprint` defines it;
     ``decoder`` is the name of the :class:`Decoder` of the images, or ``none`` for pixels and texts; ``source`` says where they
     come from, if that is known; ``class_order`` what the order of the classes is; ``thing`` what an example is called;
-    ``origins`` where the examples of each split come from.
+    ``origins`` where the examples of each split come from; ``unlabelled`` are examples that somebody else has the labels of.
+
+    Labels that are no integers are numbers, of which a model predicts one: there are no classes then, and ``num_classes`` is 1.
     """
 
     name: str
@@ -130,6 +132,12 @@ class VisionDataset:
     class_order: str = "the benchmark's own numbers"
     thing: str = "image"
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    unlabelled: ImageSource | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers and no classes."""
+        return any(source.labels.dtype.kind == "f" for source in self.splits.values())
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -138,6 +146,8 @@ class VisionDataset:
         for split, source in self.splits.items():
             if len(source) == 0:
                 raise ConfigError(f"dataset {self.name}: its {split} split holds no {self.thing}s")
+            if self.is_regression:
+                continue
             wrong = np.flatnonzero((source.labels < 0) | (source.labels >= self.num_classes))
             if len(wrong):
                 index = int(wrong[0])
@@ -299,7 +309,7 @@ def fingerprint(splits: Mapping[str, ImageSource]) -> str:
         for index in range(len(source)):
             content = source.content(index)
             digest.update(len(content).to_bytes(8, "little") + content)
-        digest.update(source.labels.astype("<i8").tobytes())
+        digest.update(source.labels.astype("<f4" if source.labels.dtype.kind == "f" else "<i8").tobytes())
     return digest.hexdigest()
 
 

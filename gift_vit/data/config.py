@@ -15,7 +15,19 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, table_files
 from gift_vit.data.trees import read_trees
 
-BENCHMARKS = ("fgvc", "vtab1k", "mini", "own")
+BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue", "commonsense")
+METRIC_NAMES = {
+    "accuracy": "top-1",
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "exact": "exact answers",
+}
+TASK_METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")  # of one output for each text
+SIGNED = ("matthews", "pearson", "spearman")  # may be below zero
+OF_NUMBERS = ("pearson", "spearman")  # metrics of labels that are numbers, not classes
+COMMONSENSE_SETS = ("boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa")
 PUBLISHED = ("fgvc", "vtab1k")  # benchmarks whose pixels stay those that published numbers rest on
 RESIZES = ("bilinear", "bicubic", "tf1_bilinear")
 CACHES = ("auto", "ram", "disk", "off")
@@ -143,7 +155,6 @@ class DatasetConfig(Options, section="dataset"):
     """
 
     thing: ClassVar[str] = "image"  # what an example is called
-
     name: Annotated[str, _folder_name]
     benchmark: Annotated[str, one_of(BENCHMARKS)] = "own"
     transform: TransformConfig = field(default_factory=TransformConfig)
@@ -157,6 +168,16 @@ class DatasetConfig(Options, section="dataset"):
     def as_published(self) -> bool:
         """Whether images are decoded as those behind published numbers, where ``transform`` does not say otherwise."""
         return self.benchmark in PUBLISHED
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What runs are scored by, of :data:`METRIC_NAMES`; the first one counts."""
+        return ("accuracy",)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers, which the model's one output predicts."""
+        return self.scores[0] in OF_NUMBERS
 
     def how_to_prepare(self) -> str:
         """``; `` and the sentence that tells how to get the data, for the end of an error line."""
@@ -338,24 +359,148 @@ class TextColumnsConfig(Options, section="dataset.columns"):
 
 
 @dataclass(kw_only=True)
-class TextConfig(FilesConfig):
-    """Texts in TSV, CSV, JSON or Parquet files, for a model of transformers.
+class TextTaskConfig(DatasetConfig):
+    """A task on texts, for a model of transformers.
 
     Attributes:
         columns: Which columns are read.
         max_length: Tokens that a text, or a pair of them, is cut to; less where the model takes less.
+        metric: What runs are scored by: ``accuracy``, ``f1`` or ``matthews`` of classes; ``pearson`` or ``spearman`` of
+            numbers, which the model learns to predict with one output, by their squared error.
+        further_metrics: Scores that are recorded beside it.
     """
 
-    kind: ClassVar[str] = "text"
     thing: ClassVar[str] = "text"
 
     columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
     max_length: Annotated[int, at_least(3)] = 128
+    metric: Annotated[str, one_of(TASK_METRICS)] = "accuracy"
+    further_metrics: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.transform != TransformConfig():
             raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
+        for name in self.further_metrics:
+            one_of(TASK_METRICS)("dataset.further_metrics", name)
+            if name == self.metric or (name in OF_NUMBERS) != self.is_regression:
+                raise ConfigError(
+                    f"dataset.further_metrics=[{name}] does not go with dataset.metric={self.metric}; "
+                    f"{' and '.join(OF_NUMBERS)} are of numbers, the others of classes"
+                )
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metric, and the further ones."""
+        return (self.metric, *self.further_metrics)
+
+
+@dataclass(kw_only=True)
+class TextConfig(TextTaskConfig, FilesConfig):
+    """Texts in TSV, CSV, JSON or Parquet files."""
+
+    kind: ClassVar[str] = "text"
+
+
+@dataclass
+class ScheduleConfig(Options, section="dataset.schedule"):
+    """What protocols take of the task where it is not the same for all: keys of ``trainer`` and ``optim``."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    warmup_epochs: int = 0
+    warmup_ratio: float | None = 0.06
+    decay: str = "linear"
+
+
+@dataclass(kw_only=True)
+class GlueConfig(TextTaskConfig):
+    """A task of GLUE, as ``python -m data_prep.glue`` prepares it: train, dev, and test without labels.
+
+    Attributes:
+        root: The task's folder.
+        classes: The classes' names in the order of their numbers; none for numbers.
+        dev: What dev is: ``test``, and val is then split off train; or ``val``, and there is no test with labels.
+        train_size: Texts of train that are used, drawn and stratified; None: all.
+        split_seed: They are drawn from it, and then val: a tenth of train, at least 100 and at most 2,000 texts, stratified.
+        schedule: What protocols take of the task.
+        answers: How the server wants predictions: ``numbers`` or ``names`` of classes.
+    """
+
+    root: str
+    classes: list[str] = field(default_factory=list)
+    dev: Annotated[str, one_of(("test", "val"))] = "test"
+    train_size: Annotated[int | None, at_least(2)] = None
+    split_seed: Annotated[int, _split_seed] = 0
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    answers: Annotated[str, one_of(("numbers", "names"))] = "numbers"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.classes) == self.is_regression:
+            raise ConfigError(f"dataset.classes={self.classes}: name the classes, and none where dataset.metric is of numbers")
+
+    def needed(self) -> list[Path]:
+        """The record of the task's preparation, written last."""
+        return [Path(self.root, "glue.json").expanduser()]
+
+
+@dataclass(kw_only=True)
+class CommonsenseConfig(DatasetConfig):
+    """Commonsense170k: questions with options, which a language model answers in words.
+
+    Attributes:
+        root: The folder that ``python -m data_prep.commonsense`` has made.
+        train: Files of training questions, relative to root.
+        sets: The test sets, each ``<set>/test.json`` below root. The score is the mean of theirs.
+        val_fraction: The part of the training questions that becomes val, stratified by answer.
+        split_seed: It is drawn from that.
+        max_length: Tokens of a question with its answer; the beginning of a longer question is cut off.
+        max_new_tokens: The most tokens that an answer is given to.
+    """
+
+    thing: ClassVar[str] = "text"
+
+    root: str
+    train: list[str] = field(default_factory=lambda: ["commonsense_170k.json"])
+    sets: list[str] = field(default_factory=lambda: list(COMMONSENSE_SETS))
+    val_fraction: Annotated[float, _part] = 0.01
+    split_seed: Annotated[int, _split_seed] = 0
+    max_length: Annotated[int, at_least(16)] = 512
+    max_new_tokens: Annotated[int, at_least(1)] = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.sets:
+            one_of(COMMONSENSE_SETS)("dataset.sets", name)
+        for key in ("train", "sets"):
+            given = getattr(self, key)
+            if not given or len(set(given)) < len(given):
+                raise ConfigError(f"dataset.{key}={given}: expected one or several names, each once")
+        if self.transform != TransformConfig():
+            raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
+        if self.max_new_tokens >= self.max_length:
+            raise ConfigError(
+                f"dataset.max_new_tokens={self.max_new_tokens} leaves nothing of dataset.max_length={self.max_length} for the "
+                "question; lower it"
+            )
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Answers that are right to the letter."""
+        return ("exact",)
+
+    def train_files(self) -> list[Path]:
+        """Those of the training questions."""
+        return [Path(self.root, name).expanduser() for name in self.train]
+
+    def test_files(self) -> dict[str, Path]:
+        """Those of the test sets."""
+        return {name: Path(self.root, name, "test.json").expanduser() for name in self.sets}
+
+    def needed(self) -> list[Path]:
+        """The folder, and every file."""
+        return [Path(self.root).expanduser(), *self.train_files(), *self.test_files().values()]
 
 
 @dataclass(kw_only=True)
@@ -397,6 +542,8 @@ CONFIGS: dict[str, type[DatasetConfig]] = {
     "split_lists": SplitListsConfig,
     "vtab1k": Vtab1kConfig,
     "digits": DigitsConfig,
+    "glue": GlueConfig,
+    "commonsense": CommonsenseConfig,
 }
 
 

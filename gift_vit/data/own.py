@@ -14,8 +14,8 @@ from gift_vit.data.decode import Decoder
 from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, one_form, split_named
 from gift_vit.data.splitting import stratified_split
 
-Labels: TypeAlias = "list[str] | NDArray[np.int64]"
-"""As they stand in the data: text, or integers."""
+Labels: TypeAlias = "list[str] | NDArray[np.int64] | NDArray[np.float32]"
+"""As they stand in the data: text, integers, or with ``cfg.is_regression`` numbers."""
 _MOST_CLASSES = 1_000_000
 
 
@@ -45,7 +45,10 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
         ConfigError: If val or test have classes that train has not, or labels cannot be numbers of classes.
     """
     place = f"dataset {cfg.name}"
-    if isinstance(joined([part.labels for part in parts.values()], place), list):
+    if cfg.is_regression:
+        order, count = "no classes", 1
+        labels = {split: np.asarray(part.labels) for split, part in parts.items()}
+    elif isinstance(joined([part.labels for part in parts.values()], place), list):
         order = "the files' own list of names" if names else "their sorted names"
         names, labels = _numbered(place, parts, names, cfg.thing)
         count = len(names)
@@ -122,8 +125,9 @@ def split_off(
     Raises:
         ConfigError: If a class is too small to stand in both.
     """
+    strata = source.labels if source.labels.dtype.kind == "i" else np.zeros(len(source), np.int64)
     try:
-        rest, drawn = stratified_split(source.labels, fraction, seed)
+        rest, drawn = stratified_split(strata, fraction, seed)
     except ValueError as error:
         images = f"{thing}s" if of == ALL else f"training {thing}s"
         raise ConfigError(

@@ -62,6 +62,7 @@ class DataReport:
     duplicates: Duplicates | None
     warnings: list[str]
     thing: str = "image"
+    kinds: str = "classes"
 
     def lines(self) -> Iterator[str]:
         """The report for a person, but for the warnings."""
@@ -73,7 +74,7 @@ class DataReport:
             drawn = f"; {split} is {report.drawn}" if report.drawn else ""
             harmless = {what: count for what, count in report.skipped.items() if what in _HARMLESS}
             left_out = f"; left out: {said(harmless)}" if harmless else ""
-            yield f"  {split}: {report.images:,} {self.thing}s of {report.classes:,} classes{place}{drawn}{left_out}"
+            yield f"  {split}: {report.images:,} {self.thing}s of {report.classes:,} {self.kinds}{place}{drawn}{left_out}"
             if report.remarks:
                 yield f"  {split}: {said(report.remarks)}"
         if self.duplicates is None:
@@ -110,10 +111,17 @@ def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = Tr
     """Count, look for pictures that are there twice, and with ``look`` into the header of each for what decoding changes."""
     duplicates = find_duplicates(data.splits) if check_duplicates else None
     splits = {split: _of_split(source, data.origins.get(split, Origin()), look) for split, source in data.splits.items()}
-    names = f": {_shortened(data.class_names)}" if data.class_names else ""
-    classes = f"{data.num_classes:,} classes in the order of {data.class_order}{names}"
     warnings = [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates, data.thing)]
-    return DataReport(data.name, classes, splits, duplicates, warnings, data.thing)
+    kinds = "values" if data.is_regression else "classes"
+    return DataReport(data.name, _labels(data), splits, duplicates, warnings, data.thing, kinds)
+
+
+def _labels(data: VisionDataset) -> str:
+    if data.is_regression:
+        lowest, highest = (end(end(source.labels) for source in data.splits.values()) for end in (min, max))
+        return f"labels are numbers, from {lowest:g} to {highest:g}"
+    names = f": {_shortened(data.class_names)}" if data.class_names else ""
+    return f"{data.num_classes:,} classes in the order of {data.class_order}{names}"
 
 
 def find_duplicates(splits: Mapping[str, ImageSource]) -> Duplicates:
@@ -156,8 +164,8 @@ def find_duplicates(splits: Mapping[str, ImageSource]) -> Duplicates:
     )
 
 
-def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> int:
-    return int(splits[place[0]].labels[place[1]])
+def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> float:
+    return splits[place[0]].labels[place[1]].item()
 
 
 def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
@@ -167,6 +175,8 @@ def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
 
 def _class_warnings(data: VisionDataset) -> Iterator[str]:
     """Classes that no image teaches, and a single one."""
+    if data.is_regression:
+        return
     if data.num_classes == 1:
         yield "there is one class only: every prediction is right, and the score says nothing"
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)

@@ -1,6 +1,7 @@
 """Texts as a split holds them. Imports no torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,18 @@ class TextSource:
 
     Args:
         texts: N tuples of one or two texts.
-        labels: Their classes.
+        labels: Their classes int64, or numbers float32.
         places: Where each stands, for a person.
     """
 
-    def __init__(self, texts: Sequence[tuple[str, ...]], labels: NDArray[np.int64], places: Sequence[str]) -> None:
-        self.texts, self.labels, self.places = texts, np.asarray(labels, np.int64), places
+    def __init__(self, texts: Sequence[tuple[str, ...]], labels: NDArray[Any], places: Sequence[str]) -> None:
+        self.texts, self.labels, self.places = texts, np.asarray(labels), places
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> tuple[tuple[str, ...], int]:
-        return self.texts[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[tuple[str, ...], Any]:
+        return self.texts[index], self.labels[index].item()
 
     @property
     def sizes(self) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ class Tokens:
     """
 
     def __init__(self, source: LabelledSource[Any], tokenizer: Any, max_length: int, name: str) -> None:
-        self.labels: NDArray[np.int64] = source.labels
+        self.labels: NDArray[Any] = source.labels
         texts = [source[index][0] for index in range(len(source))]
         columns = [list(column) for column in zip(*texts, strict=True)]
         options = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
@@ -44,8 +44,8 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], int]:
-        return self.tokens[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], Any]:
+        return self.tokens[index], self.labels[index].item()
 
 
 def _as_array(ids: list[int], types: list[int]) -> NDArray[np.int64]:
@@ -57,10 +57,11 @@ class TokenTransform:
 
     Args:
         pad_id: The token that fills up what is shorter than the longest text of a batch.
+        in_front: Whether it does so in front of the text, and not behind it.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self._fill = torch.tensor([pad_id, 0, 0])
+    def __init__(self, pad_id: int, in_front: bool = False) -> None:
+        self._fill, self._in_front = torch.tensor([pad_id, 0, 0]), in_front
 
     def finish(self, tokens: NDArray[np.int64], generator: torch.Generator | None = None) -> Tensor:
         """The tokens (3, L)."""
@@ -72,7 +73,8 @@ class TokenTransform:
         longest = max(tokens.shape[1] for tokens in items)
         batch = self._fill[None, :, None].repeat(len(items), 1, longest)
         for row, tokens in zip(batch, items, strict=True):
-            row[:, : tokens.shape[1]] = tokens
+            start = longest - tokens.shape[1] if self._in_front else 0
+            row[:, start : start + tokens.shape[1]] = tokens
         return batch
 
     def normalise(self, batch: Tensor) -> Tensor:

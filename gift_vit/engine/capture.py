@@ -11,14 +11,13 @@ from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from gift_vit.engine.objective import IGNORED, cross_entropy
 from gift_vit.engine.state import Precision
 
 log = logging.getLogger(__name__)
 
 _REHEARSALS = 3  # libraries set themselves up and optimisers make their state in the first of them
-_IGNORED = -100  # the label that F.cross_entropy ignores
 
 Launch: TypeAlias = Callable[[], object]
 
@@ -92,7 +91,7 @@ class CapturedStep:
         self._model, self._optimizer, self._precision = model, optimizer, precision
         device = optimizer.param_groups[0]["params"][0].device
         self._images = torch.zeros(batch_size, *images.shape[1:], dtype=images.dtype, device=device)
-        self._labels = torch.full((batch_size,), _IGNORED, device=device)
+        self._labels = torch.full((batch_size,), IGNORED, device=device)
         self._size, self._loss = torch.ones((), device=device), torch.zeros((), device=device)
         self._lrs = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._filled: dict[int, float] = {}
@@ -110,7 +109,7 @@ class CapturedStep:
         self._images[:count].copy_(images, non_blocking=True)
         self._labels[:count].copy_(labels, non_blocking=True)
         if count < len(self._labels):
-            self._labels[count:].fill_(_IGNORED)
+            self._labels[count:].fill_(IGNORED)
         self._fill(self._size, size)
         for lr, group in zip(self._lrs, self._optimizer.param_groups, strict=True):
             self._fill(lr, group["lr"])
@@ -126,7 +125,7 @@ class CapturedStep:
         self._optimizer.zero_grad(set_to_none=True)
         with self._precision.autocast(keep_casts=False):  # what is kept from outside would not be cast anew in a repetition
             logits = self._model(self._images)
-        loss = F.cross_entropy(logits.float(), self._labels, reduction="sum") / self._size
+        loss = cross_entropy(logits.float(), self._labels) / self._size
         loss.backward()
         self._optimizer.step()
         self._loss.copy_(loss.detach())

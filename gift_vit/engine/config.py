@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, one_of, pair, positive
+from gift_vit.common.checks import Options, at_least, fulfils, one_of, pair, positive
+from gift_vit.common.errors import ConfigError
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SCHEDULES = ("epoch", "step")
+DECAYS = ("cosine", "linear")
+_part = fulfils(lambda part: 0 <= part < 1, "a part of all updates, from 0 to below 1")
 STEP_GRAPH = ("auto", "on", "off")
 KEEP_PREDICTIONS = ("test", "all", "off")
 
@@ -40,7 +43,7 @@ class TrainerConfig(Options, section="trainer"):
 
 @dataclass
 class OptimConfig(Options, section="optim"):
-    """AdamW with a cosine schedule.
+    """AdamW with a schedule.
 
     Attributes:
         lr: Peak learning rate.
@@ -48,9 +51,12 @@ class OptimConfig(Options, section="optim"):
         betas: Decay rates of the two moments.
         eps: Added to the denominator.
         warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; the cosine runs over all epochs, so warm-up cuts into it.
+        warmup_ratio: The same as a part of all updates, with ``schedule: step``; None: ``warmup_epochs``.
         warmup_lr: Learning rate of the first update.
-        min_lr: Learning rate the cosine ends at.
+        min_lr: Learning rate the schedule ends at.
+        decay: ``cosine``, or ``linear`` from the end of warm-up on.
         schedule: ``epoch``: one learning rate per epoch, as the authors; ``step``: a new one for every update.
+        clip_norm: The most that the norm of all gradients together may be; None: as they are.
     """
 
     lr: Annotated[float, positive]
@@ -61,3 +67,16 @@ class OptimConfig(Options, section="optim"):
     warmup_lr: Annotated[float, at_least(0)]
     min_lr: Annotated[float, at_least(0)]
     schedule: Annotated[str, one_of(SCHEDULES)]
+    decay: Annotated[str, one_of(DECAYS)] = "cosine"
+    warmup_ratio: Annotated[float | None, fulfils(lambda part: 0 <= part < 1, "a part of all updates, from 0 to below 1")] = (
+        None
+    )
+    clip_norm: Annotated[float | None, positive] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_ratio is not None and (self.warmup_epochs or self.schedule != "step"):
+            raise ConfigError(
+                f"optim.warmup_ratio={self.warmup_ratio} is a part of all updates; give optim.warmup_epochs=0 and "
+                "optim.schedule=step with it"
+            )

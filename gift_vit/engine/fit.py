@@ -1,11 +1,11 @@
-"""The training loop, and top-1 accuracy and loss over a loader: the same code for validation and test."""
+"""The training loop, and score and loss over a loader: the same code for validation and test."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,17 @@ from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.objective import CLASSES, Objective
-from gift_vit.engine.observer import EpochRecord, Observer
-from gift_vit.engine.state import Precision, Schedule, TrainingState, build_optimizer, load_checkpoint, save_checkpoint
+from gift_vit.engine.observer import EpochRecord, Observer, best_epoch
+from gift_vit.engine.state import (
+    Precision,
+    Schedule,
+    TrainingState,
+    build_optimizer,
+    load_checkpoint,
+    restore_state,
+    save_checkpoint,
+    trained_state,
+)
 from gift_vit.engine.step import Step, build_step
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
@@ -28,7 +37,7 @@ class TrainBatches(Protocol):
     """Training batches of the trainer's batch size, the last one perhaps smaller, drawn anew for each epoch.
 
     Of several processes each is given its share of every batch, as many shares as there are batches. Where a batch has no image
-    for a process, its share is any image, labelled so that ``F.cross_entropy`` ignores it.
+    for a process, its share is any image, labelled :data:`gift_vit.engine.objective.IGNORED`.
     """
 
     num_images: int
@@ -52,7 +61,9 @@ class FitResult:
         captured: Whether its steps were repetitions of a recording.
         chosen: The setting of a method that is fitted and not trained.
         chosen_on: What chose it, as :class:`gift_vit.runs.result.RunRecord` says.
-        val: The val split scored once more with its logits, where they are kept.
+        val: The val split scored once more, with its logits where they are kept; None where top-1 is the only score, and they
+            are not.
+        kept_epoch: The epoch whose weights the model has, where val chose it; None: the last.
     """
 
     history: list[EpochRecord]
@@ -61,6 +72,15 @@ class FitResult:
     chosen: dict[str, float] | None = None
     chosen_on: str | None = None
     val: "Evaluation | None" = None
+    kept_epoch: int | None = None
+
+    @property
+    def val_score(self) -> float | None:
+        """The score on val of the weights that the model has, in percent; None where it was not scored."""
+        scored = [record for record in self.history if "val_top1" in record]
+        if self.kept_epoch is not None:
+            return self.history[self.kept_epoch].get("val_top1")
+        return scored[-1].get("val_top1") if scored else None
 
 
 @dataclass(frozen=True)
@@ -71,13 +91,16 @@ class FitInputs:
         train: Training batches.
         val: Validation batches, or None where the protocol trains on them.
         identity: Names the data; a checkpoint of other data is refused.
-        objective: What the model's outputs are worth.
+        objective: What is trained for, and scored.
+        keep_best: The model ends with the weights of the epoch that scored best on val, of equal ones the first; else with the
+            last epoch's.
     """
 
     train: TrainBatches
     val: Iterable[tuple[Tensor, Tensor]] | None
     identity: str
     objective: Objective = CLASSES
+    keep_best: bool = False
 
 
 class EpochLosses:
@@ -198,18 +221,24 @@ def fit(
         record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
         if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
             where = f"on val after epoch {epoch}"
-            scores = evaluate(forward, inputs.val, device, precision, logits, where, objective=inputs.objective)
+            scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
             record["val_top1"], record["val_loss"] = scores.top1, scores.loss
         progress.history.append(record)
+        if inputs.keep_best and best_epoch(progress.history) == epoch:
+            progress.best = trained_state(model)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
         save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
         for observer in observers:
             observer.epoch_done(record)
+    if progress.best is not None:
+        restore_state(model, progress.best)
     val = None
-    if inputs.val is not None and trainer.keep_predictions == "all":
-        val = evaluate(forward, inputs.val, device, precision, logits, keep_logits=True, objective=inputs.objective)
-    return FitResult(progress.history, progress.seconds, step.captured, val=val)
+    objective = inputs.objective.keeping(trainer.keep_predictions == "all")
+    if inputs.val is not None and objective.needs_logits:
+        val = evaluate(forward, inputs.val, device, precision, logits, objective=objective)
+    kept_epoch = best_epoch(progress.history) if inputs.keep_best else None
+    return FitResult(progress.history, progress.seconds, step.captured, val=val, kept_epoch=kept_epoch)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:
@@ -241,27 +270,30 @@ def check_finite_weights(optimizer: torch.optim.Optimizer, epoch: int) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``top1`` in percent (0–100), ``loss`` the mean cross entropy in nats, over ``images`` images.
+    """``top1`` in percent, ``loss`` the mean of the objective's loss, cross entropy in nats, over ``images`` examples.
 
-    ``logits`` are those of the images (images, C) in the split's order, float32; None where they are not kept.
+    ``top1`` is top-1 accuracy, or the first of the objective's scores, and ``further`` the others. ``logits`` are the outputs
+    (images, C) in the split's order, float32; None where they are not kept.
     """
 
     top1: float
     loss: float
     images: int
     logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    further: dict[str, float] = field(default_factory=dict)
 
 
 class Tally:
-    """Scores added up batch by batch on a device, and with ``keep_logits`` the logits, where they have one shape."""
+    """Scores of an objective, added up batch by batch on a device."""
 
-    def __init__(self, device: torch.device, keep_logits: bool = False, objective: Objective = CLASSES) -> None:
+    def __init__(self, device: torch.device, objective: Objective = CLASSES) -> None:
         self._objective = objective
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._spoilt = torch.zeros((), dtype=torch.int64, device=device)  # images with a logit that is NaN or infinite
         self._images = 0
-        self._logits: list[Tensor] | None = [] if keep_logits and objective.keeps_logits else None
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of logits (B, …, classes) and labels (B, …)."""
@@ -270,8 +302,10 @@ class Tally:
         self._loss += self._objective.loss(logits, labels).double()
         self._spoilt += (~logits.isfinite()).flatten(1).any(1).sum()
         self._images += len(labels)
-        if self._logits is not None:
+        if self._objective.needs_logits:
             self._logits.append(logits.clone())
+        if self._objective.scores:
+            self._labels.append(labels)
 
     def evaluation(self, where: str = "") -> Evaluation:
         """The scores over all batches, of all processes; ``where`` says of what in an error.
@@ -289,10 +323,19 @@ class Tally:
         if spoilt or not math.isfinite(loss):
             what = f"logits of {int(spoilt)} of {int(images)} images are NaN or infinite" if spoilt else f"the loss is {loss}"
             raise RunError(f"no score{where and f' {where}'}: {what}; {_CALMER}")
-        logits = None
-        if self._logits is not None:
-            logits = distributed.gather_rows(torch.cat(self._logits).cpu().numpy() if self._logits else None)
-        return Evaluation(top1=100 * int(correct) / int(images), loss=loss / images, images=int(images), logits=logits)
+        top1, further, kept = 100 * int(correct) / int(images), {}, None
+        if self._objective.needs_logits:
+            logits = _gathered(self._logits)
+            kept = logits if self._objective.keep_logits else None
+            if self._objective.scores:
+                (_, top1), *others = self._objective.scores(logits, _gathered(self._labels)).items()
+                further = dict(others)
+        return Evaluation(top1=top1, loss=loss / images, images=int(images), logits=kept, further=further)
+
+
+def _gathered(batches: list[Tensor]) -> NDArray[Any]:
+    """The rows of all batches of all processes, in the split's order."""
+    return distributed.gather_rows(torch.cat(batches).cpu().numpy() if batches else None)
 
 
 @torch.inference_mode()
@@ -303,14 +346,13 @@ def evaluate(
     precision: Precision,
     forward: Callable[[Tensor], Tensor] | None = None,
     where: str = "",
-    keep_logits: bool = False,
     objective: Objective = CLASSES,
 ) -> Evaluation:
     """Score a model on batches of images (B, 3, H, W) and labels (B,); its training flag is restored.
 
     Of several processes each scores the batches it is given; the evaluation is of all of them. ``forward`` gives the model's
     logits where they are computed in another way than by calling it. ``where`` says in an error what is scored.
-    ``keep_logits`` keeps them for the evaluation. ``objective`` says what they are worth.
+    ``objective`` says what the scores are, and whether the logits are kept.
 
     Raises:
         ConfigError: If there is no image.
@@ -318,7 +360,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = Tally(device, keep_logits, objective)
+    tally = Tally(device, objective)
     for inputs, labels in batches:
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with precision.autocast():

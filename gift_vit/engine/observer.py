@@ -1,7 +1,7 @@
 """Whoever wants to see training happen."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,12 @@ class EpochRecord(_Scores):
     steps: int
     seconds: float
     images_per_s: float
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """The epoch with the highest score on val, of equal ones the first; None where none was scored."""
+    scores = {record["epoch"]: record["val_top1"] for record in history if "val_top1" in record}
+    return max(scores, key=scores.__getitem__, default=None)
 
 
 class StopTraining(Exception):

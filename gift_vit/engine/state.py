@@ -6,14 +6,16 @@ of it: a file that is damaged, cut short or changed is never gone on with.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
 from torch import nn
 
 from gift_vit.common import distributed
@@ -53,27 +55,39 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
         decayed, kept = ([p for p in scaled if (p.ndim > 1 and p not in exempt) == decays] for decays in (True, False))
         groups += [{"params": decayed, "weight_decay": cfg.weight_decay, **rate}, {"params": kept, "weight_decay": 0.0, **rate}]
     beta1, beta2 = cfg.betas
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=cfg.lr, betas=(beta1, beta2), eps=cfg.eps, fused=True
     )
+    if cfg.clip_norm is not None:
+        optimizer.register_step_pre_hook(partial(_clip, trainable, cfg.clip_norm))
+    return optimizer
+
+
+def _clip(trained: list[nn.Parameter], norm: float, *_: object) -> None:
+    """Before an update, of gradients that all processes and pieces have been summed into."""
+    nn.utils.clip_grad_norm_(trained, norm)
 
 
 class Schedule:
-    """The learning rate of every update: timm's cosine scheduler, by epoch or by update, as a pure function of the position."""
+    """The learning rate of every update: timm's schedulers, by epoch or by update, as a pure function of the position."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, cfg: OptimConfig, epochs: int, steps_per_epoch: int) -> None:
         self.per_epoch = cfg.schedule == "epoch"
         unit = 1 if self.per_epoch else steps_per_epoch
         self.steps_per_epoch = steps_per_epoch
         self.optimizer = optimizer
-        self.scheduler = CosineLRScheduler(
-            optimizer,
-            t_initial=epochs * unit,
-            lr_min=cfg.min_lr,
-            warmup_t=cfg.warmup_epochs * unit,
-            warmup_lr_init=cfg.warmup_lr,
-            t_in_epochs=self.per_epoch,
-        )
+        length = epochs * unit
+        warmup = cfg.warmup_epochs * unit if cfg.warmup_ratio is None else int(cfg.warmup_ratio * length)
+        shared: dict[str, Any] = {
+            "lr_min": cfg.min_lr,
+            "warmup_t": warmup,
+            "warmup_lr_init": cfg.warmup_lr,
+            "t_in_epochs": self.per_epoch,
+        }
+        if cfg.decay == "linear":
+            self.scheduler = PolyLRScheduler(optimizer, length - warmup, power=1.0, warmup_prefix=True, **shared)
+        else:
+            self.scheduler = CosineLRScheduler(optimizer, length, **shared)
 
     def set_lr(self, epoch: int, step: int) -> float:
         """Set and return the learning rate of update ``step`` of ``epoch``, both counted from 0."""
@@ -138,11 +152,13 @@ class TrainingState:
         epochs_done: Finished epochs.
         history: One record per finished epoch, as in ``metrics.jsonl``.
         seconds: Training time so far, over all starts.
+        best: What :func:`trained_state` was after the best epoch so far, where that is kept; else None.
     """
 
     epochs_done: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
+    best: dict[str, torch.Tensor] | None = None
 
 
 def save_checkpoint(
@@ -206,10 +222,20 @@ def load_checkpoint(
         raise ConfigError(f"{path} cannot be read ({reason}); delete it to start the run over") from error
     if problem is not None:
         raise ConfigError(f"{path} {problem}; delete it to start the run over")
-    with torch.no_grad():
-        for name, tensor in _mutable_state(model).items():
-            tensor.copy_(state["model"][name])
+    restore_state(model, state["model"])
     return progress
+
+
+def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of everything in the state dict that training can change."""
+    return {name: tensor.detach().clone() for name, tensor in _mutable_state(model).items()}
+
+
+@torch.no_grad()
+def restore_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model what :func:`trained_state` took of it."""
+    for name, tensor in _mutable_state(model).items():
+        tensor.copy_(state[name])
 
 
 def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> TrainingState:

@@ -60,8 +60,8 @@ class EagerStep:
         pieces: int = 1,
         objective: Objective = CLASSES,
     ) -> None:
-        self._objective = objective
         self._model, self._optimizer, self._precision, self._pieces = model, optimizer, precision, pieces
+        self._loss = objective.loss
         self._device = _device_of(optimizer)
 
     def __call__(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
@@ -72,7 +72,7 @@ class EagerStep:
         for piece, targets in zip(images.chunk(self._pieces), labels.chunk(self._pieces), strict=True):
             with precision.autocast():
                 logits = self._model(piece)
-            piece_loss = self._objective.loss(logits.float(), targets) / size
+            piece_loss = self._loss(logits.float(), targets) / size
             precision.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         _sum_over_processes(loss, optimizer)
@@ -125,9 +125,7 @@ def build_step(
     if trainer.step_graph == "off":
         return eager, model
     capture = build_capture(_device_of(optimizer))
-    obstacle = _obstacle(model, precision, trainer)
-    if obstacle is None and objective is not CLASSES:
-        obstacle = "its examples have several labels each"
+    obstacle = _obstacle(model, precision, trainer) if objective.loss is CLASSES.loss else "its labels are no classes"
     if capture is None or obstacle is not None:
         _refuse(obstacle or f"the device is a {precision.device_type.upper()}", insist)
         return eager, model

@@ -77,6 +77,8 @@ class GiftConfig(PeftConfig):
             raise ValueError(f"`r` should be a positive integer value but the value passed is {self.r}")
         if isinstance(self.share, str) and self.share not in ("target", "name", "all", "layer"):
             raise ValueError(f"`share` should be 'target', 'name', 'all', 'layer' or lists of target names, got {self.share!r}")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"`alpha` should be a positive number or None, got {self.alpha!r}")
         if self.init_weights not in (True, False, "wegeft"):
             raise ValueError(f"`init_weights` should be True, False or 'wegeft', got {self.init_weights!r}")
         if self.compute not in ("auto", "activation", "weight"):

@@ -51,6 +51,8 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
         r=vision.rank,
         target_modules=list(vision.target_modules),
         share="all" if vision.share else "target",
+        alpha=vision.alpha,
+        init_weights="wegeft" if vision.init == "wegeft" else True,
         layers_to_transform=None if vision.blocks is None else list(vision.blocks),
         layers_pattern=None if vision.blocks is None else "blocks",
         modules_to_save=sorted({name.rpartition(".")[0] for name in head}) or None,
@@ -100,6 +102,8 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         rank=config.r,
         target_modules=sorted(config.target_modules),
         share=config.share == "all",
+        init="wegeft" if config.init_weights == "wegeft" else "gift",
+        alpha=config.alpha,
         blocks=[layers] if isinstance(layers, int) else layers,
     )
     tensors: dict[str, Tensor] = {}
@@ -111,8 +115,6 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         elif target is None or not name.startswith("blocks."):
             raise ValueError(f"{folder} adapts {name}, which is no target of gift_vit's GIFT such as attn.proj")
         else:
-            # gift_vit has no scale: it goes into φ
-            scaled = tensor * config.scaling if part == "phi" and config.alpha is not None else tensor
-            tensors[f"gift.{'shared' if vision.share else target}.{part}"] = scaled.contiguous()
+            tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
     save_file(tensors, out, metadata={key: json.dumps(value) for key, value in facts.items()})

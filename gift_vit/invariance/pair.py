@@ -39,11 +39,15 @@ def open_pair(run: Run, device: torch.device) -> Pair:
     """The models of a finished run.
 
     Raises:
-        ConfigError: If its weights are others now, or its method cannot be separated from its backbone.
+        ConfigError: If its weights are others now, its method cannot be separated from its backbone, or it takes texts.
     """
     cfg, result = run.config, run.result
     assert result is not None
     tuned, method = run.model(), None
+    try:
+        side = input_statistics(tuned).input_size
+    except ConfigError as error:
+        raise ConfigError(f"{run.folder}: {error}") from error
     if spec_of(cfg.method).merge is None:
         method = describe_method(applied_method(tuned).config)
     else:
@@ -51,7 +55,6 @@ def open_pair(run: Run, device: torch.device) -> Pair:
     pretrained = headless(build_pretrained(cfg, result.data.num_classes), device)
     tuned = headless(tuned, device)
     try:
-        side = input_statistics(tuned).input_size
         with torch.no_grad():  # refuses what has no one representation
             open_layers(tuned).rows(torch.zeros(1, 3, side, side, device=device))
     except ConfigError as error:

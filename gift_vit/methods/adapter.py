@@ -99,7 +99,7 @@ def apply_method(model: Model, config: Any) -> Model:
     if getattr(model, "tokenizer", None) is None:
         check_vit(model)
     elif spec.kind not in FOR_TEXT:
-        known = "linear, full, bitfit, gift_qv, lora_text and the methods of peft"
+        known = "linear, full, bitfit, gift_qv, lora_text, linear_exact, knn and the methods of peft"
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
     backbone = describe_backbone(model)
@@ -108,6 +108,10 @@ def apply_method(model: Model, config: Any) -> Model:
     spec.apply(model, config)
     head_names = _head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
+    if not adapter_names and not head_names:
+        raise ConfigError(
+            f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
+        )
     state_names = _new_names(model, before.values(), adapter_names)
     for name in head_names:
         model.get_parameter(name).requires_grad_(True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FILES = {"peft": "hf_peft", "adapter": "bottleneck"}  # the others have their kind's name
-FOR_TEXT = ("gift_hf", "lora", "linear", "full", "bitfit", "peft")  # kinds that are for models of transformers too
+FOR_TEXT = ("gift_hf", "lora", "linear", "full", "bitfit", "peft", "linear_exact", "knn")  # for models of transformers too
 QKV_SLICES = ("attn.q", "attn.k", "attn.v")  # rows of timm's fused projection
 BITFIT_SCOPES = ("linear", "all")
 NORMS = ("l2", "none")

@@ -68,11 +68,14 @@ def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapp
 
 def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
     """As :func:`inject`, by a config of peft that matches the modules of these names."""
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
     peft_type = str(config.peft_type.value)
     weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
     try:
         with _quiet():
             _peft().PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, "default")
+            cast_adapter_dtype(model, "default")  # in float32 what is added to a model of half precision, as peft has it
         _check_layers(model, config, weights)
     except _REFUSALS as error:
         _take_out(model, weights)

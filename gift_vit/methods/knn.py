@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import KnnConfig, register_method
+from gift_vit.methods.targets import linear_head
 
 _FLOOR = 1e-6  # added to every class's share of the votes, so that a class without a neighbour has a logarithm
 
@@ -84,12 +85,10 @@ def apply_knn(model: nn.Module, cfg: KnnConfig) -> None:
     """Put an empty bank in the place of the model's head.
 
     Raises:
-        ConfigError: If the model's head is not one linear layer.
+        ConfigError: If the model's head is not one linear layer with a bias.
     """
     del cfg
-    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
-    if not isinstance(head, nn.Linear):
-        raise ConfigError(f"method 'knn' needs a model with one linear head, not {head}")
+    head = linear_head(model, "knn")
     owner, _, name = next(name for name, module in model.named_modules() if module is head).rpartition(".")
     bank = KnnHead(head.in_features, head.out_features).to(head.weight.device).train(head.training)
     setattr(model.get_submodule(owner), name, bank)

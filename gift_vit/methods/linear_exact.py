@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import LinearExactConfig, register_method
+from gift_vit.methods.targets import linear_head
 
 _ITERATIONS = 2000
 _TOLERANCE = 1e-9
@@ -73,6 +73,4 @@ def apply_linear_exact(model: nn.Module, cfg: LinearExactConfig) -> None:
         ConfigError: If the model's head is not one linear layer with a bias.
     """
     del cfg
-    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
-    if not isinstance(head, nn.Linear) or head.bias is None:
-        raise ConfigError(f"method 'linear_exact' needs a model with one linear head with a bias, not {head}")
+    linear_head(model, "linear_exact")

@@ -157,8 +157,23 @@ def merge_linears(model: nn.Module) -> None:
 
 def head_modules(model: nn.Module) -> set[nn.Module]:
     """What classifies texts, with all that it holds; of a ViT nothing, for no layer there has a target's name."""
-    heads = model.get_classifier() if getattr(model, "tokenizer", None) else ()  # pyright: ignore[reportCallIssue]
+    found = model.get_classifier() if getattr(model, "tokenizer", None) else ()  # pyright: ignore[reportCallIssue]
+    heads = (found,) if isinstance(found, nn.Module) else found
     return {module for head in heads for module in head.modules()}
+
+
+def linear_head(model: nn.Module, method: str) -> nn.Linear:
+    """The model's head, for a method that is fitted on what it sees.
+
+    Raises:
+        ConfigError: If it is not one linear layer with a bias.
+    """
+    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    if isinstance(head, nn.Linear) and head.bias is not None:
+        return head
+    remedy = "; give backbone.pooling=mean" if hasattr(model, "tokenizer") else ""
+    kinds = ", ".join(type(module).__name__ for module in (head if isinstance(head, tuple) else (head,))) or "none"
+    raise ConfigError(f"method {method!r} needs a model with one linear head with a bias, not {kinds}{remedy}")
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:

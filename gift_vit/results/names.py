@@ -35,6 +35,11 @@ METHOD_NAMES = {
     "lora_qv": "LoRA (q, v)",
     "lora_text": "LoRA (query, value)",
     "gift_qv": "GIFT (query, value)",
+    "gift_qv_llm": "GIFT (QV)",
+    "gift_proj": "GIFT (Proj)",
+    "gift_qkvud": "GIFT (QKVUD)",
+    "wegeft_qkvud": "WeGeFT (QKVUD)",
+    "lora_qkvud": "LoRA (QKVUD)",
     "lora_rs": "rsLoRA",
     "lora_fa": "LoRA-FA",
     "lora_plus": "LoRA+",
@@ -105,7 +110,18 @@ VTAB_GROUPS = {
     },
 }
 VTAB = {label: name for group in VTAB_GROUPS.values() for label, name in group.items()}
-DATASET_NAMES = {**MINI, **FGVC, **VTAB}
+GLUE = {
+    "glue_sst2": "SST-2",
+    "glue_mrpc": "MRPC",
+    "glue_cola": "CoLA",
+    "glue_qnli": "QNLI",
+    "glue_rte": "RTE",
+    "glue_stsb": "STS-B",
+    "glue_qqp": "QQP",
+    "glue_mnli": "MNLI",
+}
+COMMONSENSE = {"commonsense": "Commonsense170k"}
+DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE, **COMMONSENSE}
 
 
 def method_name(label: str) -> str:

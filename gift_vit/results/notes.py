@@ -62,9 +62,10 @@ def sampling_note(grid: Grid) -> str:
     """The standard error of one run's accuracy over its test images, √(p (1 − p) / n), largest over the rows, by dataset."""
     errors: dict[str, float] = {}
     for run in grid.results:
-        share, images = (run.metrics["test_top1"] or 0.0) / 100, run.data.test_images
+        share, images = min((run.metrics["test_top1"] or 0.0) / 100, 1.0), run.data.test_images
         if images:
-            errors[run.run.dataset] = max(errors.get(run.run.dataset, 0.0), 100 * math.sqrt(max(share * (1 - share), 0.0) / images))
+            own = 100 * math.sqrt(share * (1 - share) / images)
+            errors[run.run.dataset] = max(errors.get(run.run.dataset, 0.0), own)
     listed = ", ".join(f"{dataset_name(name)} {errors[name]:.2f}" for name in ordered(errors, DATASET_NAMES))
     return f"Standard error of a run's top-1 over its test images, at most, in points: {listed}."
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,20 @@ from gift_vit.common import distributed
 from gift_vit.common.cores import share_quota
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
-from gift_vit.data.base import VisionDataset, build_dataset
+from gift_vit.data.base import LabelledSource, VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
-from gift_vit.data.config import CacheSettings, TextConfig
+from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextTaskConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
+from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, cross_entropy, squared_error
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import apply_method, count_parameters
 from gift_vit.methods.config import spec_of
+from gift_vit.runs.scores import task_scores
 
 if TYPE_CHECKING:
     from gift_vit.data.table import PixelTable
-    from gift_vit.data.tokens import Tokens
     from gift_vit.runs.run import Run
 
 
@@ -56,7 +58,7 @@ def resolve_device(name: str) -> torch.device:
 def open_data(cfg: RunConfig) -> VisionDataset:
     """The run's dataset, with all splits it needs."""
     data = build_dataset(cfg.dataset)
-    if cfg.phase == "final":
+    if cfg.scored_split == "test":
         data.parts("test")  # absent: better said now than after training
     return data
 
@@ -69,6 +71,10 @@ def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
 def build_pretrained(cfg: RunConfig, num_classes: int) -> nn.Module:
     """The run's backbone before its method is applied, on the CPU, with a head drawn from the run's seed."""
     torch.manual_seed(cfg.seed)
+    if isinstance(cfg.dataset, CommonsenseConfig):
+        from gift_vit.backbones.language import build_language_model  # transformers
+
+        return build_language_model(cfg.backbone)
     return build_backbone(cfg.backbone, num_classes, cfg.compute.drop_path_rate)
 
 
@@ -87,7 +93,7 @@ def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[st
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     reread = cfg.trainer.epochs > 1
-    if isinstance(cfg.dataset, TextConfig):
+    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         tokens, transform = _tokens(cfg.dataset, model, data, cfg.train_split)
         return TrainLoader(tokens, transform, cfg.trainer.batch_size, 0, cfg.seed, device)
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
@@ -102,7 +108,7 @@ def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
 ) -> Iterable[Batch]:
     """A split's examples in order; ``reread`` says that they are gone through more than once."""
-    if isinstance(cfg.dataset, TextConfig):
+    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         return EvalLoader(*_tokens(cfg.dataset, model, data, split), cfg.loading.eval_batch_size, 0, device)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
@@ -115,7 +121,7 @@ def eval_loader(
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
     method = spec_of(cfg.method)
-    if method.initialise is None or isinstance(cfg.dataset, TextConfig):
+    if method.initialise is None or isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -128,21 +134,50 @@ def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: to
     method.initialise(model.eval(), cfg.method, batches())
 
 
+def objective_of(dataset: DatasetConfig) -> Objective:
+    """What models are trained for on a dataset, and scored by."""
+    if isinstance(dataset, CommonsenseConfig):
+        return SEQUENCES
+    loss = squared_error if dataset.is_regression else cross_entropy
+    return CLASSES if dataset.scores == ("accuracy",) else Objective(loss, scores=partial(task_scores, names=dataset.scores))
+
+
 def score(
-    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, keep_logits: bool = False
+    cfg: RunConfig,
+    model: nn.Module,
+    data: VisionDataset,
+    split: str,
+    device: torch.device,
+    keep_logits: bool = False,
+    folder: Path | None = None,
 ) -> Evaluation:
-    """Top-1 and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite."""
+    """Score and loss of a model on one split, and with ``keep_logits`` its logits; a RunError if a logit is not finite.
+
+    A language model is scored on test by what it answers, which is kept in ``folder``, the run's.
+    """
     loader, precision = eval_loader(cfg, model, data, split, device), Precision(cfg.trainer.precision, device)
-    return evaluate(model, loader, device, precision, where=f"on {split}", keep_logits=keep_logits)
+    objective = objective_of(cfg.dataset).keeping(keep_logits)
+    told = evaluate(model, loader, device, precision, where=f"on {split}", objective=objective)
+    if split != "test" or not isinstance(cfg.dataset, CommonsenseConfig):
+        return told
+    from gift_vit.runs.decoding import score_answers, with_answers  # transformers
+
+    return with_answers(score_answers(cfg, model, data, device, folder), told)
 
 
-def _tokens(dataset: TextConfig, model: Any, data: VisionDataset, split: str) -> tuple["Tokens", Transform]:
+def _tokens(
+    dataset: TextTaskConfig | CommonsenseConfig, model: Any, data: VisionDataset, split: str
+) -> tuple[LabelledSource[Any], Transform]:
     """A split's texts as the model takes them, and what stacks them; they lie in memory, and need no workers."""
-    from gift_vit.data.tokens import Tokens, TokenTransform  # a run on images has no use for them
+    from gift_vit.data.prompts import Prompts, PromptTokenizer  # a run on images has no use for them
+    from gift_vit.data.tokens import Tokens, TokenTransform
 
     length = min(dataset.max_length, model.max_tokens or dataset.max_length)
     if length < dataset.max_length:
         log.info("dataset.max_length=%d: the model takes %d tokens", dataset.max_length, length)
+    if isinstance(dataset, CommonsenseConfig):
+        prompts: Any = Prompts(data.split(split), PromptTokenizer(model.tokenizer, length), split)  # with sequences for labels
+        return prompts, TokenTransform(model.tokenizer.pad_token_id, in_front=True)
     tokens = Tokens(data.split(split), model.tokenizer, length, split)
     return tokens, TokenTransform(model.tokenizer.pad_token_id)
 

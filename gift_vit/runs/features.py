@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -24,8 +26,9 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import locked, remove_leftovers, writing
 from gift_vit.common.tensors import write_tensors
 from gift_vit.config.run_config import RunConfig
-from gift_vit.data.base import VisionDataset
+from gift_vit.data.base import VisionDataset, fingerprint
 from gift_vit.data.cache import pixels_key
+from gift_vit.data.config import TextTaskConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.engine.state import Precision
 from gift_vit.methods.adapter import applied_method
@@ -147,9 +150,14 @@ def _read(file: Path, labels: Tensor) -> Features | None:
 
 
 def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> str:
-    transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     [source] = data.parts(split)
-    facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
+    facts: list[object]
+    if isinstance(cfg.dataset, TextTaskConfig):
+        tokenizer: Any = model.tokenizer
+        facts = [_FORMAT, fingerprint({split: source}), repr(tokenizer), cfg.dataset.max_length, version("transformers")]
+    else:
+        transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
+        facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
     facts += [str(getattr(model, "global_pool", None)), device.type]
     own = {*applied_method(model).head_names, *applied_method(model).adapter_names, *applied_method(model).state_names}
     return digest_of(facts, {name: tensor for name, tensor in model.state_dict().items() if name not in own})

@@ -15,9 +15,9 @@ from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method, read_adapter
-from gift_vit.runs.build import finished_model, score
+from gift_vit.runs.build import finished_model, objective_of, score
 from gift_vit.runs.predictions import keep_predictions
-from gift_vit.runs.result import write_result
+from gift_vit.runs.result import ANSWERS, write_result
 from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
 
@@ -46,6 +46,10 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
     run.check_finished()
     if run.result is None:
         raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
+    if run.config.dataset.is_regression:
+        raise ConfigError(f"{run.folder} predicts numbers, and predictions are kept of classes alone; drop keep_predictions=")
+    if not objective_of(run.config.dataset).of_one_shape:
+        raise ConfigError(f"{run.folder} answers in words, which training has kept in {ANSWERS}/; drop keep_predictions=")
     data, own = run.data(), run.split()
     model, _ = finished_model(run, device)
     splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]
@@ -55,8 +59,8 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
         recorded = run.result.metrics[f"{split}_top1"]
         if recorded is not None and not math.isclose(evaluation.top1, recorded):
             raise RunError(
-                f"{run.folder}: {split} top-1 is {evaluation.top1:.4f} % here, {recorded:.4f} % in {RESULT}: these are not the "
-                "run's own predictions, and none are kept; make them on the kind of machine that it was trained on"
+                f"{run.folder}: {split} {run.result.score_name} is {evaluation.top1:.4f} % here, {recorded:.4f} % in {RESULT}: "
+                "these are not the run's own predictions, and none are kept; make them on the kind of machine that trained it"
             )
     predictions = keep_predictions(run.folder, data, evaluated)
     write_result(run.folder / RESULT, replace(run.result, predictions=predictions, files=file_hashes(run.folder)))
@@ -66,14 +70,17 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
 
 
 def _write_text_model(model: Any, run: Run, out: Path) -> str:
-    names = run.class_names(model.num_classes)
-    model.model.config.id2label = dict(enumerate(names))
-    model.model.config.label2id = {name: index for index, name in enumerate(names)}
+    classifies = bool(model.get_classifier())
+    if classifies:
+        names = run.class_names(model.num_classes)
+        model.model.config.id2label = dict(enumerate(names))
+        model.model.config.label2id = {name: index for index, name in enumerate(names)}
     state = {name: tensor.contiguous() for name, tensor in model.model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
     model.model.save_pretrained(out)
     model.tokenizer.save_pretrained(out)
-    return f'wrote {out}; load it with\n    transformers.AutoModelForSequenceClassification.from_pretrained("{out}")'
+    auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
+    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}")'
 
 
 def write_merged(run: Run, out: Path) -> str:

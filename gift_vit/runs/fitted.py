@@ -15,8 +15,10 @@ from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation, FitResult, Tally
+from gift_vit.engine.objective import CLASSES, Objective
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.methods.config import Candidates, spec_of
+from gift_vit.runs.build import objective_of
 from gift_vit.runs.features import Features, open_features
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,9 @@ def fit_on_features(
         raise ConfigError(f"method {cfg.method_name} is fitted by one process; start it without torchrun")
     fit, settings = spec_of(cfg.method).fit, cfg.method.settings()
     assert fit is not None, "a config of candidates belongs to a method with a fit"
-    with_val = cfg.train_split == "trainval"
+    with_val, objective = cfg.train_split == "trainval", objective_of(cfg.dataset)
+    if cfg.dataset.is_regression:
+        raise ConfigError(f"method {cfg.method_name} fits classes, and {cfg.dataset.name} has numbers; give method=linear")
     for observer in observers:
         observer.epoch_started(0, 1, sum(len(part) for part in data.parts(cfg.train_split)))
     train = open_features(cfg, model, data, "train", device)
@@ -67,7 +71,7 @@ def fit_on_features(
     for setting in settings if len(settings) > 1 or not with_val else ():
         begun = time.perf_counter()
         fit(model, setting, train.values, train.labels)
-        scores.append(scored := score_features(model, val, f"on val with {setting}"))
+        scores.append(scored := score_features(model, val, f"on val with {setting}", objective))
         record = {**setting, "val_top1": scored.top1, "val_loss": scored.loss, "seconds": time.perf_counter() - begun}
         for observer in observers:
             observer.setting_scored(record)
@@ -76,7 +80,7 @@ def fit_on_features(
 
     images = train + val if with_val else train
     fit(model, settings[best], images.values, images.labels)
-    train_loss = score_features(model, images, "on the training images").loss
+    train_loss = score_features(model, images, "on the training images", objective).loss
     seconds = train.seconds + val.seconds + time.perf_counter() - started
     speed = len(images.labels) / seconds
     record = EpochRecord(epoch=0, train_loss=train_loss, lr=0.0, steps=0, seconds=seconds, images_per_s=speed)
@@ -85,15 +89,18 @@ def fit_on_features(
     for observer in observers:
         observer.epoch_done(record)
     keep_val = cfg.trainer.keep_predictions == "all" and not with_val
-    kept = score_features(model, val, "on val", keep_logits=True) if keep_val else None
+    kept = score_features(model, val, "on val", objective, keep_logits=True) if keep_val else None
     chosen_on = "val" if len(settings) > 1 else "config"
     return FitResult([record], seconds, chosen=settings[best], chosen_on=chosen_on, val=kept)
 
 
 @torch.inference_mode()
-def score_features(model: nn.Module, images: Features, where: str, keep_logits: bool = False) -> Evaluation:
-    """Top-1 and loss of a model's head on features, and with ``keep_logits`` its logits; a RunError if one is not finite."""
-    head, tally = model.get_classifier(), Tally(images.values.device, keep_logits)  # pyright: ignore[reportCallIssue]
+def score_features(
+    model: nn.Module, images: Features, where: str, objective: Objective = CLASSES, keep_logits: bool = False
+) -> Evaluation:
+    """Score and loss of a model's head on features, and with ``keep_logits`` its logits; a RunError if one is not finite."""
+    head = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    tally = Tally(images.values.device, objective.keeping(keep_logits))
     for values, labels in zip(images.values.split(_BATCH), images.labels.split(_BATCH), strict=True):
         tally.add(head(values), labels)
     return tally.evaluation(where)

@@ -65,12 +65,14 @@ def keep_predictions(
 ) -> PredictionRecord | None:
     """Write the logits that evaluations of splits kept into a run's folder; what the record says of them, None without any.
 
+    Where labels are numbers there are no logits, and nothing is kept.
+
     Raises:
         RunError: If a logit is not finite, or the disk is full.
     """
     kept = []
     for split, evaluation in evaluated.items():
-        if evaluation is None or evaluation.logits is None:
+        if evaluation is None or evaluation.logits is None or data.is_regression:
             continue
         if not np.isfinite(evaluation.logits).all():
             raise RunError(f"the model's outputs on {split} are not all finite; use trainer.precision=fp32 or a lower optim.lr")

@@ -13,11 +13,14 @@ from typing import Any, Literal, get_args, get_origin
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
+from gift_vit.data.config import METRIC_NAMES, SIGNED
 
 SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
-_ABSENT = ("predictions", "files")  # from a record that has none
-PREDICTIONS = "predictions.parquet"  # the file beside the record
+_ABSENT = ("predictions", "files", "metric", "extra_metrics")  # from a record that has none
+PREDICTIONS = "predictions.parquet"  # the files beside the record
+SUBMISSION = "predictions.tsv"
+ANSWERS = "answers"  # the folder there: what a language model said to the questions of each test set
 _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
 
 
@@ -150,7 +153,10 @@ class Result:
 
     Attributes:
         backbone: The facts of ``describe_backbone``, and ``weights``: their hub name or file name.
-        metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100; test numbers in phase ``final`` only.
+        metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100, or the score that ``metric`` names; test numbers in
+            phase ``final`` only. ``val_top1`` is of the weights that were kept.
+        metric: What ``val_top1`` and ``test_top1`` are, in percent; None: top-1 accuracy.
+        extra_metrics: Further scores of the split that counts, in percent; None without any.
         predictions: None where none are kept.
         files: SHA-256 of files beside the record, by name; None in records of versions before 0.2.
         path: The file it was read from; not part of the record.
@@ -167,7 +173,26 @@ class Result:
     env: dict[str, object]
     predictions: PredictionRecord | None = None
     files: dict[str, str] | None = None
+    metric: str | None = None
+    extra_metrics: dict[str, float] | None = None
     path: Path | None = field(default=None, compare=False)
+
+    @property
+    def scored_on(self) -> str:
+        """The split whose score counts: val in a search and where the protocol says so, else test."""
+        protocol: Any = self.run.config.get("protocol")
+        rule = protocol.get("scored_on", "test") if isinstance(protocol, dict) else "test"
+        return "val" if self.run.phase == "search" else rule
+
+    @property
+    def score(self) -> float | None:
+        """The score that counts, in percent."""
+        return self.metrics[f"{self.scored_on}_top1"]
+
+    @property
+    def score_name(self) -> str:
+        """What the score is, in a sentence."""
+        return METRIC_NAMES.get(self.metric or "accuracy", self.metric or "")
 
     @property
     def source(self) -> str:
@@ -248,8 +273,9 @@ def _parse(value: object, path: Path | None) -> Result:
         raise ValueError(_keys_problem("metrics", result.metrics, METRICS))
     for key in ("val_top1", "test_top1"):
         top1 = result.metrics[key]
-        if top1 is not None and not 0 <= top1 <= 100:
-            raise ValueError(f"metrics.{key} is {top1}, expected percent between 0 and 100")
+        least = -100 if result.metric in SIGNED else 0
+        if top1 is not None and not least <= top1 <= 100:
+            raise ValueError(f"metrics.{key} is {top1}, expected percent between {least} and 100")
     if result.run.phase == "search" and (result.metrics["test_top1"], result.metrics["test_loss"]) != (None, None):
         raise ValueError("it has test numbers in phase search; they belong to phase final only")
     for key, change in result.run.protocol_changes.items():

@@ -25,7 +25,7 @@ from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
-from gift_vit.runs.result import PREDICTIONS, Result, read_result
+from gift_vit.runs.result import ANSWERS, PREDICTIONS, SUBMISSION, Result, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -201,13 +201,13 @@ class Run:
         return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
 
     def split(self, wanted: str | None = None) -> str:
-        """The split to look at: ``wanted``, or for None test, and val in the search phase, which does not see test."""
+        """The split to look at: ``wanted``, or for None the one whose score counts; the search phase does not see test."""
         phase = self.config.phase
         if phase == "search" and wanted == "test":
             raise ConfigError(f"{self.folder} is a search run, and test is for the final phase; train it with phase=final")
         if wanted not in (None, "train", "val", "trainval", "test"):
             self.data().parts(wanted)  # which tells what there is
-        return wanted or ("test" if phase == "final" else "val")
+        return wanted or self.config.scored_split
 
     def model(self) -> "nn.Module":
         """The fine-tuned model, on the CPU; the data need not be there.
@@ -412,7 +412,9 @@ def recorded(folder: Path) -> Iterator[None]:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of what a finished run leaves beside its record, by the files' names."""
-    return {name: sha256_of(folder / name) for name in (ADAPTER, METRICS, PREDICTIONS) if (folder / name).is_file()}
+    answers = sorted(f"{ANSWERS}/{file.name}" for file in (folder / ANSWERS).glob("*.jsonl"))
+    names = (ADAPTER, METRICS, PREDICTIONS, SUBMISSION, *answers)
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
 class _QuietFileHandler(logging.FileHandler):

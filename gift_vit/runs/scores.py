@@ -3,13 +3,16 @@
 Percent are 0–100. scikit-learn and SciPy are imported when something is computed: they take a second.
 """
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gift_vit.common.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 BINS = 15
 CONFUSIONS = 10
@@ -39,6 +42,40 @@ class Confusion:
     label: int
     predicted: int
     images: int
+
+
+def task_scores(outputs: Floats, labels: NDArray[np.generic], names: Sequence[str]) -> dict[str, float]:
+    """Scores of a task, by the names of :data:`gift_vit.data.config.METRICS`, in percent.
+
+    F1 is that of class 1 where there are two classes, else the mean over the classes. Where all predictions are the same there
+    is no correlation, and it is reported as 0.
+
+    Args:
+        outputs: (N, C): logits, or with C = 1 the predicted numbers.
+        labels: (N,): classes, or numbers.
+        names: Which, in this order.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    predicted = outputs[:, 0] if outputs.shape[1] == 1 else outputs.argmax(1)
+    average = "binary" if outputs.shape[1] == 2 else "macro"
+    known: dict[str, Callable[[], float]] = {
+        "accuracy": lambda: accuracy_score(labels, predicted),
+        "f1": lambda: f1_score(labels, predicted, average=average, zero_division=0.0),  # pyright: ignore[reportArgumentType]
+        "matthews": lambda: matthews_corrcoef(labels, predicted),
+        "pearson": lambda: _correlation("pearsonr", predicted, labels),
+        "spearman": lambda: _correlation("spearmanr", predicted, labels),
+    }
+    return {name: 100 * float(known[name]()) for name in names}
+
+
+def _correlation(name: str, predicted: Floats, labels: NDArray[np.generic]) -> float:
+    from scipy import stats
+
+    if np.ptp(predicted) == 0 or np.ptp(labels.astype(np.float64)) == 0:
+        log.warning("all predictions or all labels are the same number: there is no correlation, and 0 is reported")
+        return 0.0
+    return float(getattr(stats, name)(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
 def compute_scores(logits: Floats, labels: Labels, val: tuple[Floats, Labels] | None = None) -> dict[str, float | None]:

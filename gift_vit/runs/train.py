@@ -33,7 +33,16 @@ from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
-from gift_vit.runs.build import build_model, eval_loader, initialise, open_data, resolve_device, score, train_loader
+from gift_vit.runs.build import (
+    build_model,
+    eval_loader,
+    initialise,
+    objective_of,
+    open_data,
+    resolve_device,
+    score,
+    train_loader,
+)
 from gift_vit.runs.fitted import fit_on_features, in_full_precision
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.prefix import blocks_to_keep, taking_tokens, token_loaders
@@ -50,6 +59,7 @@ from gift_vit.runs.run import (
     locked_folder,
     recorded,
 )
+from gift_vit.runs.submission import keep_submission
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
@@ -135,9 +145,10 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
                 own = filter(None, [MetricsFile(folder / METRICS), tracker, note, progress] if main else [])
                 fitted = _fitted(cfg, training, [*own, *observers])
 
-            # ---- The test split, once, in the final phase.
+            # ---- The test split, once, in the final phase; and what only a benchmark's server can score.
             keep = cfg.trainer.keep_predictions != "off"
-            test = score(cfg, model, data, "test", device, keep) if cfg.phase == "final" else None
+            test = score(cfg, model, data, "test", device, keep, folder) if cfg.scored_split == "test" else None
+            keep_submission(cfg, model, data, device)
 
             # ---- The adapter and the record.
             with distributed.main_first():
@@ -246,14 +257,19 @@ def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInpu
     """What a method that is trained by gradient is given; the record says of what: pixels on the device, or kept tokens."""
     data, model, device = training.data, training.model, training.device
     has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
+    rules: dict[str, Any] = {
+        "identity": f"{data.fingerprint} {data.decoder}",
+        "objective": objective_of(cfg.dataset),
+        "keep_best": cfg.protocol.kept_epoch == "best",
+    }
     if kept_blocks:
         train, val = token_loaders(cfg, model, data, device, kept_blocks, training.acceleration)
         training.acceleration["kept_blocks"] = kept_blocks
-        return FitInputs(train=train, val=val, identity=f"{data.fingerprint} {data.decoder}")
+        return FitInputs(train=train, val=val, **rules)
     inputs = FitInputs(
         train=train_loader(cfg, model, data, device),
         val=eval_loader(cfg, model, data, "val", device, reread) if has_val else None,
-        identity=f"{data.fingerprint} {data.decoder}",
+        **rules,
     )
     if not isinstance(inputs.train, TrainLoader):
         training.acceleration["data_on_device"] = True
@@ -280,7 +296,7 @@ def _describe(cfg: RunConfig) -> RunDescription:
 
 
 def _scores(result: Result) -> str:
-    shown = {"val_top1": "val top-1", "test_top1": "test top-1"}
+    shown = {f"{split}_top1": f"{split} {result.score_name}" for split in ("val", "test")}
     return ", ".join(f"{label} {top1:.2f} %" for key, label in shown.items() if (top1 := result.metrics.get(key)) is not None)
 
 
@@ -293,6 +309,7 @@ def build_result(
     """
     model, counts = training.model, count_parameters(training.model)
     used = {"step_graph": fitted.captured, "deterministic": cfg.trainer.deterministic}
+    scored = test or fitted.val
     acceleration = training.acceleration | {key: True for key, on in used.items() if on}
     return Result(
         run=_run_record(cfg, training, fitted),
@@ -306,6 +323,8 @@ def build_result(
             percent=counts.percent,
         ),
         metrics=_metrics(fitted, test),
+        metric=None if cfg.dataset.scores[0] == "accuracy" else cfg.dataset.scores[0],
+        extra_metrics=scored.further or None if scored else None,
         cost=_cost(fitted, training.device, total_seconds, cfg.folder / ADAPTER),
         env={
             **describe_environment(training.device),
@@ -316,10 +335,9 @@ def build_result(
 
 
 def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | int | None]:
-    scored = [record for record in fitted.history if "val_top1" in record]
     return {
         "train_loss": fitted.history[-1]["train_loss"],
-        "val_top1": scored[-1]["val_top1"] if scored else None,
+        "val_top1": fitted.val_score,
         "test_top1": test.top1 if test else None,
         "test_loss": test.loss if test else None,
         "epochs": len(fitted.history),
@@ -346,8 +364,8 @@ def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRec
         git_sha=sha,
         git_dirty=dirty,
         gift_vit_version=__version__,
-        chosen=fitted.chosen,
-        chosen_on=fitted.chosen_on,
+        chosen=fitted.chosen if fitted.kept_epoch is None else {"epoch": fitted.kept_epoch},
+        chosen_on=fitted.chosen_on if fitted.kept_epoch is None else "val",
     )
 
 

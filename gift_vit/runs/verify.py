@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import sha256_of
 from gift_vit.config.keys import best_of, config_difference
+from gift_vit.engine.observer import best_epoch
 from gift_vit.methods.config import Candidates
-from gift_vit.runs.result import PREDICTIONS, Result
+from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result
 from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
 
 SHARE = 0.01  # of the images may be predicted otherwise by another processor or number format
@@ -61,6 +63,8 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
         yield check(run, result)
     if result.predictions is not None:
         yield _check_predictions(run, result)
+    if (run.folder / ANSWERS).is_dir():
+        yield _check_answers(run, result)
     if score:
         yield _score_again(run, result, device)
     if result.predictions is None and result.files is None:  # others keep none because they were told so
@@ -134,7 +138,7 @@ def _check_numbers(run: Run, result: Result) -> str:
     _claim(run, math.isclose(params.percent, percent), f"params.percent is {params.percent}, adapter / backbone {percent}")
     for split in ("val", "test"):
         top1, images = metrics[f"{split}_top1"], getattr(data, f"{split}_images")
-        if top1 is not None:
+        if top1 is not None and result.metric is None:
             hits = top1 * (images or 0) / 100
             whole = bool(images) and abs(hits - round(hits)) < 1e-6
             _claim(run, whole, f"{split}_top1 {top1} is no share of {images} images")
@@ -149,7 +153,11 @@ def _check_epochs(run: Run, result: Result) -> str:
     expected = 1 if fitted else run.config.stop_epoch or run.config.trainer.epochs
     _claim(run, count == expected, f"{RESULT} has {count} epochs, its config {expected}")
     scored = [record["val_top1"] for record in records if "val_top1" in record]
-    found = {"train_loss": records[-1].get("train_loss"), "val_top1": scored[-1] if scored else None}
+    val = scored[-1] if scored else None
+    if run.config.protocol.kept_epoch == "best" and (best := best_epoch(records)) is not None:
+        val, chosen, told = max(scored), {"epoch": best}, result.run.chosen
+        _claim(run, told == chosen, f"{RESULT} says {told} was chosen, the best of {METRICS} is {chosen}")
+    found = {"train_loss": records[-1].get("train_loss"), "val_top1": val}
     for name, value in found.items():
         _claim(run, value == result.metrics[name], f"{name} ends with {value} in {METRICS}, {result.metrics[name]} in {RESULT}")
     return f"{METRICS}: {count} epochs, which end with the recorded loss and val top-1"
@@ -200,6 +208,7 @@ def _check_adapter(run: Run, result: Result) -> str:
 
 def _check_predictions(run: Run, result: Result) -> str:
     from gift_vit.runs.predictions import describe, read_predictions
+    from gift_vit.runs.scores import task_scores
 
     recorded = result.predictions
     assert recorded is not None
@@ -214,9 +223,10 @@ def _check_predictions(run: Run, result: Result) -> str:
         expected = getattr(result.data, f"{split}_images"), result.data.num_classes
         shape = predictions.logits.shape
         _claim(run, shape == expected, f"{PREDICTIONS} has (images, classes) {shape} of {split}, {RESULT} {expected}")
-        found = 100 * float(predictions.correct.mean())
+        metric = result.metric or "accuracy"
+        found = task_scores(predictions.logits, predictions.labels, [metric])[metric]
         same = top1 is not None and math.isclose(found, top1)
-        _claim(run, same, f"{split} top-1 is {found} by {PREDICTIONS}, {top1} by {RESULT}")
+        _claim(run, same, f"{split} {result.score_name} is {found} by {PREDICTIONS}, {top1} by {RESULT}")
         if loss is not None:
             _check_loss(run, predictions, loss)
     again = describe(list(kept.values()))
@@ -227,6 +237,31 @@ def _check_predictions(run: Run, result: Result) -> str:
         _claim(run, same, f"{name} is {value} by {PREDICTIONS}, {recorded.scores[name]} by {RESULT}")
     _claim(run, again.confusions == recorded.confusions, f"the confusions of {RESULT} are not those of {PREDICTIONS}")
     return f"{PREDICTIONS}: {len(kept[own].images):,} images of {own} give every recorded score"
+
+
+def _check_answers(run: Run, result: Result) -> str:
+    """What was said to the questions of each test set gives the recorded scores."""
+    from gift_vit.data.questions import is_exact, is_found
+
+    found: dict[str, dict[str, float]] = {"exact": {}, "regex": {}}
+    for file in sorted((run.folder / ANSWERS).glob("*.jsonl")):
+        try:
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+            right = {
+                "exact": [is_exact(row["text"], row["answer"]) for row in rows],
+                "regex": [is_found(row["text"], row["answer"], file.stem) for row in rows],
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Untruth(f"{run.folder}: {ANSWERS}/{file.name} cannot be read ({error!r})") from error
+        for way, marks in right.items():
+            found[way][file.stem] = 100 * fmean(marks)
+    scores = {way: fmean(by_set.values()) for way, by_set in found.items()}
+    scores |= {f"{way}_{name}": score for way, by_set in found.items() for name, score in by_set.items()}
+    recorded = {**(result.extra_metrics or {}), "exact": result.metrics["test_top1"]}
+    _claim(run, scores.keys() == recorded.keys(), f"{RESULT} has other scores than {ANSWERS}: {', '.join(sorted(scores))}")
+    for name, score in scores.items():
+        _claim(run, _close(score, recorded[name], 1e-6), f"{name} is {score} by {ANSWERS}, {recorded[name]} by {RESULT}")
+    return f"{ANSWERS}: those to {len(found['exact'])} test sets give every recorded score"
 
 
 def _check_loss(run: Run, predictions: Any, recorded: float) -> None:
@@ -266,9 +301,14 @@ def _score_again(run: Run, result: Result, device: str) -> str:
     allowed = math.ceil(SHARE * scores.images)
     if result.predictions is None:
         top1 = result.metrics[f"{split}_top1"]
-        off = None if top1 is None else round(abs(scores.top1 - top1) * scores.images / 100)
-        _claim(run, off is not None and off <= allowed, f"{split} top-1 is {scores.top1} scored again, {top1} in {RESULT}")
-        return f"scored again: {split} top-1 {scores.top1:.2f} %, {off} images from the recorded one"
+        difference = math.inf if top1 is None else abs(scores.top1 - top1)
+        name = f"{split} {result.score_name}"
+        holds = difference * scores.images / 100 <= allowed + 0.5  # rounded, as many images
+        _claim(run, holds, f"{name} is {scores.top1} scored again, {top1} in {RESULT}")
+        if result.metric is not None:
+            return f"scored again: {name} {scores.top1:.2f} %, {difference:.2f} from the recorded one"
+        off = round(difference * scores.images / 100)
+        return f"scored again: {name} {scores.top1:.2f} %, {off} images from the recorded one"
     assert scores.logits is not None
     kept = run.predictions()
     same = kept.images == image_ids(data, split) and kept.labels.tolist() == data.split(split).labels.tolist()

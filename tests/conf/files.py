@@ -28,14 +28,27 @@ def together() -> list[tuple[str, ...]]:
     choices = {group: [f"{group}={choice}" for choice in stems(group) if not is_text(group, choice)] for group in GROUPS}
     rounds = range(max(len(words) for words in choices.values()))
     deltas = [(f"{group}={choice}",) for group in DELTAS for choice in stems(group)]
-    text = [("dataset=text", f"backbone={name}") for name in stems("backbone") if is_text("backbone", name)]
-    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *deltas]
+    texts = [name for name in stems("backbone") if is_text("backbone", name)]
+    text = [("dataset=text", f"backbone={name}") for name in texts if not is_language(name)]
+    tasks = [f"dataset={name}" for name in stems("dataset") if name.startswith("glue_")]
+    glue = [(task, f"protocol={name}", "backbone=roberta_large") for task in tasks for name in ("clean", "glue_gift")]
+    protocols = [f"protocol={name}" for name in stems("protocol") if name.startswith("commonsense_")]
+    models = [f"backbone={name}" for name in texts if is_language(name)]
+    count = max(len(models), len(protocols))
+    language = [("dataset=commonsense", models[i % len(models)], protocols[i % len(protocols)]) for i in range(count)]
+    return [*(tuple(words[i % len(words)] for words in choices.values()) for i in rounds), *text, *glue, *language, *deltas]
 
 
 def is_text(group: str, choice: str) -> bool:
-    """Whether a dataset or a backbone is for texts, and goes with no other."""
-    file = conf_dir() / group / f"{choice}.yaml"
-    return (group, choice) == ("dataset", "text") or (group == "backbone" and entire(file).get("kind") == "transformers")
+    """Whether a dataset, a backbone or a protocol is for texts, and goes with no other."""
+    if group == "backbone":
+        return entire(conf_dir() / group / f"{choice}.yaml").get("kind") == "transformers"
+    return group in {"dataset", "protocol"} and choice.startswith(("text", "glue_", "commonsense"))
+
+
+def is_language(backbone: str) -> bool:
+    """Whether it is a language model, and classifies no texts."""
+    return entire(conf_dir() / "backbone" / f"{backbone}.yaml").get("dtype") == "bfloat16"
 
 
 def root(words: Iterable[str]) -> list[str]:

@@ -163,7 +163,7 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["tracker.project=a/b"], "tracker.project=a/b: expected a W&B name"),
         (["tracker.entity='a:b'"], "tracker.entity=a:b: expected a W&B name"),
         (["dataset.name='My birds'"], "dataset.name=My birds"),
-        (["dataset.benchmark=imagenet"], "unknown dataset.benchmark 'imagenet' (known: fgvc, vtab1k, mini, own)"),
+        (["dataset.benchmark=imagenet"], "unknown dataset.benchmark 'imagenet' (known: fgvc, vtab1k, mini, own, glue, "),
         (["dataset.cache=no"], "unknown dataset.cache 'no' (known: auto, ram, disk, off)"),
         (["dataset.num_classes=0"], "dataset.num_classes=0: expected 1 or more"),
         (["dataset=digits", "dataset.split_seed=-1"], "dataset.split_seed=-1"),

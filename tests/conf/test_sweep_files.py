@@ -15,9 +15,10 @@ from gift_vit.config.compose import compose_job, conf_dir
 from gift_vit.config.loader import load_config
 from tests.conf.files import composed, parse, root, stems, together
 
-DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv", "text"}
+DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv", "text", "commonsense"}
 METHODS = stems("method")
-TEXT_METHODS = ("gift_qv", "lora_text")  # no benchmark of theirs has a grid
+# none has a grid but the first two, of glue
+TEXT_METHODS = ("gift_qv", "lora_text", "gift_qv_llm", "gift_proj", "gift_qkvud", "wegeft_qkvud", "lora_qkvud")
 FITTED = {"knn", "linear_exact"}
 BENCHMARKS = ("fgvc", "vtab1k", "mini")
 
@@ -41,7 +42,8 @@ def words_of(key: str, axis: str) -> list[str]:
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_a_sweep_is_of_its_dataset_and_takes_the_methods_grid_of_its_benchmark(dataset: str) -> None:
-    mode, axes, cfg = sweep_config(f"sweep={dataset}", "method=lora")
+    method = "lora_text" if dataset.startswith("glue_") else "lora"
+    mode, axes, cfg = sweep_config(f"sweep={dataset}", f"method={method}")
     assert mode is RunMode.MULTIRUN, "without it Hydra ignores the axes"
     assert load_config(cfg).dataset.name == dataset
     assert cfg.recipe is None
@@ -84,13 +86,14 @@ PAPER = {
     ("bitfit", "fgvc"): ([1e-3, 1.5e-3, 2e-3, 2.5e-3, 5e-3, 1e-2], [0]),
     ("bitfit", "vtab1k"): ([5e-4, 1e-3, 1.5e-3, 2.5e-3, 5e-3, 1e-2], [0]),
     ("vpt_deep", "fgvc"): ([1e-3, 1.5e-3, 2e-3, 2.5e-3, 5e-3, 1e-2], [0]),
+    ("gift_qv", "glue"): ([1e-4, 2.5e-4, 5e-4, 7.5e-4, 1e-3], [0, 1e-4, 1e-3, 1e-2]),
     ("vpt_deep", "vtab1k"): ([5e-4, 1e-3, 1.5e-3, 2.5e-3, 5e-3, 1e-2], [0]),
 }
 
 
 @pytest.mark.parametrize(("method", "benchmark"), PAPER)
 def test_the_papers_grids(method: str, benchmark: str) -> None:
-    dataset = {"fgvc": "cub", "vtab1k": "vtab_dtd"}[benchmark]
+    dataset = {"fgvc": "cub", "vtab1k": "vtab_dtd", "glue": "glue_rte"}[benchmark]
     _, axes, _ = sweep_config(f"sweep={dataset}", f"method={method}")
     values = {key: numbers(key, axis) for key, axis in axes.items()}
     assert (values.pop("optim.lr"), values.pop("optim.weight_decay")) == PAPER[method, benchmark]
@@ -103,15 +106,16 @@ def test_a_grid_can_be_narrowed_or_widened() -> None:
     assert axes == {"method.rank": "4,16", "optim.lr": "1e-3,3e-3", "optim.weight_decay": "1e-2,1e-3,1e-4,0"}
 
 
-@pytest.mark.parametrize(("protocol", "seeds"), [("clean", "0,1,2"), ("gift_paper", "42")])
+@pytest.mark.parametrize(("protocol", "seeds"), [("clean", "0,1,2"), ("gift_paper", "42"), ("glue_gift", "42,43,44,45,46")])
 def test_finals_have_the_protocols_seeds(protocol: str, seeds: str) -> None:
-    mode, axes, cfg = sweep_config("sweep=final", "dataset=cub", f"protocol={protocol}")
+    task = ("dataset=glue_rte", "backbone=roberta_base") if protocol == "glue_gift" else ("dataset=cub",)
+    mode, axes, cfg = sweep_config("sweep=final", *task, f"protocol={protocol}")
     assert (mode, axes, load_config(cfg).phase) == (RunMode.MULTIRUN, {"seed": seeds}, "final")
 
 
 def test_every_benchmark_dataset_has_a_sweep_and_recipes_belong_to_a_dataset_and_a_method() -> None:
     assert set(stems("sweep")) == DATASETS | {"final"}
-    assert len(DATASETS) == 24 + 5
+    assert len(DATASETS) == 24 + 5 + 8
     files = set((conf_dir() / "recipe").glob("*.yaml"))
     for file in files - {conf_dir() / "recipe/none.yaml"}:
         chosen: Any = OmegaConf.load(file).recipe  # pyright: ignore[reportAttributeAccessIssue]

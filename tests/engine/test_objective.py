@@ -41,7 +41,7 @@ def test_a_sequence_is_right_if_every_label_is_the_first_choice() -> None:
     for row, position, choice in [(0, 0, 4), (0, 2, 1), (0, 3, 2), (1, 0, 0), (1, 1, 3), (1, 2, 4), (1, 3, 1)]:
         logits[row, position, choice] = 1
     assert SEQUENCES.correct(logits, LABELS).tolist() == [True, False, True]
-    tally = Tally(CPU, True, SEQUENCES)
+    tally = Tally(CPU, SEQUENCES.keeping())
     tally.add(logits[:2], LABELS[:2])
     scores = tally.evaluation()
     assert (scores.top1, scores.images, scores.logits) == (50.0, 2, None)

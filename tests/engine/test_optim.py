@@ -94,3 +94,32 @@ def test_adamw_step_is_the_formula() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter is trainable"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), optim())
+
+
+@pytest.mark.parametrize(("ratio", "warmup"), [(0.1, 3), (0.06, 1), (0.0, 0), (None, 0)])
+def test_a_linear_schedule_is_that_of_transformers(ratio: float | None, warmup: int) -> None:
+    epochs, steps = 6, 5
+    config = optim(warmup_epochs=0, warmup_lr=0.0, min_lr=0.0, schedule="step", decay="linear", warmup_ratio=ratio)
+    schedule, total = scheduled(config, epochs, steps), epochs * steps
+    for step in range(total):
+        share = step / warmup if step < warmup else (total - step) / (total - warmup)
+        assert schedule.set_lr(*divmod(step, steps)) == pytest.approx(1e-4 * share, rel=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{"warmup_epochs": 3}, {"warmup_epochs": 0, "schedule": "epoch"}])
+def test_warm_up_is_a_part_of_updates_alone(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"optim.warmup_ratio=0.1 is a part of all updates; give optim.warmup_epochs=0"):
+        optim(warmup_ratio=0.1, **changes)
+
+
+@pytest.mark.parametrize("norm", [None, 0.5, 1e3])
+def test_gradients_are_clipped_by_their_norm_over_all_parameters(norm: float | None) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, optim(clip_norm=norm))
+    given = [torch.full_like(parameter, 2.0) for parameter in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), given, strict=True):
+        parameter.grad = gradient.clone()
+    optimizer.step()
+    factor = min(1.0, (norm or 1e9) / math.sqrt(8 * 4.0))
+    for parameter, gradient in zip(model.parameters(), given, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * factor, rtol=1e-5, atol=1e-6)

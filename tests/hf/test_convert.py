@@ -29,6 +29,7 @@ def trained(**options: Any) -> torch.nn.Module:
     [
         {},
         {"blocks": [1, 3]},
+        {"init": "wegeft", "alpha": 8.0},
         {"target_modules": ["attn.proj", "mlp.fc2"]},
         {"target_modules": ["attn.proj", "mlp.fc1"], "share": True},
     ],

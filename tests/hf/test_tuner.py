@@ -151,6 +151,32 @@ def test_the_first_step_moves_psi_alone_and_the_second_both() -> None:
         optimizer.step()
 
 
+def test_wegeft_is_the_fifth_versions_form() -> None:
+    """φ zero and ψ drawn, W (I + α/r φ ψ), and so φ alone moves first: language.md §2.6, by hand."""
+    model = adapted("llama", ["q_proj", "down_proj"], random=False, init_weights="wegeft", alpha=8)  # r is 4
+    assert torch.equal(logits(model, "llama"), logits(build("llama"), "llama"))
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.5)
+    pairs = {id(layer.gift_pair["default"]): layer.gift_pair["default"] for layer in layers(model)}.values()
+    for step in range(2):
+        optimizer.zero_grad()
+        model.train()(**inputs("llama"), labels=inputs("llama")["input_ids"]).loss.backward()
+        for pair in pairs:
+            assert pair.phi.grad.abs().max() > 0
+            assert (pair.psi.grad.abs().max() > 0) == (step == 1)
+        optimizer.step()
+    layer = layers(model)[0]
+    weight, pair = layer.get_base_layer().weight.detach().double(), layer.gift_pair["default"]
+    expected = weight + 8 / 4 * weight @ pair.phi.detach().double() @ pair.psi.detach().double()
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])
+def test_an_alpha_that_switches_the_adapter_off_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="`alpha` should be a positive number or None"):
+        GiftConfig(r=4, target_modules=["query"], alpha=alpha)
+
+
 def test_initialisation() -> None:
     for init, phi_is_zero, psi_is_zero in [(True, False, True), ("wegeft", True, False), (False, False, False)]:
         pair = layers(adapted("bert", ["query"], random=False, init_weights=init))[0].gift_pair["default"]

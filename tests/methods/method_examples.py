@@ -59,7 +59,7 @@ def yaml_configs() -> dict[str, Any]:
     configs = {}
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Hydra's, that a file composed by itself should name _self_
-        of_texts = {"gift_qv", "lora_text"}
+        of_texts = {"gift_qv", "lora_text", "gift_qv_llm", "gift_proj", "gift_qkvud", "wegeft_qkvud", "lora_qkvud"}
         labels = {file.stem for file in (conf_dir() / "method").glob("*.yaml")} - of_texts
         for label in sorted(labels):
             values: Any = OmegaConf.to_container(compose(f"method/{label}").method)

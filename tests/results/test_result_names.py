@@ -15,7 +15,7 @@ def test_every_method_and_every_dataset_but_the_users_has_a_name() -> None:
     assert set(names.METHOD_NAMES) == stems("method")
     assert len(set(names.METHOD_NAMES.values())) == len(names.METHOD_NAMES) >= 39
     assert set(names.DATASET_NAMES) == stems("dataset") - {"folder", "parquet", "csv", "text"}
-    assert len(set(names.DATASET_NAMES.values())) == len(names.DATASET_NAMES) == 5 + 5 + 19
+    assert len(set(names.DATASET_NAMES.values())) == len(names.DATASET_NAMES) == 5 + 5 + 19 + 8 + 1
 
 
 def benchmark_of(dataset: str) -> str:
@@ -27,6 +27,7 @@ def benchmark_of(dataset: str) -> str:
 
 def test_benchmarks_are_those_of_the_configurations() -> None:
     groups = {"fgvc": names.FGVC, "vtab1k": names.VTAB, "mini": names.MINI}
+    groups |= {"glue": names.GLUE, "commonsense": names.COMMONSENSE}
     expected = {dataset: benchmark for benchmark, datasets in groups.items() for dataset in datasets}
     assert {dataset: benchmark_of(dataset) for dataset in names.DATASET_NAMES} == expected
 

@@ -203,7 +203,8 @@ Protocol clean, backbone vit_mini. Last column: mean over the datasets shown (2)
 
 {ERROR_NOTE.format("Digits 1.68, ")}
 """
-LATEX = r"""% runs: 9; commits: 0123456789ab
+LATEX = (
+    r"""% runs: 9; commits: 0123456789ab
 \begin{table}
 \centering
 \caption{Mini benchmark: test top-1 in percent, mean $\pm$ sample standard deviation over n = 3 seeds. %%
@@ -226,7 +227,10 @@ GIFT & 6,144 & 0.228 & 10.0 & 1.00 & 2.00 & \underline{71.58} {\scriptsize $\pm$
 \par\smallskip {\footnotesize COST_NOTE\par}
 \par\smallskip {\footnotesize ERROR_NOTE\par}
 \end{table}
-""".replace("%%\n", "").replace("COST_NOTE", COST_NOTE).replace("ERROR_NOTE", ERROR_NOTE.format(""))
+""".replace("%%\n", "")
+    .replace("COST_NOTE", COST_NOTE)
+    .replace("ERROR_NOTE", ERROR_NOTE.format(""))
+)
 
 
 def test_markdown_and_latex() -> None:

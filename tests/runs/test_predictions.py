@@ -21,7 +21,7 @@ from gift_vit.runs.build import eval_loader
 from gift_vit.runs.predictions import Predictions, keep_predictions, read_predictions, to_float16, write_predictions
 from gift_vit.runs.result import read_result
 from gift_vit.runs.run import Run
-from gift_vit.runs.scores import Confusion, class_accuracy, compute_scores, top_confusions
+from gift_vit.runs.scores import Confusion, class_accuracy, compute_scores, task_scores, top_confusions
 from gift_vit.runs.train import Call, train_run
 from tests.warm import run_module
 
@@ -98,6 +98,23 @@ def by_bins(probabilities: torch.Tensor, predicted: list[int], labels: np.ndarra
             accuracy = np.mean([predicted[i] == labels[i] for i in inside])
             total += len(inside) / len(labels) * abs(accuracy - np.mean([float(probabilities[i].max()) for i in inside]))
     return 100 * total
+
+
+def test_scores_of_tasks_by_hand() -> None:
+    logits = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [0, 1.0]], np.float32)
+    labels = np.array([1, 0, 0, 1, 1])  # predicted 1 1 0 0 1: tp 2, fp 1, tn 1, fn 1
+    expected = {"accuracy": 60.0, "f1": 100 * 4 / 6, "matthews": 100 * (2 - 1) / math.sqrt(3 * 3 * 2 * 2)}
+    assert task_scores(logits, labels, list(expected)) == pytest.approx(expected)
+    numbers, stated = np.array([[1.0], [2.0], [4.0]], np.float32), np.array([0.0, 3.0, 3.5], np.float32)
+    a, b = np.array([-4, -1, 5]) / 3, np.array([-13, 5, 8]) / 6
+    pearson = 100 * float(a @ b / math.sqrt((a @ a) * (b @ b)))
+    assert task_scores(numbers, stated, ["pearson", "spearman"]) == pytest.approx({"pearson": pearson, "spearman": 100.0})
+
+
+def test_predictions_that_are_all_the_same_have_no_correlation(caplog: pytest.LogCaptureFixture) -> None:
+    assert task_scores(np.ones((4, 2)), np.array([0, 1, 0, 1]), ["matthews", "f1"]) == {"matthews": 0.0, "f1": 0.0}
+    assert task_scores(np.ones((4, 1)), np.arange(4.0), ["pearson", "spearman"]) == {"pearson": 0.0, "spearman": 0.0}
+    assert "there is no correlation, and 0 is reported" in caplog.text
 
 
 def test_confusions_and_classes_by_hand() -> None:

@@ -137,7 +137,7 @@ def test_a_merged_run_is_a_plain_folder_of_transformers(configured: Configured, 
     assert (said.argmax(1).numpy() == kept.predicted).all()
     torch.testing.assert_close(said.numpy(), kept.logits.astype("float32"), atol=5e-3, rtol=5e-3)
     assert model.config.id2label == {0: "no", 1: "yes"}
-    with pytest.raises(ConfigError, match="classifies texts, and not pictures"):
+    with pytest.raises(ConfigError, match="takes texts, and not pictures"):
         check_question(run, None)
 
 

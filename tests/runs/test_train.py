@@ -308,9 +308,9 @@ def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(
 
 
 def spoil_logits(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Give NaN for one image of every batch, from one call of ``evaluate`` on."""
-    original, calls = Tally.add, []
-    monkeypatch.setattr(fit_module, "Tally", lambda *told: calls.append(told) or Tally(*told))
+    """Give NaN for one image of every batch, from one tally on."""
+    original, create, calls = Tally.add, Tally.__init__, []
+    monkeypatch.setattr(Tally, "__init__", lambda *told, **named: calls.append(told) or create(*told, **named))
 
     def add(self: Tally, logits: torch.Tensor, labels: torch.Tensor) -> None:
         original(self, logits.index_fill(0, torch.tensor([0]), float("nan")) if len(calls) > call else logits, labels)

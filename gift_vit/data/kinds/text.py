@@ -5,6 +5,7 @@ like others, as in GLUE's files; in a CSV file it encloses cells.
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,13 +49,17 @@ def build_text(cfg: TextConfig) -> VisionDataset:
     """Read the files of each split."""
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     found = cfg.found()
-    read = {split: [read_rows(file, cfg.columns, split == ALL) for file in files] for split, files in found.items()}
+    read = {
+        split: [read_rows(file, cfg.columns, split == ALL, numbers=cfg.is_regression) for file in files]
+        for split, files in found.items()
+    }
     numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
     parts: dict[str, Part] = {}
     for split, files in found.items():
         several = read[split]
         texts, places = ([item for rows in several for item in getattr(rows, name)] for name in ("texts", "places"))
-        labels = _as_labels([label for rows in several for label in rows.labels], numbers, files[0])
+        stated = [label for rows in several for label in rows.labels]
+        labels = np.asarray(stated, np.float32) if cfg.is_regression else _as_labels(stated, numbers, files[0])
         origin = Origin(tuple(os.path.relpath(file, root) for file in files))
         rows = {split: np.arange(len(texts))}
         if several[0].splits:
@@ -69,8 +74,8 @@ def _source(texts: list[tuple[str, ...]], places: list[str], labels: Any, **_: A
     return TextSource(texts, labels, places)
 
 
-def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False) -> Rows:
-    """Read one file, its column of splits only if asked to.
+def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False, numbers: bool = False) -> Rows:
+    """Read one file, its column of splits only if asked to; with ``numbers`` labels are finite numbers.
 
     Raises:
         ConfigError: If it cannot be read, has no such columns, or a row lacks a text or a label; names the row.
@@ -85,7 +90,7 @@ def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False)
     for line, row in rows:
         place = f"{file} {line}"
         read.texts.append(tuple(_checked(row.get(name), name, place) for name in (text, pair) if name is not None))
-        read.labels.append(_checked_label(row.get(label), label, place))
+        read.labels.append((_checked_number if numbers else _checked_label)(row.get(label), label, place))
         read.places.append(place)
         if split is not None:
             read.splits.append(row.get(split))
@@ -175,8 +180,19 @@ def _checked_label(label: Any, column: str, place: str) -> Any:
     raise ConfigError(f"{place}: column {column} holds {found}, expected the name or the number of a class")
 
 
+def _checked_number(label: Any, column: str, place: str) -> float:
+    try:
+        number = math.nan if isinstance(label, bool) else float(np.float32(label))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    found = "nothing" if label is None or label == "" else repr(label)
+    raise ConfigError(f"{place}: column {column} holds {found}, expected a number, which dataset.metric is of")
+
+
 def _is_number(label: Any) -> bool:
-    return isinstance(label, int) or NUMBER.fullmatch(label) is not None
+    return isinstance(label, int | float) or NUMBER.fullmatch(label) is not None
 
 
 def _as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:

@@ -1,0 +1,53 @@
+"""``python -m data_prep.commonsense``: prepare Commonsense170k."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.commonsense.facts import SOURCE
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import check_writable
+
+
+@dataclass
+class Arguments:
+    """Prepare Commonsense170k: 170,420 training questions, and eight test sets of 22,419.
+
+        python -m data_prep.commonsense [root=…] [folder=…]
+
+    Attributes:
+        root: where data is kept: it is written to <root>/commonsense (default: the environment variable GIFT_VIT_DATA, else
+            data)
+        folder: holds the files already, or some of them: commonsense_170k.json and <set>/test.json, or a checkout of
+            LLM-Adapters; without it they are downloaded
+        source: the address of a checkout to download them from (default: github.com/AGI-Edgerunners/LLM-Adapters, one commit)
+
+    Questions are counted, and every answer must be among its question's options. What is ready is not done again.
+    """
+
+    root: str = DEFAULT_ROOT
+    folder: str | None = None
+    source: str = SOURCE
+
+
+def main() -> None:
+    """The command."""
+    cli.main(Arguments, prepare_given)
+
+
+def prepare_given(given: Arguments) -> None:
+    """Check what was typed, prepare, and say what there is."""
+    root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"folder={given.folder} is no folder; give the one that holds the files")
+    if not given.source.startswith(("http://", "https://")):
+        raise ConfigError(f"source={given.source}: expected an address that begins with https://; a folder is given by folder=")
+    check_writable(root)
+    from data_prep.commonsense.prepare import prepare  # NumPy and pyarrow
+
+    print(prepare(root, given.source, folder))
+
+
+if __name__ == "__main__":
+    main()

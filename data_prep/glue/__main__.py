@@ -1,0 +1,71 @@
+"""``python -m data_prep.glue <task|all>``: prepare tasks of GLUE."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.glue.tasks import TASKS
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError, RunError, did_you_mean
+from gift_vit.common.files import check_writable
+
+
+@dataclass
+class Arguments:
+    """Prepare tasks of GLUE.
+
+        python -m data_prep.glue <task> [root=…] [folder=…]
+
+    Attributes:
+        task: cola, mrpc, rte, sst2, stsb, qnli, qqp, mnli or all
+        root: where data is kept: tasks are written to <root>/glue/<task> (default: the environment variable GIFT_VIT_DATA, else
+            data)
+        folder: holds the files already: as at the hub, as GLUE's own archives, or as the tasks' first publishers have them;
+            without it they are fetched from huggingface.co/datasets/nyu-mll/glue
+
+    Numbers of examples and labels are checked. A task that is ready is left alone; one that fails does not stop the others.
+    """
+
+    task: str = MISSING
+    root: str = DEFAULT_ROOT
+    folder: str | None = None
+
+
+def main() -> None:
+    """Prepare the tasks that the command line names."""
+    cli.main(Arguments, prepare_named, positional="task")
+
+
+def prepare_named(given: Arguments) -> None:
+    """Prepare one task, or all."""
+    known = [*TASKS, "all"]
+    if given.task not in known:
+        raise ConfigError(f"unknown task {given.task!r}{did_you_mean(given.task, known)} (known: {', '.join(known)})")
+    root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"folder={given.folder} is no folder; give the one that holds the tasks' files")
+    check_writable(root)
+    names = list(TASKS) if given.task == "all" else [given.task]
+    failed = {name: error for name in names if (error := _try_one(name, root, folder, alone=len(names) == 1)) is not None}
+    if failed:
+        kind = RunError if any(isinstance(error, RunError) for error in failed.values()) else ConfigError
+        raise kind(f"{len(failed)} of {len(names)} tasks are not ready, for the reasons above: {', '.join(failed)}")
+
+
+def _try_one(name: str, root: Path, folder: Path | None, alone: bool) -> Exception | None:
+    from data_prep.glue.prepare import prepare  # pyarrow
+
+    try:
+        print(f"{name:<5} {prepare(TASKS[name], root, folder)}")
+    except (ConfigError, RunError) as error:
+        if alone:
+            raise
+        cli.report(error)
+        return error
+    return None
+
+
+if __name__ == "__main__":
+    main()

