@@ -73,7 +73,7 @@ def lr_scale(step: int, steps_per_epoch: int, cfg: PretrainConfig) -> float:
 
 def build_model(cfg: PretrainConfig) -> nn.Module:
     """vit_mini, drawn at random or with the weights of ``cfg.init``."""
-    rates = {"patch_drop_rate": cfg.patch_drop_rate, "drop_path_rate": cfg.drop_path_rate}
+    rates: dict[str, Any] = {"patch_drop_rate": cfg.patch_drop_rate, "drop_path_rate": cfg.drop_path_rate}
     model = timm.create_model("vit_mini_patch8_64", num_classes=NUM_UPSTREAM_CLASSES, **rates)
     if cfg.init is not None:
         load_model(model, cfg.init)

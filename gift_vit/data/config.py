@@ -479,6 +479,11 @@ class CommonsenseConfig(DatasetConfig):
                 raise ConfigError(f"dataset.{key}={given}: expected one or several names, each once")
         if self.transform != TransformConfig():
             raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
+        if self.max_new_tokens >= self.max_length:
+            raise ConfigError(
+                f"dataset.max_new_tokens={self.max_new_tokens} leaves nothing of dataset.max_length={self.max_length} for the "
+                "question; lower it"
+            )
 
     @property
     def scores(self) -> tuple[str, ...]:

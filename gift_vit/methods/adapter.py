@@ -108,6 +108,10 @@ def apply_method(model: Model, config: Any) -> Model:
     spec.apply(model, config)
     head_names = _head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
+    if not adapter_names and not head_names:
+        raise ConfigError(
+            f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
+        )
     state_names = _new_names(model, before.values(), adapter_names)
     for name in head_names:
         model.get_parameter(name).requires_grad_(True)

@@ -32,11 +32,13 @@ from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import Untruth, verify_run
+from tests.data.conftest import SHARED
 from tests.text_models import questions, text_model, tiny_llama, write
 
 Configured = Callable[..., RunConfig]
 CALL = Call("python -m gift_vit.train", [])
 CPU = torch.device("cpu")
+REAL = SHARED / "text" / "commonsense"
 GIFT = ("method=gift_qkvud", "method.rank=4")
 NEW = 24  # tokens that an answer is given: `the correct answer is false` has fewer
 
@@ -220,6 +222,23 @@ def test_the_beginning_of_a_long_question_is_cut_and_never_its_answer(root: Path
     assert PromptTokenizer(model.tokenizer, 40).prompts(["word " * 50], "boolq", 30)[0][0] == model.tokenizer.bos_token_id
 
 
+@pytest.mark.skipif(not (REAL / "boolq").is_dir(), reason="needs ../shared/data/text/commonsense")
+def test_real_questions_are_asked_in_their_own_words(root: Path) -> None:
+    """What is trained on, turned back into text, is the file's instruction and output; what is asked is the instruction."""
+    model = language_model(root / "llama")
+    for name in ("boolq", "piqa", "social_i_qa", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa"):
+        rows = json.loads((REAL / name / "test.json").read_text())[:20]
+        batch, labels = batch_of(model, rows, max_length=4096)
+        prompts = PromptTokenizer(model.tokenizer, 4096).prompts([row["instruction"] for row in rows], name, 32)
+        for row, (ids, mask, _), told, prompt in zip(rows, batch, labels, prompts, strict=True):
+            spoken = [model.tokenizer.decode(tokens) for tokens in (ids[mask == 1], told[told != IGNORED], prompt)]
+            assert spoken == [
+                f"<s>{row['instruction']}\n{row['output']}</s>",
+                f"{row['output']}</s>",
+                f"<s>{row['instruction']}\n",
+            ]
+
+
 class _Killed(Exception):
     """The machine is gone."""
 
@@ -342,7 +361,7 @@ def test_the_methods_have_the_papers_sizes(configured: Configured, method: str, 
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        (("method=linear",), ConfigError, "nothing to train"),
+        (("method=linear",), ConfigError, "method 'linear' finds nothing to train: llama has no head; choose another method"),
         (("method.target_modules=[lm_head]",), ConfigError, "'lm_head' matches no layer; name one of self_attn.q_proj"),
         (("method.target_modules=[query]",), ConfigError, "'query' matches no layer; name one of self_attn.q_proj"),
         (("backbone.model=nobody/has-this",), RunError, "could not be had from the hub"),
@@ -379,6 +398,7 @@ def test_models_that_cannot_answer_are_refused(configured: Configured, tmp_path:
         (("backbone=llama_7b", "dataset.sets=[boolqs]"), "unknown dataset.sets 'boolqs'; did you mean boolq?"),
         (("backbone=llama_7b", "dataset.sets=[piqa,piqa]"), "expected one or several names, each once"),
         (("backbone=llama_7b", "dataset.train=[]"), "expected one or several names, each once"),
+        (("backbone=llama_7b", "dataset.max_new_tokens=512"), "leaves nothing of dataset.max_length=512 for the question"),
     ],
 )
 def test_what_can_be_seen_is_said_before_torch_is_imported(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
