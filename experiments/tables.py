@@ -18,6 +18,7 @@ from gift_vit.results.tables import TABLES
 from gift_vit.runs.scores import check_scores
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
+PUBLISHED_FILES = (PUBLISHED_FILE, PUBLISHED_FILE.with_name("published_language.csv"))
 SHORT_NAMES = {"vtab": "vtab1k"}
 
 
@@ -29,7 +30,8 @@ class TablesConfig(Options):
 
     Attributes:
         root: folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
-        benchmark: fgvc, vtab or mini; the first two always show all their datasets, with dashes where runs are missing
+        benchmark: fgvc, vtab, glue, commonsense or mini; all but mini always show all their datasets, with dashes where
+            runs are missing
         format: markdown, latex (booktabs) or csv
         out: also write the table to this file
         protocol: take the runs of this protocol only; needed where the folder holds several
@@ -44,7 +46,8 @@ class TablesConfig(Options):
             temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
         figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
-            or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same
+            or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same.
+            Without runs the published numbers stand alone
 
     Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
     """
@@ -76,7 +79,8 @@ class TablesConfig(Options):
 def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
     published = _published_rows(cfg)
-    found = collect_results(*_listed(cfg.root), protocol=cfg.protocol, backbone=cfg.backbone)
+    roots = [root for root in _listed(cfg.root) if not published or Path(root).is_dir()]
+    found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
     if cfg.columns or cfg.figure:
@@ -104,7 +108,8 @@ def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:
     if cfg.published in (False, None):
         return []
     sources = DEFAULT_SOURCE if cfg.published is True else cfg.published
-    return choose_published(read_published(PUBLISHED_FILE), cfg.benchmark, _listed(sources))
+    rows = [row for file in PUBLISHED_FILES for row in read_published(file)]
+    return choose_published(rows, cfg.benchmark, _listed(sources))
 
 
 def _listed(value: Any) -> list[str]:

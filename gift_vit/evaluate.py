@@ -46,7 +46,8 @@ def evaluate_run(arguments: Arguments) -> None:
 
     keep, device = arguments.keep_predictions, arguments.device
     scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
-    print(f"{run.config.dataset.name} {split}: top-1 {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} images")
+    dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
+    print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
 

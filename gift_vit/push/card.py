@@ -45,23 +45,24 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
 
 
 def _split(result: Result) -> str:
-    return "test" if result.run.phase == "final" else "val"
+    return result.scored_on
 
 
 def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
     split = _split(result)
-    scores = {"Top-1 (%)": result.metrics[f"{split}_top1"]}
+    name = f"{result.score_name[:1].upper()}{result.score_name[1:]} (%)"
+    scores = {name: result.score}
     if len(seeds) > 1:
         top1 = _top1(seeds, split)
         count = f"over {len(top1)} seeds"
-        scores |= {f"Top-1 (%), mean {count}": fmean(top1), f"Top-1 (%), standard deviation {count}": stdev(top1)}
+        scores |= {f"{name}, mean {count}": fmean(top1), f"{name}, standard deviation {count}": stdev(top1)}
     shared: dict[str, Any] = {
         "task_type": "image-classification",
         "task_name": "Image classification",
         "dataset_type": result.data.name,
         "dataset_name": result.data.name,
         "dataset_split": split,
-        "metric_type": "accuracy",
+        "metric_type": result.metric or "accuracy",
     }
     known = {name: value for name, value in scores.items() if value is not None}
     return [EvalResult(metric_name=name, metric_value=value, **shared) for name, value in known.items()]
@@ -135,11 +136,11 @@ Not stated here: whoever shares this adapter says under which licence {data.name
 
 def _table(result: Result, seeds: Sequence[Result]) -> str:
     split = _split(result)
-    own = result.metrics[f"{split}_top1"]
-    rows = [f"| top-1, seed {result.run.seed} | {'not scored' if own is None else f'{own:.2f} %'} |"]
+    own, score = result.score, result.score_name
+    rows = [f"| {score}, seed {result.run.seed} | {'not scored' if own is None else f'{own:.2f} %'} |"]
     if len(seeds) > 1:
         top1, listed = _top1(seeds, split), ", ".join(str(each.run.seed) for each in seeds)
-        rows.append(f"| top-1, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
+        rows.append(f"| {score}, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
     for name, value in (result.predictions.scores if result.predictions else {}).items():
         if value is not None and name != "top1":
             rows.append(f"| {name} | {value:.4f} |")

@@ -36,10 +36,14 @@ def top1_column(label: str, title: str, group: str) -> Column:
 
 
 def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
-    """Mean ± sample standard deviation (n - 1) of test top-1 in percent; one seed has no deviation, none is a dash."""
-    if not runs:
+    """:func:`score_cell` of the scores that count."""
+    return score_cell(all_top1(runs), show_n)
+
+
+def score_cell(top1: Sequence[float], show_n: bool) -> Cell:
+    """Mean ± sample standard deviation (n - 1) of scores in percent; one seed has no deviation, none is a dash."""
+    if not top1:
         return Cell(DASH, (None, None, 0))
-    top1 = all_top1(runs)
     std = stdev(top1) if len(top1) > 1 else None
     text = top1_text(fmean(top1), std)
     return Cell(f"{text} (n={len(top1)})" if show_n else text, (fmean(top1), std, len(top1)))
@@ -59,13 +63,13 @@ def mean_cell(values: Sequence[float | None], decimals: int = 2) -> Cell:
 
 
 def mean_top1(runs: Sequence[Result]) -> float | None:
-    """Mean test top-1 over seeds, in percent; None without a run."""
+    """Mean over seeds of the score that counts, in percent; None without a run."""
     return fmean(all_top1(runs)) if runs else None
 
 
 def all_top1(runs: Sequence[Result]) -> list[float]:
-    """Test top-1 of final runs, in percent; a grid has checked that each has one."""
-    return [float(top1) for r in runs if (top1 := r.metrics["test_top1"]) is not None]
+    """The scores of final runs, in percent; a grid has checked that each has one."""
+    return [float(score) for r in runs if (score := r.score) is not None]
 
 
 def trained_alone(runs: Iterable[Result]) -> list[Result]:

@@ -174,8 +174,9 @@ def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:
                 f"{other.source} and {result.source} both claim seed {result.run.seed} of {name} "
                 f"(backbone {result.run.backbone}); move one of them away"
             )
-        if result.metrics["test_top1"] is None:
-            raise ConfigError(f"{result.source} is a final run without test_top1; delete it and start the run again")
+        if result.score is None:
+            missing = f"{result.scored_on}_top1"
+            raise ConfigError(f"{result.source} is a final run without {missing}; delete it and start the run again")
     _check_same(cell, _config_facts, name, "a cell averages over seeds only: move the runs that do not belong away")
 
 

@@ -121,6 +121,16 @@ GLUE = {
     "glue_mnli": "MNLI",
 }
 COMMONSENSE = {"commonsense": "Commonsense170k"}
+COMMONSENSE_COLUMNS = {  # its test sets
+    "boolq": "BoolQ",
+    "piqa": "PIQA",
+    "social_i_qa": "SIQA",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "ARC-Easy": "ARC-e",
+    "ARC-Challenge": "ARC-c",
+    "openbookqa": "OBQA",
+}
 DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE, **COMMONSENSE}
 
 

@@ -11,8 +11,8 @@ from gift_vit.results.render import DASH
 from gift_vit.runs.result import Result
 
 
-def caption(title: str, grid: Grid, means: str = "") -> str:
-    """Title, number of seeds, protocol and backbone; ``means`` says what means are taken over, if there are any."""
+def caption(title: str, grid: Grid, means: str = "", score: str = "test top-1") -> str:
+    """Title, what is scored, number of seeds, protocol and backbone; ``means`` says what means are taken over, if any are."""
     run = grid.results[0].run
     sizes = {len(cell) for cell in grid.cells.values()}
     if sizes == {1}:
@@ -20,7 +20,9 @@ def caption(title: str, grid: Grid, means: str = "") -> str:
     else:
         over = f"n = {sizes.pop()} seeds" if len(sizes) == 1 else "the n seeds given in each cell"
         spread = f"mean ± sample standard deviation over {over}"
-    return f"{title}: test top-1 in percent, {spread}. Protocol {run.protocol}, backbone {run.backbone}. {means}".rstrip()
+    if grid.results[0].scored_on == "val":
+        score += " of the epoch that is best on the same split (no test numbers)"
+    return f"{title}: {score} in percent, {spread}. Protocol {run.protocol}, backbone {run.backbone}. {means}".rstrip()
 
 
 def provenance(grid: Grid) -> str:

@@ -88,6 +88,9 @@ def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, 
         for seed in sorted(cells[0].keys() & cells[1].keys()):
             one, other = cells[0][seed], cells[1][seed]
             where = f"{dataset_name(dataset)} seed {seed}"
+            if one.metric or other.metric:
+                left_out.append(f"{where}: its score is no share of right answers")
+                continue
             first_kept, second_kept = (predictions_of(result, "test") for result in (one, other))
             if first_kept and second_kept:
                 pair = pair_seed(dataset, seed, first_kept, second_kept)

@@ -1,28 +1,29 @@
-"""The GIFT paper's two tables, FGVC and VTAB-1k, with published numbers beside ours where they are asked for.
+"""The GIFT paper's tables, FGVC, VTAB-1k, GLUE and Commonsense170k, with published numbers where they are asked for.
 
 Their columns are fixed: a dataset without a run is a column of dashes, and a mean over it is one too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
+    all_top1,
     gpu_memory_cell,
     label_cells,
     label_columns,
     mean_cell,
-    mean_top1,
     ordered_rows,
     range_cell,
-    top1_cell,
+    score_cell,
     top1_column,
     trained_alone,
 )
 from gift_vit.results.collect import Grid, Row, build_grid
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import mixed_note
-from gift_vit.results.names import FGVC, VTAB, VTAB_GROUPS, method_name
+from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, VTAB, VTAB_GROUPS, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
@@ -40,6 +41,9 @@ class Layout:
         overall: The mean whose difference to published numbers is shown.
         datasets: Labels.
         explained: What the means are, for the caption.
+        beside: Datasets of the benchmark that the table leaves out.
+        score: What the numbers are.
+        by_set: The columns are no datasets but the test sets of the only one, and this is what their scores are called.
     """
 
     title: str
@@ -49,6 +53,9 @@ class Layout:
     overall: str
     datasets: tuple[str, ...]
     explained: str
+    beside: tuple[str, ...] = ()
+    score: str = "test top-1"
+    by_set: str = ""
 
     def table(
         self,
@@ -77,20 +84,21 @@ class Layout:
             raise ConfigError(f"the table of {self.title} always shows its {len(self.datasets)} datasets; drop datasets=")
         if published and rows:
             raise ConfigError("published numbers stand beside methods; drop rows= or published=")
-        runs = [r for r in results if method in (None, r.run.method)]
+        runs = [r for r in results if method in (None, r.run.method) and r.run.dataset not in self.beside]
         _check_datasets(self, runs)
+        if published and not any((r.run.phase, r.run.benchmark) == ("final", self.benchmark) for r in runs):
+            return _published_alone(self, published)
         grid = build_grid(runs, self.benchmark, self.datasets, rows)
         order = ordered_rows(grid, rows)
         differences = {row: _difference(self, grid, row, published) for row in order}
         compared = any(value is not None for value in differences.values())
         body = ((*_own_cells(self, grid, row), *([_difference_cell(differences[row])] if compared else [])) for row in order)
-        columns = [Column("Params (%)", "", ("adapter_percent_min", "adapter_percent_max"))]
-        columns += [Column("GPU mem (GiB)", "", ("gpu_memory_mib_min", "gpu_memory_mib_max")), *self.columns.values()]
+        columns = _own_columns(self)
         columns += [Column(f"{self.columns[self.overall].title} − published", "Difference", ("difference",))] * compared
         blocks, sources = _published_blocks(self, published, compared)
         title = f"{self.title}{f', {method_name(method)}' if method else ''}"
         return Table(
-            caption(title, grid, self.explained),
+            caption(title, grid, self.explained, self.score),
             provenance(grid),
             (*label_columns(rows), *columns),
             tuple(body),
@@ -129,8 +137,42 @@ def _vtab_layout() -> Layout:
     return Layout("VTAB-1k", "vtab1k", columns, means, "mean_19_tasks", tuple(VTAB), explained)
 
 
+def _glue_layout() -> Layout:
+    left_out = ("glue_qqp", "glue_mnli")
+    shown = {label: name for label, name in GLUE.items() if label not in left_out}
+    columns = {label: top1_column(label, name, "Dev (%)") for label, name in shown.items()}
+    columns["mean"] = Column("Mean", "Dev (%)", ("mean",), ranked=True)
+    explained = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks."
+    means = {"mean": tuple(shown)}
+    return Layout("GLUE", "glue", columns, means, "mean", tuple(shown), explained, left_out, "scores on GLUE's dev")
+
+
+def _commonsense_layout() -> Layout:
+    columns = {name: top1_column(name, title, "Exact answers (%)") for name, title in COMMONSENSE_COLUMNS.items()}
+    columns["mean"] = Column("Mean", "Exact answers (%)", ("mean",), ranked=True)
+    explained = "Mean: over the 8 test sets."
+    means = {"mean": tuple(COMMONSENSE_COLUMNS)}
+    score = "exact answers to the test sets"
+    return Layout("Commonsense170k", "commonsense", columns, means, "mean", tuple(COMMONSENSE), explained, (), score, "exact")
+
+
 fgvc_table = _fgvc_layout().table
 vtab_table = _vtab_layout().table
+glue_table = _glue_layout().table
+commonsense_table = _commonsense_layout().table
+
+
+def _own_columns(layout: Layout) -> list[Column]:
+    columns = [Column("Params (%)", "", ("adapter_percent_min", "adapter_percent_max"))]
+    return [*columns, Column("GPU mem (GiB)", "", ("gpu_memory_mib_min", "gpu_memory_mib_max")), *layout.columns.values()]
+
+
+def _published_alone(layout: Layout, published: Sequence[PublishedRow]) -> Table:
+    """Published numbers where there are none of ours."""
+    blocks, sources = _published_blocks(layout, published, compared=False)
+    columns = (*label_columns(()), *_own_columns(layout))
+    title = f"{layout.title}: published numbers, in percent; no finished final run of ours. {layout.explained}"
+    return Table(title, "runs: 0", columns, (), sources, blocks)
 
 
 def _check_datasets(layout: Layout, results: Iterable[Result]) -> None:
@@ -149,14 +191,23 @@ def _own_cells(layout: Layout, grid: Grid, row: Row) -> list[Cell]:
         if key in layout.means:
             cells.append(mean_cell([_value(layout, grid, row, member) for member in layout.means[key]]))
         else:
-            cells.append(top1_cell(grid.cells.get((row, key), ()), grid.show_n))
+            cells.append(score_cell(_scores(layout, grid, row, key), grid.show_n))
     return cells
+
+
+def _scores(layout: Layout, grid: Grid, row: Row, key: str) -> list[float]:
+    """A row's scores in a column, one for each seed."""
+    if not layout.by_set:
+        return all_top1(grid.cells.get((row, key), ()))
+    runs = grid.cells.get((row, layout.datasets[0]), ())
+    return [score for r in runs if (score := (r.extra_metrics or {}).get(f"{layout.by_set}_{key}")) is not None]
 
 
 def _value(layout: Layout, grid: Grid, row: Row, key: str) -> float | None:
     """A row's mean over seeds on a dataset, or one of its means over datasets; None unless all of it is there."""
     if key not in layout.means:
-        return mean_top1(grid.cells.get((row, key), ()))
+        scores = _scores(layout, grid, row, key)
+        return fmean(scores) if scores else None
     value = mean_cell([_value(layout, grid, row, member) for member in layout.means[key]]).values[0]
     return None if value is None else float(value)
 
@@ -193,14 +244,22 @@ def _published_blocks(
 
 def _published_cells(layout: Layout, row: PublishedRow, compared: bool) -> tuple[Cell, ...]:
     """In the digits of the source; device memory, deviations and numbers of seeds are not among what is restated."""
-    percents = [100 * size / VIT_B16_PARAMETERS for size in row.adapter_params]
-    cells = [Cell(row.name, (row.method or row.name,))]
-    cells += [range_cell(percents, ".3g") if percents else Cell(DASH, (None, None)), Cell(DASH, (None, None))]
+    cells = [Cell(row.name, (row.method or row.name,)), _published_size(row), Cell(DASH, (None, None))]
     for key, column in layout.columns.items():
-        text = row.top1.get(key)
-        rest = (None,) * (len(column.csv) - 1)
-        cells.append(Cell(DASH, (None, *rest)) if text is None else Cell(text, (float(text), *rest)))
+        text, std = row.top1.get(key), row.std.get(key)
+        rest: tuple[float | None, ...] = (None,) * (len(column.csv) - 1)
+        if text is not None and std is not None:
+            cells.append(Cell(f"{text} ± {std}", (float(text), float(std), *rest[1:])))
+        else:
+            cells.append(Cell(DASH, (None, *rest)) if text is None else Cell(text, (float(text), *rest)))
     return (*cells, *([_difference_cell(None)] if compared else []))
+
+
+def _published_size(row: PublishedRow) -> Cell:
+    if row.percent:
+        return Cell(row.percent, (float(row.percent),) * 2)
+    percents = [100 * size / VIT_B16_PARAMETERS for size in row.adapter_params]
+    return range_cell(percents, ".3g") if percents else Cell(DASH, (None, None))
 
 
 def _rule_note(published: Sequence[PublishedRow], compared: bool) -> tuple[str, ...]:

@@ -2,26 +2,31 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
-from gift_vit.results.names import FGVC, METHOD_NAMES, VTAB
+from gift_vit.data.config import COMMONSENSE_SETS
+from gift_vit.results.names import FGVC, GLUE, METHOD_NAMES, VTAB
 from gift_vit.runs.result import Result
 
 DEFAULT_SOURCE = "gift"
 VIT_B16_PARAMETERS = 85_798_656  # of the backbone that every published row is about, without a head
 _MEANS = {
     "fgvc": ("mean",),
+    "glue": ("mean",),
+    "commonsense": ("mean",),
     "vtab1k": ("mean_natural", "mean_specialized", "mean_structured", "mean_19_tasks", "mean_3_groups"),
 }
-_DATASETS = {"fgvc": {*FGVC, *_MEANS["fgvc"]}, "vtab1k": {*VTAB, *_MEANS["vtab1k"]}}
+_OF_BENCHMARK = {"fgvc": FGVC, "vtab1k": VTAB, "glue": GLUE, "commonsense": COMMONSENSE_SETS}
+_DATASETS = {benchmark: {*datasets, *_MEANS[benchmark]} for benchmark, datasets in _OF_BENCHMARK.items()}
 _COLUMNS = (
     *("source", "title", "ref", "benchmark", "method", "published_as", "adapter_params_m", "weights", "protocol"),
     *("protocol_text", "dataset", "top1"),
 )
+_OF_LANGUAGE = ("params_percent", "std")  # columns of the file on language models beside them
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class PublishedRow:
         name: As published.
         adapter_params: Parameters, one value per size that the source chose for some of the tasks; empty if it gives none.
         top1: Dataset's label, or the name of a mean, to percent, in the digits of the source.
+        std: The same for standard deviations, where the source gives them.
+        percent: Parameters in percent of the backbone, in the digits of the source; empty if it does not give that.
     """
 
     conditions: Conditions
@@ -59,6 +66,8 @@ class PublishedRow:
     name: str
     adapter_params: tuple[int, ...]
     top1: Mapping[str, str]
+    std: Mapping[str, str] = field(default_factory=dict)
+    percent: str = ""
 
 
 def read_published(path: str | Path) -> list[PublishedRow]:
@@ -71,7 +80,7 @@ def read_published(path: str | Path) -> list[PublishedRow]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
+            if tuple(reader.fieldnames or ()) not in (_COLUMNS, _COLUMNS + _OF_LANGUAGE):
                 raise ConfigError(f"{path} has columns {reader.fieldnames}, expected {', '.join(_COLUMNS)}")
             lines = list(reader)
     except OSError as error:
@@ -120,7 +129,7 @@ def is_same_experiment(runs: Sequence[Result], row: PublishedRow) -> bool:
     return bool(runs and conditions.protocol and row.method) and all(
         (r.run.benchmark, r.run.protocol, r.run.method) == (conditions.benchmark, conditions.protocol, row.method)
         and not r.run.protocol_changes
-        and f"{r.backbone.get('architecture')}.{r.backbone.get('tag')}" == conditions.weights
+        and conditions.weights == ".".join(str(r.backbone[key]) for key in ("architecture", "tag") if r.backbone.get(key))
         and dict(flatten(r.run.config)).get("backbone.global_pool") is None
         and not any(override.lstrip("+~").startswith("method.") for override in r.run.overrides)
         and row.adapter_params == (r.params.adapter,)
@@ -137,8 +146,8 @@ def _problem(line: Mapping[str, str | None]) -> str | None:
         return f"unknown dataset {line['dataset']!r} of benchmark {line['benchmark']}"
     if line["method"] and line["method"] not in METHOD_NAMES:
         return f"unknown method {line['method']!r}; leave it empty where we have none"
-    for key, limit in (("top1", 100), ("adapter_params_m", 1000)):
-        text = str(line[key])
+    for key, limit in (("top1", 100), ("adapter_params_m", 1000), ("params_percent", 100), ("std", 100)):
+        text = str(line.get(key, ""))
         if not 0 <= _number(text) <= limit and (text or key == "top1"):
             return f"{key} is {text!r}, expected a number from 0 to {limit}"
     return None
@@ -161,4 +170,5 @@ def _row(path: str | Path, conditions: Conditions, name: str, cells: Sequence[Ma
     if len(methods) > 1:
         raise ConfigError(f"{path} calls {name} of {conditions.source} by several labels: {', '.join(sorted(methods))}")
     sizes = {round(1e6 * float(cell["adapter_params_m"])) for cell in cells if cell["adapter_params_m"]}
-    return PublishedRow(conditions, methods.pop(), name, tuple(sorted(sizes)), top1)
+    std = {cell["dataset"]: cell["std"] for cell in cells if cell.get("std")}
+    return PublishedRow(conditions, methods.pop(), name, tuple(sorted(sizes)), top1, std, cells[0].get("params_percent", ""))

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 from gift_vit.results.mini import mini_table
-from gift_vit.results.paper import fgvc_table, vtab_table
+from gift_vit.results.paper import commonsense_table, fgvc_table, glue_table, vtab_table
 from gift_vit.results.render import Table
 
-TABLES: dict[str, Callable[..., Table]] = {"fgvc": fgvc_table, "vtab1k": vtab_table, "mini": mini_table}
+TABLES: dict[str, Callable[..., Table]] = {
+    "fgvc": fgvc_table,
+    "vtab1k": vtab_table,
+    "mini": mini_table,
+    "glue": glue_table,
+    "commonsense": commonsense_table,
+}

@@ -63,7 +63,7 @@ class JobStatus:
         """Top-1 in percent: on test for a final run, on val for a search run."""
         if self.result is None:
             return None
-        return self.result.metrics["test_top1" if self.result.run.phase == "final" else "val_top1"]
+        return self.result.score
 
 
 def job_status(job: Job) -> JobStatus:

@@ -88,7 +88,7 @@ def test_other_spellings(root: Path, stored: Stored, capsys: pytest.CaptureFixtu
 
 MISTAKES = [
     (["format=pdf"], "unknown format 'pdf' (known: markdown, latex, csv)"),
-    (["benchmark=fgv"], "unknown benchmark 'fgv'; did you mean fgvc? (known: fgvc, vtab1k, mini)"),
+    (["benchmark=fgv"], "unknown benchmark 'fgv'; did you mean fgvc? (known: fgvc, vtab1k, mini, "),
     (["benchmark=vtab"], "no finished final run of benchmark vtab1k among 5 results"),
     (["published=true"], "no published numbers of gift on benchmark mini (it has no published numbers at all)"),
     (["latex"], "error: unexpected argument 'latex'"),
