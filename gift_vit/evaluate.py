@@ -42,8 +42,7 @@ def evaluate_run(arguments: Arguments) -> None:
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
     run.check_present()
-    from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
-
+    from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a mistake is told without it
     keep, device = arguments.keep_predictions, arguments.device
     scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
     dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
