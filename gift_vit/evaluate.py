@@ -43,9 +43,9 @@ def evaluate_run(arguments: Arguments) -> None:
     split = run.split(arguments.split)
     run.check_present()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a mistake is told without it
-    keep, device = arguments.keep_predictions, arguments.device
-    scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
-    dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
+
+    device, dataset, name = arguments.device, run.config.dataset, run.result.score_name if run.result else "top-1"
+    scores = make_predictions(run, device) if arguments.keep_predictions else evaluate_split(run, split, device)
     print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
