@@ -44,8 +44,9 @@ def evaluate_run(arguments: Arguments) -> None:
     run.check_present()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
 
-    keep, device = arguments.keep_predictions, arguments.device
-    scores = make_predictions(run, device) if keep else evaluate_split(run, split, device)
+    scores = (
+        make_predictions(run, arguments.device) if arguments.keep_predictions else evaluate_split(run, split, arguments.device)
+    )
     dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
     print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
     if run.imported is not None:

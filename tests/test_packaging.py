@@ -82,7 +82,7 @@ def scripts(installed: Path, folder: Path, words: dict[str, list[str]]) -> dict[
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-OF_CHECKOUTS = {"bench", "bench-end-to-end", "bench-data", "demo", "pretrain-mini"}
+OF_CHECKOUTS = {"bench", "bench-end-to-end", "bench-data", "demo", "demo-text", "pretrain-mini"}
 
 
 def test_every_command_has_a_script_that_helps(installed: Path, tmp_path: Path) -> None:
