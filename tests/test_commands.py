@@ -115,6 +115,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "no folder no/where; pass data=<folder with train-*.parquet and",
     ),
     "demo": (["experiments.demo", "images=11"], "images=11: expected 1 to 10, one for each digit"),
+    "demo on texts": (
+        ["experiments.demo_text", "tasks=[stsb]"],
+        "tasks=['stsb']: expected some of cola, mrpc, qnli, rte, sst2",
+    ),
     "fgvc": (["data_prep.fgvc", "cup"], "unknown dataset 'cup'; did you mean cub?"),
     "vtab": (["data_prep.vtab", "natral"], "there is no task 'natral'"),
     "glue": (["data_prep.glue", "rt"], "unknown task 'rt'; did you mean rte? (known: cola, mrpc, qnli, rte, "),
@@ -161,6 +165,7 @@ WRITING = (
     ["experiments.report", "root=run", f"out={OUT}"],
     ["experiments.select", "root=run", f"out={OUT}"],
     ["experiments.demo", f"output_root={OUT}"],
+    ["experiments.demo_text", f"output_root={OUT}"],
     ["experiments.dashboard", f"out={OUT}"],
     ["experiments.bench", f"out={OUT}"],
     ["experiments.pretrain_mini", f"out={OUT}"],

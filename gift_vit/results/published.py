@@ -8,8 +8,7 @@ from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
-from gift_vit.data.config import COMMONSENSE_SETS
-from gift_vit.results.names import FGVC, GLUE, METHOD_NAMES, VTAB
+from gift_vit.results.names import COMMONSENSE_COLUMNS, FGVC, GLUE, METHOD_NAMES, VTAB
 from gift_vit.runs.result import Result
 
 DEFAULT_SOURCE = "gift"
@@ -20,7 +19,7 @@ _MEANS = {
     "commonsense": ("mean",),
     "vtab1k": ("mean_natural", "mean_specialized", "mean_structured", "mean_19_tasks", "mean_3_groups"),
 }
-_OF_BENCHMARK = {"fgvc": FGVC, "vtab1k": VTAB, "glue": GLUE, "commonsense": COMMONSENSE_SETS}
+_OF_BENCHMARK = {"fgvc": FGVC, "vtab1k": VTAB, "glue": GLUE, "commonsense": COMMONSENSE_COLUMNS}
 _DATASETS = {benchmark: {*datasets, *_MEANS[benchmark]} for benchmark, datasets in _OF_BENCHMARK.items()}
 _COLUMNS = (
     *("source", "title", "ref", "benchmark", "method", "published_as", "adapter_params_m", "weights", "protocol"),
