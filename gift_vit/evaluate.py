@@ -42,13 +42,10 @@ def evaluate_run(arguments: Arguments) -> None:
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
     run.check_present()
-    from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a wrong folder or split is told without it
+    from gift_vit.runs.finished import described, evaluate_split, make_predictions  # torch: a wrong split is told without it
 
-    scores = (
-        make_predictions(run, arguments.device) if arguments.keep_predictions else evaluate_split(run, split, arguments.device)
-    )
-    dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
-    print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
+    device, keep = arguments.device, arguments.keep_predictions
+    print(described(run, split, make_predictions(run, device) if keep else evaluate_split(run, split, device)))
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
 
