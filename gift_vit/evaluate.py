@@ -42,10 +42,11 @@ def evaluate_run(arguments: Arguments) -> None:
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
     run.check_present()
-    from gift_vit.runs.finished import described, evaluate_split, make_predictions  # torch: a wrong split is told without it
+    from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a mistake is told without it
 
-    device, keep = arguments.device, arguments.keep_predictions
-    print(described(run, split, make_predictions(run, device) if keep else evaluate_split(run, split, device)))
+    device, dataset, name = arguments.device, run.config.dataset, run.result.score_name if run.result else "top-1"
+    scores = make_predictions(run, device) if arguments.keep_predictions else evaluate_split(run, split, device)
+    print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
 

@@ -457,6 +457,7 @@ class CommonsenseConfig(DatasetConfig):
         split_seed: It is drawn from that.
         max_length: Tokens of a question with its answer; the beginning of a longer question is cut off.
         max_new_tokens: The most tokens that an answer is given to.
+        schedule: What the protocol clean takes of the benchmark.
     """
 
     thing: ClassVar[str] = "text"
@@ -468,6 +469,7 @@ class CommonsenseConfig(DatasetConfig):
     split_seed: Annotated[int, _split_seed] = 0
     max_length: Annotated[int, at_least(16)] = 512
     max_new_tokens: Annotated[int, at_least(1)] = 32
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=3, batch_size=32, warmup_ratio=0.1))
 
     def __post_init__(self) -> None:
         super().__post_init__()

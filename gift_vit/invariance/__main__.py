@@ -1,20 +1,44 @@
 """Measure what fine-tuning kept and forgot: see :class:`gift_vit.invariance.config.InvarianceArguments`."""
 
-import gift_vit.common.starting  # noqa: F401 - first: from here on Ctrl-C is one line
+import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
+from collections.abc import Sequence
+from pathlib import Path
+
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.known import known_dataset
-from gift_vit.runs.run import RESULT, Run
+from gift_vit.common.hub import CONFIG, is_reference
+from gift_vit.runs.run import RESULT, Run, find_runs
 
 
 def measure(arguments: InvarianceArguments) -> None:
     """Measure every run, write its files, and print a line for it."""
-    runs = [open_run(folder, arguments) for folder in arguments.folders]
+    folders = [folder for given in arguments.folders for folder in run_folders(given, arguments.methods)]
+    if arguments.out is not None and len(folders) > 1:
+        raise ConfigError(f"out={arguments.out}: {len(folders)} runs would overwrite each other's files; leave it out")
+    runs = [open_run(folder, arguments) for folder in dict.fromkeys(folders)]
     from gift_vit.invariance.measuring import measure_runs  # torch comes when no mistake can be found without it
 
     for line in measure_runs(runs, arguments):
         print(line, flush=True)
+
+
+def run_folders(given: str, methods: Sequence[str]) -> list[str]:
+    """A run's folder, or of a folder that is none the finished runs below it, of these methods alone if there are any.
+
+    Raises:
+        ConfigError: If there are finished runs below it, but none of these methods.
+    """
+    folder = Path(given).expanduser()
+    if is_reference(given) or (folder / CONFIG).is_file() or not folder.is_dir():
+        return [given]
+    found = [(str(run.folder), result.run.method) for run in find_runs(folder) if (result := run.result)]
+    chosen = [place for place, method in found if not methods or method in methods]
+    if found and not chosen:
+        known = ", ".join(sorted({method for _, method in found}))
+        raise ConfigError(f"methods=[{','.join(methods)}]: no finished run of these is below {given} (there: {known})")
+    return chosen or [given]
 
 
 def open_run(folder: str, arguments: InvarianceArguments) -> Run:

@@ -21,7 +21,8 @@ class InvarianceArguments(Options):
 
     Attributes:
         run: the folder of a finished run, such as outputs/final/digits/gift/vit_mini/<run name>
-        runs: folders of several, each once
+        runs: folders of several, each once, or folders with runs below them, such as outputs/final/digits: the finished ones
+        methods: of folders with runs below them: the runs of these methods alone, as methods=[gift,lora]
         images: how many of the split, at equal distances in it; 4 or more. 0: no STIR and CKA, forgetting alone
         layers: all, or blocks such as [0,5,-1]; negative: from the end; the pooled vector comes last in any case
         split: train, val, trainval or test
@@ -43,10 +44,12 @@ class InvarianceArguments(Options):
 
     Writes invariance.json, invariance.png and invariance.pdf, with forgetting= also forgetting.json, and prints a line for each
     run. What is found of the pretrained model is kept below the run's paths.cache_root, and serves all runs with its weights.
+    A run that was measured so already is left as it is. The same command typed twice at a time shares the work.
     """
 
     run: str | None = None
     runs: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
     images: int = 64
     layers: str = "all"
     split: str = "val"

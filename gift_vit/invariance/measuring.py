@@ -1,9 +1,13 @@
 """What a finished run kept of its pretrained model's invariances: matrices, measures, files, and a line for a person."""
 
+import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,15 @@ from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_json
+from gift_vit.common.files import LockedError, sha256_of, write_json
+from gift_vit.common.hub import ADAPTER
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.explain.samples import spread_samples
 from gift_vit.invariance.config import LEAST_IMAGES, InvarianceArguments
 from gift_vit.invariance.figure import draw_matrices
 from gift_vit.invariance.forgetting import forgetting_line, measure_forgetting
 from gift_vit.invariance.inversion import Descent, noise_like
-from gift_vit.invariance.kept import KeptInversion, count_steps
+from gift_vit.invariance.kept import KeptInversion, alone, count_steps
 from gift_vit.invariance.known import Known, draw_known, known_dataset
 from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals
 from gift_vit.invariance.pair import headless, open_pair
@@ -33,6 +38,7 @@ from gift_vit.runs.run import Run
 
 FORMAT = 1
 CONVERGED = 0.1  # the largest median error of a layer whose images count as represented alike
+_OPTIONS = ("images", "layers", "split", "tokens", "steps", "step_size", "momentum", "decay", "seed")
 ESTIMATORS = {"biased": False, "unbiased": True}
 log = logging.getLogger(__name__)
 
@@ -64,33 +70,76 @@ def measure_runs(runs: Sequence[Run], arguments: InvarianceArguments) -> Iterato
         RunError: If a model's representations are not finite, or the disk is full.
     """
     known = _known(runs, arguments)
-    if len(runs) > 1:
-        for run in runs:
-            _ = compare(run, arguments) if arguments.images else open_pair(run, resolve_device(arguments.device))
-    for number, run in enumerate(runs, 1):
-        told = f"run {number} of {len(runs)}: " if len(runs) > 1 else ""
-        lines = [_write_invariances(run, arguments, told)] if arguments.images else []
-        if known:
-            lines.append(_write_forgetting(run, arguments, known[run.folder]))
-        yield f"{run.folder}: {'; '.join(lines)}"
+    parts = {run.folder: _parts(run, arguments, known.get(run.folder)) for run in runs}
+    left = [run for run in runs if not all(part.summary for part in parts[run.folder])]
+    for run in left if len(runs) > 1 else ():
+        _ = compare(run, arguments) if arguments.images else open_pair(run, resolve_device(arguments.device))
+    todo = list(runs)
+    for wait in (False, True):
+        for run in list(todo):
+            number = f"run {runs.index(run) + 1} of {len(runs)}: " if len(runs) > 1 else ""
+            lock = Path(run.config.paths.cache_root, "measuring", sha256(os.fsencode(run.folder.absolute())).hexdigest()[:32])
+            own = alone(lock, wait) if run in left else nullcontext()
+            with suppress(LockedError), own:  # another command may be at this run: it comes after the others
+                line = "; ".join(part.summary or part.measure(number) for part in parts[run.folder])
+                todo.remove(run)
+                yield f"{run.folder}: {line}"
 
 
-def _write_invariances(run: Run, arguments: InvarianceArguments, told: str) -> str:
-    found = measure_run(compare(run, arguments), arguments, told)
+@dataclass(frozen=True)
+class _Part:
+    """What is measured of a run and written into one record.
+
+    Attributes:
+        file: The record.
+        made_of: The adapter and the options behind the record, as JSON has it.
+        measure: Does it and returns what a person reads, given what progress says of the run.
+    """
+
+    file: Path
+    made_of: dict[str, Any]
+    measure: Callable[[str], str]
+
+    @property
+    def summary(self) -> str:
+        """What a person reads, from the record of the same adapter and options; empty if there is none."""
+        try:
+            record = json.loads(self.file.read_text(encoding="utf-8"))
+            return str(record["summary"]) if record["made_of"] == self.made_of else ""
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+
+
+def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> list[_Part]:
     folder = Path(arguments.out or run.folder / FOLDER)
+    shared = {"format": FORMAT, "adapter_sha256": sha256_of(run.folder / ADAPTER)}
+    parts = []
+    if arguments.images:
+        options = {name: getattr(arguments, name) for name in _OPTIONS}
+        made_of = {**shared, **options}
+        parts.append(_Part(folder / RECORD, made_of, lambda told: _measure_invariances(run, arguments, told, parts[0])))
+    if known is not None:
+        made_of = json.loads(json.dumps({**shared, "on": known.facts}))
+        parts.append(_Part(folder / FORGETTING, made_of, lambda _: _measure_forgetting(run, arguments, known, parts[-1])))
+    return parts
+
+
+def _measure_invariances(run: Run, arguments: InvarianceArguments, told: str, part: _Part) -> str:
+    found = measure_run(compare(run, arguments), arguments, told)
     seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and run.config.train_split == "trainval")
     origin = {**_origin(run), "split": arguments.split, "seen_in_training": seen}
-    write_json(folder / RECORD, _plain({"format": FORMAT, **origin, **found}))
-    draw_matrices(found["layers"], found["unbiased"], [folder / f"invariance.{kind}" for kind in ("png", "pdf")])
-    return _line(found)
+    draw_matrices(found["layers"], found["unbiased"], [part.file.with_suffix(f".{kind}") for kind in ("png", "pdf")])
+    line = _line(found)
+    write_json(part.file, _plain({**origin, **found, "summary": line, "made_of": part.made_of}))  # last: with it all is done
+    return line
 
 
-def _write_forgetting(run: Run, arguments: InvarianceArguments, known: Known) -> str:
+def _measure_forgetting(run: Run, arguments: InvarianceArguments, known: Known, part: _Part) -> str:
     device = resolve_device(arguments.device)
     found = measure_forgetting(run, open_pair(run, device), known, device)
-    folder = Path(arguments.out or run.folder / FOLDER)
-    write_json(folder / FORGETTING, _plain({"format": FORMAT, **_origin(run), **found}))
-    return forgetting_line(found)
+    line = forgetting_line(found)
+    write_json(part.file, _plain({**_origin(run), **found, "summary": line, "made_of": part.made_of}))
+    return line
 
 
 def _known(runs: Sequence[Run], arguments: InvarianceArguments) -> dict[Path, Known]:
@@ -203,6 +252,7 @@ def _origin(run: Run) -> dict[str, Any]:
     result = run.result
     assert result is not None
     return {
+        "format": FORMAT,
         "run": run.config.run_name,
         "method": result.run.method,
         "dataset": result.run.dataset,

@@ -36,12 +36,6 @@ def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, kee
     return score(run.config, model, data, split, next(model.parameters()).device, keep_logits)
 
 
-def described(run: Run, split: str, scores: Evaluation) -> str:
-    """What a run's model scores on a split, in a line for a person."""
-    dataset, name = run.config.dataset, run.result.score_name if run.result else "top-1"
-    return f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s"
-
-
 def make_predictions(run: Run, device: str = "auto") -> Evaluation:
     """Keep the predictions of a finished run that has none: of the split it is scored on, and of val where that is another.
 

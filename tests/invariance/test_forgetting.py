@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.data.config import DigitsConfig, TransformConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka
+from gift_vit.invariance.__main__ import open_run
+from gift_vit.invariance.config import InvarianceArguments
+from gift_vit.invariance.kept import alone
 from gift_vit.invariance.known import Known, draw_known
+from gift_vit.invariance.measuring import measure_runs
 from gift_vit.invariance.probes import CLASSIFIERS, fit_classifiers
 from gift_vit.runs.features import Features
 from gift_vit.runs.run import Run
@@ -117,7 +122,7 @@ def test_a_backbone_that_was_left_alone_has_forgotten_nothing(runs: dict[str, Pa
 
 def test_what_was_found_is_kept(runs: dict[str, Path], call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (f"run={runs['lora']}", *WORDS, "seed=2")
-    assert call(*words)[0] == 0
+    _, printed, _ = call(*words)
     files = Path(Run.open(runs["lora"]).config.paths.cache_root, "forgetting").glob("*.safetensors")
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
     first = record_of(runs["lora"])
@@ -126,12 +131,40 @@ def test_what_was_found_is_kept(runs: dict[str, Path], call: Any, tmp_path: Path
         raise AssertionError("computed anew")
 
     monkeypatch.setattr("gift_vit.invariance.probes.compute_features", computed)
-    assert call(*words)[0] == 0
-    assert record_of(runs["lora"]) == first
+    assert call(*words, f"out={tmp_path}")[:2] == (0, printed)
+    assert json.loads((tmp_path / "forgetting.json").read_text()) == first
+    monkeypatch.setattr("gift_vit.invariance.measuring.measure_forgetting", computed)
+    assert call(*words)[:2] == (0, printed), "the record says it"
     monkeypatch.undo()
     newest.write_bytes(b"damaged")
-    assert call(*words)[0] == 0
-    assert record_of(runs["lora"]) == first
+    assert call(*words, f"out={tmp_path / 'anew'}")[:2] == (0, printed)
+    assert json.loads((tmp_path / "anew" / "forgetting.json").read_text()) == first
+
+
+def test_folders_with_runs_below_them(runs: dict[str, Path], call: Any, tmp_path: Path) -> None:
+    """Two methods of all below the output root; what was measured before is not measured again, another seed is."""
+    outputs = runs["lora"].parents[3]
+    words = (f"runs=[{outputs}]", "methods=[linear,lora]", *WORDS, "per_class=5")
+    code, printed, error = call(*words)
+    assert code == 0, error
+    assert {line.partition(": ")[0] for line in printed.splitlines()} == {str(runs["linear"]), str(runs["lora"])}
+    written = [(runs[method] / "invariance" / "forgetting.json").stat().st_mtime_ns for method in ("linear", "lora")]
+    assert call(*words)[1] == printed
+    assert [(runs[m] / "invariance" / "forgetting.json").stat().st_mtime_ns for m in ("linear", "lora")] == written
+    assert "methods=[gift]: no finished run of these is below" in call(f"runs=[{outputs}]", "methods=[gift]", *WORDS)[2]
+    assert "2 runs would overwrite each other's files" in call(*words, f"out={tmp_path}")[2]
+    assert "is no run folder: it holds no config.yaml" in call(f"runs=[{tmp_path}]", *WORDS)[2]
+
+
+def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path], call: Any) -> None:
+    """The lock of LoRA's is held by this process until the linear one's line has been printed."""
+    arguments = InvarianceArguments(runs=[str(runs["lora"]), str(runs["linear"])], images=0, forgetting="digits", per_class=7)
+    lines = measure_runs([open_run(folder, arguments) for folder in arguments.folders], arguments)
+    cache = Path(Run.open(runs["lora"]).config.paths.cache_root)
+    lock = cache / "measuring" / sha256(str(runs["lora"]).encode()).hexdigest()[:32]
+    with alone(lock):
+        assert next(lines).startswith(str(runs["linear"]))
+    assert [line.partition(": ")[0] for line in lines] == [str(runs["lora"])]
 
 
 def test_the_draw_is_balanced_and_follows_from_the_seed() -> None:

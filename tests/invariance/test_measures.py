@@ -1,6 +1,7 @@
 """Measures against loops over their definitions, floors, and what keeps inversions."""
 
 import logging
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gift_vit.invariance import cka, progress
 from gift_vit.invariance.inversion import Descent, invert
-from gift_vit.invariance.kept import KeptInversion, count_steps
+from gift_vit.invariance.kept import KeptInversion, alone, count_steps
 from gift_vit.invariance.measures import GramPair, layer_measures, mean_measures, measure_intervals
 from gift_vit.invariance.representations import open_layers
 from gift_vit.invariance.sharing import gram_pair, grams
@@ -143,6 +144,23 @@ def test_inversions_are_made_once_and_are_those_of_all_images_at_once(tmp_path: 
     whole = invert(tiny(), images, descent=Descent(2))
     torch.testing.assert_close(found.errors, whole.errors, rtol=1e-4, atol=1e-6)
     assert found.images.shape == (4, 8, 3, 32, 32)
+
+
+def test_a_part_that_another_process_is_at_comes_last(tmp_path: Path, images: Tensor) -> None:
+    """Its lock is held until another part has begun."""
+    first = kept(tmp_path, images)
+    paths, order = [path for path, _, _ in first.parts], []
+    with ExitStack() as held:
+        held.enter_context(alone(paths[0]))
+
+        def stepped() -> None:
+            held.close()
+            order.append([path.exists() for path in paths])
+
+        found = first.found(stepped)
+    assert order[0] == [False, False, False]
+    assert order[-1] == [False, True, True]
+    torch.testing.assert_close(found, kept(tmp_path / "other", images).found(), rtol=0, atol=0)
 
 
 def test_a_part_that_is_missing_or_damaged_is_made_anew(tmp_path: Path, images: Tensor) -> None:

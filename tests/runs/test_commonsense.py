@@ -338,6 +338,25 @@ def test_predictions_that_are_not_wanted_are_not_left(configured: Configured) ->
     assert not (cfg.folder / "answers").exists()
 
 
+@pytest.mark.parametrize(
+    ("protocol", "epochs", "batch", "pieces", "lr", "seeds"),
+    [("commonsense_gift", 6, 32, 4, 2.5e-4, [42, 43, 44]), ("commonsense_wegeft", 3, 16, 1, 2e-4, [42, 43, 44])],
+)
+def test_the_protocols_are_the_papers(protocol: str, epochs: int, batch: int, pieces: int, lr: float, seeds: list[int]) -> None:
+    """language.md §2.2; no autocast, the whole of train, a linear schedule with a tenth of warm-up, the norm clipped to 1."""
+    words = ("dataset=commonsense", "backbone=llama3_8b", "method=gift_qkvud", f"protocol={protocol}", "phase=final")
+    cfg = load_config(compose_config(words))
+    trainer, optim = cfg.trainer, cfg.optim
+    assert (trainer.epochs, trainer.batch_size, trainer.grad_accumulation) == (epochs, batch, pieces)
+    assert (optim.lr, optim.weight_decay, optim.clip_norm) == (lr, 0.0, 1.0)
+    assert (optim.decay, optim.schedule, optim.warmup_ratio, optim.warmup_epochs) == ("linear", "step", 0.1, 0)
+    assert (optim.warmup_lr, optim.min_lr) == (0.0, 0.0)
+    assert (cfg.backbone.dtype, trainer.precision, cfg.compute.speed) == ("bfloat16", "fp32", "exact")
+    assert (cfg.train_split, cfg.stop_epoch, cfg.protocol.seeds, cfg.seed) == ("trainval", None, seeds, seeds[0])
+    ours = load_config(compose_config([*words[:3], "phase=final"]))
+    assert (ours.protocol.name, ours.trainer.epochs, ours.optim.decay) == ("clean", 3, "linear"), "not those of a few images"
+
+
 WIDTHS = {"q_proj": 4096, "k_proj": 4096, "v_proj": 4096, "o_proj": 4096, "up_proj": 4096}  # d_in
 
 
