@@ -106,9 +106,9 @@ def apply_method(model: Model, config: Any) -> Model:
     model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
-    head_names = _head_names(model)  # a method may have put another head in its place
+    had_head, head_names = bool(head_names), _head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
-    if not adapter_names and not head_names:
+    if not adapter_names and not had_head:
         raise ConfigError(
             f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
         )

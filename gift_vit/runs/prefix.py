@@ -19,6 +19,7 @@ from timm.layers.drop import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.data import default_collate
 
 from gift_vit.acceleration.accelerate import plan_of
 from gift_vit.backbones.build import input_statistics
@@ -58,6 +59,9 @@ class _AsTheyAre:
     def finish(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         del generator
         return tokens
+
+    def stack(self, items: list[Tensor]) -> Tensor:
+        return default_collate(items)
 
     def normalise(self, tokens: Tensor) -> Tensor:
         return tokens

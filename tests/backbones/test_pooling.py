@@ -45,7 +45,7 @@ def small(name: str, seed: int = 0) -> Any:
 
 
 def test_every_backbone_is_here() -> None:
-    of_texts = {"roberta_base", "roberta_large", "hf"}
+    of_texts = {"roberta_base", "roberta_large", "hf", "llama_7b", "llama2_7b", "llama3_8b"}
     assert {file.stem for file in (conf_dir() / "backbone").glob("*.yaml")} == set(POOLS) | of_texts
 
 

@@ -47,7 +47,9 @@ def test_every_kind_has_one_reader_of_its_name_and_only_configs_are_built() -> N
     for kind, config_cls in CONFIGS.items():
         spec = get_dataset(kind)
         assert (spec.kind, spec.config_cls) == (kind, config_cls)
-    with pytest.raises(ConfigError, match=r"unknown dataset kind 'parkuet'; did you mean parquet\? \(known: .*folder, parquet"):
+    with pytest.raises(
+        ConfigError, match=r"unknown dataset kind 'parkuet'; did you mean parquet\? \(known: .*folder, glue, parquet"
+    ):
         get_dataset("parkuet")
     for kind in ("digits", "more"):
         with pytest.raises(ValueError, match=f"'{kind}' or its DigitsConfig is registered already"):
