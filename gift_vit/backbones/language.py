@@ -8,31 +8,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from gift_vit.backbones.config import BackboneConfig
-from gift_vit.backbones.text import checkpoint_layers, loaded, max_tokens, take_pad_token, weights_name
+from gift_vit.backbones.text import TextModel, loaded, take_pad_token
 from gift_vit.common.errors import ConfigError
 
 _ASKED_FOR = ("position_ids", "logits_to_keep")
 
 
-class LanguageModel(nn.Module):
-    """A causal language model, called with prompts and answers and giving the logits of the answers' tokens.
-
-    Attributes:
-        model: The model of transformers.
-        tokenizer: Its tokenizer.
-        max_tokens: The most tokens that it takes; None: it does not say.
-        pretrained_cfg: What it is called, where timm's models say that.
-        varies: A batch may have another length than the one before.
-    """
-
-    varies = True
+class LanguageModel(TextModel):
+    """A causal language model, called with prompts and answers and giving the logits of the answers' tokens."""
 
     def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        limits = (max_tokens(model, tokenizer), getattr(model.config, "max_position_embeddings", None))
+        super().__init__(cfg, model, tokenizer)
+        limits = (self.max_tokens, getattr(model.config, "max_position_embeddings", None))
         self.max_tokens = min((limit for limit in limits if limit is not None), default=None)
-        self.pretrained_cfg = {"architecture": weights_name(cfg)}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, A, V) of the A last tokens of sequences (B, 3, L): ids, attention mask, and where the answer stands.
@@ -59,11 +47,6 @@ class LanguageModel(nn.Module):
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """Nothing is drawn anew."""
         return ()
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
-        if enable:
-            checkpoint_layers(self.model)
 
 
 def build_language_model(cfg: BackboneConfig) -> LanguageModel:

@@ -18,8 +18,8 @@ from gift_vit.data.tokens import INPUTS
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
 
 
-class TextClassifier(nn.Module):
-    """A model of transformers, called with tokens (B, 3, L) and giving logits (B, classes), as a ViT is with pixels.
+class TextModel(nn.Module):
+    """A model of transformers with its tokenizer, called with tokens (B, 3, L) as a ViT is with pixels.
 
     Attributes:
         model: The model of transformers.
@@ -31,11 +31,26 @@ class TextClassifier(nn.Module):
 
     varies = True
 
-    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
+    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.num_classes = model, tokenizer, num_classes
+        self.model, self.tokenizer = model, tokenizer
         self.max_tokens = max_tokens(model, tokenizer)
         self.pretrained_cfg = {"architecture": weights_name(cfg)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
+        if enable:
+            current = hasattr(self.model, "activation_checkpointing_enable")
+            name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
+            getattr(self.model, name)({"use_reentrant": False})
+
+
+class TextClassifier(TextModel):
+    """A model that gives logits (B, classes)."""
+
+    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
+        super().__init__(cfg, model, tokenizer)
+        self.num_classes = num_classes
         self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
         self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
 
@@ -62,18 +77,6 @@ class TextClassifier(nn.Module):
         if self.head is not None:
             return self.head
         return tuple(module for name, module in self.model.named_children() if name in _HEADS)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
-        if enable:
-            checkpoint_layers(self.model)
-
-
-def checkpoint_layers(model: Any) -> None:
-    """Let a model of transformers compute its layers a second time in the backward pass."""
-    current = hasattr(model, "activation_checkpointing_enable")
-    name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
-    getattr(model, name)({"use_reentrant": False})
 
 
 def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:

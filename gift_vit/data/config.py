@@ -359,28 +359,44 @@ class TextColumnsConfig(Options, section="dataset.columns"):
 
 
 @dataclass(kw_only=True)
-class TextTaskConfig(DatasetConfig):
-    """A task on texts, for a model of transformers.
+class TextsConfig(DatasetConfig):
+    """Texts, for a model of transformers.
 
     Attributes:
-        columns: Which columns are read.
         max_length: Tokens that a text, or a pair of them, is cut to; less where the model takes less.
-        metric: What runs are scored by: ``accuracy``, ``f1`` or ``matthews`` of classes; ``pearson`` or ``spearman`` of
-            numbers, which the model learns to predict with one output, by their squared error.
-        further_metrics: Scores that are recorded beside it.
     """
 
     thing: ClassVar[str] = "text"
 
-    columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
     max_length: Annotated[int, at_least(3)] = 128
-    metric: Annotated[str, one_of(TASK_METRICS)] = "accuracy"
-    further_metrics: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.transform != TransformConfig():
             raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
+
+    def length_for(self, most: int | None) -> int:
+        """Tokens that an example is cut to, for a model that takes at most ``most``; None: it does not say."""
+        return min(self.max_length, most or self.max_length)
+
+
+@dataclass(kw_only=True)
+class TextTaskConfig(TextsConfig):
+    """A task on texts that is answered by one output each: a class or a number.
+
+    Attributes:
+        columns: Which columns are read.
+        metric: What runs are scored by: ``accuracy``, ``f1`` or ``matthews`` of classes; ``pearson`` or ``spearman`` of
+            numbers, which the model learns to predict with one output, by their squared error.
+        further_metrics: Scores that are recorded beside it.
+    """
+
+    columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
+    metric: Annotated[str, one_of(TASK_METRICS)] = "accuracy"
+    further_metrics: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.further_metrics:
             one_of(TASK_METRICS)("dataset.further_metrics", name)
             if name == self.metric or (name in OF_NUMBERS) != self.is_regression:
@@ -446,7 +462,7 @@ class GlueConfig(TextTaskConfig):
 
 
 @dataclass(kw_only=True)
-class CommonsenseConfig(DatasetConfig):
+class CommonsenseConfig(TextsConfig):
     """Commonsense170k: questions with options, which a language model answers in words.
 
     Attributes:
@@ -459,8 +475,6 @@ class CommonsenseConfig(DatasetConfig):
         max_new_tokens: The most tokens that an answer is given to.
         schedule: What the protocol clean takes of the benchmark.
     """
-
-    thing: ClassVar[str] = "text"
 
     root: str
     train: list[str] = field(default_factory=lambda: ["commonsense_170k.json"])
@@ -479,8 +493,6 @@ class CommonsenseConfig(DatasetConfig):
             given = getattr(self, key)
             if not given or len(set(given)) < len(given):
                 raise ConfigError(f"dataset.{key}={given}: expected one or several names, each once")
-        if self.transform != TransformConfig():
-            raise ConfigError(f"dataset.transform is for images; dataset {self.name} holds texts: leave it out")
         if self.max_new_tokens >= self.max_length:
             raise ConfigError(
                 f"dataset.max_new_tokens={self.max_new_tokens} leaves nothing of dataset.max_length={self.max_length} for the "

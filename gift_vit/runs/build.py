@@ -18,7 +18,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import LabelledSource, VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
-from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextTaskConfig
+from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextsConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
@@ -93,7 +93,7 @@ def finished_model(run: "Run", device: str = "auto") -> tuple[nn.Module, dict[st
 def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> TrainBatches:
     """The batches the run trains on."""
     reread = cfg.trainer.epochs > 1
-    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
+    if isinstance(cfg.dataset, TextsConfig):
         tokens, transform = _tokens(cfg.dataset, model, data, cfg.train_split)
         return TrainLoader(tokens, transform, cfg.trainer.batch_size, 0, cfg.seed, device)
     transform = build_train_transform(cfg.dataset.transform, input_statistics(model))
@@ -108,7 +108,7 @@ def eval_loader(
     cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, reread: bool = False
 ) -> Iterable[Batch]:
     """A split's examples in order; ``reread`` says that they are gone through more than once."""
-    if isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
+    if isinstance(cfg.dataset, TextsConfig):
         return EvalLoader(*_tokens(cfg.dataset, model, data, split), cfg.loading.eval_batch_size, 0, device)
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     pixels = _pixels(cfg, data, split, transform, reread)
@@ -121,7 +121,7 @@ def eval_loader(
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
     method = spec_of(cfg.method)
-    if method.initialise is None or isinstance(cfg.dataset, TextTaskConfig | CommonsenseConfig):
+    if method.initialise is None or isinstance(cfg.dataset, TextsConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -165,14 +165,12 @@ def score(
     return with_answers(score_answers(cfg, model, data, device, folder), told)
 
 
-def _tokens(
-    dataset: TextTaskConfig | CommonsenseConfig, model: Any, data: VisionDataset, split: str
-) -> tuple[LabelledSource[Any], Transform]:
+def _tokens(dataset: TextsConfig, model: Any, data: VisionDataset, split: str) -> tuple[LabelledSource[Any], Transform]:
     """A split's texts as the model takes them, and what stacks them; they lie in memory, and need no workers."""
     from gift_vit.data.prompts import Prompts, PromptTokenizer  # a run on images has no use for them
     from gift_vit.data.tokens import Tokens, TokenTransform
 
-    length = min(dataset.max_length, model.max_tokens or dataset.max_length)
+    length = dataset.length_for(model.max_tokens)
     if length < dataset.max_length:
         log.info("dataset.max_length=%d: the model takes %d tokens", dataset.max_length, length)
     if isinstance(dataset, CommonsenseConfig):
