@@ -5,7 +5,8 @@ Source: AGI-Edgerunners/LLM-Adapters @ 81665720 (the sets, and the expressions o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import COMMONSENSE_SETS
 from gift_vit.data.texts import TextSource
 
+WAYS = ("exact", "regex")  # of scoring an answer
 TRIGGER = "the correct answer is "
 _FIVE = tuple(f"answer{number}" for number in range(1, 6))
 OPTIONS = {
@@ -69,6 +71,22 @@ def check_question(question: object, answer: object, of_set: str, place: str) ->
             "the row"
         )
     return question, answer
+
+
+def right_by(text: str, answer: str, of_set: str) -> dict[str, bool]:
+    """Whether a text is right, by each way of scoring it."""
+    return {"exact": is_exact(text, answer), "regex": is_found(text, answer, of_set)}
+
+
+def set_scores(right: Mapping[str, Sequence[Mapping[str, bool]]]) -> dict[str, float]:
+    """In percent: by each way of scoring the mean over the sets, and that of each set, as ``exact_boolq``.
+
+    Args:
+        right: By set, what :func:`right_by` says of each question.
+    """
+    by_set = {name: {way: 100 * fmean(marks[way] for marks in rows) for way in WAYS} for name, rows in right.items()}
+    means = {way: fmean(scores[way] for scores in by_set.values()) for way in WAYS}
+    return means | {f"{way}_{name}": scores[way] for name, scores in by_set.items() for way in WAYS}
 
 
 def is_exact(text: str, answer: str) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +25,7 @@ from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.config import CommonsenseConfig
 from gift_vit.data.prompts import PromptTokenizer
-from gift_vit.data.questions import QuestionSource, is_exact, is_found
+from gift_vit.data.questions import WAYS, QuestionSource, right_by, set_scores
 from gift_vit.data.tokens import TokenTransform
 from gift_vit.engine.fit import Evaluation
 from gift_vit.engine.state import Precision
@@ -35,7 +34,6 @@ from gift_vit.runs.result import ANSWERS
 
 log = logging.getLogger(__name__)
 
-_WAYS = ("exact", "regex")
 _OF = "model.json"  # says whose answers lie beside it
 
 
@@ -60,8 +58,7 @@ class Decoding:
     def answers(self, questions: Sequence[str], name: str) -> list[str]:
         """What the model says to each question. Of several processes each is asked its share, and all get all answers."""
         tokenizer, room = self.model.tokenizer, self.dataset.max_new_tokens
-        length = min(self.dataset.max_length, self.model.max_tokens or self.dataset.max_length)
-        prompts = PromptTokenizer(tokenizer, length).prompts(questions, name, room)
+        prompts = PromptTokenizer(tokenizer, self.dataset.length_for(self.model.max_tokens)).prompts(questions, name, room)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         own = longest_first[distributed.rank() :: distributed.world_size()]
         said: dict[int, str] = {}
@@ -104,17 +101,16 @@ def score_answers(
     kept = None if folder is None else folder / ANSWERS
     if kept is not None and distributed.is_main():
         _drop_those_of_another(kept, model, data)
-    scores: dict[str, dict[str, float]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for name in cfg.dataset.sets:
         own = [test.texts[index] for index, of_set in enumerate(test.sets) if of_set == name]
-        rows = _rows_of(decoding, own, name, kept)
-        scores[name] = {way: 100 * fmean(row[way] for row in rows) for way in _WAYS}
-        log.info("%s: %d questions, exact %.2f %%, regex %.2f %%", name, len(rows), *scores[name].values())
+        rows[name] = _rows_of(decoding, own, name, kept)
+        scores = set_scores({name: rows[name]})
+        log.info("%s: %d questions, exact %.2f %%, regex %.2f %%", name, len(rows[name]), *(scores[way] for way in WAYS))
     model.train(was_training)
     if kept is not None and cfg.trainer.keep_predictions == "off" and distributed.is_main():
         shutil.rmtree(kept)
-    means = {way: fmean(of_set[way] for of_set in scores.values()) for way in _WAYS}
-    return means | {f"{way}_{name}": of_set[way] for name, of_set in scores.items() for way in _WAYS}
+    return set_scores(rows)
 
 
 def with_answers(scores: dict[str, float], told: Evaluation) -> Evaluation:
@@ -131,7 +127,7 @@ def _rows_of(decoding: Decoding, own: Sequence[tuple[str, ...]], name: str, kept
         return rows
     said = decoding.answers([question for question, _ in own], name)
     rows = [
-        {"id": index, "text": text, "answer": answer, "exact": is_exact(text, answer), "regex": is_found(text, answer, name)}
+        {"id": index, "text": text, "answer": answer, **right_by(text, answer, name)}
         for index, ((_, answer), text) in enumerate(zip(own, said, strict=True))
     ]
     if file is not None and distributed.is_main():
@@ -143,7 +139,7 @@ def _read(file: Path, own: Sequence[tuple[str, ...]]) -> list[dict[str, Any]] | 
     """The kept rows; None where there are none, or not to these questions."""
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-        same = [row["answer"] for row in rows] == [answer for _, answer in own] and all(set(row) >= {*_WAYS} for row in rows)
+        same = [row["answer"] for row in rows] == [answer for _, answer in own] and all(set(row) >= {*WAYS} for row in rows)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return rows if same else None

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -241,27 +240,25 @@ def _check_predictions(run: Run, result: Result) -> str:
 
 def _check_answers(run: Run, result: Result) -> str:
     """What was said to the questions of each test set gives the recorded scores."""
-    from gift_vit.data.questions import is_exact, is_found
+    from gift_vit.data.questions import set_scores
 
-    found: dict[str, dict[str, float]] = {"exact": {}, "regex": {}}
-    for file in sorted((run.folder / ANSWERS).glob("*.jsonl")):
-        try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-            right = {
-                "exact": [is_exact(row["text"], row["answer"]) for row in rows],
-                "regex": [is_found(row["text"], row["answer"], file.stem) for row in rows],
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Untruth(f"{run.folder}: {ANSWERS}/{file.name} cannot be read ({error!r})") from error
-        for way, marks in right.items():
-            found[way][file.stem] = 100 * fmean(marks)
-    scores = {way: fmean(by_set.values()) for way, by_set in found.items()}
-    scores |= {f"{way}_{name}": score for way, by_set in found.items() for name, score in by_set.items()}
+    right = {file.stem: _right_answers(run, file) for file in sorted((run.folder / ANSWERS).glob("*.jsonl"))}
+    scores = set_scores(right)
     recorded = {**(result.extra_metrics or {}), "exact": result.metrics["test_top1"]}
     _claim(run, scores.keys() == recorded.keys(), f"{RESULT} has other scores than {ANSWERS}: {', '.join(sorted(scores))}")
     for name, score in scores.items():
         _claim(run, _close(score, recorded[name], 1e-6), f"{name} is {score} by {ANSWERS}, {recorded[name]} by {RESULT}")
-    return f"{ANSWERS}: those to {len(found['exact'])} test sets give every recorded score"
+    return f"{ANSWERS}: those to {len(right)} test sets give every recorded score"
+
+
+def _right_answers(run: Run, file: Path) -> list[dict[str, bool]]:
+    from gift_vit.data.questions import right_by
+
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+        return [right_by(row["text"], row["answer"], file.stem) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Untruth(f"{run.folder}: {ANSWERS}/{file.name} cannot be read ({error!r})") from error
 
 
 def _check_loss(run: Run, predictions: Any, recorded: float) -> None:
