@@ -1,10 +1,12 @@
 """The data root that commands take, and the commands that preparation tells a person to type next."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError, RunError
 
 DEFAULT_ROOT = "${oc.env:GIFT_VIT_DATA,data}"  # as conf/paths/default.yaml has it
 
@@ -25,3 +27,28 @@ def training_words(dataset: str, root: Path) -> list[str]:
     """The words of the command that trains on a prepared dataset below ``root``."""
     words = ["python", "-m", "gift_vit.train", f"dataset={dataset}"]
     return words if is_default_root(root) else [*words, f"paths.data_root={root}"]
+
+
+def prepare_each(names: Sequence[str], prepare: Callable[[str], None], things: str) -> None:
+    """Prepare several things; one that fails is reported, and does not keep the others from being prepared.
+
+    Raises:
+        ConfigError: In the end if any failed; of a single one its own error.
+        RunError: The same, if one of them failed so.
+    """
+    if len(names) == 1:
+        prepare(names[0])
+        return
+    failed = {name: error for name in names if (error := _attempt(prepare, name)) is not None}
+    if failed:
+        kind = RunError if any(isinstance(error, RunError) for error in failed.values()) else ConfigError
+        raise kind(f"{len(failed)} of {len(names)} {things} are not ready, for the reasons above: {', '.join(failed)}")
+
+
+def _attempt(prepare: Callable[[str], None], name: str) -> Exception | None:
+    try:
+        prepare(name)
+    except (ConfigError, RunError) as error:
+        cli.report(error)
+        return error
+    return None

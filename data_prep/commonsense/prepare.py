@@ -10,9 +10,9 @@ from typing import Any
 
 from data_prep.commands import training_words
 from data_prep.commonsense.facts import PARTS, TESTS, TRAIN, FileFacts
+from data_prep.complete import complete_folder
 from data_prep.croissant import file_object, split_records, write_croissant
 from data_prep.download import RemoteFile, fetch, mismatch
-from data_prep.vtab.task_folder import complete_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import sha256_of, write_json
 from gift_vit.data.kinds.commonsense import read_questions

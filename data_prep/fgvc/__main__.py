@@ -6,12 +6,12 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.commands import DEFAULT_ROOT, data_root, prepare_each
 from data_prep.fgvc.facts import FACTS
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Request, describe
 from gift_vit.common import cli
-from gift_vit.common.errors import ConfigError, RunError, did_you_mean
+from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
 
 logger = logging.getLogger(__name__)
@@ -71,31 +71,8 @@ def prepare_named(given: Arguments) -> None:
     )
     for folder in filter(None, (request.root, request.archives)):
         check_writable(folder)
-    if given.dataset == "all":
-        _prepare_all(request)
-    else:
-        _prepare_one(given.dataset, request)
-
-
-def _prepare_one(name: str, request: Request) -> None:
-    print(describe(prepare(FACTS[name], request), request.root / name))
-
-
-def _prepare_all(request: Request) -> None:
-    """Prepare each dataset; one that fails does not keep the others from being prepared."""
-    failed = {name: error for name in FACTS if (error := _try_one(name, request)) is not None}
-    if failed:
-        kind = RunError if any(isinstance(error, RunError) for error in failed.values()) else ConfigError
-        raise kind(f"{len(failed)} of {len(FACTS)} datasets are not ready, for the reasons above: {', '.join(failed)}")
-
-
-def _try_one(name: str, request: Request) -> Exception | None:
-    try:
-        _prepare_one(name, request)
-    except (ConfigError, RunError) as error:
-        cli.report(error)
-        return error
-    return None
+    names = list(FACTS) if given.dataset == "all" else [given.dataset]
+    prepare_each(names, lambda name: print(describe(prepare(FACTS[name], request), request.root / name)), "datasets")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.commands import DEFAULT_ROOT, data_root, prepare_each
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
-from gift_vit.common.errors import ConfigError, RunError, did_you_mean
+from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
 
 
@@ -47,24 +47,10 @@ def prepare_named(given: Arguments) -> None:
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"folder={given.folder} is no folder; give the one that holds the tasks' files")
     check_writable(root)
-    names = list(TASKS) if given.task == "all" else [given.task]
-    failed = {name: error for name in names if (error := _try_one(name, root, folder, alone=len(names) == 1)) is not None}
-    if failed:
-        kind = RunError if any(isinstance(error, RunError) for error in failed.values()) else ConfigError
-        raise kind(f"{len(failed)} of {len(names)} tasks are not ready, for the reasons above: {', '.join(failed)}")
-
-
-def _try_one(name: str, root: Path, folder: Path | None, alone: bool) -> Exception | None:
     from data_prep.glue.prepare import prepare  # pyarrow
 
-    try:
-        print(f"{name:<5} {prepare(TASKS[name], root, folder)}")
-    except (ConfigError, RunError) as error:
-        if alone:
-            raise
-        cli.report(error)
-        return error
-    return None
+    names = list(TASKS) if given.task == "all" else [given.task]
+    prepare_each(names, lambda name: print(f"{name:<5} {prepare(TASKS[name], root, folder)}"), "tasks")
 
 
 if __name__ == "__main__":

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants as hub
 
+from data_prep.complete import complete_folder
 from data_prep.croissant import file_object, split_records, table_records, write_croissant
 from data_prep.download import RemoteFile, fetch
 from data_prep.glue.tasks import SPLITS, Column, Form, Table, Task
-from data_prep.vtab.task_folder import complete_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import sha256_of, write_json
 from gift_vit.data.kinds.csv import csv_rows
+from gift_vit.data.kinds.glue import HIGHEST
 
 FORMAT = 1
 META = "glue.json"
 HIDDEN = -1  # the label of an example that the server alone has
-HIGHEST = 5.0  # of STS-B's scores, from 0
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,9 @@ class Preparation:
 
     def prepare(self, task: Task) -> str:
         """Prepare a task, unless it is ready; returns what came of it. It is an error if it is ready from another source."""
+        from data_prep.complete import clear_leftovers
         from data_prep.vtab.export import export, naming
-        from data_prep.vtab.task_folder import clear_leftovers, read_meta
+        from data_prep.vtab.task_folder import read_meta
 
         out = self._root / "vtab1k" / task.name
         with naming(task), _packages():

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from data_prep.complete import complete_folder
 from data_prep.vtab import verify
 from data_prep.vtab.records import Key, Origin
-from data_prep.vtab.task_folder import FORMAT, META, Row, SplitWriter, complete_folder, describe_task
+from data_prep.vtab.task_folder import FORMAT, META, Row, SplitWriter, describe_task
 from data_prep.vtab.tasks import Task
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep.croissant import file_object, split_records, table_records, write_croissant
 from data_prep.vtab.verify import ids_sha256
-from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, clear, locked, writing
+from gift_vit.common.files import writing
 
 FORMAT = 1
 META = "meta.json"
@@ -98,41 +96,6 @@ class SplitWriter:
             self._rows = []
 
 
-@contextmanager
-def complete_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that takes its place on success and is removed otherwise.
-
-    One process at a time does so; what a killed one left behind is removed first.
-    """
-    stage, replaced = _aside(out)
-    with ExitStack() as stack:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out))
-            _remove(stage, replaced)
-            stage.mkdir()
-        stack.callback(_remove, stage)
-        yield stage
-        with writing(out):
-            if out.is_dir():
-                out.rename(replaced)
-            stage.rename(out)
-            _remove(replaced)
-
-
-def clear_leftovers(out: Path) -> None:
-    """Remove what a killed process has left beside a complete folder, unless another one is at it just now."""
-    clear(out)
-    if any(path.exists() for path in _aside(out)):
-        with suppress(LockedError, ConfigError), locked(out, wait=False):
-            _remove(*_aside(out))
-
-
-def _aside(out: Path) -> tuple[Path, Path]:
-    """What is being written, and what it takes the place of."""
-    return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
-
-
 def read_meta(folder: Path, task: str) -> dict[str, Any] | None:
     """What ``meta.json`` holds, if the folder is a complete export of the task: every file there, in its recorded size."""
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -157,8 +120,3 @@ def describe_task(folder: Path, title: str, meta: Mapping[str, Any]) -> None:
             *(table_records(split, name, _COLUMN_TYPES) for split, name in files.items()),
         ],
     )
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from vtab_origins import png
 
+from data_prep.complete import clear_leftovers
 from data_prep.vtab.folders import FOLDERS, LOSSY, export_folder
-from data_prep.vtab.task_folder import clear_leftovers, read_meta
+from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import locked
