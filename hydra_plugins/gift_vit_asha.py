@@ -17,14 +17,13 @@ from hydra import compose
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.keys import identifying, score_order, tie_order
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.plan import Sweep
-from hydra_plugins.gift_vit_sweepers import GridSweeper
+from hydra_plugins.gift_vit_sweepers import GridSweeper, expect_whole
 
 if TYPE_CHECKING:
     import optuna
@@ -55,8 +54,7 @@ class AshaSweeper(GridSweeper):
             ("reduction_factor", reduction_factor, 2),
             ("min_epochs", 1 if min_epochs is None else min_epochs, 1),
         ):
-            fits = isinstance(value, int) and value >= lowest
-            expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
+            expect_whole(name, value, lowest)
         self.at_a_time, self.reduction_factor, self.min_epochs, self.seed = max_batch_size, reduction_factor, min_epochs, seed
 
     def _check(self, overrides: Sequence[Override]) -> None:

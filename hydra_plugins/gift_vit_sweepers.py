@@ -28,6 +28,12 @@ from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
+def expect_whole(name: str, value: Any, lowest: int) -> None:
+    """Refuse an option of a sweeper that is no whole number of ``lowest`` or more."""
+    fits = isinstance(value, int) and value >= lowest
+    expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
+
+
 class GridSweeper(BasicSweeper):
     """Every combination of the axes of ``sweep=<file>`` and of those on the command line, which replace the file's.
 
@@ -120,9 +126,8 @@ class AdaptiveSweeper(GridSweeper):
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, widen: int, seeds: int) -> None:
         super().__init__(max_batch_size, params)
-        for name, value, lowest in (("widen", widen, 0), ("seeds", seeds, 1)):
-            fits = isinstance(value, int) and value >= lowest
-            expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
+        expect_whole("widen", widen, 0)
+        expect_whole("seeds", seeds, 1)
         self.widen, self.seeds = widen, seeds
 
     def _check(self, overrides: Sequence[Override]) -> None:

@@ -1,6 +1,7 @@
 """The images that forgetting is measured on: which dataset, and which of its images. Imports no torch."""
 
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,17 @@ def known_dataset(run: Run, arguments: InvarianceArguments) -> DatasetConfig:
     Raises:
         ConfigError: If it is neither, or not there.
     """
-    given = str(arguments.forgetting)
+    return _known_dataset(str(arguments.forgetting), run.config.paths.data_root, arguments.forgetting_root)
+
+
+@cache  # composing takes a while, and many runs have one data root
+def _known_dataset(given: str, data_root: str, root: str | None) -> DatasetConfig:
     named = [name for name in choices()["dataset"] if name not in OWN]
     if given in named:
         composed = compose_config([f"dataset={given}"])
-        composed.paths.data_root = run.config.paths.data_root
-        if arguments.forgetting_root is not None:
-            OmegaConf.update(composed, "dataset.root", arguments.forgetting_root, force_add=True)
+        composed.paths.data_root = data_root
+        if root is not None:
+            OmegaConf.update(composed, "dataset.root", root, force_add=True)
         config = load_config(composed).dataset
     elif (path := Path(given).expanduser()).exists():
         kind = kind_of(path)

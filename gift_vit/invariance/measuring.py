@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def measure_runs(runs: Sequence[Run], arguments: InvarianceArguments) -> Iterato
             lock = Path(run.config.paths.cache_root, "measuring", sha256(os.fsencode(run.folder.absolute())).hexdigest()[:32])
             own = alone(lock, wait) if run in left else nullcontext()
             with suppress(LockedError), own:  # another command may be at this run: it comes after the others
-                line = "; ".join(part.summary or part.measure(number) for part in parts[run.folder])
+                line = "; ".join(part.summary or part.make(part, number) for part in parts[run.folder])
                 todo.remove(run)
                 yield f"{run.folder}: {line}"
 
@@ -93,12 +94,12 @@ class _Part:
     Attributes:
         file: The record.
         made_of: The adapter and the options behind the record, as JSON has it.
-        measure: Does it and returns what a person reads, given what progress says of the run.
+        make: Measures it, given the part and what progress says of the run; returns what a person reads.
     """
 
     file: Path
     made_of: dict[str, Any]
-    measure: Callable[[str], str]
+    make: Callable[["_Part", str], str]
 
     @property
     def summary(self) -> str:
@@ -117,14 +118,14 @@ def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> lis
     if arguments.images:
         options = {name: getattr(arguments, name) for name in _OPTIONS}
         made_of = {**shared, **options}
-        parts.append(_Part(folder / RECORD, made_of, lambda told: _measure_invariances(run, arguments, told, parts[0])))
+        parts.append(_Part(folder / RECORD, made_of, partial(_measure_invariances, run, arguments)))
     if known is not None:
         made_of = json.loads(json.dumps({**shared, "on": known.facts}))
-        parts.append(_Part(folder / FORGETTING, made_of, lambda _: _measure_forgetting(run, arguments, known, parts[-1])))
+        parts.append(_Part(folder / FORGETTING, made_of, partial(_measure_forgetting, run, arguments, known)))
     return parts
 
 
-def _measure_invariances(run: Run, arguments: InvarianceArguments, told: str, part: _Part) -> str:
+def _measure_invariances(run: Run, arguments: InvarianceArguments, part: _Part, told: str) -> str:
     found = measure_run(compare(run, arguments), arguments, told)
     seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and run.config.train_split == "trainval")
     origin = {**_origin(run), "split": arguments.split, "seen_in_training": seen}
@@ -134,7 +135,8 @@ def _measure_invariances(run: Run, arguments: InvarianceArguments, told: str, pa
     return line
 
 
-def _measure_forgetting(run: Run, arguments: InvarianceArguments, known: Known, part: _Part) -> str:
+def _measure_forgetting(run: Run, arguments: InvarianceArguments, known: Known, part: _Part, told: str) -> str:
+    del told
     device = resolve_device(arguments.device)
     found = measure_forgetting(run, open_pair(run, device), known, device)
     line = forgetting_line(found)

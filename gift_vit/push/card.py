@@ -44,12 +44,8 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(result, repo, seeds)}"))
 
 
-def _split(result: Result) -> str:
-    return result.scored_on
-
-
 def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
-    split = _split(result)
+    split = result.scored_on
     name = f"{result.score_name[:1].upper()}{result.score_name[1:]} (%)"
     scores = {name: result.score}
     if len(seeds) > 1:
@@ -135,7 +131,7 @@ Not stated here: whoever shares this adapter says under which licence {data.name
 
 
 def _table(result: Result, seeds: Sequence[Result]) -> str:
-    split = _split(result)
+    split = result.scored_on
     own, score = result.score, result.score_name
     rows = [f"| {score}, seed {result.run.seed} | {'not scored' if own is None else f'{own:.2f} %'} |"]
     if len(seeds) > 1:

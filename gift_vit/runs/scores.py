@@ -45,7 +45,7 @@ class Confusion:
 
 
 def task_scores(outputs: Floats, labels: NDArray[np.generic], names: Sequence[str]) -> dict[str, float]:
-    """Scores of a task, by the names of :data:`gift_vit.data.config.METRICS`, in percent.
+    """Scores of a task, by the names of :data:`gift_vit.data.config.TASK_METRICS`, in percent.
 
     F1 is that of class 1 where there are two classes, else the mean over the classes. Where all predictions are the same there
     is no correlation, and it is reported as 0.

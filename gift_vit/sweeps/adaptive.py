@@ -41,9 +41,7 @@ def further(runs: Sequence[Tried], widen: int, seeds: int) -> list[Words]:
     cells: dict[tuple[str, str], list[Tried]] = defaultdict(list)
     for run in runs:
         cells[run.result.run.dataset, run.result.run.method].append(run)
-    known = {run.words for run in runs}
-    asked = dict.fromkeys(words for cell in cells.values() for words in _of_cell(cell, widen, seeds))
-    return [words for words in asked if words not in known]
+    return list(dict.fromkeys(words for cell in cells.values() for words in _of_cell(cell, widen, seeds)))
 
 
 def beyond(edge: Edge) -> float | None:
