@@ -65,6 +65,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is not asked: peft would ask it for the config of a base model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
 def tiny_vit() -> nn.Module:
     """timm's test_vit with 10 classes: width 64, depth 6, 160×160 pixels, 0.37 M parameters; freshly and repeatably drawn."""
     torch.manual_seed(0)

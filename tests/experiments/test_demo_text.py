@@ -16,9 +16,8 @@ from tests.text_models import rows, text_model
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> Path:
     """SST-2 and CoLA as GLUE has them, and small."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, task in list(TASKS.items()):
         monkeypatch.setitem(TASKS, name, replace(task, counts=(300, 60, 10)))
     for name in ("sst2", "cola"):

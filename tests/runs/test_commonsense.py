@@ -37,15 +37,11 @@ from tests.text_models import questions, text_model, tiny_llama, write
 
 Configured = Callable[..., RunConfig]
 CALL = Call("python -m gift_vit.train", [])
+pytestmark = pytest.mark.usefixtures("offline")
 CPU = torch.device("cpu")
 REAL = SHARED / "text" / "commonsense"
 GIFT = ("method=gift_qkvud", "method.rank=4")
 NEW = 24  # tokens that an answer is given: `the correct answer is false` has fewer
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,8 @@ from tests.text_models import glue_task, text_model
 Configured = Callable[..., RunConfig]
 stats: Any = scipy.stats
 CALL = Call("python -m gift_vit.train", [])
+pytestmark = pytest.mark.usefixtures("offline")
 SIZES = {"train": 400, "dev": 60, "test": 20}
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,7 @@ from tests.text_models import rows, text_model, write
 
 Configured = Callable[..., RunConfig]
 CALL = Call("python -m gift_vit.train", [])
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")
