@@ -41,7 +41,7 @@ def evaluate_run(arguments: Arguments) -> None:
     """Score, and print."""
     run = Run.open(arguments.run, arguments.dataset_root)
     split = run.split(arguments.split)
-    run.check_present()
+    (run.check_keeps_predictions if arguments.keep_predictions else run.check_present)()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a mistake is told without it
 
     device, dataset, name = arguments.device, run.config.dataset, run.result.score_name if run.result else "top-1"

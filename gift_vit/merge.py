@@ -8,12 +8,11 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, writable_file
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.checks import Options, expect, writable_stem
 from gift_vit.runs.run import Run
 
 SUFFIXES = (".safetensors", ".pth")
-_EXPECTED = f"a name that ends in {' or '.join(SUFFIXES)}, or for a model of texts a new folder"
+_A_FILE, _A_FOLDER = f"a name that ends in {' or '.join(SUFFIXES)}", "a new folder for a model of texts"
 
 
 @dataclass
@@ -31,23 +30,25 @@ class Arguments(Options):
     """
 
     run: str = MISSING
-    out: Annotated[str, writable_file] = MISSING
+    out: Annotated[str, writable_stem] = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if Path(self.out).suffix not in (*SUFFIXES, ""):
-            raise ConfigError(f"out={self.out}: expected {_EXPECTED}")
+        suffix = Path(self.out).suffix
+        expect(suffix in SUFFIXES or not suffix[1:].isalpha(), "out", self.out, f"{_A_FILE}, or {_A_FOLDER}")
 
 
 def merge_run(arguments: Arguments) -> None:
     """Merge, write, and say how the file is loaded."""
-    run = Run.open(arguments.run)
+    run, out = Run.open(arguments.run), Path(arguments.out)
     run.check_finished()
-    if run.config.backbone.is_text == bool(Path(arguments.out).suffix):
-        raise ConfigError(f"out={arguments.out}: expected {_EXPECTED}")
+    if run.config.backbone.is_text:
+        expect(out.suffix not in SUFFIXES and not out.exists(), "out", arguments.out, _A_FOLDER)
+    else:
+        expect(out.suffix in SUFFIXES and not out.is_dir(), "out", arguments.out, f"{_A_FILE}, and no folder")
     from gift_vit.runs.finished import write_merged  # torch: what is missing is told without it
 
-    print(write_merged(run, Path(arguments.out)))
+    print(write_merged(run, out))
 
 
 def main() -> None:

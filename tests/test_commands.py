@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from gift_vit.config import compose_config
 from tests.cold import ROOT, Answer, answers
 
 FOLDERS = ("gift_vit", "data_prep", "experiments")
@@ -126,6 +128,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "commonsense": (["data_prep.commonsense", "folder=nowhere"], "folder=nowhere is no folder"),
     "address": (["data_prep.commonsense", "source=data"], "source=data: expected an address that begins with https://"),
 }
+
+
+def words_of_texts(*words: str) -> bytes:
+    """The config.yaml of a run on texts."""
+    told = compose_config([*words, "backbone=roberta_base", "method=gift_qv", "phase=final"])
+    return OmegaConf.to_yaml(told, resolve=True).encode()
+
+
 # what stands in the place of a finished run's files: config.yaml, but for those that are named
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "no_yaml": (b"a: [1\nb: }", "no_yaml/config.yaml cannot be read (while parsing"),
@@ -142,7 +152,44 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     ),
     "nested": (b"[" * 5000, "nested/config.yaml cannot be read (maximum recursion depth"),
     "large": (b"a: " + b"x" * (1 << 20), "large/config.yaml cannot be read (it is larger than a megabyte)"),
+    **{
+        name: (words_of_texts(*words), "out=a.pth: expected a new folder for a model of texts")
+        for name, words in {
+            "of_classes": ("dataset=glue_cola",),
+            "of_numbers": ("dataset=glue_stsb",),
+            "of_words": ("dataset=commonsense",),
+        }.items()
+    },
 }
+OF_TEXTS = [
+    *(
+        ([command, f"run={run}", *more], f"{run} takes texts, and not pictures: {what} are for runs on images; `python -m")
+        for run in ("of_classes", "of_numbers", "of_words")
+        for command, what, *more in (
+            ("gift_vit.explain", "cluster maps"),
+            ("gift_vit.explain", "cluster maps", "images=LICENSE"),
+            ("gift_vit.explain.score", "cluster maps", "truth=boxes"),
+            ("gift_vit.explain.faithfulness", "cluster maps"),
+            ("gift_vit.export", "ONNX files and torch programs", "out=a.onnx"),
+            ("gift_vit.export", "ONNX files and torch programs", "out=a.pt2"),
+            ("gift_vit.predict", "predictions of files", "images=nowhere"),
+            ("gift_vit.invariance", "measures of invariance and forgetting"),
+            ("gift_vit.invariance", "measures of invariance and forgetting", "images=0", "forgetting=digits"),
+        )
+    ),
+    (["gift_vit.explain.stability", "runs=[of_classes,of_numbers]"], "of_classes takes texts, and not pictures"),
+    (["gift_vit.merge", "run=run", "out=a"], "out=a: expected a name that ends in .safetensors or .pth, and no folder"),
+    (["gift_vit.merge", "run=of_classes", "out=run"], "out=run: expected a new folder for a model of texts"),
+    (["gift_vit.invariance", "run=run", "images=0", "forgetting=glue_cola"], "forgetting=glue_cola holds texts, and models of"),
+    (
+        ["experiments.ensemble", "runs=[of_numbers,of_classes]"],
+        "of_numbers keeps no predictions of test; it predicts numbers, and predictions are kept of classes alone",
+    ),
+    (
+        ["experiments.ensemble", "runs=[of_words,of_classes]"],
+        "of_words keeps no predictions of test; it answers in words, which training has kept in answers/",
+    ),
+]
 RESULTS: dict[str, tuple[bytes, str]] = {
     "twice": (b'{"schema": 1, "schema": 1}', "twice/result.json is no readable result: it has the key 'schema' twice"),
     "cut": (b'{"schema": 1,', "cut/result.json is no readable result: it is not valid JSON"),
@@ -258,6 +305,7 @@ TYPED: list[tuple[list[str], str]] = [
     (["experiments.bench", "rounds=0"], "rounds=0: expected 1 or more"),
     (["experiments.tables", "root=twice"], RESULTS["twice"][1]),
     *((words, "cannot write /proc/nothing/") for words in WRITING),
+    *OF_TEXTS,
     *((["gift_vit.merge", f"run={name}", "out=a.pth"], message) for name, (_, message) in (DAMAGED | RESULTS).items()),
 ]
 MISTAKES |= {" ".join(words)[:100]: (words, message) for words, message in TYPED}

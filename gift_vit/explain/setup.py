@@ -20,7 +20,7 @@ def open_run(folder: str, dataset_root: str | None, split: str | None = "test", 
         ConfigError: If it is no finished run, one of another method, or one whose split must not be looked at.
     """
     run = Run.open(folder, dataset_root)
-    run.check_finished()
+    run.check_takes_images("cluster maps")
     if not isinstance(run.config.method, GiftConfig):
         raise ConfigError(f"cluster maps explain GIFT; {run.folder} was trained with method={run.config.method_name}")
     run.split(split)

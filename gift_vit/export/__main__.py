@@ -55,7 +55,7 @@ def export(arguments: Arguments) -> None:
     """Write the file, and say how it compares."""
     out = Path(arguments.out)
     run = Run.open(arguments.run, arguments.dataset_root)
-    run.check_finished()
+    run.check_takes_images("ONNX files and torch programs")
     require(f"out={out}", *SUFFIXES[out.suffix], install="gift-vit[export]")
     from gift_vit.export.write import export_run  # torch: what is missing is told without it
 

@@ -48,7 +48,7 @@ def open_run(folder: str, arguments: InvarianceArguments) -> Run:
         ConfigError: If it is none.
     """
     run = Run.open(folder, arguments.dataset_root)
-    run.check_finished()
+    run.check_takes_images("measures of invariance and forgetting")
     if run.result is None:
         raise ConfigError(
             f"{run.folder} is an imported adapter: it has no {RESULT} that says which weights it was trained on; "

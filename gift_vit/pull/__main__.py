@@ -63,7 +63,8 @@ def pull(arguments: Arguments) -> None:
             stage.rename(out)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-    print(f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.predict run={out} images=…")
+    use = "merge run={} out=<new folder>" if run.config.backbone.is_text else "predict run={} images=…"
+    print(f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.{use.format(out)}")
 
 
 def main() -> None:

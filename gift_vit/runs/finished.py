@@ -15,9 +15,9 @@ from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.data.base import VisionDataset
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method, read_adapter
-from gift_vit.runs.build import finished_model, objective_of, score
+from gift_vit.runs.build import finished_model, score
 from gift_vit.runs.predictions import keep_predictions
-from gift_vit.runs.result import ANSWERS, write_result
+from gift_vit.runs.result import write_result
 from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
 
@@ -43,13 +43,9 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
         ConfigError: As :func:`evaluate_split` does, and for an imported adapter, which has no record to keep them with.
         RunError: If the scores are not those of the record; nothing is written then.
     """
-    run.check_finished()
+    run.check_keeps_predictions()
     if run.result is None:
         raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
-    if run.config.dataset.is_regression:
-        raise ConfigError(f"{run.folder} predicts numbers, and predictions are kept of classes alone; drop keep_predictions=")
-    if not objective_of(run.config.dataset).of_one_shape:
-        raise ConfigError(f"{run.folder} answers in words, which training has kept in {ANSWERS}/; drop keep_predictions=")
     data, own = run.data(), run.split()
     model, _ = finished_model(run, device)
     splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]

@@ -53,9 +53,7 @@ def check_question(run: "Run", topk: int | None, out: Path | None = None) -> int
     """
     if out is not None and out.suffix not in ENDINGS:
         raise ConfigError(f"out={out}: expected a name that ends in {', '.join(ENDINGS)}")
-    run.check_finished()
-    if run.config.backbone.is_text:
-        raise ConfigError(f"{run.folder} takes texts, and not pictures; merge it, and give the folder to transformers")
+    run.check_takes_images("predictions of files")
     classes = run.result.data.num_classes if run.result else run.config.dataset.num_classes
     assert classes is not None, "an import compared it with the head"
     if topk is None:

@@ -24,6 +24,7 @@ from gift_vit.common.files import LockedError, is_locked, locked, remove_leftove
 from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
+from gift_vit.data.config import CommonsenseConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.result import ANSWERS, PREDICTIONS, SUBMISSION, Result, read_result
 
@@ -197,8 +198,12 @@ class Run:
         return list(classify_files(self, find_pictures(images), topk, device))
 
     def how_to_predict(self) -> str:
-        """What to type to keep the predictions of a finished run."""
-        return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
+        """What to type to keep the predictions of a finished run; or why there are none."""
+        return (
+            f"it {self._keeps_none}"
+            if self._keeps_none
+            else f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
+        )
 
     def split(self, wanted: str | None = None) -> str:
         """The split to look at: ``wanted``, or for None the one whose score counts; the search phase does not see test."""
@@ -272,6 +277,30 @@ class Run:
         """Refuse a folder without a trained adapter: a run that is not finished, or no run at all."""
         if self.config and self.result is None and self.imported is None:
             raise ConfigError(f"{self.folder} is not finished: it holds no {RESULT}; start its training again to finish it")
+
+    def check_takes_images(self, what: str) -> None:
+        """As :meth:`check_finished`, and refuse a model of texts: for ``what``, a plural, there is of pictures alone."""
+        self.check_finished()
+        if self.config.backbone.is_text:
+            raise ConfigError(
+                f"{self.folder} takes texts, and not pictures: {what} are for runs on images; "
+                f"`python -m gift_vit.merge run={self.folder} out=<new folder>` gives transformers this one"
+            )
+
+    def check_keeps_predictions(self) -> None:
+        """As :meth:`check_present`, and refuse a run whose predictions are no classes, and cannot be kept."""
+        self.check_present()
+        if self._keeps_none:
+            raise ConfigError(f"{self.folder} {self._keeps_none}; drop keep_predictions=")
+
+    @property
+    def _keeps_none(self) -> str:
+        """Why there are no predictions to keep; empty: there are."""
+        if self.config.dataset.is_regression:
+            return "predicts numbers, and predictions are kept of classes alone"
+        if isinstance(self.config.dataset, CommonsenseConfig):
+            return f"answers in words, which training has kept in {ANSWERS}/"
+        return ""
 
 
 def find_runs(*roots: str | Path) -> list[Run]:
