@@ -119,7 +119,7 @@ def _process(result: Result, files: list[str], ended: str) -> list[dict[str, Any
             "@type": "Dataset",
             "name": data.name,
             "identifier": data.fingerprint,
-            "description": f"{data.num_classes} classes; trained on {data.train_split}, {data.train_images} images",
+            "description": f"{data.num_classes} classes; trained on {data.train_split}, {data.train_images} {result.thing}s",
         },
         {
             "@id": "#backbone",

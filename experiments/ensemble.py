@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
-from gift_vit.results.scores import TITLES
+from gift_vit.data.config import DatasetConfig
+from gift_vit.results.scores import score_title
 from gift_vit.runs.predictions import Predictions
 from gift_vit.runs.run import Run
-from gift_vit.runs.scores import compute_scores, log_probabilities
+from gift_vit.runs.scores import compute_scores, log_probabilities, task_scores
 
 
 @dataclass
 class Arguments:
-    """Average the probabilities that finished runs gave the same images, and score the average.
+    """Average the probabilities that finished runs gave the same images or texts, and score the average.
 
         python -m experiments.ensemble runs=[<folder>,<folder>,…] [split=test]
 
@@ -40,8 +41,8 @@ def average(members: Sequence[Predictions]) -> NDArray[np.float64]:
     return np.logaddexp.reduce([log_probabilities(member.logits) for member in members]) - np.log(len(members))
 
 
-def check_same(folders: Sequence[str], members: Sequence[Predictions]) -> None:
-    """Refuse predictions of other classes, or of other images than the first ones'.
+def check_same(folders: Sequence[str], members: Sequence[Predictions], things: str) -> None:
+    """Refuse predictions of other classes, or of other images (``things``) than the first ones'.
 
     Raises:
         ConfigError: Names both folders.
@@ -52,22 +53,28 @@ def check_same(folders: Sequence[str], members: Sequence[Predictions]) -> None:
         if other.logits.shape[1] != first.logits.shape[1] or other.class_names != first.class_names:
             raise ConfigError(f"{pair} have other lists of classes; give runs of one dataset")
         if other.images != first.images or not np.array_equal(other.labels, first.labels):
-            raise ConfigError(f"{pair} predicted other images of {first.split} and {other.split}; give runs of one dataset")
+            raise ConfigError(f"{pair} predicted other {things} of {first.split} and {other.split}; give runs of one dataset")
 
 
 def print_ensemble(arguments: Arguments) -> None:
     """Read, check, average, print."""
-    members = [Run.open(folder).predictions(arguments.split) for folder in arguments.runs]
-    check_same(arguments.runs, members)
+    runs = [Run.open(folder) for folder in arguments.runs]
+    members = [run.predictions(arguments.split) for run in runs]
+    dataset = runs[0].config.dataset
+    check_same(arguments.runs, members, f"{dataset.thing}s")
     labels = members[0].labels
     for folder, member in zip(arguments.runs, members, strict=True):
-        print(f"{folder}: {_listed(compute_scores(member.logits, labels))}")
-    scores = compute_scores(average(members), labels)
-    print(f"ensemble of {len(members)} over {len(labels):,} images of {members[0].split}: {_listed(scores)}")
+        print(f"{folder}: {_scores(member.logits, labels, dataset)}")
+    scores = _scores(average(members), labels, dataset)
+    print(f"ensemble of {len(members)} over {len(labels):,} {dataset.thing}s of {members[0].split}: {scores}")
 
 
-def _listed(scores: dict[str, float | None]) -> str:
-    return ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in scores.items() if value is not None)
+def _scores(logits: NDArray[np.floating], labels: NDArray[np.int64], dataset: DatasetConfig) -> str:
+    """The dataset's own score, where it is not accuracy, and what probabilities say."""
+    own = dataset.scores[0]
+    first = {} if own == "accuracy" else {f"{dataset.score_name} (%)": task_scores(logits, labels, [own])[own]}
+    others = {score_title(name, dataset.thing): value for name, value in compute_scores(logits, labels).items()}
+    return ", ".join(f"{name} {value:.4f}" for name, value in (first | others).items() if value is not None)
 
 
 def main() -> None:

@@ -44,9 +44,9 @@ def evaluate_run(arguments: Arguments) -> None:
     (run.check_keeps_predictions if arguments.keep_predictions else run.check_present)()
     from gift_vit.runs.finished import evaluate_split, make_predictions  # torch: a mistake is told without it
 
-    device, dataset, name = arguments.device, run.config.dataset, run.result.score_name if run.result else "top-1"
-    scores = make_predictions(run, device) if arguments.keep_predictions else evaluate_split(run, split, device)
-    print(f"{dataset.name} {split}: {name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {dataset.thing}s")
+    data, where = run.config.dataset, arguments.device
+    scores = make_predictions(run, where) if arguments.keep_predictions else evaluate_split(run, split, where)
+    print(f"{data.name} {split}: {data.score_name} {scores.top1:.2f} %, loss {scores.loss:.4f}, {scores.images} {data.thing}s")
     if run.imported is not None:
         print("imported from {file}, reported {reported[split]} top-1 {reported[top1]:.2f} %".format(**run.imported))
 

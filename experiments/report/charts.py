@@ -36,7 +36,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """What one point of the scatter plot stands for: adapter parameters, mean top-1 in percent, its deviation over n seeds."""
+    """What one point of the scatter plot stands for: adapter parameters, mean score in percent, its deviation over n seeds."""
 
     name: str
     parameters: float
@@ -70,10 +70,10 @@ class Chart:
     drawing: Markup
 
 
-def scatter_chart(title: str, entries: Sequence[Entry]) -> Chart:
-    """Test top-1 against adapter parameters."""
+def scatter_chart(title: str, entries: Sequence[Entry], score: str = "test top-1") -> Chart:
+    """A score against adapter parameters."""
     names = [f"{entry.name}: {entry.top1:.2f} %, {entry.parameters:,.0f} adapter parameters" for entry in entries]
-    return Chart(title, SCATTER, len(entries), embed(scatter_figure(entries), names))
+    return Chart(title, SCATTER, len(entries), embed(scatter_figure(entries, score), names))
 
 
 def forgetting_chart(title: str, points: Sequence[Point]) -> Chart:
@@ -113,7 +113,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, floa
 
 
 @rc_context(_STYLE)
-def scatter_figure(entries: Sequence[Entry]) -> Figure:
+def scatter_figure(entries: Sequence[Entry], score: str = "test top-1") -> Figure:
     """Points with bars of one standard deviation and their names, and the front as stairs; 0 parameters have a place too."""
     figure, axes = _axes(SCATTER, top=30)
     sizes = [entry.parameters for entry in entries if entry.parameters > 0] or [1.0]
@@ -142,7 +142,7 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure:
         axes.plot(entry.parameters, entry.top1, "o", markersize=9, color=face, markeredgecolor=edge, gid=gid)
         axes.text(x, y, entry.name, transform=None, horizontalalignment=side, fontweight=weight)
     axes.set_xlabel("Adapter parameters (head not counted), log scale")
-    axes.set_title("Test top-1 (%)", loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(f"{score[:1].upper()}{score[1:]} (%)", loc="left", fontsize=12, fontweight="bold")
     return figure
 
 

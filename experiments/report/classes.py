@@ -30,7 +30,9 @@ def build_class_panels(results: Iterable[Result]) -> list[ClassPanel]:
     """A panel for each dataset on which final runs kept their predictions of test."""
     kept: dict[str, dict[str, list[Predictions]]] = defaultdict(lambda: defaultdict(list))
     unread: dict[str, list[str]] = defaultdict(list)
+    things: dict[str, str] = {}
     for result in results:
+        things[result.run.dataset] = f"{result.thing}s"
         try:
             predictions = predictions_of(result, "test")
         except ConfigError as error:
@@ -38,10 +40,14 @@ def build_class_panels(results: Iterable[Result]) -> list[ClassPanel]:
             continue
         if predictions is not None:
             kept[result.run.dataset][result.run.method].append(predictions)
-    return [_panel(dataset, kept[dataset], unread[dataset]) for dataset in ordered(kept, DATASET_NAMES) if kept[dataset]]
+    return [
+        _panel(dataset, kept[dataset], unread[dataset], things[dataset])
+        for dataset in ordered(kept, DATASET_NAMES)
+        if kept[dataset]
+    ]
 
 
-def _panel(dataset: str, kept: Mapping[str, list[Predictions]], notes: Sequence[str]) -> ClassPanel:
+def _panel(dataset: str, kept: Mapping[str, list[Predictions]], notes: Sequence[str], things: str) -> ClassPanel:
     methods = ordered(kept, METHOD_NAMES)
     first = kept[methods[0]][0]
     count = first.logits.shape[1]
@@ -64,14 +70,14 @@ def _panel(dataset: str, kept: Mapping[str, list[Predictions]], notes: Sequence[
     return ClassPanel(
         name,
         HtmlTable(
-            f"{name}: accuracy by class on the test images in percent, mean over seeds.",
-            ["Class", "Images", *titles],
+            f"{name}: accuracy by class on the test {things} in percent, mean over seeds.",
+            ["Class", things.capitalize(), *titles],
             classes,
             [False, *[True] * (1 + len(methods))],
             notes=notes,
         ),
         HtmlTable(
-            f"{name}: classes that are mixed up most, images per run (mean over seeds).",
+            f"{name}: classes that are mixed up most, {things} per run (mean over seeds).",
             ["True class", "Taken for", *titles],
             pairs,
             numeric,

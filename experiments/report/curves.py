@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from experiments.report.charts import COLOURS, DASHES, MAX_POINTS, Chart, curve_chart
-from experiments.report.runs import ShownRun, display_order, varying_keys
+from experiments.report.runs import ShownRun, display_order, shared_score, varying_keys
 from experiments.report.tables import HtmlCell, number
 from gift_vit.config.keys import value_order
 from gift_vit.runs.run import METRICS
@@ -39,6 +39,7 @@ class CurvePanel:
     dataset: str
     method: str
     phase: str
+    score: str
     charts: Sequence[Chart]
     legend: Sequence[Legend]
 
@@ -53,17 +54,18 @@ def build_curves(runs: Iterable[ShownRun], href: Href) -> tuple[list[CurvePanel]
         if curve:
             groups[run.dataset, run.method, run.phase].append((run, curve))
     order = sorted(groups, key=lambda key: (key[2] != "final", display_order(key)))
-    return [_panel(key, groups[key], href) for key in order], _notes(len(known), curves)
+    return [_panel(key, groups[key], href) for key in order], _notes(len(known), curves, shared_score(known))
 
 
 def _panel(key: tuple[str, str, str], group: Sequence[tuple[ShownRun, Curve]], href: Href) -> CurvePanel:
+    score = shared_score(run for run, _ in group)
     keys = varying_keys(run for run, _ in group) or ["optim.lr", "seed"]
     group = sorted(group, key=lambda item: [value_order(item[0].settings.get(name)) for name in keys])
     labels = [", ".join(f"{_short(name)} {run.text(name)}" for name in keys) for run, _ in group]
     losses, scores, rates = ([_series(curve, name) for _, curve in group] for name in ("train_loss", "val_top1", "lr"))
     charts = [
         curve_chart("Training loss", losses, labels),
-        curve_chart("Val top-1 (%)", scores, labels, percent=True),
+        curve_chart(f"Val {score} (%)", scores, labels, percent=True),
         _lr_chart(rates, labels),
     ]
     legend = [
@@ -80,7 +82,7 @@ def _panel(key: tuple[str, str, str], group: Sequence[tuple[ShownRun, Curve]], h
         )
         for index, ((run, curve), label) in enumerate(zip(group, labels, strict=True))
     ]
-    return CurvePanel(*key, charts, legend)
+    return CurvePanel(*key, score, charts, legend)
 
 
 def _lr_chart(curves: list[Series], labels: Sequence[str]) -> Chart:
@@ -101,12 +103,12 @@ def _short(key: str) -> str:
     return {"optim.lr": "lr", "optim.weight_decay": "wd"}.get(key, key.removeprefix("method.").removeprefix("trainer."))
 
 
-def _notes(known: int, curves: Sequence[tuple[ShownRun, Curve]]) -> list[str]:
+def _notes(known: int, curves: Sequence[tuple[ShownRun, Curve]], score: str) -> list[str]:
     notes = []
     if known > MAX_RUNS:
         notes.append(
-            f"Curves of {MAX_RUNS} of {known} runs are shown: the final runs come first, then the best searches by val top-1. "
-            "Choose fewer with root=<folder> or benchmark=<name>."
+            f"Curves of {MAX_RUNS} of {known} runs are shown: the final runs come first, then the best searches by "
+            f"val {score}. Choose fewer with root=<folder> or benchmark=<name>."
         )
     if long := sum(len(curve) > MAX_POINTS for _, curve in curves):
         notes.append(f"{long} runs have more than {MAX_POINTS} epochs: {MAX_POINTS} evenly spread ones of each are drawn.")

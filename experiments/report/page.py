@@ -35,7 +35,7 @@ from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, me
 from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
 from gift_vit.results.tables import TABLES
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, score_of, scored_as
 from gift_vit.runs.run import State
 
 MEAN = "Mean"
@@ -46,6 +46,7 @@ class ScatterPanel:
     """A scatter plot and its numbers; ``dataset`` is what the page's menu calls it."""
 
     dataset: str
+    score: str
     chart: Chart
     data: HtmlTable
 
@@ -63,6 +64,7 @@ class Comparison:
     classes: Sequence[ClassPanel] = ()
     kept: Kept | None = None
     problem: str = ""
+    score: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
         table = make(results, published=published) if make else plain_table(grid)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
-    return Comparison(heading, result_table(table), _scatter_panels(grid), build_class_panels(results), build_kept(grid))
+    score = "accuracy" if score_of(results) in ("top-1", "accuracy") else "score"
+    panels = _scatter_panels(grid), build_class_panels(results), build_kept(grid)
+    return Comparison(heading, result_table(table), *panels, score=score)
 
 
 def _scatter_panels(grid: Grid) -> list[ScatterPanel]:
@@ -165,18 +169,22 @@ def _scatter_panels(grid: Grid) -> list[ScatterPanel]:
         if len(whole) < len(rows):
             title += f" ({len(rows) - len(whole)} of {len(rows)} methods lack some of them)"
         panels += _scatter_panel(
-            f"{MEAN} over {len(grid.datasets)} datasets", title, [_mean_entry(grid, (row,)) for row in whole]
+            f"{MEAN} over {len(grid.datasets)} datasets",
+            title,
+            scored_as(grid.results),
+            [_mean_entry(grid, (row,)) for row in whole],
         )
     for dataset in ordered(grid.datasets, DATASET_NAMES):
         entries = [_entry(row, cell) for row in rows if (cell := grid.cells.get(((row,), dataset)))]
-        panels += _scatter_panel(dataset_name(dataset), dataset_name(dataset), entries)
+        score = scored_as([result for result in grid.results if result.run.dataset == dataset])
+        panels += _scatter_panel(dataset_name(dataset), dataset_name(dataset), score, entries)
     return panels
 
 
-def _scatter_panel(dataset: str, title: str, entries: Sequence[Entry]) -> list[ScatterPanel]:
+def _scatter_panel(dataset: str, title: str, score: str, entries: Sequence[Entry]) -> list[ScatterPanel]:
     if not entries:
         return []
-    return [ScatterPanel(dataset, scatter_chart(title, entries), entries_table(title, entries))]
+    return [ScatterPanel(dataset, score, scatter_chart(title, entries, score), entries_table(title, entries, score))]
 
 
 def _entry(method: str, cell: Sequence[Result]) -> Entry:

@@ -10,10 +10,11 @@ from typing import Any
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying
+from gift_vit.data.config import score_name
 from gift_vit.results.collect import plain_text, runs_below
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES
 from gift_vit.results.render import DASH
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, thing_of
 from gift_vit.runs.run import Run, State, path_labels
 
 _LABELS = {
@@ -56,6 +57,14 @@ class ShownRun:
         """In percent; None but for finished final runs."""
         return self.result.metrics["test_top1"] if self.result else None
 
+    @property
+    def score_name(self) -> str:
+        """What its scores are, in a sentence."""
+        if self.result:
+            return self.result.score_name
+        thing = thing_of(self.settings.get("backbone.kind"))
+        return score_name(self.settings.get("dataset.metric", "accuracy" if thing == "image" else "score"), thing)
+
     def text(self, key: str) -> str:
         """The configuration's value of a dotted key; a dash where it has none."""
         return plain_text(self.settings[key]) if key in self.settings else DASH
@@ -72,6 +81,12 @@ class ShownRun:
         """Why the run failed or was stopped, or how far it has come."""
         told = self.unreadable or self.run.reason
         return told or f"{len(self.run.curve())} of {self.settings.get('trainer.epochs', 'unknown')} epochs done"
+
+
+def shared_score(runs: Iterable[ShownRun]) -> str:
+    """What the scores of runs are, in a sentence; ``score`` where they are not the same."""
+    names = {run.score_name for run in runs}
+    return names.pop() if len(names) == 1 else "score"
 
 
 def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[ShownRun]:

@@ -1,4 +1,4 @@
-"""Heat maps of a search: val top-1 over learning rate × weight decay, one map per value of every other axis."""
+"""Heat maps of a search: the score on val over learning rate × weight decay, one map per value of every other axis."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from itertools import product
 
 from matplotlib import colormaps
 
-from experiments.report.runs import ShownRun, display_order, varying_keys
+from experiments.report.runs import ShownRun, display_order, shared_score, varying_keys
 from gift_vit.config.keys import identifying, score_order, tie_order
 
 LR, WEIGHT_DECAY = "optim.lr", "optim.weight_decay"
@@ -20,7 +20,7 @@ class HeatCell:
 
     Attributes:
         state: That of the run; ``missing`` where there is none, ``several`` where there are two.
-        top1: Val top-1 in percent of a finished run.
+        top1: The score on val, in percent, of a finished run.
         colours: Background and text, as CSS; None where there is no number to show.
         best: It is the sweep's best; of equal ones the one that the choice takes.
     """
@@ -50,6 +50,7 @@ class Sweep:
     maps: Sequence[HeatMap]
     missing: int
     best: str
+    score: str
 
 
 def build_sweeps(runs: Iterable[ShownRun]) -> list[Sweep]:
@@ -84,7 +85,7 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
         for values, cells in sorted(maps.items(), key=lambda item: [_order(value) for value in item[0]])
     ]
     missing = sum((wd, lr) not in cells for cells in maps.values() for wd, lr in product(decays, lrs))
-    return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others))
+    return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), shared_score(runs))
 
 
 def _numbers(runs: Sequence[ShownRun], key: str) -> list[float]:
@@ -113,7 +114,7 @@ def _colours(share: float) -> tuple[str, str]:
 
 
 def _in_words(run: ShownRun | None, others: Sequence[str]) -> str:
-    """A run's val top-1 and where in the sweep it stands."""
+    """A run's score on val and where in the sweep it stands."""
     if run is None:
         return ""
     words = [f"lr {run.settings[LR]:g}", f"wd {run.settings[WEIGHT_DECAY]:g}"]

@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import median
 
 from experiments.report.charts import Entry, pareto_front
-from experiments.report.runs import ShownRun, display_order
+from experiments.report.runs import ShownRun, display_order, shared_score
 from gift_vit.results.cells import (
     adapter_cells,
     adapter_columns,
@@ -23,7 +23,7 @@ from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import dataset_name, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.render import DASH, Table, ranks
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, scored_as, things_of
 
 MAX_ROWS = 2000  # of the list of runs: browsers lay out more of them too slowly
 
@@ -75,8 +75,8 @@ def result_table(table: Table) -> HtmlTable:
 
 
 def plain_table(grid: Grid) -> Table:
-    """Adapter cost and test top-1 by method, for a benchmark that has no table of its own."""
-    columns = [top1_column(dataset, dataset_name(dataset), "Test top-1 (%)") for dataset in grid.datasets]
+    """Adapter cost and score by method, for a benchmark that has no table of its own."""
+    columns = [top1_column(dataset, dataset_name(dataset), _scored_on(grid, dataset)) for dataset in grid.datasets]
     body = tuple(
         (
             *label_cells(row),
@@ -90,7 +90,17 @@ def plain_table(grid: Grid) -> Table:
     return Table(caption(title, grid), provenance(grid), header, body, grid_notes(grid))
 
 
-def entries_table(title: str, entries: Sequence[Entry]) -> HtmlTable:
+def _scored_on(grid: Grid, dataset: str) -> str:
+    """The heading of a dataset's scores."""
+    return titled(scored_as([result for result in grid.results if result.run.dataset == dataset]))
+
+
+def titled(score: str) -> str:
+    """A score as a heading."""
+    return f"{score[:1].upper()}{score[1:]} (%)"
+
+
+def entries_table(title: str, entries: Sequence[Entry], score: str) -> HtmlTable:
     """The numbers of a scatter plot."""
     front = pareto_front(entries)
     rows = [
@@ -103,7 +113,7 @@ def entries_table(title: str, entries: Sequence[Entry]) -> HtmlTable:
         ]
         for entry in sorted(entries, key=lambda entry: entry.parameters)
     ]
-    titles = ["Method", "Adapter parameters", "Test top-1 (%)", "Runs", "On the front"]
+    titles = ["Method", "Adapter parameters", titled(score), "Runs", "On the front"]
     return HtmlTable(title, titles, rows, [False, True, True, True, False])
 
 
@@ -113,7 +123,7 @@ def resource_table(runs: Iterable[ShownRun]) -> HtmlTable:
     for run in runs:
         if run.result:
             groups[run.dataset, run.method, run.backbone, _machine(run.result)].append(run.result)
-    rows = []
+    rows, things = [], things_of(result for results in groups.values() for result in results)
     for key in sorted(groups, key=display_order):
         dataset, method, *others = key
         cells = [word(label) for label in (dataset_name(dataset), method_name(method), *others)]
@@ -121,7 +131,8 @@ def resource_table(runs: Iterable[ShownRun]) -> HtmlTable:
         cells += [_median(groups[key], value, spec) for value, spec in _SIZES.values()]
         cells += [_median(alone, value, spec) for value, spec in _SPEEDS.values()]
         rows.append([*cells, number(len(groups[key]), "d")])
-    titles = ["Dataset", "Method", "Backbone", "Machine", *_SIZES, *_SPEEDS, "Runs"]
+    speeds = [title.replace("Images", things.capitalize()) for title in _SPEEDS]
+    titles = ["Dataset", "Method", "Backbone", "Machine", *_SIZES, *speeds, "Runs"]
     titled = [("", 4), ("Parameters", 3), ("", 1), ("Speed", 2), ("Peak memory (MiB)", 2), ("", 1)]
     text = "Medians over the finished runs of both phases; the adapter's file holds the head too."
     if any(len(trained_alone(results)) < len(results) for results in groups.values()):
@@ -152,12 +163,14 @@ def runs_table(runs: Iterable[ShownRun], href: Href) -> HtmlTable:
     """Every finished run; where there are too many, the final runs first and then the best searches."""
     finished = [run for run in runs if run.result]
     finished.sort(key=lambda run: (run.phase != "final", -(run.val_top1 or 0.0)))
+    score, mixed = shared_score(finished) if finished else "top-1", len({run.score_name for run in finished}) > 1
     rows = [
         [
             *_labels(run),
             number(run.settings.get("seed"), "d"),
             number(run.settings.get("optim.lr"), "g"),
             number(run.settings.get("optim.weight_decay"), "g"),
+            *([word(run.score_name)] if mixed else []),
             number(run.val_top1, ".2f"),
             number(run.test_top1, ".2f"),
             number(run.result.metrics["epochs"] if run.result else None, "d"),
@@ -167,10 +180,11 @@ def runs_table(runs: Iterable[ShownRun], href: Href) -> HtmlTable:
         ]
         for run in sorted(finished[:MAX_ROWS], key=lambda run: (*display_order((run.dataset, run.method)), run.phase))
     ]
-    titles = ["Dataset", "Method", "Phase", "Seed", "lr", "wd", "Val top-1", "Test top-1", "Epochs", "Protocol"]
+    scores = [*(["Score"] if mixed else []), f"Val {score}", f"Test {score}"]
+    titles = ["Dataset", "Method", "Phase", "Seed", "lr", "wd", *scores, "Epochs", "Protocol"]
     left_out = len(finished) - len(rows)
-    note = f"{left_out} more runs are not listed here: the final runs come first, then the best searches by val top-1."
-    numeric = [False] * 3 + [True] * 6 + [False] * 3
+    note = f"{left_out} more runs are not listed here: the final runs come first, then the best searches by val {score}."
+    numeric = [False] * 3 + [True] * 3 + [False] * mixed + [True] * 3 + [False] * 3
     return HtmlTable("Finished runs.", [*titles, "Started", "Folder"], rows, numeric, notes=[note] if left_out else [])
 
 

@@ -17,7 +17,7 @@ from gift_vit.data.trees import read_trees
 
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue", "commonsense")
 METRIC_NAMES = {
-    "accuracy": "top-1",
+    "accuracy": "accuracy",
     "f1": "F1",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
@@ -40,6 +40,11 @@ _split_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to
 _folder_name = matches(
     r"[a-z0-9][a-z0-9._-]{0,149}", "lower-case letters, digits and . _ - only, for it names folders; 150 at most, no dot first"
 )
+
+
+def score_name(metric: str, thing: str) -> str:
+    """What a score is called in a sentence: a metric of ``dataset.metric``, and accuracy on images is top-1."""
+    return "top-1" if (metric, thing) == ("accuracy", "image") else METRIC_NAMES.get(metric, metric)
 
 
 def colour_of(value: Any) -> tuple[int, int, int] | None:
@@ -173,6 +178,11 @@ class DatasetConfig(Options, section="dataset"):
     def scores(self) -> tuple[str, ...]:
         """What runs are scored by, of :data:`METRIC_NAMES`; the first one counts."""
         return ("accuracy",)
+
+    @property
+    def score_name(self) -> str:
+        """What the score that counts is called in a sentence."""
+        return score_name(self.scores[0], self.thing)
 
     @property
     def is_regression(self) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 from gift_vit.results.collect import Grid, Row, plain_text
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.render import DASH
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, scored_as, things_of
 
 
-def caption(title: str, grid: Grid, means: str = "", score: str = "test top-1") -> str:
+def caption(title: str, grid: Grid, means: str = "", score: str | None = None) -> str:
     """Title, what is scored, number of seeds, protocol and backbone; ``means`` says what means are taken over, if any are."""
+    score = score or scored_as(grid.results)
     run = grid.results[0].run
     sizes = {len(cell) for cell in grid.cells.values()}
     if sizes == {1}:
@@ -54,7 +55,8 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
     shared = sorted({(r.run.dataset, pair, count) for r in grid.results for pair, count in r.data.shared.items()})
     for dataset, several in groupby(shared, key=lambda item: item[0]):
         named = ", ".join(f"{count:,} in {pair.replace(', ', ' and ')}" for _, pair, count in several)
-        notes.append(f"Pictures that stand in two splits of {dataset_name(dataset)}: {named}.")
+        things = things_of(r for r in grid.results if r.run.dataset == dataset).replace("image", "picture").capitalize()
+        notes.append(f"{things} that stand in two splits of {dataset_name(dataset)}: {named}.")
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)

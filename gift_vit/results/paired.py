@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name
 from gift_vit.runs.predictions import Predictions, predictions_of
+from gift_vit.runs.result import things_of
 from gift_vit.runs.run import Run
 
 RESAMPLES = 10_000
@@ -81,6 +82,7 @@ def bootstrap_images(tasks: Sequence[NDArray[np.floating]], seed: int = 0) -> tu
 
 def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, ...]:
     """Sentences that compare two rows over the images of each dataset on which both have a run of the same seed."""
+    things = things_of(grid.results)
     pairs: list[SeedPair] = []
     left_out: list[str] = []
     for dataset in grid.datasets:
@@ -95,13 +97,13 @@ def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, 
             if first_kept and second_kept:
                 pair = pair_seed(dataset, seed, first_kept, second_kept)
                 pairs += [pair] if pair else []
-                left_out += [] if pair else [f"{where}: their test images are others"]
+                left_out += [] if pair else [f"{where}: their test {things} are others"]
             elif lacking := [r.path.parent for r, kept in ((one, first_kept), (other, second_kept)) if r.path and not kept]:
                 left_out.append(f"{where}: {Run.open(lacking[0]).how_to_predict()}")
-    return (*_sentences(pairs, title), *_left_out(left_out))
+    return (*_sentences(pairs, title, things), *_left_out(left_out, things))
 
 
-def _sentences(pairs: Sequence[SeedPair], title: str) -> tuple[str, ...]:
+def _sentences(pairs: Sequence[SeedPair], title: str, things: str) -> tuple[str, ...]:
     if not pairs:
         return ()
     tasks = {
@@ -118,12 +120,12 @@ def _sentences(pairs: Sequence[SeedPair], title: str) -> tuple[str, ...]:
         intervals.append(f"mean over these {len(tasks)} datasets {_interval(list(differences.values()))}")
     corrected = "" if len(pairs) == 1 else f" These are {len(pairs)} tests, and the p values are not corrected for that."
     return (
-        f"{title} image by image, exact McNemar test for each seed (images that only the first gets right/only the second): "
-        f"{tests}. It asks whether these two trained models are equally often right on images like these; about other seeds or "
-        f"datasets it says nothing.{corrected}",
-        f"{title}, difference over the test images in points, averaged over the seeds that both have, {CONFIDENCE:.0%} "
-        f"bootstrap interval ({RESAMPLES:,} resamples of the images): {'; '.join(intervals)}. It asks how much of the "
-        "difference could come from which images are in the test split, the trained models being what they are. Whether one "
+        f"{title} {things[:-1]} by {things[:-1]}, exact McNemar test for each seed ({things} that only the first gets "
+        f"right/only the second): {tests}. It asks whether these two trained models are equally often right on {things} like "
+        f"these; about other seeds or datasets it says nothing.{corrected}",
+        f"{title}, difference over the test {things} in points, averaged over the seeds that both have, {CONFIDENCE:.0%} "
+        f"bootstrap interval ({RESAMPLES:,} resamples of the {things}): {'; '.join(intervals)}. It asks how much of the "
+        f"difference could come from which {things} are in the test split, the trained models being what they are. Whether one "
         "method is better on further datasets is what Wilcoxon's test over datasets asks.",
     )
 
@@ -133,8 +135,8 @@ def _interval(tasks: Sequence[NDArray[np.floating]]) -> str:
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _left_out(reasons: Sequence[str]) -> tuple[str, ...]:
+def _left_out(reasons: Sequence[str], things: str) -> tuple[str, ...]:
     if not reasons:
         return ()
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return (f"No test over images for {reasons[0]}{more}.",)
+    return (f"No test over {things} for {reasons[0]}{more}.",)

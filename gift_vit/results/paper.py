@@ -54,7 +54,7 @@ class Layout:
     datasets: tuple[str, ...]
     explained: str
     beside: tuple[str, ...] = ()
-    score: str = "test top-1"
+    score: str | None = None
     by_set: str = ""
 
     def table(

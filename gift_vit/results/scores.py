@@ -10,7 +10,7 @@ from gift_vit.results.collect import Grid
 from gift_vit.results.kept import MEASURES, measure_notes, measured
 from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, things_of
 from gift_vit.runs.run import Run
 
 TITLES = {
@@ -25,6 +25,11 @@ TITLES = {
     **{name: measure.title for name, measure in MEASURES.items()},
 }
 _HIGHER_IS_BETTER = frozenset({"top1", "top5", "mean_class_accuracy", "macro_f1"})
+
+
+def score_title(score: str, thing: str) -> str:
+    """The title of a score's column; top-1 of texts is called accuracy."""
+    return "Accuracy (%)" if score == "top1" and thing != "image" else TITLES[score]
 
 
 def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[str]) -> Table:
@@ -46,18 +51,21 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         folder = without[0].path.parent if without[0].path else without[0].source
         raise ConfigError(f"columns=: no run of the table keeps predictions; {Run.open(folder).how_to_predict()}")
     datasets = [dataset for dataset in ordered(grid.datasets, DATASET_NAMES) if any(d == dataset for _, d in grid.cells)]
+    things = things_of(grid.results).removesuffix("s")
     columns: list[Column] = []
     cells: list[list[Cell]] = [[] for _ in table.rows]
     for score in scores:
         ranked = score in _HIGHER_IS_BETTER
-        columns += [_column(score, dataset, ranked) for dataset in datasets]
-        columns += [Column("Mean", TITLES[score], (f"{score}_mean",), ranked)] * (len(datasets) > 1)
+        title = score_title(score, things)
+        columns += [_column(score, title, dataset, ranked) for dataset in datasets]
+        columns += [Column("Mean", title, (f"{score}_mean",), ranked)] * (len(datasets) > 1)
         for own, row in zip(cells, ordered_rows(grid, keys), strict=True):
             members = [score_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
             own += members
             own += [mean_cell([_number(cell) for cell in members], _decimals(score))] * (len(datasets) > 1)
     empty = tuple(Cell(DASH, (None,) * len(column.csv)) for column in columns)
-    note = f"Runs without predictions, and so without {', '.join(TITLES[score] for score in predicted)}: {len(without)}."
+    lacking = ", ".join(score_title(score, things) for score in predicted)
+    note = f"Runs without predictions, and so without {lacking}: {len(without)}."
     return replace(
         table,
         columns=(*table.columns, *columns),
@@ -83,9 +91,9 @@ def score_cell(runs: Sequence[Result], score: str) -> Cell:
     return Cell(top1_text(fmean(known), std, _decimals(score)), (fmean(known), std, len(known)))
 
 
-def _column(score: str, dataset: str, ranked: bool) -> Column:
+def _column(score: str, title: str, dataset: str, ranked: bool) -> Column:
     names = tuple(f"{dataset}_{score}_{part}" for part in ("mean", "std", "n"))
-    return Column(dataset_name(dataset), TITLES[score], names, ranked)
+    return Column(dataset_name(dataset), title, names, ranked)
 
 
 def _decimals(score: str) -> int:

@@ -5,6 +5,7 @@ No ``result.json``: not finished. Reading is strict, since a table must not rest
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
-from gift_vit.data.config import METRIC_NAMES, SIGNED
+from gift_vit.data.config import SIGNED, score_name
 
 SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
@@ -155,7 +156,7 @@ class Result:
         backbone: The facts of ``describe_backbone``, and ``weights``: their hub name or file name.
         metrics: Exactly the keys of ``METRICS``. Top-1 in percent, 0–100, or the score that ``metric`` names; test numbers in
             phase ``final`` only. ``val_top1`` is of the weights that were kept.
-        metric: What ``val_top1`` and ``test_top1`` are, in percent; None: top-1 accuracy.
+        metric: What ``val_top1`` and ``test_top1`` are, in percent; None: accuracy, of images called top-1.
         extra_metrics: Further scores of the split that counts, in percent; None without any.
         predictions: None where none are kept.
         files: SHA-256 of files beside the record, by name; None in records of versions before 0.2.
@@ -190,14 +191,42 @@ class Result:
         return self.metrics[f"{self.scored_on}_top1"]
 
     @property
+    def thing(self) -> str:
+        """What an example is called: ``image`` or ``text``."""
+        backbone = self.run.config.get("backbone")
+        return thing_of(backbone.get("kind") if isinstance(backbone, dict) else None)
+
+    @property
     def score_name(self) -> str:
         """What the score is, in a sentence."""
-        return METRIC_NAMES.get(self.metric or "accuracy", self.metric or "")
+        return score_name(self.metric or "accuracy", self.thing)
 
     @property
     def source(self) -> str:
         """The file, or the run's name where there is none: what an error message names."""
         return str(self.path or self.run.name)
+
+
+def thing_of(backbone_kind: object) -> str:
+    """What an example of a run is called, by ``backbone.kind`` of its configuration, which older ones lack."""
+    return "text" if backbone_kind == "transformers" else "image"
+
+
+def score_of(results: Iterable[Result]) -> str:
+    """What the score of several runs is, in a sentence; ``score`` where it is not the same."""
+    names = {result.score_name for result in results}
+    return names.pop() if len(names) == 1 else "score"
+
+
+def scored_as(results: Sequence[Result]) -> str:
+    """The split whose score counts, and what the score is: ``test top-1``."""
+    return f"{results[0].scored_on} {score_of(results)}"
+
+
+def things_of(results: Iterable[Result]) -> str:
+    """What the examples of several runs are called: images, texts, or where there are both, examples."""
+    things = {result.thing for result in results}
+    return f"{things.pop()}s" if len(things) == 1 else "examples"
 
 
 def to_json(result: Result) -> str:

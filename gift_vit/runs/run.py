@@ -199,11 +199,10 @@ class Run:
 
     def how_to_predict(self) -> str:
         """What to type to keep the predictions of a finished run; or why there are none."""
-        return (
-            f"it {self._keeps_none}"
-            if self._keeps_none
-            else f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
-        )
+        with suppress(ConfigError):  # a record can be read, and its configuration not
+            if reason := self._keeps_none:
+                return f"it {reason}"
+        return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
 
     def split(self, wanted: str | None = None) -> str:
         """The split to look at: ``wanted``, or for None the one whose score counts; the search phase does not see test."""

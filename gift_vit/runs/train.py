@@ -140,7 +140,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         training = Training(data, report, model, device, acceleration, call, started_at)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
-            with Progress() if main else nullcontext() as progress:
+            with _progress(cfg) if main else nullcontext() as progress:
                 note = LoadNote(cfg.loading.workers * distributed.world_size())
                 own = filter(None, [MetricsFile(folder / METRICS), tracker, note, progress] if main else [])
                 fitted = _fitted(cfg, training, [*own, *observers])
@@ -293,6 +293,12 @@ def _describe(cfg: RunConfig) -> RunDescription:
         # a run that is deleted and trained anew is another one
         run_id=f"{cfg.run_name}-{(cfg.folder / CONFIG).stat().st_mtime_ns}",
     )
+
+
+def _progress(cfg: RunConfig) -> Progress:
+    """What shows a person how far the run is, in the words of its data."""
+    dataset = cfg.dataset
+    return Progress() if dataset.thing == "image" else Progress(thing=dataset.thing, score=dataset.scores[0])
 
 
 def _scores(result: Result) -> str:

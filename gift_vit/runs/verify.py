@@ -140,8 +140,9 @@ def _check_numbers(run: Run, result: Result) -> str:
         if top1 is not None and result.metric is None:
             hits = top1 * (images or 0) / 100
             whole = bool(images) and abs(hits - round(hits)) < 1e-6
-            _claim(run, whole, f"{split}_top1 {top1} is no share of {images} images")
-    return "top-1 are shares of the images, the parameters add up"
+            _claim(run, whole, f"{split}_top1 {top1} is no share of {images} {result.thing}s")
+    shares = "" if result.metric else f"{result.score_name} are shares of the {result.thing}s, "
+    return f"{shares}the parameters add up"
 
 
 def _check_epochs(run: Run, result: Result) -> str:
@@ -159,7 +160,7 @@ def _check_epochs(run: Run, result: Result) -> str:
     found = {"train_loss": records[-1].get("train_loss"), "val_top1": val}
     for name, value in found.items():
         _claim(run, value == result.metrics[name], f"{name} ends with {value} in {METRICS}, {result.metrics[name]} in {RESULT}")
-    return f"{METRICS}: {count} epochs, which end with the recorded loss and val top-1"
+    return f"{METRICS}: {count} epochs, which end with the recorded loss and val {result.score_name}"
 
 
 def _check_chosen(run: Run, result: Result) -> str:
@@ -221,7 +222,7 @@ def _check_predictions(run: Run, result: Result) -> str:
         top1, loss = (result.metrics.get(f"{split}_{key}") for key in ("top1", "loss"))
         expected = getattr(result.data, f"{split}_images"), result.data.num_classes
         shape = predictions.logits.shape
-        _claim(run, shape == expected, f"{PREDICTIONS} has (images, classes) {shape} of {split}, {RESULT} {expected}")
+        _claim(run, shape == expected, f"{PREDICTIONS} has ({result.thing}s, classes) {shape} of {split}, {RESULT} {expected}")
         metric = result.metric or "accuracy"
         found = task_scores(predictions.logits, predictions.labels, [metric])[metric]
         same = top1 is not None and math.isclose(found, top1)
@@ -229,13 +230,14 @@ def _check_predictions(run: Run, result: Result) -> str:
         if loss is not None:
             _check_loss(run, predictions, loss)
     again = describe(list(kept.values()))
-    _claim(run, again.images == recorded.images, f"{RESULT} says {recorded.images} images are kept, there are {again.images}")
+    counted = f"{RESULT} says {recorded.images} {result.thing}s are kept, there are {again.images}"
+    _claim(run, again.images == recorded.images, counted)
     _claim(run, again.scores.keys() == recorded.scores.keys(), f"{RESULT} has other scores than {', '.join(again.scores)}")
     for name, value in again.scores.items():
         same = _close(value, recorded.scores[name], _TOLERANCES.get(name, 1e-6))
         _claim(run, same, f"{name} is {value} by {PREDICTIONS}, {recorded.scores[name]} by {RESULT}")
     _claim(run, again.confusions == recorded.confusions, f"the confusions of {RESULT} are not those of {PREDICTIONS}")
-    return f"{PREDICTIONS}: {len(kept[own].images):,} images of {own} give every recorded score"
+    return f"{PREDICTIONS}: {len(kept[own].images):,} {result.thing}s of {own} give every recorded score"
 
 
 def _check_answers(run: Run, result: Result) -> str:
@@ -305,11 +307,12 @@ def _score_again(run: Run, result: Result, device: str) -> str:
         if result.metric is not None:
             return f"scored again: {name} {scores.top1:.2f} %, {difference:.2f} from the recorded one"
         off = round(difference * scores.images / 100)
-        return f"scored again: {name} {scores.top1:.2f} %, {off} images from the recorded one"
+        return f"scored again: {name} {scores.top1:.2f} %, {off} {result.thing}s from the recorded one"
     assert scores.logits is not None
     kept = run.predictions()
     same = kept.images == image_ids(data, split) and kept.labels.tolist() == data.split(split).labels.tolist()
-    _claim(run, same, f"{PREDICTIONS} has other images or labels of {split} than {data.name}")
+    _claim(run, same, f"{PREDICTIONS} has other {result.thing}s or labels of {split} than {data.name}")
     differing = int((scores.logits.argmax(1) != kept.predicted).sum())
-    _claim(run, differing <= allowed, f"{differing} of {scores.images} images are predicted otherwise when it is scored again")
-    return f"scored again: {differing} of {scores.images:,} images are predicted otherwise"
+    things = f"{result.thing}s are predicted otherwise"
+    _claim(run, differing <= allowed, f"{differing} of {scores.images} {things} when it is scored again")
+    return f"scored again: {differing} of {scores.images:,} {things}"

@@ -44,7 +44,7 @@ class Arguments(Options):
         backbone: only runs of this one; needed where a cell holds several
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
 
-    Per dataset and method the setting with the highest val top-1 after the last epoch (mean over seeds, if there are several);
+    Per dataset and method the setting with the highest val score after the last epoch (mean over seeds, if there are several);
     a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Of knn and
     linear_exact the setting is what a run chose. Warns where the best value lies on the edge of its axis, and where runs are
     missing.
@@ -58,6 +58,9 @@ class Arguments(Options):
     protocol: str | None = None
     backbone: str | None = None
     out: Annotated[str | None, writable_folder] = None
+
+
+_SHARES = (None, "exact")  # metrics that are on val shares of right answers
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ class Choice:
         settings: All that were tried, the best first.
         edges: Where the best one lies on the end of an axis.
         near: How many of the first settings the val split cannot tell from the best: they are behind it by less than one
-            standard error of its score, √(p (1 − p) / n) for a share p of n images.
+            standard error of its score, √(p (1 − p) / n) for a share p of n images; of other scores it is not known, and
+            taken for 0.
+        score_name: What the score is, in a sentence.
         warnings: What a person should know before relying on the choice.
     """
 
@@ -113,6 +118,7 @@ class Choice:
     edges: tuple[Edge, ...]
     near: int
     warnings: tuple[str, ...]
+    score_name: str
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -139,14 +145,15 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
         settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, tuple(same[0].run.overrides)))
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
-    edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0].data.val_images)
+    edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
     warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
     warnings += _gaps(settings, swept)
     if len({len(setting.scores) for setting in settings[:near]}) > 1:
         warnings.append("settings within one standard error of the best have different numbers of seeds")
     if missing := unfinished(sweeps, first.dataset, first.method):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    return Choice(first.dataset, first.method, first.backbone, first.protocol, tuple(settings), edges, near, tuple(warnings))
+    labels = first.dataset, first.method, first.backbone, first.protocol
+    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name)
 
 
 def final_command(choice: Choice, folder: Path | None = None) -> str:
@@ -169,7 +176,7 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
 def recipe_text(choice: Choice, folder: Path | None = None) -> str:
     """The recipe's YAML: the chosen values, and in its header the numbers behind them and :func:`final_command`."""
     keys = list(choice.settings[0].values)
-    rows = [[*keys, "val top-1 %", "seeds"]]
+    rows = [[*keys, f"val {choice.score_name} %", "seeds"]]
     rows += [[*(str(s.values[key]) for key in keys), f"{s.score:.2f}", ",".join(map(str, s.seeds))] for s in choice.settings]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["#   " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -207,7 +214,7 @@ def select(cfg: Arguments) -> None:
         write_text(path, recipe_text(choice, out if cfg.out else None))
         best = choice.settings[0]
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
-        print(f"{path}: {listed} (val top-1 {best.score:.2f} %, best of {len(choice.settings)} settings)")
+        print(f"{path}: {listed} (val {choice.score_name} {best.score:.2f} %, best of {len(choice.settings)} settings)")
         for warning in choice.warnings:
             print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
 
@@ -250,9 +257,9 @@ def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
             yield Edge(key, best, tuple(values))
 
 
-def _near(settings: Sequence[Setting], images: int | None) -> int:
-    share = settings[0].score / 100
-    margin = 100 * math.sqrt(share * (1 - share) / images) if images else 0.0
+def _near(settings: Sequence[Setting], run: Result) -> int:
+    share, examples = settings[0].score / 100, run.data.val_images
+    margin = 100 * math.sqrt(share * (1 - share) / examples) if examples and run.metric in _SHARES else 0.0
     return sum(settings[0].score - setting.score <= margin for setting in settings)
 
 

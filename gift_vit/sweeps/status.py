@@ -13,7 +13,7 @@ from rich.text import Text
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.keys import identifying, score_order, tie_order
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, score_of
 from gift_vit.runs.run import Run, find_runs, path_labels
 from gift_vit.sweeps.plan import Job, Sweep, read_sweeps
 
@@ -60,7 +60,7 @@ class JobStatus:
 
     @property
     def score(self) -> float | None:
-        """Top-1 in percent: on test for a final run, on val for a search run."""
+        """In percent: on test for a final run, on val for a search run."""
         if self.result is None:
             return None
         return self.result.score
@@ -131,7 +131,8 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
         *_, index = min(scored)
         score = statuses[index].score
         listed = " ".join(f"{key}={value}" for key, value in words[index].items())
-        console.print(f"  best so far: top-1 {score:.2f} % {f'with {listed}' if listed else ''}".rstrip(), highlight=False)
+        best = f"  best so far: {_score_name(statuses)} {score:.2f} %"
+        console.print(f"{best} with {listed}" if listed else best, highlight=False)
     if (seconds := seconds_left(statuses)) is not None:
         running = max(1, sum(status.state == "running" for status in statuses))
         console.print(f"  about {_duration(seconds)} left, {running} run(s) at a time", highlight=False)
@@ -152,7 +153,7 @@ def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) 
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for title in (*keys, "state"):
         table.add_column(title)
-    table.add_column("top-1 %", justify="right")
+    table.add_column(f"{_score_name(statuses)} %", justify="right")
     table.add_column("reason", overflow="fold")
     for status, values in zip(statuses, words, strict=True):
         score = f"{status.score:.2f}" if status.score is not None else "–"
@@ -163,6 +164,10 @@ def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) 
             Text(" ".join(status.reason.split())),
         )
     return table
+
+
+def _score_name(statuses: Sequence[JobStatus]) -> str:
+    return score_of(done) if (done := [status.result for status in statuses if status.result]) else "top-1"
 
 
 def _duration(seconds: float) -> str:

@@ -34,9 +34,18 @@ class Progress(Observer):
     """
 
     def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic, name: str | None = None
+        self,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        name: str | None = None,
+        thing: str = "image",
+        score: str = "top1",
     ) -> None:
-        """``console`` is stderr unless given; ``clock`` tells seconds; ``name``, if given, tells the run from others."""
+        """``console`` is stderr unless given; ``clock`` tells seconds; ``name``, if given, tells the run from others.
+
+        ``thing`` is what an example is called, and ``score`` what the record's ``val_top1`` is.
+        """
+        self._thing, self._score = thing, score
         # rich takes FORCE_COLOR for a terminal, which would write control characters into the log of a CI job
         self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
@@ -89,7 +98,7 @@ class Progress(Observer):
             return
         self._shown = now
         speed = self._done / max(now - self._epoch_started, 1e-9)
-        status = f"loss {float(loss):.4f}  lr {lr:.2e}  {speed:.0f} images/s  {self._time_left(now)} left"
+        status = f"loss {float(loss):.4f}  lr {lr:.2e}  {speed:.0f} {self._thing}s/s  {self._time_left(now)} left"
         if self._live:
             self._bar.update(self._task, completed=self._done, status=status)
         else:
@@ -97,11 +106,11 @@ class Progress(Observer):
 
     def setting_scored(self, record: Mapping[str, float]) -> None:
         """One line with everything in the record."""
-        self._say(self._prefix + "  ".join(_told(record)))
+        self._say(self._prefix + "  ".join(self._told(record)))
 
     def epoch_done(self, record: EpochRecord) -> None:
         """One line with everything in the record."""
-        values = _told(record)
+        values = self._told(record)
         if self._epoch + 1 < self._epochs:
             values.append(f"{self._time_left(self._clock())} left")
         self._say("  ".join([self._title(), *values]))
@@ -115,14 +124,14 @@ class Progress(Observer):
         images_left = self._images * (self._epochs - self._epoch) - self._done
         return timedelta(seconds=round(seconds * max(images_left, 0) / max(self._seen, 1)))
 
+    def _told(self, record: Mapping[str, Any]) -> list[str]:
+        names = {"val_top1": f"val_{self._score}", "images_per_s": f"{self._thing}s_per_s"}
+        return [f"{names.get(key, key)} {value:{FORMATS.get(key, '.4g')}}" for key, value in record.items() if key != "epoch"]
+
     def _say(self, line: str) -> None:
         if self._live:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         logger.info(line)
-
-
-def _told(record: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {value:{FORMATS.get(name, '.4g')}}" for name, value in record.items() if name != "epoch"]
 
 
 @contextmanager

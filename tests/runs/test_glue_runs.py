@@ -4,6 +4,7 @@ A run takes half a second beside the import of transformers, which takes five.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from scipy.special import softmax
 from sklearn.metrics import matthews_corrcoef
 
+from experiments.crate import crate
+from experiments.ensemble import Arguments, print_ensemble
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.finished import evaluate_split
@@ -137,11 +141,30 @@ def test_a_run_says_what_its_score_is(configured: Configured, caplog: pytest.Log
     with caplog.at_level("INFO"):
         cfg = configured("mrpc", "phase=final")
         result = trained(cfg)
-    assert "(test top-1" in caplog.messages[-1]
+    assert "(test accuracy" in caplog.messages[-1]
+    assert any("texts_per_s" in message and "train_loss" in message for message in caplog.messages)
+    assert not any("images" in message for message in caplog.messages)
     assert result.metric is None
     assert result.extra_metrics is not None
     assert list(result.extra_metrics) == ["f1"]
     assert "metric" not in json.loads((cfg.folder / "result.json").read_text())
+
+
+def test_an_ensemble_is_scored_as_its_task_is(configured: Configured, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [Run.open(configured("cola", "phase=final", f"seed={seed}").folder) for seed in (0, 1)]
+    for seed in (0, 1):
+        trained(configured("cola", "phase=final", f"seed={seed}"))
+    told = [line for run in runs for line in verify_run(run)]
+    assert sum("60 texts of test give every recorded score" in line for line in told) == 2
+    assert any(line.endswith("which end with the recorded loss and val Matthews correlation") for line in told)
+    print_ensemble(Arguments([str(run.folder) for run in runs]))
+    *_, last = capsys.readouterr().out.splitlines()
+    kept = [run.predictions() for run in runs]
+    probabilities = np.mean([softmax(each.logits.astype(np.float64), 1) for each in kept], axis=0)
+    expected = 100 * matthews_corrcoef(kept[0].labels, probabilities.argmax(1))
+    assert last.startswith(f"ensemble of 2 over 60 texts of test: Matthews correlation (%) {expected:.4f}, Accuracy (%) ")
+    assert next(entity for entity in crate(runs[0])["@graph"] if entity["@id"] == "#data")["description"].endswith("400 texts")
+    assert not re.search("top-1|image", " ".join((*told, last)), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("method", ["linear_exact", "knn"])
