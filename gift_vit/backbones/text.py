@@ -44,6 +44,11 @@ class TextModel(nn.Module):
             name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5
             getattr(self.model, name)({"use_reentrant": False})
 
+    def take_plain_attention(self) -> bool:
+        """Compute attention by plain products from here on, and no fused kernel; whether the model can."""
+        self.model.set_attn_implementation("eager")
+        return self.model.config._attn_implementation == "eager"
+
 
 class TextClassifier(TextModel):
     """A model that gives logits (B, classes)."""

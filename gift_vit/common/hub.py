@@ -10,6 +10,7 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import explained
 
 ADAPTER, CONFIG, RESULT, CARD = "adapter.safetensors", "config.yaml", "result.json", "README.md"
+PEFT_FOLDER, PEFT_CONFIG, PEFT_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 PUSHED = (ADAPTER, CONFIG, RESULT, CARD)
 _REFERENCE = re.compile(r"hf:/{1,2}(?P<repo>[^@]*)(@(?P<revision>.+))?", re.DOTALL)  # a Path has one slash of the two
 _PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"

@@ -67,7 +67,10 @@ def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapp
 
 
 def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
-    """As :func:`inject`, by a config of peft that matches the modules of these names."""
+    """As :func:`inject`, by a config of peft that matches the modules of these names.
+
+    Until it is merged the model keeps the config where peft's own functions look for it, as ``peft_config["default"]``.
+    """
     from peft.tuners.tuners_utils import cast_adapter_dtype
 
     peft_type = str(config.peft_type.value)
@@ -80,8 +83,6 @@ def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
     except _REFUSALS as error:
         _take_out(model, weights)
         raise ConfigError(f"{peft_type} of peft cannot adapt this model: {_one_line(error)}") from error
-    finally:
-        vars(model).pop("peft_config", None)  # left by the tuner; it would outlive merging
     for _, layer in peft_layers(model):
         layer.train(layer.get_base_layer().training)
         for part in (getattr(layer, name, None) for name in layer.other_param_names):
@@ -111,6 +112,7 @@ def merge_layers(model: nn.Module) -> None:
             method = type(layer).__module__.split(".")[-2]  # peft.tuners.<method>.layer
             raise ConfigError(f"{method} of peft cannot be merged into the backbone; keep the adapter beside it") from error
         model.set_submodule(name, layer.get_base_layer().requires_grad_(False))
+    vars(model).pop("peft_config", None)
 
 
 def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
@@ -178,6 +180,7 @@ def _check_layers(model: nn.Module, config: Any, weights: Mapping[str, Tensor]) 
 
 @torch.no_grad()
 def _take_out(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    vars(model).pop("peft_config", None)
     for name, layer in peft_layers(model):
         model.set_submodule(name, layer.get_base_layer())
     for name, weight in weights.items():

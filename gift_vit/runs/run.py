@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
-from gift_vit.common.hub import ADAPTER, CONFIG, RESULT, local_folder
+from gift_vit.common.hub import ADAPTER, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.data.config import CommonsenseConfig
@@ -441,7 +441,8 @@ def recorded(folder: Path) -> Iterator[None]:
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of what a finished run leaves beside its record, by the files' names."""
     answers = sorted(f"{ANSWERS}/{file.name}" for file in (folder / ANSWERS).glob("*.jsonl"))
-    names = (ADAPTER, METRICS, PREDICTIONS, SUBMISSION, *answers)
+    for_peft = (f"{PEFT_FOLDER}/{name}" for name in (PEFT_CONFIG, PEFT_WEIGHTS))
+    names = (ADAPTER, METRICS, PREDICTIONS, SUBMISSION, *for_peft, *answers)
     return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 

@@ -44,6 +44,7 @@ from gift_vit.runs.build import (
     train_loader,
 )
 from gift_vit.runs.fitted import fit_on_features, in_full_precision
+from gift_vit.runs.peft_folder import keep_peft_folder
 from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.prefix import blocks_to_keep, taking_tokens, token_loaders
 from gift_vit.runs.result import CostRecord, DataRecord, ParamRecord, Result, RunRecord, write_result
@@ -154,6 +155,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             with distributed.main_first():
                 if main:
                     save_adapter(model, folder / ADAPTER, dataset=data.name, class_names=data.class_names)
+                    keep_peft_folder(cfg, model, folder)
             result = build_result(cfg, training, fitted, test, time.perf_counter() - clock)
             if tracker is not None:
                 summary = {**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gift_vit.backbones.config import BackboneConfig
@@ -112,6 +113,22 @@ def _as_plain_transformers_answers(cfg: RunConfig, folder: Path) -> None:
     for name, count in (("boolq", 14), ("piqa", 6)):
         for row, question in zip(answers(cfg, name), questions(name, count), strict=True):
             assert row["text"] == alone(model, tokenizer, question["instruction"], 32)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+@pytest.mark.parametrize("words", [GIFT, ("method=lora_qkvud", "method.rank=2")], ids=["gift", "lora"])
+def test_the_folder_for_peft_answers_as_the_run_did(configured: Configured, root: Path, words: tuple[str, ...]) -> None:
+    cfg = configured("backbone.dtype=bfloat16", method=words)
+    trained(cfg)
+    base = AutoModelForCausalLM.from_pretrained(root / "llama", dtype=torch.bfloat16)
+    model, tokenizer = (
+        PeftModel.from_pretrained(base, str(cfg.folder / "adapter")).eval(),
+        AutoTokenizer.from_pretrained(root / "llama"),
+    )
+    assert model.peft_config["default"].task_type == "CAUSAL_LM"
+    asked = tokenizer(questions("boolq", 1)[0]["instruction"], return_tensors="pt")
+    ours: Any = Run.open(cfg.folder).model().eval()
+    torch.testing.assert_close(model(**asked).logits, ours.model(**asked).logits)
 
 
 def alone(model: Any, tokenizer: Any, question: str, new: int) -> str:

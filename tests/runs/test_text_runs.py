@@ -5,17 +5,21 @@ A run takes half a second beside the import of transformers, which takes five.
 
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.config.loader import check_present
+from gift_vit.runs.build import finished_model
 from gift_vit.runs.finished import evaluate_split, write_merged
 from gift_vit.runs.predict import check_question
 from gift_vit.runs.predictions import read_predictions
@@ -25,6 +29,8 @@ from gift_vit.runs.train import Call, train_run
 from tests.text_models import rows, text_model, write
 
 Configured = Callable[..., RunConfig]
+PEFT = ("adalora", "boft", "delora", "dora", "glora", "gralora", "hira", "hra", "loha", "lokr", "miss", "oft")
+PEFT += ("randlora", "tinylora", "vera")
 CALL = Call("python -m gift_vit.train", [])
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -207,3 +213,72 @@ def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: 
         with pytest.raises(ConfigError, match=f"backbone.model={tmp_path}/{folder}") as caught:
             trained(configured(f"backbone.model={tmp_path}/{folder}"))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("bert", ("method=gift_qv", "method.rank=4")),
+        (
+            "roberta",
+            ("method=gift_qv", "method.rank=4", "method.target_modules=[query,intermediate.dense]", "method.share=layer"),
+        ),
+        ("bert", ("method=gift_qv", "method.rank=4", "backbone.pooling=mean")),
+        ("roberta", ("method=lora_text", "method.rank=2")),
+        *(("bert", (f"method={name}", "method.target_modules=[query,value]")) for name in PEFT),
+        ("bert", ("method=c3a", "method.target_modules=[query,value]", "method.options.block_size=8")),
+        ("bert", ("method=fourierft", "method.target_modules=[query,value]", "method.options.n_frequency=9")),
+        ("bert", ("method=vblora", "method.target_modules=[query,value]", "method.options.vector_length=8")),
+        (
+            "roberta",
+            (
+                "method=ia3",
+                "method.target_modules=[key,intermediate.dense]",
+                "method.options.feedforward_modules=[intermediate.dense]",
+            ),
+        ),
+        ("bert", ("method=ln_tuning", "method.target_modules=[LayerNorm]")),
+    ],
+)
+def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path, kind: str, words: tuple[str, ...]) -> None:
+    """``adapter/`` on the plain model of transformers gives the run's own logits; with mean pooling, its hidden states."""
+    cfg = configured(*words, kind=kind)
+    result = trained(cfg)
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(result.files or {})
+    ours: Any = Run.open(cfg.folder).model().eval()
+    mean = "backbone.pooling=mean" in words
+    auto = AutoModel if mean else AutoModelForSequenceClassification
+    base: Any = auto.from_pretrained(root / kind, **({} if mean else {"num_labels": 2}))
+    texts = ours.tokenizer([row["sentence"] for row in rows(6)], padding=True, return_tensors="pt")
+    base.config.pad_token_id = ours.tokenizer.pad_token_id
+    before = base(**texts)[0].detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*adapter keys")  # what the file lacks, or has no place for
+        loaded = PeftModel.from_pretrained(base, str(cfg.folder / "adapter"))
+    assert loaded.peft_config["default"].base_model_name_or_path == str(root / kind)
+    expected = ours.model(**texts)[0]
+    assert not torch.allclose(before, expected, atol=1e-3)
+    torch.testing.assert_close(loaded(**texts)[0], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "bitfit"])
+def test_a_run_without_layers_of_peft_leaves_no_folder_for_it(configured: Configured, method: str) -> None:
+    cfg = configured(f"method={method}")
+    assert not any(name.startswith("adapter/") for name in trained(cfg).files or {})
+    assert not (cfg.folder / "adapter").exists()
+
+
+def test_attention_in_bf16_on_a_cpu_is_plain_and_the_record_says_so(configured: Configured) -> None:
+    """The fused kernel takes longer there, by a third in MiniLM's backward pass."""
+    cfg = configured("method=gift_qv", "trainer.precision=bf16")
+    result, run = trained(cfg), Run.open(cfg.folder)
+    ours: Any = finished_model(run, "cpu")[0]
+    accelerated: Any = result.env["acceleration"]
+    assert accelerated["plain_attention"]
+    assert ours.model.config._attn_implementation == "eager"
+    assert evaluate_split(run, "test").top1 == result.metrics["test_top1"]
+    tokens = ours.tokenizer([row["sentence"] for row in rows(6)], padding=True, return_tensors="pt")
+    plain = ours.eval().model(**tokens).logits
+    ours.model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(ours.model(**tokens).logits, plain)

@@ -1,0 +1,89 @@
+"""The adapter of a model of transformers as a folder of peft's, which does without this project but for GIFT's own layers."""
+
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gift_vit.common.files import writing
+from gift_vit.common.hub import PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS
+from gift_vit.common.tensors import write_tensors
+from gift_vit.config.run_config import RunConfig
+from gift_vit.methods.hf_peft import peft_layers
+from gift_vit.methods.targets import head_modules
+
+_INNER = r"model\."  # before the names of its modules in our class, in a regular expression
+_TUNER = "base_model."  # of peft's, around the model
+_SHARED = ("vblora_vector_bank", "tinylora_v")  # of all layers; VB-LoRA's and TinyLoRA's tuners save them as their own
+
+
+def keep_peft_folder(cfg: RunConfig, model: nn.Module, folder: Path) -> None:
+    """Write ``adapter/`` into a run's folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    ``PeftModel.from_pretrained`` puts it on the model that ``cfg.backbone.model`` names, after ``import gift_vit.hf`` where
+    the method is GIFT. The new head is among ``modules_to_save``; that of ``pooling: mean``, which no class of transformers
+    has, stays in the project's own file. Of a method that has no layers of peft's nothing is written.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+        RunError: If the disk is full.
+    """
+    if not cfg.backbone.is_text or not peft_layers(model):
+        return
+    from peft import get_peft_model_state_dict  # transformers
+
+    wrapped: Any = model
+    inner: nn.Module = wrapped.model
+    config = _as_inside(wrapped.peft_config["default"])
+    head = [name for name, module in inner.named_children() if module in head_modules(model)]
+    config.modules_to_save = head or None
+    config.base_model_name_or_path = cfg.backbone.model
+    config.task_type = "FEATURE_EXTRACTION" if cfg.backbone.pooling == "mean" else "SEQ_CLS" if head else "CAUSAL_LM"
+    vars(inner)["peft_config"] = {"default": config}
+    try:  # not "auto": it would ask the hub whether rows were added to the embedding
+        tensors = dict(get_peft_model_state_dict(inner, _state(inner), save_embedding_layers=False))
+    finally:
+        del vars(inner)["peft_config"]
+    if _draws_again(config):
+        trained = {parameter.data_ptr() for parameter in inner.parameters() if parameter.requires_grad}
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.data_ptr() in trained}
+    for name in head:
+        tensors |= {f"{name}.{key}": value for key, value in inner.get_submodule(name).state_dict().items()}
+    tensors = {
+        name if name.startswith(_TUNER) else f"{_TUNER}model.{name}": tensor.cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+    place = folder / PEFT_FOLDER
+    with writing(place / PEFT_CONFIG):
+        config.save_pretrained(str(place))
+    write_tensors(place / PEFT_WEIGHTS, tensors, {"format": "pt"})
+
+
+def _state(inner: nn.Module) -> dict[str, Tensor]:
+    """All tensors by name; what layers share as a part of peft's tuner is there under the tuner's name too."""
+    state = inner.state_dict()
+    return state | {
+        f"{_TUNER}{name[name.index(part) :]}": tensor
+        for name, tensor in state.items()
+        for part in _SHARED
+        if f".{part}." in name
+    }
+
+
+def _as_inside(config: Any) -> Any:
+    """The config for the model inside our class, whose modules' whole names are shorter there."""
+    config = copy(config)
+    for key in ("target_modules", "exclude_modules", "feedforward_modules"):
+        names = getattr(config, key, None)
+        if isinstance(names, str):  # whole names, as they are put together for peft
+            inside = [name.removeprefix(_INNER) for name in names.split("|") if name.startswith(_INNER)]
+            setattr(config, key, "|".join(inside) or None)
+    if _draws_again(config):
+        config.save_projection = False
+    return config
+
+
+def _draws_again(config: Any) -> bool:
+    """Whether frozen projections that all layers share, as of VeRA and RandLoRA, come from a seed that the config holds."""
+    return hasattr(config, "projection_prng_key")
