@@ -1,12 +1,14 @@
 """The model card of a run: README.md of its repository, with its numbers as ``model-index``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gift_vit.config.compose import flatten
+from gift_vit.data.config import METRIC_NAMES, OF_NUMBERS
 from gift_vit.results.cells import top1_text
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
@@ -17,7 +19,47 @@ CITATION = """@article{gift,
   journal = {arXiv preprint arXiv:2312.00700},
   year    = {2023}
 }"""
+# names of metrics at the Hub, where they are others
+_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "exact": "exact_match"}
+_GLUE = "nyu-mll/glue"
 _SHOWN = ("optim", "trainer")  # sections of the configuration that a reader of numbers asks for first
+
+
+@dataclass(frozen=True)
+class _Task:
+    """How the Hub calls what a model does, and how a person uses it."""
+
+    tag: str
+    library: str
+    head: str
+    use: str
+    model: str
+
+
+_IMAGES = _Task(
+    "image-classification",
+    "timm",
+    "An adapter and a classification head",
+    "python -m gift_vit.predict run={run} images=photos/\n",
+    "a timm model with the adapter",
+)
+_MERGE = 'python -m gift_vit.merge run={run} out=merged  # then transformers.%s.from_pretrained("merged")\n'
+_CLASSES = _Task(
+    "text-classification",
+    "transformers",
+    "An adapter and a head",
+    _MERGE % "AutoModelForSequenceClassification",
+    "model.tokenizer, and in model.model transformers' own with the adapter",
+)
+_ANSWERS = replace(_CLASSES, tag="text-generation", head="An adapter", use=_MERGE % "AutoModelForCausalLM")
+
+
+def _task_of(result: Result) -> _Task:
+    if result.thing == "image":
+        return _IMAGES
+    task = _ANSWERS if result.metric == "exact" else _CLASSES
+    backbone: Any = result.run.config["backbone"]
+    return replace(task, use="") if backbone.get("pooling") == "mean" else task  # transformers has no class to merge it into
 
 
 def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> str:
@@ -29,13 +71,14 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
         seeds: Records of the same run with other seeds, this one among them; empty: its own numbers alone.
         licence: Of the adapter, as the Hub names licences; None: the person says it later.
     """
-    weights = str(result.backbone["weights"])
+    weights, task = str(result.backbone["weights"]), _task_of(result)
     data = ModelCardData(
         license=licence,
-        library_name="timm",
+        library_name=task.library,
         tags=sorted({"gift-vit", "peft", result.run.kind}),
-        pipeline_tag="image-classification",
-        metrics=["accuracy"],
+        pipeline_tag=task.tag,
+        datasets=[_GLUE] if result.run.benchmark == "glue" else None,
+        metrics=[_metric_id(result)],
         model_name=repo.partition("/")[2],
         eval_results=_eval_results(result, seeds),
         base_model=weights if "/" in weights else None,  # others are not on the Hub
@@ -52,16 +95,25 @@ def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
         top1 = _top1(seeds, split)
         count = f"over {len(top1)} seeds"
         scores |= {f"{name}, mean {count}": fmean(top1), f"{name}, standard deviation {count}": stdev(top1)}
+    tag = _task_of(result).tag
     shared: dict[str, Any] = {
-        "task_type": "image-classification",
-        "task_name": "Image classification",
+        "task_type": tag,
+        "task_name": tag.replace("-", " ").capitalize(),
         "dataset_type": result.data.name,
         "dataset_name": result.data.name,
         "dataset_split": split,
-        "metric_type": result.metric or "accuracy",
+        "metric_type": _metric_id(result),
     }
+    if result.run.benchmark == "glue":  # its dev, whatever the protocol takes it for
+        shared |= {"dataset_type": _GLUE, "dataset_config": result.data.name.removeprefix("glue_")}
+        shared["dataset_split"] = "validation"
     known = {name: value for name, value in scores.items() if value is not None}
     return [EvalResult(metric_name=name, metric_value=value, **shared) for name, value in known.items()]
+
+
+def _metric_id(result: Result) -> str:
+    metric = result.metric or "accuracy"
+    return _METRICS.get(metric, metric)
 
 
 def _top1(seeds: Sequence[Result], split: str) -> list[float]:
@@ -69,15 +121,17 @@ def _top1(seeds: Sequence[Result], split: str) -> list[float]:
 
 
 def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
-    run, data, params = result.run, result.data, result.params
-    classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names else ""
+    run, data, params, task = result.run, result.data, result.params, _task_of(result)
+    of_classes = result.metric not in (*OF_NUMBERS, "exact")
+    counted = f"{data.num_classes} classes, " if of_classes else ""
+    classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and of_classes else ""
     changes = "".join(f"\n- `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items())
     settings = "\n".join(
         f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
     )
     return f"""# {method_name(run.method)} on {data.name}
 
-An adapter and a classification head for `{result.backbone["architecture"]}`, trained with
+{task.head} for `{result.backbone["architecture"]}`, trained with
 [gift-vit](https://arxiv.org/abs/2312.00700) {run.gift_vit_version}. The backbone is not part of it.
 
 ## Numbers
@@ -93,7 +147,7 @@ An adapter and a classification head for `{result.backbone["architecture"]}`, tr
 - Backbone: `{result.backbone["architecture"]}`, weights `{result.backbone["weights"]}`, fingerprint
   `{result.backbone["weights_sha256"]}`
 - Protocol: `{run.protocol}`, phase {run.phase}, seed {run.seed}{", except for" + changes if changes else ""}
-- Data: {data.name}, {data.num_classes} classes, trained on {data.train_split} ({data.train_images:,} images), fingerprint
+- Data: {data.name}, {counted}trained on {data.train_split} ({data.train_images:,} {result.thing}s), fingerprint
   `{data.fingerprint}`{classes}
 
 ```text
@@ -107,15 +161,14 @@ An adapter and a classification head for `{result.backbone["architecture"]}`, tr
 ## How to use it
 
 ```bash
-python -m gift_vit.predict run=hf://{repo} images=photos/
-python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
+{task.use.format(run=f"hf://{repo}")}python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
 python -m gift_vit.pull repo={repo} out={repo.partition("/")[2]}
 ```
 
 ```python
 from gift_vit.runs import Run
 
-model = Run.open("hf://{repo}").model()  # a timm model with the adapter
+model = Run.open("hf://{repo}").model()  # {task.model}
 ```
 
 ## Licence of the data
@@ -137,6 +190,7 @@ def _table(result: Result, seeds: Sequence[Result]) -> str:
     if len(seeds) > 1:
         top1, listed = _top1(seeds, split), ", ".join(str(each.run.seed) for each in seeds)
         rows.append(f"| {score}, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
+    rows += [f"| {METRIC_NAMES.get(name, name)} | {value:.2f} % |" for name, value in (result.extra_metrics or {}).items()]
     for name, value in (result.predictions.scores if result.predictions else {}).items():
         if value is not None and name != "top1":
             rows.append(f"| {name} | {value:.4f} |")

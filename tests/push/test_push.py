@@ -19,11 +19,13 @@ from safetensors import safe_open
 from gift_vit.config import compose_config, load_config
 from gift_vit.methods.adapter import load_adapter
 from gift_vit.push.__main__ import _seeds, write_shared
+from gift_vit.push.card import model_card
 from gift_vit.push.record import shareable
 from gift_vit.runs.result import read_result, to_json
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from tests.push.hub_server import HubServer
+from tests.results.conftest import make_result
 from tests.warm import Ended, run_module
 
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "README.md"}
@@ -184,6 +186,43 @@ def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> 
     assert run.result.files is not None
     for part in (run.result.files["predictions.parquet"], "hf://me/it", "2312.00700", "Licence of the data", "GIFT"):
         assert part in text
+
+
+SEQUENCES = "AutoModelForSequenceClassification"
+TEXTS = [  # benchmark, dataset, metric, pooling; and tag, metric and loading of the card
+    ("glue", "glue_rte", None, "model", ("text-classification", "accuracy", SEQUENCES)),
+    ("glue", "glue_cola", "matthews", "model", ("text-classification", "matthews_correlation", SEQUENCES)),
+    ("glue", "glue_stsb", "pearson", "model", ("text-classification", "pearsonr", SEQUENCES)),
+    ("own", "text_reviews", "f1", "mean", ("text-classification", "f1", None)),
+    ("commonsense", "commonsense", "exact", "model", ("text-generation", "exact_match", "AutoModelForCausalLM")),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "dataset", "metric", "pooling", "expected"), TEXTS)
+def test_the_card_of_a_run_on_texts(benchmark: str, dataset: str, metric: str, pooling: str, expected: tuple[str, ...]) -> None:
+    result = make_result(
+        *("gift_qv", dataset),
+        run={"benchmark": benchmark},
+        config={"backbone.kind": "transformers", "backbone.pooling": pooling},
+        data={"class_names": ["no", "yes"]},
+        backbone={"weights": "FacebookAI/roberta-base"},
+    )
+    card = ModelCard(model_card(replace(result, metric=metric, extra_metrics={"spearman": 12.5}), "me/it"))
+    tag, named, loader = expected
+    data: Any = card.data
+    assert (data.pipeline_tag, data.library_name, data.metrics) == (tag, "transformers", [named])
+    assert data.base_model == "FacebookAI/roberta-base"
+    [scored] = data.eval_results
+    assert (scored.task_type, scored.metric_type, scored.metric_value) == (tag, named, 90.0)
+    of_glue = ("nyu-mll/glue", dataset.removeprefix("glue_"), "validation")
+    own = (scored.dataset_type, scored.dataset_config, scored.dataset_split)
+    assert own == (of_glue if benchmark == "glue" else (dataset, None, "test"))
+    assert data.to_dict().get("datasets") == (["nyu-mll/glue"] if benchmark == "glue" else None)
+    assert "| Spearman correlation | 12.50 % |" in card.text
+    assert ("Classes: no, yes" in card.text) == (metric in {None, "matthews", "f1"})
+    assert (f"merge run=hf://me/it out=merged  # then transformers.{loader}." in card.text) == (loader is not None)
+    assert ("gift_vit.merge" in card.text) == (loader is not None)
+    assert not re.search(r"top-1|image|photo|predict run|timm", str(card), re.IGNORECASE)
 
 
 REFUSALS = {
