@@ -198,7 +198,8 @@ class PeftConfig(Options, section="method"):
     Attributes:
         peft_type: Its name in ``peft.PeftType``, such as ``VERA``.
         target_modules: Suffixes of timm module names, see :func:`gift_vit.methods.targets.find_targets`; whole layers only.
-            For ``LN_TUNING`` those of layer norms: ``norm1``, ``norm2``, ``norm``.
+            For ``LN_TUNING`` those of layer norms, RMS norms among them: ``norm1``, ``norm2``, ``norm``; of a Llama
+            ``input_layernorm``, ``post_attention_layernorm``, ``norm``.
         blocks: Indices of the blocks to adapt; None: all.
         options: Fields of peft's config class of that name, which checks them when the method is applied; what is left out
             has peft's default.

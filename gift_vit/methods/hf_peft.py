@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.methods.config import PeftConfig, register_method
-from gift_vit.methods.targets import find_targets
+from gift_vit.methods.targets import block_of, choose_from, find_targets, head_modules
 
 # these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder;
 # GIFT is there once gift_vit.hf is imported, and kind: gift is the one for timm
@@ -71,14 +71,13 @@ def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
 
     Until it is merged the model keeps the config where peft's own functions look for it, as ``peft_config["default"]``.
     """
-    from peft.tuners.tuners_utils import cast_adapter_dtype
-
     peft_type = str(config.peft_type.value)
     weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
     try:
         with _quiet():
-            _peft().PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, "default")
-            cast_adapter_dtype(model, "default")  # in float32 what is added to a model of half precision, as peft has it
+            tuner = _peft().PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, "default")
+            # in float32 what is added to a model of half precision, as peft has it; norms, which stand in for others, are not
+            tuner._cast_adapter_dtype("default")
         _check_layers(model, config, weights)
     except _REFUSALS as error:
         _take_out(model, weights)
@@ -145,18 +144,30 @@ def _linear_names(model: nn.Module, targets: Sequence[str], blocks: Sequence[int
 
 
 def _norm_names(model: nn.Module, cfg: PeftConfig) -> list[str]:
-    norms = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in norms))
+    head = head_modules(model)
+    norms = {name: type(module).__name__ for name, module in model.named_modules() if _is_norm(module) and module not in head}
+    kinds = " or ".join(dict.fromkeys(norms.values())) or "LayerNorm or RMSNorm"
     where = "" if cfg.blocks is None else f" in blocks={list(cfg.blocks)}"
     names: list[str] = []
     for target in cfg.target_modules:
         found = [name for name in norms if f".{name}".endswith(f".{target}")]
         if cfg.blocks is not None:
-            found = [name for index in cfg.blocks for name in found if name.startswith(f"blocks.{index}.")]
+            found = [name for index in cfg.blocks for name in found if (block_of(name) or (None,))[0] == index]
         if not found:
-            raise ConfigError(f"target {target!r} matches no LayerNorm{where}; name one of {known}")
+            known = choose_from((name.rpartition(".")[2] for name in norms), kinds)
+            raise ConfigError(f"target {target!r} matches no {kinds}{where}; {known}")
         names += found
     return names
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A layer norm that has a weight. Models of transformers have RMS norms of classes of their own, as LlamaRMSNorm.
+
+    peft names both kinds, by the model: ``TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING``.
+    """
+    named = isinstance(module, nn.LayerNorm) or re.search(r"(layer|rms)_?norm$", type(module).__name__, re.IGNORECASE)
+    weight = getattr(module, "weight", None)
+    return bool(named) and isinstance(weight, nn.Parameter) and weight.ndim == 1
 
 
 def _build_config(peft_type: str, target_modules: list[str] | str, options: Mapping[str, Any]) -> Any:

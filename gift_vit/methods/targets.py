@@ -55,7 +55,8 @@ def find_targets(
     if isinstance(target_modules, str):
         raise ConfigError(f"target_modules is a list, not the string {target_modules!r}: write [{target_modules}]")
     if not target_modules:
-        raise ConfigError(f"target_modules is empty; name at least one of {', '.join(nameable_targets(model))}")
+        known = choose_from(nameable_targets(model), "nn.Linear").replace("name one", "name at least one")
+        raise ConfigError(f"target_modules is empty; {known}")
     chosen_blocks(model, blocks)
     found = {target: _layers_of(model, target, blocks) for target in target_modules}
     _check_disjoint(target_modules, found)
@@ -87,6 +88,12 @@ def nameable_targets(model: nn.Module) -> list[str]:
             if block[1] == "attn.qkv":
                 suffixes |= dict.fromkeys(QKV_SLICES)
     return list(suffixes)
+
+
+def choose_from(names: Iterable[str], kind: str) -> str:
+    """The end of an error line: the targets that can be named, or that the model has no such layers."""
+    listed = ", ".join(dict.fromkeys(names))
+    return f"name one of {listed}" if listed else f"this model has no {kind} to adapt; take another method or model"
 
 
 class SmallLinear(nn.Linear):
@@ -190,7 +197,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         if not isinstance(module, nn.Linear):
             raise ConfigError(
                 f"target {target!r} matches {name}, a {type(module).__name__} and not an nn.Linear; "
-                f"name one of {', '.join(nameable_targets(model))}"
+                f"{choose_from(nameable_targets(model), 'nn.Linear')}"
             )
         owner = model.get_submodule(name.rpartition(".")[0])
         if suffix == "attn.qkv" and getattr(owner, "q_bias", None) is not None:
@@ -202,7 +209,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         if blocks is None or index in blocks:
             layers.append(TargetLayer(name, module, slice_index))
     if not layers:
-        raise ConfigError(f"target {target!r} matches no layer; name one of {', '.join(nameable_targets(model))}")
+        raise ConfigError(f"target {target!r} matches no layer; {choose_from(nameable_targets(model), 'nn.Linear')}")
     if len({layer.module.in_features for layer in layers}) > 1:
         sizes = ", ".join(f"{layer.name} {layer.module.in_features}" for layer in layers)
         raise ConfigError(f"the layers of target {target!r} differ in their input width ({sizes}); name a narrower target")

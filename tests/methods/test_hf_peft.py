@@ -1,5 +1,6 @@
 """peft's methods against their papers' formulas, their counts on ViT-B/16, their files, and what is refused."""
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -7,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.backbones.language import build_language_model
+from gift_vit.backbones.text import build_text_model
 from gift_vit.config import RunConfig, load_config
 from gift_vit.config.compose import compose_config
 from gift_vit.methods import (
@@ -21,9 +26,10 @@ from gift_vit.methods import (
     read_adapter,
     save_adapter,
 )
-from gift_vit.methods.config import PeftConfig
+from gift_vit.methods.config import GiftHfConfig, LoraConfig, PeftConfig
 from tests.methods.checks import assert_same_modules, drawn, refused
 from tests.methods.method_examples import yaml_config
+from tests.text_models import text_model, tiny_llama
 
 PROJ = "blocks.2.attn.proj"
 
@@ -129,6 +135,66 @@ def test_frozen_projections_come_from_the_file_or_are_drawn_again(tiny_vit: nn.M
     assert frozen < read_adapter(tmp_path / "a.safetensors").tensors.keys()
     torch.manual_seed(99)
     assert torch.equal(load_adapter(tiny_vit, tmp_path / "a.safetensors")(images), model(images))
+
+
+@pytest.fixture
+def of_texts(tmp_path: Path) -> Callable[[str], nn.Module]:
+    """A tiny random model of a kind: a Llama, or what classifies texts."""
+
+    def build(kind: str) -> nn.Module:
+        folder = tiny_llama(tmp_path / kind) if kind == "llama" else text_model(tmp_path / kind, kind)
+        config = BackboneConfig(name="x", model=str(folder), kind="transformers")
+        return build_language_model(config) if kind == "llama" else build_text_model(config, 2)
+
+    return build
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("blocks", [None, [1]])
+def test_norms_of_models_of_texts_are_those_that_peft_names(
+    of_texts: Callable[[str], nn.Module], kind: str, blocks: list[int] | None
+) -> None:
+    """RMS norms of a Llama among them. peft names none of BERT's, which are all called so."""
+    targets = TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING.get(kind, ["LayerNorm"])
+    if blocks:
+        targets = [target for target in targets if target not in {"norm", "ln_f"}]  # which stand behind the blocks
+    plain = of_texts(kind)
+    expected = {
+        name
+        for name, _ in plain.named_modules()
+        if name.rpartition(".")[2] in targets and (blocks is None or re.search(r"\.(layers?|h)\.1\.", name))
+    }
+    assert expected
+    trained = apply_method(plain, PeftConfig("LN_TUNING", targets, blocks)).named_parameters()
+    found = {name.partition(".ln_tuning_layers.")[0] for name, parameter in trained if parameter.requires_grad}
+    assert {name for name in found if not name.startswith(("model.score", "model.classifier"))} == expected
+
+
+NORMS, LAYERS = "LayerNorm or RMSNorm", "model.transformer.h.0."
+NO_LINEAR = "this model has no nn.Linear to adapt; take another method or model"
+NO_LINEAR_BUT = f"a Conv1D and not an nn.Linear; {NO_LINEAR}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("llama", PeftConfig("LN_TUNING", ["norm1"]), "'norm1' matches no LlamaRMSNorm; name one of input_layernorm, post_a"),
+        ("bert", PeftConfig("LN_TUNING", ["norm1"]), "'norm1' matches no LayerNorm; name one of LayerNorm"),
+        ("gpt2", PeftConfig("LORA", ["query"]), f"'query' matches no layer; {NO_LINEAR}"),
+        ("gpt2", PeftConfig("VERA", ["c_attn"]), f"'c_attn' matches {LAYERS}attn.c_attn, {NO_LINEAR_BUT}"),
+        ("gpt2", GiftHfConfig(rank=2, target_modules=["c_fc"]), f"'c_fc' matches {LAYERS}mlp.c_fc, {NO_LINEAR_BUT}"),
+        ("gpt2", LoraConfig(target_modules=["query"]), f"'query' matches no layer; {NO_LINEAR}"),
+        ("no norm", PeftConfig("LN_TUNING", ["norm"]), f"'norm' matches no {NORMS}; this model has no {NORMS} to adapt"),
+    ],
+)
+def test_a_model_without_such_layers_is_told_so(
+    of_texts: Callable[[str], nn.Module], tiny_vit: nn.Module, kind: str, config: Any, message: str
+) -> None:
+    if kind == "no norm":
+        for name in [name for name, module in tiny_vit.named_modules() if isinstance(module, nn.LayerNorm)]:
+            tiny_vit.set_submodule(name, nn.Identity())
+    with refused(f"target {message}"):
+        apply_method(tiny_vit if kind == "no norm" else of_texts(kind), config)
 
 
 def test_layers_are_named_exactly(tiny_vit: nn.Module) -> None:

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 CPU = torch.device("cpu")
 REAL = SHARED / "text" / "commonsense"
 GIFT = ("method=gift_qkvud", "method.rank=4")
+NORMS = ("method=ln_tuning", "method.target_modules=[input_layernorm,post_attention_layernorm,norm]")
 NEW = 24  # tokens that an answer is given: `the correct answer is false` has fewer
 
 
@@ -116,7 +117,8 @@ def _as_plain_transformers_answers(cfg: RunConfig, folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
-@pytest.mark.parametrize("words", [GIFT, ("method=lora_qkvud", "method.rank=2")], ids=["gift", "lora"])
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # it names RMS norms itself
+@pytest.mark.parametrize("words", [GIFT, ("method=lora_qkvud", "method.rank=2"), NORMS], ids=["gift", "lora", "norms"])
 def test_the_folder_for_peft_answers_as_the_run_did(configured: Configured, root: Path, words: tuple[str, ...]) -> None:
     cfg = configured("backbone.dtype=bfloat16", method=words)
     trained(cfg)
