@@ -1,4 +1,4 @@
-"""Which of the 24 datasets are ready: ``python -m data_prep.status``."""
+"""Which of the 33 datasets that are prepared are ready: ``python -m data_prep.status``."""
 
 import os
 import shlex
@@ -14,8 +14,11 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from data_prep.commands import DEFAULT_ROOT, data_root, is_default_root, training_words
+from data_prep.commonsense import prepare as commonsense
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
 from data_prep.fgvc.workspace import list_digests, read_record
+from data_prep.glue import tasks as glue
+from data_prep.glue.prepare import read_meta as read_glue
 from data_prep.vtab.original.files import FILES
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS, Task
@@ -28,7 +31,7 @@ HEADERS = ("dataset", "state", "train", "val", "test", "classes", "source", "siz
 
 @dataclass
 class Arguments:
-    """Show of each dataset of FGVC and VTAB-1k whether it is ready, partial or missing, and the next command to type.
+    """Show of each dataset that is prepared whether it is ready, partial or missing, and the next command to type.
 
         python -m data_prep.status [root=…]
 
@@ -36,7 +39,8 @@ class Arguments:
         root: data root (default: the environment variable GIFT_VIT_DATA, else data)
         archives: folder of archives that were put there by hand (default: <root>/downloads)
 
-    Ready: prepared and verified; partial: something of it is there. Reads what preparation recorded; opens no image.
+    These are FGVC, VTAB-1k, GLUE and Commonsense170k; your own images and texts need no preparation. Ready: prepared and
+    verified; partial: something of it is there. Reads what preparation recorded; opens no image. GLUE's dev stands under val.
     """
 
     root: str = DEFAULT_ROOT
@@ -50,10 +54,10 @@ class Status:
     Attributes:
         name: Its name in ``conf/dataset/``.
         state: ``ready``, ``partial`` or ``missing``.
-        images: Images per split: train, val, test; empty unless it is ready.
-        classes: How many classes.
-        source: Where the prepared images come from; of a partial dataset, what is there.
-        bytes: Bytes of the prepared images; of a partial dataset, of what is there.
+        images: Images or texts per split: train, val, test; empty unless it is ready. None: there is no such split.
+        classes: How many classes; 0: its labels are numbers, or answers in words.
+        source: Where the prepared data comes from; of a partial dataset, what is there.
+        bytes: Bytes of the prepared data; of a partial dataset, of what is there.
         folder: Where it is, or would be.
         command: What to type next.
     """
@@ -63,7 +67,7 @@ class Status:
     classes: int
     folder: Path
     command: str
-    images: list[int] = field(default_factory=list)
+    images: list[int | None] = field(default_factory=list)
     source: str = ""
     bytes: int = 0
 
@@ -96,15 +100,43 @@ def vtab_status(task: Task, root: Path, archives: Path) -> Status:
         source = meta["source"] + (" (lossy)" if meta["source"] == "folder" else "")
         return Status(name, READY, task.num_classes, folder, shlex.join(training_words(name, root)), counts, source, size)
     names = [file.name for file in FILES.get(task.builder.name, [])]
-    begun = [path for path in (folder, folder.with_name(f".{task.name}.partial")) if path.exists()]
-    there = [*begun, *_downloaded(names, archives)]
-    return _unprepared(name, task.num_classes, folder, shlex.join(prepare), there)
+    return _unprepared(name, task.num_classes, folder, shlex.join(prepare), _begun(folder) + _downloaded(names, archives))
+
+
+def glue_status(task: glue.Task, root: Path) -> Status:
+    """What is there of a task of GLUE."""
+    name, folder, downloads = f"glue_{task.name}", root / "glue" / task.name, root / "downloads" / "glue"
+    meta = read_glue(folder, task.name)
+    if meta is not None:
+        splits = meta["splits"]
+        counts = [splits[split]["examples"] if split in splits else None for split in glue.SPLITS]
+        train = shlex.join([*training_words(name, root), "backbone=roberta_base", "method=gift_qv", "method.rank=32"])
+        size = sum(split["bytes"] for split in splits.values())
+        return Status(name, READY, len(task.classes), folder, train, counts, meta["source"], size)
+    there = _begun(folder) + _downloaded([f"{task.name}_{split}.parquet" for split in glue.SPLITS], downloads)
+    prepare = shlex.join(["python", "-m", "data_prep.glue", task.name, *_given(root)])
+    return _unprepared(name, len(task.classes), folder, prepare, there)
+
+
+def commonsense_status(root: Path) -> Status:
+    """What is there of Commonsense170k."""
+    folder, downloads = root / "commonsense", root / "downloads" / "commonsense"
+    record = commonsense.read_record(folder)
+    if record is not None:
+        train = shlex.join(commonsense.train_words(record, root))
+        rows = {name: file["rows"] for name, file in record["files"].items()}
+        tested = sum(count for name, count in rows.items() if name.endswith("/test.json"))
+        size = sum((folder / name).stat().st_size for name in rows)
+        return Status(folder.name, READY, 0, folder, train, [sum(rows.values()) - tested, None, tested], "questions", size)
+    there = _begun(folder) + ([downloads] if downloads.exists() else [])
+    return _unprepared(folder.name, 0, folder, shlex.join(["python", "-m", "data_prep.commonsense", *_given(root)]), there)
 
 
 def all_statuses(root: Path, archives: Path) -> list[Status]:
-    """What is there of all 24 datasets."""
-    fgvc = [fgvc_status(facts, root, archives) for facts in FACTS.values()]
-    return fgvc + [vtab_status(task, root, archives) for task in TASKS.values()]
+    """What is there of all 33 datasets."""
+    images = [fgvc_status(facts, root, archives) for facts in FACTS.values()]
+    images += [vtab_status(task, root, archives) for task in TASKS.values()]
+    return [*images, *(glue_status(task, root) for task in glue.TASKS.values()), commonsense_status(root)]
 
 
 def _unprepared(name: str, classes: int, folder: Path, command: str, there: list[Path]) -> Status:
@@ -115,16 +147,21 @@ def _unprepared(name: str, classes: int, folder: Path, command: str, there: list
     return Status(name, PARTIAL, classes, folder, command, source=found, bytes=sum(file.stat().st_size for file in files))
 
 
+def _begun(folder: Path) -> list[Path]:
+    """A folder, and what is being written in its place."""
+    return [path for path in (folder, folder.with_name(f".{folder.name}.partial")) if path.exists()]
+
+
 def _downloaded(names: Iterable[str], archives: Path) -> list[Path]:
     """Archives, broken downloads and what archives were unpacked to."""
     paths = (archives / f"{name}{ending}" for name in names for ending in ("", ".part", ".unpacked"))
     return [path for path in paths if path.exists()]
 
 
-def _given(root: Path, archives: Path) -> list[str]:
+def _given(root: Path, archives: Path | None = None) -> list[str]:
     """The words of a preparing command that are not its defaults."""
     words = [] if is_default_root(root) else [f"root={root}"]
-    return words if archives == root / "downloads" else [*words, f"archives={archives}"]
+    return words if archives in (None, root / "downloads") else [*words, f"archives={archives}"]
 
 
 def render(statuses: list[Status], narrow: bool = False) -> Table:
@@ -142,8 +179,8 @@ def render(statuses: list[Status], narrow: bool = False) -> Table:
         cells = (
             status.name,
             f"[{colours[status.state]}]{status.state}[/]",
-            *([f"{count:,}" for count in status.images] or ["–"] * 3),
-            str(status.classes),
+            *(["–" if count is None else f"{count:,}" for count in status.images] or ["–"] * 3),
+            str(status.classes or "–"),
             status.source or "–",
             decimal(status.bytes) if status.bytes else "–",
             str(status.folder),

@@ -183,7 +183,7 @@ def test_the_commands_of_the_page_on_extending(workplace: Path) -> None:
 def test_the_status_of_the_data(tmp_path: Path) -> None:
     [command] = [command for command in TESTED if command.module == "data_prep.status"]
     told = run(command, tmp_path).stdout
-    assert "0 of 24 datasets are ready" in told
+    assert "0 of 33 datasets are ready" in told
     prepared = {" ".join(c.words) for c in TESTED if c.module in ("data_prep.fgvc", "data_prep.vtab")}
     assert len(prepared) == 2
     assert all(line in told for line in prepared), "they are among the next steps"

@@ -64,23 +64,34 @@ def read_record(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def describe(record: Mapping[str, Any], root: Path) -> str:
-    """What was prepared, in a few lines, the last of which is the command to type next."""
-    rows = {name: file["rows"] for name, file in record["files"].items()}
-    train = [name for name in rows if not name.endswith("/test.json")]
-    sets = [name for name, facts in TESTS.items() if facts.name in rows]
-    absent = [facts.name for facts in (TRAIN, *TESTS.values()) if facts.name not in rows]
+def train_words(record: Mapping[str, Any], root: Path) -> list[str]:
+    """The words of the command that trains on what was prepared."""
+    train, sets = _train_and_sets(record)
     words = training_words("commonsense", root)
     if train != [TRAIN.name]:
         words.append(f"dataset.train=[{','.join(train)}]")
     if len(sets) < len(TESTS):
         words.append(f"dataset.sets=[{','.join(sets)}]")
+    return [*words, "backbone=llama3_8b", "method=gift_qkvud", "protocol=commonsense_gift"]
+
+
+def _train_and_sets(record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The files of training questions, and the names of the test sets, that are there."""
+    train = [name for name in record["files"] if not name.endswith("/test.json")]
+    return train, [name for name, facts in TESTS.items() if facts.name in record["files"]]
+
+
+def describe(record: Mapping[str, Any], root: Path) -> str:
+    """What was prepared, in a few lines, the last of which is the command to type next."""
+    rows = {name: file["rows"] for name, file in record["files"].items()}
+    train, sets = _train_and_sets(record)
+    absent = [facts.name for facts in (TRAIN, *TESTS.values()) if facts.name not in rows]
     lines = [
         f"commonsense: ready in {root / 'commonsense'}",
         f"  train       {sum(rows[name] for name in train):,} questions: {', '.join(train)}",
         f"  test        {sum(rows[TESTS[name].name] for name in sets):,} questions of {len(sets)} sets: {', '.join(sets)}",
         *([f"  not there   {', '.join(absent)}"] if absent else []),
-        f"  train with  {shlex.join([*words, 'backbone=llama3_8b', 'method=gift_qkvud', 'protocol=commonsense_gift'])}",
+        f"  train with  {shlex.join(train_words(record, root))}",
     ]
     return "\n".join(lines)
 

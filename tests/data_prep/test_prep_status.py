@@ -1,18 +1,35 @@
-"""The table of the 24 datasets, on folders in every state."""
+"""The table of the 33 datasets, on folders in every state."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from data_prep.commonsense import prepare as commonsense
 from data_prep.fgvc.facts import FACTS
-from data_prep.status import MISSING, PARTIAL, READY, Status, all_statuses, fgvc_status, vtab_status
+from data_prep.glue import tasks as glue
+from data_prep.glue.prepare import prepare as prepare_glue
+from data_prep.status import (
+    MISSING,
+    PARTIAL,
+    READY,
+    Status,
+    all_statuses,
+    commonsense_status,
+    fgvc_status,
+    glue_status,
+    vtab_status,
+)
 from data_prep.vtab.export import export
 from data_prep.vtab.tasks import TASKS
 from tests.data_prep.fgvc_bench import Bench
 from tests.data_prep.vtab_origins import small_origin
+from tests.text_models import questions, write
 from tests.warm import run_module
+
+TRAIN_FILE = "commonsense_170k.json"
 
 
 @pytest.fixture
@@ -47,7 +64,7 @@ def eurosat_folder(root: Path) -> Path:
 
 def test_nothing_is_there(root: Path) -> None:
     statuses = all_statuses(root, root / "downloads")
-    assert len(statuses) == len({status.name for status in statuses}) == 24
+    assert len(statuses) == len({status.name for status in statuses}) == 33
     assert {status.state for status in statuses} == {MISSING}
     assert cub(root).command == f"python -m data_prep.fgvc cub 'root={root}'"
     assert eurosat(root).command == f"python -m data_prep.vtab eurosat 'root={root}'"
@@ -110,9 +127,9 @@ def test_downloads_are_counted(root: Path) -> None:
 def test_the_command_prints_whole_lines(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = [line.rstrip() for line in run_module("data_prep.status", f"root={root}", cwd=tmp_path).stdout.splitlines()]
-    assert "1 of 24 datasets are ready" in lines[0]
+    assert "1 of 33 datasets are ready" in lines[0]
     rows = [line for line in lines if "python -m" in line]
-    assert len(rows) == 24
+    assert len(rows) == 33
     assert rows[0].split()[:6] == ["cub", "ready", "16", "4", "6", "2"]
     assert rows[0].endswith(f"python -m gift_vit.train dataset=cub 'paths.data_root={root}'")
     assert rows[23].endswith(f"python -m data_prep.vtab smallnorb_elevation 'root={root}'")
@@ -127,3 +144,52 @@ def test_on_a_narrow_terminal_the_commands_stand_below_the_table(root: Path, tmp
     assert lines[3].split()[:2] == ["cub", "ready"]
     assert commands.splitlines()[0] == f"  python -m gift_vit.train dataset=cub 'paths.data_root={root}'"
     assert commands.splitlines()[23] == f"  python -m data_prep.vtab smallnorb_elevation 'root={root}'"
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "classes", "counts"), [("rte", "RTE", 2, [4, 2, 1]), ("stsb", "STS-B", 0, [4, 2, None])]
+)
+def test_a_task_of_glue(root: Path, task: str, form: str, classes: int, counts: list[int | None]) -> None:
+    """From nothing over a download that was begun to what ``data_prep.glue`` prepares of a folder."""
+    facts = replace(glue.TASKS[task], counts=(4, 2, 1))
+    prepare = f"python -m data_prep.glue {task} 'root={root}'"
+    assert glue_status(facts, root) == Status(f"glue_{task}", MISSING, classes, root / "glue" / task, prepare)
+    (root / "downloads/glue").mkdir(parents=True)
+    (root / f"downloads/glue/{task}_train.parquet.part").write_bytes(b"x" * 12)
+    begun = glue_status(facts, root)
+    assert (begun.state, begun.source, begun.bytes) == (PARTIAL, f"{task}_train.parquet.part", 12)
+    for split, count in (("train", 4), ("dev", 2), *([("test", 1)] if counts[2] else [])):
+        label = ["entailment" if task == "rte" else "2.5"] if split != "test" else []
+        lines = [["index", "sentence1", "sentence2", *(["label" if task == "rte" else "score"] if label else [])]]
+        lines += [[str(index), "a", "b", *label] for index in range(count)]
+        file = root.parent / "in" / form / f"{split}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join("\t".join(line) + "\n" for line in lines))
+    prepare_glue(facts, root, root.parent / "in")
+    ready = glue_status(facts, root)
+    assert (ready.state, ready.images, ready.classes, ready.source) == (READY, counts, classes, "folder")
+    assert ready.bytes == sum(file.stat().st_size for file in (root / "glue" / task).glob("*.parquet"))
+    assert ready.command == (
+        f"python -m gift_vit.train dataset=glue_{task} 'paths.data_root={root}' "
+        "backbone=roberta_base method=gift_qv method.rank=32"
+    )
+    (root / "glue" / task / "dev.parquet").write_bytes(b"cut")
+    assert glue_status(facts, root).state == PARTIAL
+
+
+def test_commonsense(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ready names the files that are there in the command, as ``data_prep.commonsense`` does."""
+    missing = commonsense_status(root)
+    assert (missing.state, missing.command) == (MISSING, f"python -m data_prep.commonsense 'root={root}'")
+    monkeypatch.setitem(commonsense.TESTS, "boolq", replace(commonsense.TESTS["boolq"], rows=4, sha256=None))
+    monkeypatch.setattr(commonsense, "TRAIN", replace(commonsense.TRAIN, rows=6))
+    write(root.parent / "in/boolq/test.json", questions("boolq", 4))
+    write(root.parent / "in/commonsense_170k.json", questions("boolq", 6))
+    described = commonsense.prepare(root, "", root.parent / "in")
+    ready = commonsense_status(root)
+    assert (ready.state, ready.images, ready.classes) == (READY, [6, None, 4], 0)
+    assert ready.bytes == sum((root / "commonsense" / name).stat().st_size for name in ("boolq/test.json", TRAIN_FILE))
+    assert "dataset.sets=[boolq]" in ready.command
+    assert described.endswith(ready.command)
+    (root / "commonsense" / TRAIN_FILE).write_text("[]")
+    assert commonsense_status(root).state == PARTIAL
