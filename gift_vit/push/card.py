@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gift_vit.config.compose import flatten
-from gift_vit.data.config import METRIC_NAMES, OF_NUMBERS
 from gift_vit.results.cells import top1_text
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
@@ -122,9 +121,8 @@ def _top1(seeds: Sequence[Result], split: str) -> list[float]:
 
 def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
     run, data, params, task = result.run, result.data, result.params, _task_of(result)
-    of_classes = result.metric not in (*OF_NUMBERS, "exact")
-    counted = f"{data.num_classes} classes, " if of_classes else ""
-    classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and of_classes else ""
+    counted = f"{data.num_classes} classes, " if result.of_classes else ""
+    classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and result.of_classes else ""
     changes = "".join(f"\n- `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items())
     settings = "\n".join(
         f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
@@ -190,7 +188,7 @@ def _table(result: Result, seeds: Sequence[Result]) -> str:
     if len(seeds) > 1:
         top1, listed = _top1(seeds, split), ", ".join(str(each.run.seed) for each in seeds)
         rows.append(f"| {score}, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
-    rows += [f"| {METRIC_NAMES.get(name, name)} | {value:.2f} % |" for name, value in (result.extra_metrics or {}).items()]
+    rows += [f"| {name} | {value:.2f} % |" for name, value in result.further.items()]
     for name, value in (result.predictions.scores if result.predictions else {}).items():
         if value is not None and name != "top1":
             rows.append(f"| {name} | {value:.4f} |")

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
-from gift_vit.data.config import SIGNED, score_name
+from gift_vit.data.config import OF_NUMBERS, SIGNED, score_name
 
 SCHEMA = 1
 METRICS = ("train_loss", "val_top1", "test_top1", "test_loss", "epochs")
@@ -200,6 +200,16 @@ class Result:
     def score_name(self) -> str:
         """What the score is, in a sentence."""
         return score_name(self.metric or "accuracy", self.thing)
+
+    @property
+    def further(self) -> dict[str, float]:
+        """Further scores, by what they are called in a sentence."""
+        return {score_name(name, self.thing): score for name, score in (self.extra_metrics or {}).items()}
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether classes are predicted, and not numbers or answers in words."""
+        return self.metric not in (*OF_NUMBERS, "exact")
 
     @property
     def source(self) -> str:
