@@ -1,6 +1,6 @@
 """The Weights & Biases report that compares methods: ``python -m experiments.dashboard``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,8 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_file
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
 from gift_vit.common.files import write_text
+from gift_vit.config.compose import choices, compose_config
+from gift_vit.data.config import composed_score, score_name
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report
@@ -67,11 +69,30 @@ def make_dashboard(cfg: DashboardConfig) -> str:
         from experiments.dashboard_panels import build_report  # W&B's libraries take seconds to import, here and below
 
         chosen = {"protocol": cfg.protocol, "dataset": cfg.dataset, "backbone": cfg.backbone}
-        report = build_report({name: value for name, value in chosen.items() if value is not None}, cfg.methods)
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        report = build_report(chosen, cfg.methods, *what_is_drawn(chosen))
     if cfg.out is not None:
         write_definition(report, Path(cfg.out))
         return cfg.out
     return publish(report, cfg.entity, cfg.project)
+
+
+def what_is_drawn(chosen: Mapping[str, str]) -> tuple[str, str]:
+    """What the scores of the chosen runs are, in a sentence, and the split on which final runs have theirs.
+
+    As far as dataset, backbone and protocol tell: where they are of texts and nothing says which score, it is ``score``.
+    """
+    known = choices()
+    composed = compose_config([f"{group}={label}" for group, label in chosen.items() if label in known[group]])
+    split = str(composed.protocol.get("scored_on", "test"))
+    dataset = chosen.get("dataset", "")
+    if dataset in known["dataset"]:
+        return composed_score(composed.dataset), split
+    benchmarks, backbone = set(composed.protocol.final_train), chosen.get("backbone", "")
+    if benchmarks == {"commonsense"}:
+        return score_name("exact", "text"), split
+    of_texts = dataset.startswith("text_") or backbone.startswith("hf_") or composed.backbone.get("kind") == "transformers"
+    return ("score" if of_texts or benchmarks <= {"glue", "commonsense"} else "top-1"), split
 
 
 def write_definition(report: "Report", path: Path) -> None:

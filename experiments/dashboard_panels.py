@@ -16,15 +16,21 @@ DESCRIBED_BY = ("dataset", "method", "backbone", "rank", "num_tokens", "lr", "we
 LEGEND = "${config:dataset} ${config:method} lr ${config:lr} wd ${config:weight_decay} seed ${config:seed}"
 GROUP = wr.Metric("Group")  # <dataset>/<method>
 METHOD = wr.Config("method")
+_SCORED = {
+    "test": "the test split was scored once, after training",
+    "val": "the score of the epoch that is best on val, which is no test number",
+}
 Chart = wr.BarPlot | wr.LinePlot | wr.ParallelCoordinatesPlot | wr.ScatterPlot
 
 
-def build_report(chosen: Mapping[str, str], methods: Sequence[str]) -> wr.Report:
+def build_report(chosen: Mapping[str, str], methods: Sequence[str], score: str = "top-1", split: str = "test") -> wr.Report:
     """The report, not yet of any project.
 
     Args:
         chosen: Config fields and the value that a run must have to be drawn.
         methods: The methods that get a chart of their own over the learning rate.
+        score: What runs are scored by, in a sentence.
+        split: The split on which the score of a final run counts.
     """
     final, search = {**chosen, "phase": "final"}, {**chosen, "phase": "search"}
     return wr.Report(
@@ -34,43 +40,53 @@ def build_report(chosen: Mapping[str, str], methods: Sequence[str]) -> wr.Report
         description=f"Runs with {', '.join(f'{name} {value}' for name, value in chosen.items())}.",
         width="fluid",
         blocks=[
-            wr.H2("Accuracy"),
-            wr.P("Runs of the final phase: the test split was scored once, after training. Bars: mean and standard deviation."),
-            _grid("final runs", final, _accuracy()),
+            wr.H2("Accuracy" if score in ("top-1", "accuracy") else "Score"),
+            wr.P(f"Runs of the final phase: {_SCORED[split]}. Bars: mean and standard deviation."),
+            _grid("final runs", final, _accuracy(score, split)),
             wr.H2("Learning rate"),
             wr.P("Runs of the search phase, one point each, scored on the validation split. The test split plays no part."),
-            _grid("search runs", search, _search()),
-            *(block for method in methods for block in _over_learning_rate(method, search)),
+            _grid("search runs", search, _search(score)),
+            *(block for method in methods for block in _over_learning_rate(method, search, score)),
             wr.H2("Cost"),
             wr.P("Means over the final runs of a method. Peak memory is the GPU's, and empty for runs on a CPU."),
             _grid("final runs", final, _cost()),
             wr.H2("Curves"),
             _grid("final runs", final, [_curve("train_loss")]),
-            _grid("search runs", search, [_curve("val_top1"), _curve("train_loss")]),
+            _grid("search runs", search, [_curve("val_top1", _val(score)), _curve("train_loss")]),
         ],
     )
 
 
-def _accuracy() -> list[Chart]:
+def _accuracy(score: str, split: str) -> list[Chart]:
+    scored, field = f"{split.capitalize()} {score} (%)", f"{split}_top1"
     return [
-        _bars("Test top-1 (%) per method, mean over datasets and seeds", "test_top1", METHOD),
-        _bars("Test top-1 (%) per dataset and method, mean over seeds", "test_top1", GROUP),
-        _scatter("Test top-1 (%) against adapter parameters", wr.SummaryMetric("params/adapter"), "test_top1"),
-        _scatter("Test top-1 (%) against adapter bytes (with head)", wr.SummaryMetric("cost/adapter_bytes"), "test_top1"),
+        _bars(f"{scored} per method, mean over datasets and seeds", field, METHOD),
+        _bars(f"{scored} per dataset and method, mean over seeds", field, GROUP),
+        _scatter(f"{scored} against adapter parameters", wr.SummaryMetric("params/adapter"), field),
+        _scatter(f"{scored} against adapter bytes (with head)", wr.SummaryMetric("cost/adapter_bytes"), field),
     ]
 
 
-def _search() -> list[Chart]:
+def _val(score: str) -> str:
+    """What ``val_top1`` is called where it is another score."""
+    return "val_top1" if score == "top-1" else f"val {score}"
+
+
+def _search(score: str) -> list[Chart]:
     axes = [*(wr.Config(name) for name in ("method", "dataset", "lr", "weight_decay")), wr.SummaryMetric("val_top1")]
-    columns = [wr.ParallelCoordinatesPlotColumn(axis, display_name=axis.name, log=axis.name == "lr" or None) for axis in axes]
+    names = {"val_top1": _val(score)}
+    columns = [
+        wr.ParallelCoordinatesPlotColumn(axis, display_name=names.get(axis.name, axis.name), log=axis.name == "lr" or None)
+        for axis in axes
+    ]
     return [
-        wr.ParallelCoordinatesPlot(title="What was tried, and validation top-1 (%)", columns=columns),
-        _bars("Best validation top-1 (%) per dataset and method", "val_top1", GROUP, "max"),
+        wr.ParallelCoordinatesPlot(title=f"What was tried, and validation {score} (%)", columns=columns),
+        _bars(f"Best validation {score} (%) per dataset and method", "val_top1", GROUP, "max"),
     ]
 
 
-def _over_learning_rate(method: str, search: Mapping[str, str]) -> list[wr.H3 | wr.PanelGrid]:
-    panels = [_scatter(f"{method}: validation top-1 (%) against learning rate", wr.Config("lr"), "val_top1")]
+def _over_learning_rate(method: str, search: Mapping[str, str], score: str) -> list[wr.H3 | wr.PanelGrid]:
+    panels = [_scatter(f"{method}: validation {score} (%) against learning rate", wr.Config("lr"), "val_top1")]
     return [wr.H3(method), _grid(f"search runs of {method}", {**search, "method": method}, panels)]
 
 
@@ -104,5 +120,7 @@ def _scatter(title: str, x: wr.SummaryMetric | wr.Config, y: str) -> wr.ScatterP
     return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), log_x=True, legend_template=LEGEND)
 
 
-def _curve(metric: str) -> wr.LinePlot:
-    return wr.LinePlot(title=metric, x="epoch", y=[metric], groupby=GROUP, groupby_aggfunc="mean", groupby_rangefunc="minmax")
+def _curve(metric: str, title: str | None = None) -> wr.LinePlot:
+    return wr.LinePlot(
+        title=title or metric, x="epoch", y=[metric], groupby=GROUP, groupby_aggfunc="mean", groupby_rangefunc="minmax"
+    )

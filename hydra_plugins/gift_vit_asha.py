@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.data.config import composed_score
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
 from gift_vit.runs.run import Run
@@ -28,7 +29,7 @@ from hydra_plugins.gift_vit_sweepers import GridSweeper, expect_whole
 if TYPE_CHECKING:
     import optuna
 
-_VARIABLE = "GIFT_VIT_ASHA"  # journal, epochs of the first rung, reduction factor, and number of the job's trial
+_VARIABLE = "GIFT_VIT_ASHA"  # journal, first rung's epochs, reduction factor, the score's name, the job's trial
 _JOB = "job"  # user attribute of a trial: the index of its job
 
 
@@ -64,7 +65,9 @@ class AshaSweeper(GridSweeper):
     def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
         epochs = self._epochs()
         first_rung = self.min_epochs or max(1, epochs // self.reduction_factor**2)
-        halving = Halving(record.with_suffix(".journal"), first_rung, self.reduction_factor)
+        assert self.config is not None
+        journal, score = record.with_suffix(".journal"), composed_score(self.config.dataset)
+        halving = Halving(journal, first_rung, self.reduction_factor, score)
         codes: list[int] = []
         left = halving.left(sweep, self.seed)
         for start in range(0, len(left), self.at_a_time):
@@ -92,11 +95,11 @@ class AshaSweeper(GridSweeper):
 class Pruner(Observer):
     """Reports a run's val top-1 to its trial after every epoch, and stops the run where the study says so."""
 
-    def __init__(self, study: "optuna.Study", trial: int) -> None:
+    def __init__(self, study: "optuna.Study", trial: int, score_name: str) -> None:
         from optuna.trial import Trial
 
         self._trial = Trial(study, trial)  # a journal of one study identifies its trials by their numbers
-        self._last_epoch = 0
+        self._last_epoch, self._score_name = 0, score_name
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Report the epochs of before, where they are not reported yet."""
@@ -116,14 +119,14 @@ class Pruner(Observer):
         _report(self._trial, record)
         if "val_top1" in record and record["epoch"] < self._last_epoch and self._trial.should_prune():
             epochs, top1 = record["epoch"] + 1, record["val_top1"]
-            reason = f"stopped after epoch {epochs}: val top-1 {top1:.2f} % is behind other settings'"
+            reason = f"stopped after epoch {epochs}: val {self._score_name} {top1:.2f} % is behind other settings'"
             raise StopTraining(reason, epochs=epochs, val_top1=top1)
 
 
 def observer() -> Pruner:
     """What a job's run is watched by."""
-    journal, min_epochs, reduction_factor, trial = json.loads(os.environ[_VARIABLE])
-    return Pruner(open_study(Path(journal), min_epochs, reduction_factor), trial)
+    journal, min_epochs, reduction_factor, score_name, trial = json.loads(os.environ[_VARIABLE])
+    return Pruner(open_study(Path(journal), min_epochs, reduction_factor), trial, score_name)
 
 
 class Halving:
@@ -133,10 +136,12 @@ class Halving:
         journal: Its file; made where there is none.
         min_epochs: Epochs of the first rung.
         reduction_factor: Of the runs at a rung, one in so many goes on.
+        score_name: What the score on val is, in a sentence.
     """
 
-    def __init__(self, journal: Path, min_epochs: int, reduction_factor: int) -> None:
+    def __init__(self, journal: Path, min_epochs: int, reduction_factor: int, score_name: str) -> None:
         self._journal, self._min_epochs, self._reduction_factor = journal, min_epochs, reduction_factor
+        self._score_name = score_name
         self._study = open_study(journal, min_epochs, reduction_factor)
 
     def left(self, sweep: Sweep, seed: int) -> list[int]:
@@ -158,7 +163,7 @@ class Halving:
 
     def word(self, trial: "optuna.Trial") -> str:
         """What a job is told, so that its run reports to the trial."""
-        settings = json.dumps([str(self._journal), self._min_epochs, self._reduction_factor, trial.number])
+        settings = json.dumps([str(self._journal), self._min_epochs, self._reduction_factor, self._score_name, trial.number])
         quoted = settings.replace("\\", "\\\\").replace("'", "\\'")
         return f"+hydra.job.env_set={{{OBSERVER_VARIABLE}: '{__name__}:observer', {_VARIABLE}: '{quoted}'}}"
 

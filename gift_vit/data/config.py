@@ -4,6 +4,7 @@ import glob
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -549,6 +550,12 @@ class DigitsConfig(DatasetConfig):
     """The split into train 800, val 200 and test 797 is drawn, stratified, from ``split_seed``."""
 
     split_seed: Annotated[int, _split_seed] = 0
+
+
+def composed_score(dataset: Mapping[str, Any]) -> str:
+    """What the score that counts is called, by the dataset's section of a composed configuration."""
+    metric = "exact" if dataset["kind"] == "commonsense" else dataset.get("metric", "accuracy")
+    return score_name(metric, config_class(dataset["kind"]).thing)
 
 
 def _name_after_root(kind: str, root: str) -> str:

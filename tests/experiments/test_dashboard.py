@@ -151,6 +151,35 @@ def test_aggregates_and_axes(define: Define) -> None:
     assert {(place.x, place.y) for place in places} == {(0, 0), (12, 0), (0, 8), (12, 8)}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "score", "field"),
+    [
+        ({"dataset": "glue_cola"}, "Matthews correlation", "test_top1"),
+        ({"dataset": "glue_rte", "backbone": "hf_bert"}, "accuracy", "test_top1"),
+        ({"dataset": "glue_stsb", "protocol": "glue_gift"}, "Pearson correlation", "val_top1"),
+        ({"protocol": "glue_gift"}, "score", "val_top1"),
+        ({"dataset": "commonsense"}, "exact answers", "test_top1"),
+        ({"protocol": "commonsense_wegeft"}, "exact answers", "test_top1"),
+        ({"backbone": "roberta_large"}, "score", "test_top1"),
+        ({"backbone": "hf_minilm"}, "score", "test_top1"),
+        ({"dataset": "text_reviews"}, "score", "test_top1"),
+    ],
+)
+def test_runs_on_texts_have_scores_of_their_own(define: Define, arguments: dict[str, str], score: str, field: str) -> None:
+    report = define(**arguments, methods=["gift_qv"])
+    panels = [panel for grid in grids(report) for panel in grid.panels]
+    split = field.partition("_")[0]
+    bars = {panel.title: metric(panel) for panel in panels if isinstance(panel, wr.BarPlot)}
+    assert bars[f"{split.capitalize()} {score} (%) per dataset and method, mean over seeds"] == field
+    assert bars[f"Best validation {score} (%) per dataset and method"] == "val_top1"
+    told = [panel.title for panel in panels if isinstance(panel, wr.BarPlot | wr.ScatterPlot | wr.LinePlot)]
+    told += [block.text for block in report.blocks if isinstance(block, wr.H2 | wr.P)]
+    told += [str(column.display_name) for panel in panels for column in getattr(panel, "columns", ())]
+    assert not [text for text in told if re.search("top-?1", str(text))]
+    assert ("Accuracy" in told) == (score == "accuracy")
+    assert any("no test number" in str(text) for text in told) == (split == "val")
+
+
 class Server(ThreadingHTTPServer):
     """Answers what W&B's client asks while it saves a report; keeps what was saved."""
 
