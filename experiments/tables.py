@@ -41,7 +41,8 @@ class TablesConfig(Options):
         rows: what the rows are, as rows=[method.rank]: keys of the configuration; without any the methods
         timing: of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
         compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks;
-            where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images
+            where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images; with
+            columns= of gift_vit.invariance their differences too, paired by dataset and seed
         columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
             temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
         figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
@@ -86,7 +87,7 @@ def make_table(cfg: TablesConfig) -> str:
     if cfg.columns or cfg.figure:
         runs = [r for r in found if cfg.method in (None, r.run.method)]
         grid = build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows)
-        table = with_scores(table, grid, cfg.rows, cfg.columns)
+        table = with_scores(table, grid, cfg.rows, cfg.columns, cfg.compare)
         if cfg.figure:
             from experiments.report.kept import draw_forgetting  # matplotlib
 

@@ -306,5 +306,5 @@ def weights_source(cfg: BackboneConfig, model: nn.Module) -> str:
         return os.path.basename(cfg.weights)
     facts = getattr(model, "pretrained_cfg", {})
     if cfg.is_text:
-        return str(facts["architecture"])
+        return f"{facts['architecture']}@{cfg.revision}" if cfg.revision else str(facts["architecture"])
     return str(facts.get("hf_hub_id") or os.path.basename(str(facts.get("file") or facts.get("url"))))

@@ -28,6 +28,7 @@ class BackboneConfig(Options, section="backbone"):
         kind: ``timm``, or ``transformers``: ``model`` is then a name at the hub, or a folder with model and tokenizer.
         pooling: Of a model of transformers: ``model``: its own head for sequence classification; ``mean``: one linear layer on
             the mean over the tokens, for which sentence encoders are made.
+        revision: Branch, tag or commit at the hub of a model of transformers; None: the newest, or what was downloaded last.
         pad_token: What batches of texts are filled up with, where the tokenizer does not say.
         dtype: ``float32``, or ``bfloat16``: how the weights of a language model are held. What a method adds stays float32.
         global_pool: What the head reads: ``token``, the class token; ``avg``, the mean of the patches; ``map``, what an
@@ -43,6 +44,7 @@ class BackboneConfig(Options, section="backbone"):
     global_pool: Annotated[str | None, one_of(POOLINGS)] = None
     kind: Annotated[str, one_of(KINDS)] = "timm"
     pooling: Annotated[str, one_of(TEXT_POOLINGS)] = "model"
+    revision: str | None = None
     pad_token: str | None = None
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
 
@@ -51,10 +53,13 @@ class BackboneConfig(Options, section="backbone"):
         if self.name == "hf":
             last = re.sub(r"[^\w.+-]+", "_", Path(self.model).name).strip("_.").lower()
             self.name = f"hf_{last or 'model'}"
-        other = ("weights", "img_size", "global_pool") if self.is_text else ("pooling", "pad_token", "dtype")
+        other = ("weights", "img_size", "global_pool") if self.is_text else ("pooling", "revision", "pad_token", "dtype")
         for key in other:
             if getattr(self, key) not in (None, "model", "float32"):
                 raise ConfigError(f"backbone.{key} has no effect on a model of {self.kind}; leave it out")
+
+        if self.revision is not None and self._is_folder():
+            raise ConfigError(f"backbone.revision={self.revision} is for the hub, and {self.model} is a folder; leave it out")
 
     @property
     def is_text(self) -> bool:
@@ -65,7 +70,10 @@ class BackboneConfig(Options, section="backbone"):
         """Refuse a file of weights, or a folder of a model, that is not there."""
         if self.weights is not None and not Path(self.weights).is_file():
             raise ConfigError(f"backbone.weights={self.weights}: no such file")
-        folder = Path(self.model).expanduser()
-        looks_like_one = self.model.startswith((".", "~", "/")) or self.model.count("/") > 1
-        if self.is_text and looks_like_one and not folder.is_dir():
+        if self.is_text and self._is_folder() and not Path(self.model).expanduser().is_dir():
             raise ConfigError(f"backbone.model={self.model}: no such folder; give a name at the hub, or a folder of a model")
+
+    def _is_folder(self) -> bool:
+        """Whether ``model`` looks like a path, or is that of a folder."""
+        looks_like_one = self.model.startswith((".", "~", "/")) or self.model.count("/") > 1
+        return looks_like_one or Path(self.model).is_dir()

@@ -98,5 +98,5 @@ def _looks_ahead(model: Any) -> bool:
 def _load(cfg: BackboneConfig) -> Any:
     dtype = getattr(torch, cfg.dtype)
     if cfg.pretrained:
-        return AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
-    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model), dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(cfg.model, revision=cfg.revision, dtype=dtype)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model, revision=cfg.revision), dtype=dtype)

@@ -115,7 +115,7 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
     transformers_logging.disable_progress_bar()
     try:
         with nullcontext() if os.path.isdir(cfg.model) else hub_asked_once():
-            tokenizer = AutoTokenizer.from_pretrained(cfg.model)
+            tokenizer = AutoTokenizer.from_pretrained(cfg.model, revision=cfg.revision)
             return load(), tokenizer
     except OSError as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
@@ -134,10 +134,10 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
 def _load(cfg: BackboneConfig, num_classes: int) -> Any:
     auto = AutoModel if cfg.pooling == "mean" else AutoModelForSequenceClassification
     labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
-    config = AutoConfig.from_pretrained(cfg.model, **labels)
+    config = AutoConfig.from_pretrained(cfg.model, revision=cfg.revision, **labels)
     drawn = not cfg.pretrained
     other_head = {} if cfg.pooling == "mean" else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
-    told = {"config": config, "dtype": torch.float32, **other_head}
+    told = {"config": config, "revision": cfg.revision, "dtype": torch.float32, **other_head}
     model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, **told)
     if cfg.pooling == "mean" and hasattr(model, "pooler"):
         model.pooler = None  # it was made for the first token

@@ -86,7 +86,7 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
     """
     if not names:
         return ()
-    first, second = _find_rows(grid, names)
+    first, second = find_rows(grid, names)
     title = f"{row_name(first)} against {row_name(second)}"
     shared, left_out = _shared(grid, (first, second))
     without = f" (without {', '.join(dataset_name(d) for d in left_out)}, where a run is missing)" if left_out else ""
@@ -106,7 +106,12 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _find_rows(grid: Grid, names: Sequence[str]) -> tuple[Row, Row]:
+def find_rows(grid: Grid, names: Sequence[str]) -> tuple[Row, Row]:
+    """The two rows that ``compare=`` names.
+
+    Raises:
+        ConfigError: If they are not two different rows of the grid.
+    """
     rows = {", ".join(row): row for row in grid.rows}
     unknown = [name for name in names if name not in rows]
     if unknown or len(set(names)) != 2 or len(names) != 2:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gift_vit.common.errors import ConfigError
+from gift_vit.results.collect import Grid, Row
+from gift_vit.results.comparison import find_rows
+from gift_vit.results.names import dataset_name
+from gift_vit.results.notes import row_name
+from gift_vit.results.paired import CONFIDENCE
 from gift_vit.runs.result import Result
 
 FOLDER = "invariance"  # in a run's folder
@@ -71,6 +79,70 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
             made = f"`python -m gift_vit.invariance run={without[0]}{_TO_MAKE[file]}`"
             notes.append(f"Runs without {file}, and so without {titles}: {len(without)}. To make it: {made}.")
     return tuple(notes)
+
+
+def measure_comparison(grid: Grid, compare: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each of these measures: two rows' difference, and that of their scores, over the same pairs of runs.
+
+    Runs are paired by dataset and seed. The interval is that of the mean over datasets of the mean over seeds, with one
+    variance of the differences for all datasets (Student's t; the datasets are given, the seeds drawn).
+
+    Raises:
+        ConfigError: If ``compare`` does not name two different rows of the grid, or a record cannot be read.
+    """
+    if not compare:
+        return ()
+    first, second = find_rows(grid, compare)
+    title = f"{row_name(first)} less {row_name(second)}"
+    sentences = []
+    for name in names:
+        pairs = {d: pairs for d in grid.datasets if (pairs := _pairs(grid, first, second, d, name))}
+        if not pairs:
+            continue
+        measure, count = MEASURES[name], sum(map(len, pairs.values()))
+        apart = [
+            np.array([one[which] - other[which] for one, other in of_one]) for which in (0, 1) for of_one in pairs.values()
+        ]
+        own, scores = apart[: len(pairs)], apart[len(pairs) :]
+        by_dataset = ", ".join(f"{dataset_name(d)} {x.mean():+.{measure.decimals}f}" for d, x in zip(pairs, own, strict=True))
+        sentences.append(
+            f"{measure.title}, {title}: {_interval(own, measure.decimals)} ({by_dataset}), and their test scores "
+            f"{_interval(scores, 2)} points. {count} pairs of runs of one dataset and seed, {CONFIDENCE:.0%} intervals over "
+            f"seeds; below 0 in {sum(int((x < 0).sum()) for x in own)} pairs. About other datasets it says nothing."
+        )
+    return tuple(sentences)
+
+
+def _pairs(grid: Grid, first: Row, second: Row, dataset: str, name: str) -> list[tuple[tuple[float, float], ...]]:
+    """(measure, score) of both rows, for the seeds of which both were measured."""
+    known: list[dict[int, tuple[float, float]]] = []
+    for row in (first, second):
+        found = {result.run.seed: (measured(result, name), result.score) for result in grid.cells.get((row, dataset), ())}
+        known.append({seed: (one, top1) for seed, (one, top1) in found.items() if one is not None and top1 is not None})
+    return [(known[0][seed], known[1][seed]) for seed in sorted(known[0].keys() & known[1].keys())]
+
+
+def _interval(by_dataset: Sequence[NDArray[np.floating]], decimals: int) -> str:
+    mean, half = mean_over_datasets(by_dataset)
+    shown = f"{mean:+.{decimals}f}"
+    return f"{shown} (no interval: one seed)" if half is None else f"{shown} ± {half:.{decimals}f}"
+
+
+def mean_over_datasets(by_dataset: Sequence[NDArray[np.floating]]) -> tuple[float, float | None]:
+    """Mean over datasets of the mean of each one's values, and half its 95 % interval; None where each has one value.
+
+    Args:
+        by_dataset: Values of each dataset, (n,), with one variance for all.
+    """
+    from scipy.stats import t  # half a second to import, for those who compare only
+
+    mean = float(np.mean([values.mean() for values in by_dataset]))
+    freedom = sum(len(values) - 1 for values in by_dataset)
+    if not freedom:
+        return mean, None
+    variance = sum(float(((values - values.mean()) ** 2).sum()) for values in by_dataset) / freedom
+    error = np.sqrt(variance * sum(1 / len(values) for values in by_dataset)) / len(by_dataset)
+    return mean, float(t.ppf((1 + CONFIDENCE) / 2, freedom) * error)
 
 
 def _agreed(facts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Mapping[str, Any]:

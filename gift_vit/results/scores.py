@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import mean_cell, ordered_rows, top1_text
 from gift_vit.results.collect import Grid
-from gift_vit.results.kept import MEASURES, measure_notes, measured
+from gift_vit.results.kept import MEASURES, measure_comparison, measure_notes, measured
 from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
 from gift_vit.runs.result import Result, things_of
@@ -32,7 +32,7 @@ def score_title(score: str, thing: str) -> str:
     return "Accuracy (%)" if score == "top1" and thing != "image" else TITLES[score]
 
 
-def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[str]) -> Table:
+def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[str], compare: Sequence[str] = ()) -> Table:
     """A table of a grid with columns of further scores for each dataset, and of their mean where there are several.
 
     Args:
@@ -40,12 +40,14 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         grid: The runs.
         keys: What the rows are, as :func:`gift_vit.results.collect.build_grid` is told.
         scores: Names of :data:`gift_vit.runs.scores.SCORES` or :data:`gift_vit.results.kept.MEASURES`.
+        compare: Two rows whose measures are compared below the table.
 
     Raises:
         ConfigError: If predictions are asked for and no run of the grid kept its own; says what makes them. Or if records of
             measures cannot be read, or differ in what they were made of.
     """
     predicted = [score for score in scores if score not in MEASURES]
+    measures = [score for score in scores if score in MEASURES]
     without = [result for result in grid.results if result.predictions is None] if predicted else []
     if predicted and len(without) == len(grid.results):
         folder = without[0].path.parent if without[0].path else without[0].source
@@ -72,7 +74,8 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         rows=tuple((*row, *more) for row, more in zip(table.rows, cells, strict=True)),
         notes=(
             *(*table.notes, *([note] if without else [])),
-            *measure_notes(grid.results, [score for score in scores if score in MEASURES]),
+            *measure_notes(grid.results, measures),
+            *measure_comparison(grid, compare, measures),
         ),
         published=tuple(Block(block.title, tuple((*row, *empty) for row in block.rows)) for block in table.published),
     )

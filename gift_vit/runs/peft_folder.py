@@ -38,7 +38,7 @@ def keep_peft_folder(cfg: RunConfig, model: nn.Module, folder: Path) -> None:
     config = _as_inside(wrapped.peft_config["default"])
     head = [name for name, module in inner.named_children() if module in head_modules(model)]
     config.modules_to_save = head or None
-    config.base_model_name_or_path = cfg.backbone.model
+    config.base_model_name_or_path, config.revision = cfg.backbone.model, cfg.backbone.revision
     config.task_type = "FEATURE_EXTRACTION" if cfg.backbone.pooling == "mean" else "SEQ_CLS" if head else "CAUSAL_LM"
     vars(inner)["peft_config"] = {"default": config}
     try:  # not "auto": it would ask the hub whether rows were added to the embedding

@@ -141,7 +141,8 @@ def _check_numbers(run: Run, result: Result) -> str:
             hits = top1 * (images or 0) / 100
             whole = bool(images) and abs(hits - round(hits)) < 1e-6
             _claim(run, whole, f"{split}_top1 {top1} is no share of {images} {result.thing}s")
-    shares = "" if result.metric else f"{result.score_name} are shares of the {result.thing}s, "
+    scores = "top-1" if result.thing == "image" else "scores"
+    shares = "" if result.metric else f"{scores} are shares of the {result.thing}s, "
     return f"{shares}the parameters add up"
 
 

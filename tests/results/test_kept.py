@@ -1,12 +1,15 @@
 """Columns and notes of what ``gift_vit.invariance`` has left in runs' folders."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import tables
 from experiments.report import __main__ as report
@@ -103,6 +106,36 @@ def test_the_figure_needs_runs_that_were_measured(root: Path, tmp_path: Path, ca
     capsys.readouterr()
     said = refused(main, capsys, f"root={root}", "method=lora", f"figure={tmp_path / 'other'}")
     assert "no row has a measured run on each of digits. Runs without forgetting.json" in said
+
+
+def test_two_rows_are_compared_over_pairs_of_runs(
+    root: Path, stored: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interval is that of least squares with a mean for each dataset; LoRA's seed 7 has no partner."""
+    lost = {("digits", "lora"): (2.0, 5.0), ("tiny_mammals", "gift"): (4.0, 6.0), ("tiny_mammals", "lora"): (6.4, 7.0)}
+    scores = {"gift": 80.0, "lora": 79.5}
+    for (dataset, method), values in lost.items():
+        for seed, value in enumerate(values):
+            stored(f"final/{method}{dataset}{seed}", dataset=dataset, method=method, seed=seed, top1=scores[method] + seed)
+            keep(root / "final" / f"{method}{dataset}{seed}", forgetting(value))
+    for seed in (0, 1):
+        stored(f"final/gift{seed}", seed=seed, top1=80.0 + seed)
+    shutil.rmtree(root / "final" / "lora")
+    stored("final/lora7", method="lora", seed=7)
+    keep(root / "final" / "lora7", forgetting(90.0))
+    assert main(f"root={root}", "columns=[forgetting]", "compare=[gift,lora]") == 0
+    differences, effects = np.array([1 - 2, 2 - 5, 4 - 6.4, 6 - 7]), np.kron(np.eye(2), np.ones((2, 1)))
+    fitted, rest, *_ = np.linalg.lstsq(effects, differences, rcond=None)
+    error = np.sqrt(rest.item() / 2 * np.linalg.inv(effects.T @ effects).sum()) / 2
+    half = stats.t.interval(0.95, 2, scale=error)[1]
+    expected = (
+        f"Forgetting (points), GIFT less LoRA: {fitted.mean():+.2f} ± {half:.2f} (Digits -2.00, Tiny mammals -1.70), and their "
+        "test scores +0.50 ± 0.00 points. 4 pairs of runs of one dataset and seed, 95% intervals over seeds; below 0 in 4 "
+        "pairs."
+    )
+    assert expected in capsys.readouterr().out
+    assert main(f"root={root}", "datasets=[digits]", "columns=[drift]", "compare=[lora,gift]") == 0
+    assert "Drift (1 − CKA), LoRA less GIFT: +0.000 ± 0.000 (Digits +0.000)" in capsys.readouterr().out
 
 
 def test_points_are_means_over_datasets_of_seeds_that_all_have(root: Path, stored: Callable[..., Result]) -> None:

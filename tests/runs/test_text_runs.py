@@ -5,6 +5,7 @@ A run takes half a second beside the import of transformers, which takes five.
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from gift_vit.common.errors import ConfigError, RunError
@@ -282,3 +283,31 @@ def test_attention_in_bf16_on_a_cpu_is_plain_and_the_record_says_so(configured: 
     plain = ours.eval().model(**tokens).logits
     ours.model.set_attn_implementation("sdpa")
     torch.testing.assert_close(ours.model(**tokens).logits, plain)
+
+
+def test_a_revision_at_the_hub_is_loaded_and_named_in_the_record(
+    configured: Configured, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two revisions in the hub's cache, the newer one with other weights."""
+    kept = tmp_path / "hub" / "models--me--tiny"
+    for revision, commit in (("main", "a" * 40), ("first", "b" * 40)):
+        shutil.copytree(root / "bert", kept / "snapshots" / commit)
+        write_ref = kept / "refs" / revision
+        write_ref.parent.mkdir(exist_ok=True)
+        write_ref.write_text(commit)
+    newer = kept / "snapshots" / ("a" * 40) / "model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(newer).items()}, newer, {"format": "pt"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    results = [
+        trained(
+            configured("method=linear", "backbone.model=me/tiny", f"backbone.revision={revision}", f"run_name=r_{revision}")
+        )
+        for revision in ("null", "first")
+    ]
+    assert [result.backbone["weights"] for result in results] == ["me/tiny", "me/tiny@first"]
+    fingerprints = [result.backbone["weights_sha256"] for result in results]
+    assert fingerprints[0] != fingerprints[1] == trained(configured("method=linear", "run_name=x")).backbone["weights_sha256"]
+    with pytest.raises(RunError, match="could not be had from the hub"):
+        trained(configured("method=linear", "backbone.model=me/tiny", "backbone.revision=second", "run_name=z"))
+    with pytest.raises(ConfigError, match=r"backbone.revision=first is for the hub, and .*/bert is a folder; leave it out"):
+        configured("backbone.revision=first")
