@@ -12,7 +12,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import sha256_of, write_json
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
-from gift_vit.runs.run import ADAPTER, CONFIG, LOG, METRICS, RESULT, Run, find_runs
+from gift_vit.runs.run import ADAPTER, CONFIG, LOG, METRICS, RESULT, Run, file_hashes, find_runs
 
 CRATE = "ro-crate-metadata.json"
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
@@ -20,6 +20,7 @@ PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 SHA256 = "https://w3id.org/ro/terms/workflow-run#sha256"
 SOFTWARE = "https://pypi.org/project/gift-vit/"
 _WRITTEN = {
+    CONFIG: "Configuration",
     ADAPTER: "Adapter and classification head",
     RESULT: "Record of the run",
     PREDICTIONS: "Predictions",
@@ -66,7 +67,7 @@ def crate(run: Run, licence: str | None = None) -> dict[str, Any]:
     result = run.result
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} that says how it was made")
-    files = [name for name in (CONFIG, *_WRITTEN) if (run.folder / name).is_file()]
+    files = [name for name in dict.fromkeys((*_WRITTEN, *file_hashes(run.folder))) if (run.folder / name).is_file()]
     ended = _ended(result)
     root = {
         "@id": "./",
@@ -138,7 +139,7 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
     return {
         "@id": name,
         "@type": "File",
-        "name": _WRITTEN.get(name, "Configuration"),
+        "name": _WRITTEN.get(name, name),
         "encodingFormat": kind or mimetypes.guess_type(name)[0] or "text/plain",
         "contentSize": str(file.stat().st_size),
         "sha256": sha256_of(file),

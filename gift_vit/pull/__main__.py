@@ -59,6 +59,7 @@ def pull(arguments: Arguments) -> None:
         try:
             for name in PUSHED:
                 if (run.folder / name).is_file():
+                    (stage / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(run.folder / name, stage / name)
             stage.rename(out)
         finally:

@@ -12,10 +12,10 @@ from omegaconf import MISSING, OmegaConf
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options
-from gift_vit.common.files import write_text
-from gift_vit.common.hub import ADAPTER, CARD, CONFIG, RESULT, check_repo, hub_errors
+from gift_vit.common.files import write_json, write_text
+from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, check_repo, hub_errors
 from gift_vit.config.keys import identifying
-from gift_vit.push.record import check_pushable, shareable
+from gift_vit.push.record import check_pushable, shareable, shareable_peft_config
 from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
@@ -67,11 +67,14 @@ def push(arguments: Arguments) -> None:
 
 
 def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> None:
-    """Write the four files that are pushed."""
+    """Write the files that are pushed: adapter, configuration, record and card, and for a text model peft's folder."""
     from gift_vit.push.card import model_card  # huggingface_hub
 
     config, record = shareable(run)
     copyfile(run.folder / ADAPTER, folder / ADAPTER)
+    if (run.folder / PEFT_FOLDER).is_dir():
+        write_json(folder / PEFT_FOLDER / PEFT_CONFIG, shareable_peft_config(run))
+        copyfile(run.folder / PEFT_FOLDER / PEFT_WEIGHTS, folder / PEFT_FOLDER / PEFT_WEIGHTS)
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
     write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
     write_text(folder / CARD, model_card(read_result(folder / RESULT), repo, seeds, licence))

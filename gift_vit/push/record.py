@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.hub import PEFT_CONFIG, PEFT_FOLDER
 from gift_vit.config.compose import PATHS
 from gift_vit.runs.result import to_json
 from gift_vit.runs.run import RESULT, Run
@@ -42,6 +43,13 @@ def shareable(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     if "platform" in record["env"]:
         record["env"]["platform"] = str(record["env"]["platform"]).partition("-")[0]  # kernels have names, too
     return config, record
+
+
+def shareable_peft_config(run: Run) -> dict[str, Any]:
+    """What ``adapter/adapter_config.json`` says; of a backbone in a folder of the machine only the folder's name is left."""
+    assert run.result is not None
+    given = json.loads((run.folder / PEFT_FOLDER / PEFT_CONFIG).read_text(encoding="utf-8"))
+    return _without_paths(given, _known_paths(run.result.run.config))
 
 
 def _known_paths(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,9 +17,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from experiments.crate import crate
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.config.loader import check_present
+from gift_vit.push.__main__ import write_shared
 from gift_vit.runs.build import finished_model
 from gift_vit.runs.finished import evaluate_split, write_merged
 from gift_vit.runs.predict import check_question
@@ -261,6 +263,20 @@ def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path,
     expected = ours.model(**texts)[0]
     assert not torch.allclose(before, expected, atol=1e-3)
     torch.testing.assert_close(loaded(**texts)[0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_left_for_peft_is_pushed_and_described(configured: Configured, root: Path, tmp_path: Path) -> None:
+    """The backbone is in a folder of this machine, of which the name alone is shared."""
+    cfg = configured("method=gift_qv")
+    trained(cfg)
+    (tmp_path / "pushed").mkdir()
+    write_shared(Run.open(cfg.folder), tmp_path / "pushed", "me/it")
+    assert json.loads((tmp_path / "pushed/adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "bert"
+    own, pushed = (folder / "adapter" / "adapter_model.safetensors" for folder in (cfg.folder, tmp_path / "pushed"))
+    assert own.read_bytes() == pushed.read_bytes()
+    described = {entity["@id"]: entity for entity in crate(Run.open(cfg.folder))["@graph"]}
+    assert {"@id": "adapter/adapter_model.safetensors"} in described["./"]["hasPart"]
+    assert described["config.yaml"]["name"] == "Configuration"
 
 
 @pytest.mark.parametrize("method", ["linear", "bitfit"])
