@@ -118,7 +118,7 @@ def test_merge_prints_the_lines_that_give_the_chosen_pooling(finished: Path, tmp
 
 
 DIVERGED = {
-    "gift_vit.evaluate": "error: no score on test: logits of 6 of 6 images are NaN or infinite; lower optim.lr",
+    "gift_vit.evaluate": "error: no score on test: logits of 6 of 6 examples are NaN or infinite; lower optim.lr",
     "gift_vit.merge": "merged.pth is not written: the weights of blocks.0.attn.proj.weight are NaN or infinite in places",
     "gift_vit.explain": "error: no map can be made: logits are NaN or infinite in places; the training diverged",
 }

@@ -319,9 +319,9 @@ class Tally:
         distributed.sum_over_processes(totals)
         correct, loss, spoilt, images = totals.tolist()
         if images == 0:
-            raise ConfigError("nothing to evaluate: the split has no images")
+            raise ConfigError("nothing to evaluate: the split has no examples")
         if spoilt or not math.isfinite(loss):
-            what = f"logits of {int(spoilt)} of {int(images)} images are NaN or infinite" if spoilt else f"the loss is {loss}"
+            what = f"logits of {int(spoilt)} of {int(images)} examples are NaN or infinite" if spoilt else f"the loss is {loss}"
             raise RunError(f"no score{where and f' {where}'}: {what}; {_CALMER}")
         top1, further, kept = 100 * int(correct) / int(images), {}, None
         if self._objective.needs_logits:

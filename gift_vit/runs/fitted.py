@@ -80,7 +80,7 @@ def fit_on_features(
 
     images = train + val if with_val else train
     fit(model, settings[best], images.values, images.labels)
-    train_loss = score_features(model, images, "on the training images", objective).loss
+    train_loss = score_features(model, images, "on the training examples", objective).loss
     seconds = train.seconds + val.seconds + time.perf_counter() - started
     speed = len(images.labels) / seconds
     record = EpochRecord(epoch=0, train_loss=train_loss, lr=0.0, steps=0, seconds=seconds, images_per_s=speed)

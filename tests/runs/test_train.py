@@ -324,7 +324,7 @@ def test_no_score_is_computed_from_nan(
 ) -> None:
     cfg = configure(f"phase={phase}", "protocol=clean")
     spoil_logits(monkeypatch, call)
-    with pytest.raises(RunError, match=rf"no score {where}: logits of \d+ of \d+ images are NaN or infinite; lower optim.lr"):
+    with pytest.raises(RunError, match=rf"no score {where}: logits of \d+ of \d+ examples are NaN or infinite; lower optim.lr"):
         train_run(cfg, CALL)
     assert where in json.loads((cfg.folder / "failed.json").read_text())["message"]
     lines = (cfg.folder / "metrics.jsonl").read_text() if (cfg.folder / "metrics.jsonl").is_file() else ""
