@@ -64,7 +64,9 @@ def pull(arguments: Arguments) -> None:
             stage.rename(out)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-    use = "merge run={} out=<new folder>" if run.config.backbone.is_text else "predict run={} images=…"
+    backbone = run.config.backbone
+    of_texts = "merge run={} out=<new folder>" if backbone.pooling == "model" else "evaluate run={} dataset_root=<folder>"
+    use = of_texts if backbone.is_text else "predict run={} images=…"
     print(f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.{use.format(out)}")
 
 

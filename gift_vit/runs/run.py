@@ -281,10 +281,9 @@ class Run:
         """As :meth:`check_finished`, and refuse a model of texts: for ``what``, a plural, there is of pictures alone."""
         self.check_finished()
         if self.config.backbone.is_text:
-            raise ConfigError(
-                f"{self.folder} takes texts, and not pictures: {what} are for runs on images; "
-                f"`python -m gift_vit.merge run={self.folder} out=<new folder>` gives transformers this one"
-            )
+            merge = f"`python -m gift_vit.merge run={self.folder} out=<new folder>` gives transformers this one"
+            use = "its scores are had by gift_vit.evaluate" if self.config.backbone.pooling == "mean" else merge
+            raise ConfigError(f"{self.folder} takes texts, and not pictures: {what} are for runs on images; {use}")
 
     def check_keeps_predictions(self) -> None:
         """As :meth:`check_present`, and refuse a run whose predictions are no classes, and cannot be kept."""
