@@ -18,7 +18,8 @@ CRATE = "ro-crate-metadata.json"
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 SHA256 = "https://w3id.org/ro/terms/workflow-run#sha256"
-SOFTWARE = "https://pypi.org/project/gift-vit/"
+PAPER = "https://arxiv.org/abs/2312.00700"
+SOFTWARE = f"{PAPER}#gift-vit"  # the profile wants an absolute address, and the software has none of its own
 _WRITTEN = {
     CONFIG: "Configuration",
     ADAPTER: "Adapter and classification head",
@@ -112,7 +113,7 @@ def _process(result: Result, files: list[str], ended: str) -> list[dict[str, Any
             "@id": SOFTWARE,
             "@type": "SoftwareApplication",
             "name": "gift-vit",
-            "url": SOFTWARE,
+            "url": PAPER,
             "softwareVersion": f"{result.run.gift_vit_version} ({result.run.git_sha or 'no checkout'})",
         },
         {
