@@ -70,6 +70,11 @@ class Chart:
     drawing: Markup
 
 
+def titled(score: str) -> str:
+    """A score as a heading."""
+    return f"{score[:1].upper()}{score[1:]} (%)"
+
+
 def scatter_chart(title: str, entries: Sequence[Entry], score: str = "test top-1") -> Chart:
     """A score against adapter parameters."""
     names = [f"{entry.name}: {entry.top1:.2f} %, {entry.parameters:,.0f} adapter parameters" for entry in entries]
@@ -142,7 +147,7 @@ def scatter_figure(entries: Sequence[Entry], score: str = "test top-1") -> Figur
         axes.plot(entry.parameters, entry.top1, "o", markersize=9, color=face, markeredgecolor=edge, gid=gid)
         axes.text(x, y, entry.name, transform=None, horizontalalignment=side, fontweight=weight)
     axes.set_xlabel("Adapter parameters (head not counted), log scale")
-    axes.set_title(f"{score[:1].upper()}{score[1:]} (%)", loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(titled(score), loc="left", fontsize=12, fontweight="bold")
     return figure
 
 

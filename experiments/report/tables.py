@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from experiments.report.charts import Entry, pareto_front
+from experiments.report.charts import Entry, pareto_front, titled
 from experiments.report.runs import ShownRun, display_order, shared_score
 from gift_vit.results.cells import (
     adapter_cells,
@@ -93,11 +93,6 @@ def plain_table(grid: Grid) -> Table:
 def _scored_on(grid: Grid, dataset: str) -> str:
     """The heading of a dataset's scores."""
     return titled(scored_as([result for result in grid.results if result.run.dataset == dataset]))
-
-
-def titled(score: str) -> str:
-    """A score as a heading."""
-    return f"{score[:1].upper()}{score[1:]} (%)"
 
 
 def entries_table(title: str, entries: Sequence[Entry], score: str) -> HtmlTable:
