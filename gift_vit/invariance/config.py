@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, between, device_name, expect, fulfils, one_of, positive, writable_folder
+from gift_vit.common.checks import Options, at_least, between, device_name, expect, one_of, positive, writable_folder
 from gift_vit.common.errors import ConfigError
 
 TOKENS = ("all", "cls", "mean")
+OPTIMIZERS = ("adam", "sgd")
 LEAST_IMAGES = 4  # for which the unbiased estimator of CKA is defined
 
 
@@ -28,9 +29,8 @@ class InvarianceArguments(Options):
         split: train, val, trainval or test
         tokens: of a block's output: all, cls or mean
         steps: of each descent (default: in proportion to the images' side, 500 for 224 pixels)
-        step_size: the length of an image's first step, at most
-        momentum: what is kept of a step's direction for the next one
-        decay: the last step's size over the first one's, on a cosine between them
+        optimizer: of the descents: adam, or sgd: steps of equal length, as the authors'
+        step_size: its first learning rate (default: 0.15 of adam, 0.5 of sgd)
         seed: of the noise that descents begin with, and of the images that forgetting is measured on
         forgetting: images that the pretrained model knew: a choice of dataset=, or a folder, CSV or Parquet file. A linear
             classifier and k nearest neighbours are fitted to both models' features; forgetting is the accuracy that is lost
@@ -55,9 +55,8 @@ class InvarianceArguments(Options):
     split: str = "val"
     tokens: Annotated[str, one_of(TOKENS)] = "all"
     steps: Annotated[int | None, at_least(0)] = None
-    step_size: Annotated[float, positive] = 2.0
-    momentum: Annotated[float, between(0, 1)] = 0.9
-    decay: Annotated[float, fulfils(lambda value: 0 <= value <= 1, "a number from 0 to 1")] = 0.02
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam"
+    step_size: Annotated[float | None, positive] = None
     seed: Annotated[int, between(0, 2**32)] = 0
     forgetting: str | None = None
     forgetting_root: str | None = None

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -100,7 +100,7 @@ class KeptInversion:
             return None
 
     def _key(self) -> str:
-        descent = {**asdict(self.descent), "steps": self.descent.steps_for(self.images.shape[-1])}
+        descent = self.descent.resolved(self.images.shape[-1])
         weights = weights_digest(self.layers.model)
         return json.dumps([FORMAT, self.facts, weights, self.layers.blocks, self.layers.tokens, descent])
 

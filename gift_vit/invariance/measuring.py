@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -39,7 +39,7 @@ from gift_vit.runs.run import Run
 
 FORMAT = 1
 CONVERGED = 0.1  # the largest median error of a layer whose images count as represented alike
-_OPTIONS = ("images", "layers", "split", "tokens", "steps", "step_size", "momentum", "decay", "seed")
+_OPTIONS = ("images", "layers", "split", "tokens", "steps", "optimizer", "step_size", "seed")
 ESTIMATORS = {"biased": False, "unbiased": True}
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def compare(run: Run, arguments: InvarianceArguments) -> Compared:
     assert run.result is not None
     pair = open_pair(run, device)
     images, names = _read_images(run, pair.tuned, arguments)
-    descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.momentum, arguments.decay)
+    descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.optimizer)
     folder = Path(cfg.paths.cache_root, "inversions")
 
     def opened(model: nn.Module) -> Layers:
@@ -205,7 +205,7 @@ def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = 
     return {
         "layers": names,
         "tokens": pretrained.tokens,
-        "descent": {**asdict(descent), "steps": descent.steps_for(images.shape[-1])},
+        "descent": descent.resolved(images.shape[-1]),
         "images": compared.names,
         "errors": {model: _describe_errors(names, values) for model, values in errors.items()},
         **{name: _matrices(pairs, noise, unbiased) for name, unbiased in ESTIMATORS.items()},

@@ -53,8 +53,8 @@ def test_matrices_are_those_of_the_two_models(runs: dict[str, Path], call: Any, 
     assert found["images"] == [f"val{index:05}" for index in chosen]
     assert (found["layers"], found["split"], found["seen_in_training"]) == (LAYERS, "val", True)
     assert found["tokens"] == "all"
-    assert found["descent"] == {"steps": 6, "step_size": 2.0, "seed": 0, "momentum": 0.9, "decay": 0.02}
-    images, descent, blocks = images_of(run, chosen), Descent(6, 2.0, 0, 0.9, 0.02), [0, 3, 5]
+    assert found["descent"] == {"optimizer": "adam", "steps": 6, "step_size": 0.15, "seed": 0}
+    images, descent, blocks = images_of(run, chosen), Descent(6, optimizer="adam"), [0, 3, 5]
     torch.manual_seed(run.config.seed)
     pretrained, tuned = build_backbone(run.config.backbone, 10), run.model()
     for name, unbiased in {"biased": False, "unbiased": True}.items():

@@ -185,7 +185,7 @@ def test_whatever_changes_an_inversion_changes_its_file(tmp_path: Path, images: 
         "tokens": {"layers": open_layers(tiny(), tokens="cls")},
         "steps": {"descent": Descent(3)},
         "length": {"descent": Descent(2, 0.4)},
-        "momentum": {"descent": Descent(2, momentum=0.5)},
+        "optimizer": {"descent": Descent(2, 0.5, optimizer="adam")},
         "noise": {"descent": Descent(2, seed=1)},
         "images": {"images": images.flip(0)},
         "method": {"facts": ["tiny", "another"]},
