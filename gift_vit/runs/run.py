@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
-from gift_vit.common.hub import ADAPTER, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
+from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
 from gift_vit.config.loader import check_present, load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.data.config import CommonsenseConfig
@@ -276,6 +276,11 @@ class Run:
         """Refuse a folder without a trained adapter: a run that is not finished, or no run at all."""
         if self.config and self.result is None and self.imported is None:
             raise ConfigError(f"{self.folder} is not finished: it holds no {RESULT}; start its training again to finish it")
+
+    @property
+    def is_pushed(self) -> bool:
+        """Whether it is what ``gift_vit.push`` puts on the Hub: a card, and neither the epochs' numbers nor predictions."""
+        return (self.folder / CARD).is_file() and not any((self.folder / name).exists() for name in (METRICS, PREDICTIONS))
 
     def check_takes_images(self, what: str) -> None:
         """As :meth:`check_finished`, and refuse a model of texts: for ``what``, a plural, there is of pictures alone."""

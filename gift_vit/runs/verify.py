@@ -55,13 +55,13 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
     result = run.result
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
-    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs, _check_adapter]
-    if isinstance(run.config.method, Candidates):
-        checks.append(_check_chosen)
+    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_adapter]
+    if not run.is_pushed:
+        checks.insert(3, _check_epochs)
+        checks += [_check_chosen] if isinstance(run.config.method, Candidates) else []
+        checks += [_check_predictions] if result.predictions is not None else []
     for check in checks:
         yield check(run, result)
-    if result.predictions is not None:
-        yield _check_predictions(run, result)
     if (run.folder / ANSWERS).is_dir():
         yield _check_answers(run, result)
     if score:
@@ -118,6 +118,8 @@ def _check_labels(run: Run, result: Result) -> str:
 
 def _check_files(run: Run, result: Result) -> str:
     known, there = result.files, (run.folder / PREDICTIONS).is_file()
+    if run.is_pushed:
+        return _check_pushed(run, known or {})
     otherwise = f"is there, {RESULT} knows none" if there else f"is not there, {RESULT} has its scores"
     _claim(run, there == (result.predictions is not None), f"{PREDICTIONS} {otherwise}")
     if known is None:
@@ -129,6 +131,13 @@ def _check_files(run: Run, result: Result) -> str:
         _claim(run, file.is_file(), f"{name} is not there")
         _claim(run, sha256_of(file) == expected, f"{name} has another SHA-256 than {RESULT} says")
     return f"SHA-256 as recorded: {', '.join(known)}"
+
+
+def _check_pushed(run: Run, known: dict[str, str]) -> str:
+    """Of what is pushed the adapter alone is byte for byte what was trained."""
+    same = known.get(ADAPTER) in (None, sha256_of(run.folder / ADAPTER))
+    _claim(run, same, f"{ADAPTER} has another SHA-256 than {RESULT} says")
+    return f"SHA-256 as recorded: {ADAPTER}; {METRICS} and {PREDICTIONS} are not checked, for they are not pushed"
 
 
 def _check_numbers(run: Run, result: Result) -> str:
@@ -299,7 +308,7 @@ def _score_again(run: Run, result: Result, device: str) -> str:
     _claim(run, counts == recorded, f"the model has the parameters {counts}, {RESULT} says {recorded}")
     scores = score_model(run, model, data, split, keep_logits=True)
     allowed = math.ceil(SHARE * scores.images)
-    if result.predictions is None:
+    if result.predictions is None or run.is_pushed:
         top1 = result.metrics[f"{split}_top1"]
         difference = math.inf if top1 is None else abs(scores.top1 - top1)
         name = f"{split} {result.score_name}"

@@ -24,6 +24,7 @@ from gift_vit.push.record import shareable
 from gift_vit.runs.result import read_result, to_json
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
+from gift_vit.runs.verify import Untruth, verify_run
 from tests.push.hub_server import HubServer
 from tests.results.conftest import make_result
 from tests.warm import Ended, run_module
@@ -87,6 +88,22 @@ def test_a_run_goes_to_the_hub_and_comes_back(run: Run, hub: HubServer, tmp_path
     assert (merged.returncode, (tmp_path / "merged.safetensors").is_file()) == (0, True), merged.stderr
     drawn = ask(hub, tmp_path, "explain", "run=hf://me/gift-digits", "count=1", "out=maps")
     assert (drawn.returncode, (tmp_path / "maps/maps.npz").is_file()) == (0, True), drawn.stderr
+
+
+def test_what_is_pushed_is_verified_but_for_what_stays_behind(run: Run, tmp_path: Path) -> None:
+    write_shared(run, tmp_path, "me/it")
+    pushed = Run.open(tmp_path)
+    lines = list(verify_run(pushed))
+    assert lines[1].endswith("metrics.jsonl and predictions.parquet are not checked, for they are not pushed")
+    assert lines[-1].startswith("scored again: test top-1 ")
+    assert len(lines) == 5
+    adapter = tmp_path / "adapter.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\0")
+    with pytest.raises(Untruth, match="has another SHA-256 than"):
+        list(verify_run(pushed))
+    (run.folder / "README.md").write_text("my notes")
+    assert not run.is_pushed
+    (run.folder / "README.md").unlink()
 
 
 def test_nothing_of_the_machine_is_in_what_is_shared(run: Run, tmp_path: Path) -> None:
