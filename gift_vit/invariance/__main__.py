@@ -25,20 +25,21 @@ def measure(arguments: InvarianceArguments) -> None:
 
 
 def run_folders(given: str, methods: Sequence[str]) -> list[str]:
-    """A run's folder, or of a folder that is none the finished runs below it, of these methods alone if there are any.
+    """A run's folder, or of a folder that is none the finished runs on images below it; with ``methods`` those of them alone.
 
     Raises:
-        ConfigError: If there are finished runs below it, but none of these methods.
+        ConfigError: If there are finished runs on images below it, but none of these methods.
     """
     folder = Path(given).expanduser()
     if is_reference(given) or (folder / CONFIG).is_file() or not folder.is_dir():
         return [given]
-    found = [(str(run.folder), result.run.method) for run in find_runs(folder) if (result := run.result)]
+    finished = [(str(run.folder), result) for run in find_runs(folder) if (result := run.result)]
+    found = [(place, result.run.method) for place, result in finished if result.thing == "image"]
     chosen = [place for place, method in found if not methods or method in methods]
     if found and not chosen:
         known = ", ".join(sorted({method for _, method in found}))
         raise ConfigError(f"methods=[{','.join(methods)}]: no finished run of these is below {given} (there: {known})")
-    return chosen or [given]
+    return chosen or [place for place, _ in finished[:1]] or [given]  # of texts alone: the first, to be refused
 
 
 def open_run(folder: str, arguments: InvarianceArguments) -> Run:

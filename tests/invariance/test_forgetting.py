@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.data.config import DigitsConfig, TransformConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka
-from gift_vit.invariance.__main__ import open_run
+from gift_vit.invariance.__main__ import open_run, run_folders
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.kept import alone
 from gift_vit.invariance.known import Known, draw_known
@@ -154,6 +155,17 @@ def test_folders_with_runs_below_them(runs: dict[str, Path], call: Any, tmp_path
     assert "methods=[gift]: no finished run of these is below" in call(f"runs=[{outputs}]", "methods=[gift]", *WORDS)[2]
     assert "2 runs would overwrite each other's files" in call(*words, f"out={tmp_path}")[2]
     assert "is no run folder: it holds no config.yaml" in call(f"runs=[{tmp_path}]", *WORDS)[2]
+
+
+def test_runs_on_texts_are_none_of_those_below_a_folder(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, kind in {"image": "timm", "text": "transformers"}.items():
+        shutil.copytree(runs["linear"], tmp_path / name)
+        record = json.loads((tmp_path / name / "result.json").read_text())
+        record["run"]["config"]["backbone"]["kind"] = kind
+        (tmp_path / name / "result.json").write_text(json.dumps(record))
+    assert run_folders(str(tmp_path), []) == [str(tmp_path / "image")]
+    shutil.rmtree(tmp_path / "image")
+    assert run_folders(str(tmp_path), ["lora"]) == [str(tmp_path / "text")], "which is refused in words"
 
 
 def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path], call: Any) -> None:
