@@ -111,7 +111,7 @@ class _Loader:
         self, images: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, device: torch.device
     ) -> None:
         self.num_images = len(images)
-        self._loader = _build_loader(images, batches, workers)
+        self._loader = _build_loader(images, batches, workers, pinned=device.type == "cuda")
         self._transform, self._device = images.transform, device
 
     def __len__(self) -> int:
@@ -182,7 +182,7 @@ class EvalLoader(_Loader):
 
 
 def _build_loader(
-    dataset: FinishedImages, batches: EpochBatches | BatchSampler, workers: int
+    dataset: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, pinned: bool
 ) -> "DataLoader[tuple[Tensor, int] | ConfigError]":
     if workers < 0:
         raise ConfigError(f"workers={workers}: give 0 to read images in the main process, or a number of processes")
@@ -191,7 +191,7 @@ def _build_loader(
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
         collate_fn=partial(_collate, dataset.transform),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else each iterator draws its workers' seed from the global one
     )

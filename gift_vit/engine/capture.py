@@ -5,6 +5,7 @@ into them before each repetition.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
@@ -37,7 +38,8 @@ class Capture(Protocol):
 class CudaCapture:
     """CUDA graphs, all of which share one pool of memory: none may run while another does.
 
-    What one of them leaves in its output may be overwritten by the next one's run.
+    What one of them leaves in its output may be overwritten by the next one's run. A function that waits for the device is
+    refused before it is recorded: after a recording that broke off, torch draws no more random numbers on the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,14 +51,32 @@ class CudaCapture:
         with torch.cuda.device(self._device):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(_REHEARSALS):
-                    run()
-            torch.cuda.current_stream().wait_stream(side)
+            try:
+                with torch.cuda.stream(side):
+                    for _ in range(_REHEARSALS - 1):
+                        run()
+                    with _waiting_refused():
+                        run()
+            finally:
+                torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # of this thread alone: a loader's own thread goes on to pin memory meanwhile, which else would end both
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
         return graph.replay
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """Within it, what waits for the GPU is a RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that it does not know every way to wait
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class CapturedStep:

@@ -163,7 +163,7 @@ def _send(losses: list[Tensor]) -> Callable[[], Tensor]:
     sent = torch.stack(losses).to("cpu", non_blocking=True)
     arrived = torch.cuda.Event() if losses[0].is_cuda else None
     if arrived is not None:
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(losses[0].device))  # which need not be the current device
 
     def receive() -> Tensor:
         if arrived is not None:

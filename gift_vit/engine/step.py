@@ -76,6 +76,7 @@ class EagerStep:
             precision.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         _sum_over_processes(loss, optimizer)
+        precision.scaler.unscale_(optimizer)  # a fused optimiser would do so after its norm is clipped
         precision.scaler.step(optimizer)
         precision.scaler.update()
         optimizer.zero_grad()
@@ -154,6 +155,8 @@ def _obstacle(model: nn.Module, precision: Precision, trainer: TrainerConfig) ->
         return f"grad_accumulation={trainer.grad_accumulation} makes one step out of several pieces"
     if getattr(model, "recomputes", False):
         return "trainer.memory wants a second computation in the backward pass, which sets the random state from Python"
+    if getattr(model, "draws_on_cpu", False):
+        return "its method draws on the CPU which layers to leave out of a step"
     if getattr(model, "varies", False):
         return "its batches differ in length"
     if distributed.world_size() > 1:

@@ -112,6 +112,7 @@ def merge_layers(model: nn.Module) -> None:
             raise ConfigError(f"{method} of peft cannot be merged into the backbone; keep the adapter beside it") from error
         model.set_submodule(name, layer.get_base_layer().requires_grad_(False))
     vars(model).pop("peft_config", None)
+    vars(model).pop("draws_on_cpu", None)
 
 
 def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
@@ -132,6 +133,8 @@ def apply_peft(model: nn.Module, cfg: PeftConfig) -> None:
         if options.get("feedforward_modules"):  # of IA3: the targets whose input is scaled, not their output
             options["feedforward_modules"] = _pattern(_linear_names(model, options["feedforward_modules"], cfg.blocks))
     inject(model, cfg.peft_type, names, options)
+    if options.get("module_dropout"):  # LoHa's and LoKr's, by a number that a recorded step would draw once
+        vars(model)["draws_on_cpu"] = True
 
 
 def _pattern(names: Sequence[str]) -> str:

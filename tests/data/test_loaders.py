@@ -155,6 +155,17 @@ def test_an_unreadable_image_is_one_line(
             list(batches)
 
 
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:1", True)])
+def test_batches_are_pinned_for_a_gpu_that_takes_them(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
+) -> None:
+    """A run on the CPU of a machine with a GPU leaves that alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    transform = build_eval_transform(TransformConfig(), STATS)
+    made = EvalLoader(PreparedImages(source, transform), transform, BATCH, 0, torch.device(device))
+    assert made._loader.pin_memory == pinned
+
+
 def test_seeds_are_mixed_and_do_not_collide() -> None:
     keys = [(seed, *key) for seed in range(3) for key in [(0,), (1,), *((e, i) for e in range(5) for i in range(50))]]
     seeds = [mix_seed(*key) for key in keys]

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import gift_vit.engine.step as step_module
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.engine.capture import CapturedForward, CapturedStep, undone
+from gift_vit.engine.capture import CapturedForward, CapturedStep, CudaCapture, undone
 from gift_vit.engine.fit import EpochLosses, FitInputs, evaluate, fit
 from gift_vit.engine.observer import EpochRecord
 from gift_vit.engine.state import Precision, build_optimizer
 from gift_vit.engine.step import EagerStep, Step, build_step
+from gift_vit.methods import PeftConfig, apply_method
 from tests.acceleration.settings import accelerated
 from tests.acceleration.test_accelerate import tiny
 from tests.engine.stand_in import Rehearsing
@@ -129,6 +133,16 @@ def test_what_cannot_be_recorded_is_said(changes: dict[str, Any], reason: str, c
     assert line.startswith(f"steps are launched operation by operation, not as one graph: {reason}")
     with pytest.raises(ConfigError, match=f"step_graph=on is not possible: {reason}"):
         built(network(), **changes, step_graph="on")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.usefixtures("recording")
+def test_layers_that_the_cpu_draws_are_not_recorded(dropout: float, caplog: pytest.LogCaptureFixture) -> None:
+    options: Any = {"r": 2, "module_dropout": dropout}
+    model = apply_method(tiny(), PeftConfig(peft_type="LOHA", target_modules=["attn.proj"], options=options)).train()
+    with caplog.at_level(logging.INFO, "gift_vit"):
+        built(model)
+    assert ("draws on the CPU which layers to leave out" in caplog.text) == bool(dropout)
 
 
 @pytest.mark.parametrize("memory", ["lean", "minimal", "fast"])
@@ -245,6 +259,81 @@ def test_what_is_shown_of_a_gpu_is_no_loss_that_is_waited_for() -> None:
         shown = losses.to_show().item()
         assert shown == (step if step < 49 else 25 * ((step + 1) // 25) - 26)
     assert losses.mean() == 54.5
+
+
+def test_losses_are_waited_for_on_the_device_that_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be the current one; nothing waits for an event of another device."""
+    recorded: list[Any] = []
+    event = SimpleNamespace(record=lambda *stream: recorded.extend(stream), synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    with FakeTensorMode():
+        losses = EpochLosses(0, torch.device("cuda", 1))
+        for _ in range(25):
+            losses.add(torch.zeros((), device="cuda:1"), 1)
+    assert recorded == ["stream of cuda:1"]
+
+
+def test_gradients_are_clipped_as_they_are_and_not_as_fp16_scales_them() -> None:
+    """A loss is scaled by 65,536 there, and a fused optimiser takes that back after its own hooks."""
+    norms: list[float] = []
+    for precision in ("fp32", "fp16"):
+        model = network()
+        optimizer = build_optimizer(model, replace(optim(), clip_norm=1e3))  # more than there is
+
+        def note(*_: object, model: nn.Module = model) -> None:
+            norms.append(float(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)))
+
+        optimizer.register_step_pre_hook(note)
+        EagerStep(model, optimizer, Precision(precision, CPU))(*batch(), 16)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
+
+
+class Cuda:
+    """What of ``torch.cuda`` a recording calls; notes what is done, and how."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.mode: int | str = 0
+        stream = SimpleNamespace(wait_stream=lambda _: self.done.append("joined"))
+        calls: dict[str, Any] = {
+            "graph_pool_handle": lambda: "pool",
+            "device": lambda _: nullcontext(),
+            "Stream": lambda: SimpleNamespace(wait_stream=lambda _: None),
+            "current_stream": lambda: stream,
+            "stream": lambda _: nullcontext(),
+            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.done.append("repeated")),
+            "graph": self._graph,
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": lambda mode: vars(self).update(mode=mode),
+        }
+        for name, call in calls.items():
+            monkeypatch.setattr(torch.cuda, name, call)
+
+    def _graph(self, _: Any, pool: str, capture_error_mode: str = "global") -> Any:
+        self.done.append(f"recorded in {pool}, {capture_error_mode}")
+        return nullcontext()
+
+    def wait(self) -> None:
+        """As ``tensor.item()``, which torch refuses where it is told to."""
+        if self.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+
+def test_a_gpu_records_while_other_threads_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    repeat = CudaCapture(torch.device("cuda", 0))(lambda: cuda.done.append("run"))
+    assert cuda.done == ["run", "run", "run", "joined", "recorded in pool, thread_local", "run"]
+    repeat()
+    assert cuda.done[-1] == "repeated"
+
+
+def test_what_waits_for_a_gpu_is_refused_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaCapture(torch.device("cuda", 0))(cuda.wait)
+    assert cuda.done == ["joined"], "what follows comes after what was tried"
+    assert cuda.mode == 0
 
 
 def test_scores_of_a_recorded_forward_pass() -> None:

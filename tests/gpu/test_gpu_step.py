@@ -1,6 +1,7 @@
 """Recorded steps on a GPU, against steps that Python launches; what a stand-in on a CPU cannot show."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -174,6 +175,39 @@ def test_every_method_is_recorded_or_says_why_not(
     assert step.captured == (label not in UNCAPTURED), caplog.messages
     assert step.captured or "cannot be recorded" in caplog.text
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("label", sorted(UNCAPTURED))
+def test_what_is_not_recorded_still_draws_random_numbers(label: str, gpu: torch.device, batches: Batches) -> None:
+    """A recording that breaks off would leave the generator of drop path unusable: it is not begun."""
+    model = vit(gpu, EXAMPLES[label].config, drop_path=0.3)
+    twin = deepcopy(model)
+    step, _ = build_step(model, build_optimizer(model, optim()), Precision("fp32", gpu), trainer(batch_size=BATCH))
+    found, expected = losses_of(step, batches, 6), losses_of(eager_step(twin, gpu), batches, 6)
+    assert not step.captured
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_loader_pins_memory_while_a_step_is_recorded(gpu: torch.device, batches: Batches) -> None:
+    model, stop, errors = vit(gpu), threading.Event(), list[RuntimeError]()
+
+    def pin() -> None:
+        held: list[Tensor] = []
+        while not stop.is_set():
+            try:
+                held = [*held[-8:], torch.empty(len(held) + 1, 1 << 20).pin_memory()]
+            except RuntimeError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        step = captured_step(model, batches[0])
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors
+    assert torch.isfinite(losses_of(step, batches)).all()
 
 
 @pytest.mark.parametrize("memory", ["lean", "minimal"])
