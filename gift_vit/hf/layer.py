@@ -78,8 +78,10 @@ class GiftLayer(BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _pair(self, adapter: str) -> GiftPair:
-        return cast("GiftPair", self.gift_pair[adapter])
+    def _factors(self, adapter: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """φ and ψ on a device; layers that share them may lie on several."""
+        pair = cast("GiftPair", self.gift_pair[adapter])
+        return pair.phi.to(device), pair.psi.to(device)
 
     @property
     def _stores_transposed(self) -> bool:
@@ -92,9 +94,10 @@ class GiftLayer(BaseTunerLayer):
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The change of the weight, s (W φ) ψ, in the layout of the base layer's weight and at least in float32."""
-        pair, weight = self._pair(adapter), self._weight()
-        dtype = torch.promote_types(torch.promote_types(weight.dtype, pair.phi.dtype), torch.float32)
-        delta = self.scaling[adapter] * (weight.to(dtype) @ pair.phi.to(dtype)) @ pair.psi.to(dtype)
+        weight = self._weight()
+        phi, psi = self._factors(adapter, weight.device)
+        dtype = torch.promote_types(torch.promote_types(weight.dtype, phi.dtype), torch.float32)
+        delta = self.scaling[adapter] * (weight.to(dtype) @ phi.to(dtype)) @ psi.to(dtype)
         return delta.T.contiguous() if self._stores_transposed else delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -188,9 +191,9 @@ class Linear(nn.Module, GiftLayer):
         """X + Σ s (x ψᵀ) φᵀ, in the dtype of x: what the base layer is to see."""
         adapted: Tensor | None = None
         for name in names:
-            pair = self._pair(name)
-            cast = self._cast_input_dtype(x, pair.psi.dtype)
-            delta = (cast @ pair.psi.T) @ pair.phi.T * self.scaling[name]
+            phi, psi = self._factors(name, x.device)
+            cast = self._cast_input_dtype(x, psi.dtype)
+            delta = (cast @ psi.T) @ phi.T * self.scaling[name]
             adapted = (cast if adapted is None else adapted) + delta
         assert adapted is not None
         return adapted.to(x.dtype)
@@ -205,10 +208,11 @@ class Linear(nn.Module, GiftLayer):
 
     def _delta_output(self, x: Tensor, name: str) -> Tensor:
         """S (x ψᵀ)(W φ)ᵀ, shape (…, d_out)."""
-        pair, weight = self._pair(name), self._weight()
-        reduced = self._cast_input_dtype(x, pair.psi.dtype) @ pair.psi.T * self.scaling[name]
+        weight = self._weight()
+        phi, psi = self._factors(name, weight.device)
+        reduced = self._cast_input_dtype(x, psi.dtype) @ psi.T * self.scaling[name]
         # φ is cast and not W: autograd would keep a float32 copy of W for each layer
-        return reduced.to(weight.dtype) @ (weight @ pair.phi.to(weight.dtype)).T
+        return reduced.to(weight.dtype) @ (weight @ phi.to(weight.dtype)).T
 
     def __repr__(self) -> str:
         return "gift." + super().__repr__()

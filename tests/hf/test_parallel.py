@@ -1,4 +1,4 @@
-"""Shared pairs under DistributedDataParallel: two processes with half a batch each give one process's gradients."""
+"""Shared pairs on several devices: under DistributedDataParallel, and where the layers of one model lie on two."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
+from gift_vit.hf.layer import GiftLayer
 from tests.hf.conftest import adapted, inputs
 from tests.runs.test_distributed import two_processes
 
@@ -48,3 +49,14 @@ def test_two_processes_give_one_process_s_gradients(tmp_path: Path) -> None:
     assert len([name for name in expected if "gift_pair" in name]) == 4
     for rank in range(2):
         torch.testing.assert_close(load_file(tmp_path / f"{rank}.safetensors"), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compute", ["activation", "weight"])
+def test_layers_of_two_devices_may_share_a_pair(compute: str) -> None:
+    """Where the first of them lies, the pair does, or the last: here the CPU, and meta stands for the other."""
+    model = adapted("bert", ["query", "value"], compute=compute)
+    layer: Any = next(module for module in model.modules() if isinstance(module, GiftLayer))
+    layer.base_layer.to("meta")
+    made = layer(torch.zeros(2, 5, 32, device="meta"))
+    assert (made.device.type, made.shape) == ("meta", (2, 5, 32))
+    assert layer.get_delta_weight("default").device.type == "meta"
