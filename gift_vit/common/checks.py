@@ -123,7 +123,7 @@ one_or_several: Check = fulfils(
 folder_name: Check = matches(
     r"[^\W_][\w.+-]{0,149}", "a name of at most 150 letters, digits and . _ + -, a letter or digit first, for it names a folder"
 )
-device_name: Check = matches(r"auto|cpu|cuda(:\d+)?|mps|xpu(:\d+)?", "auto, cpu, cuda or cuda:<index>")
+device_name: Check = matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")
 
 
 def writable_folder(key: str, value: str) -> None:

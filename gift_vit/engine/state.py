@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,11 +113,7 @@ class Precision:
             raise ConfigError(f"unknown trainer.precision {name!r} (known: {', '.join(PRECISIONS)})")
         self.device_type = device.type
         self.autocast_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-        on_gpu = device.type == "cuda"
-        # what a GPU's autocast leaves in float32 is rounded to bf16 right after
-        torch.set_float32_matmul_precision("high" if name == "tf32" or (name == "bf16" and on_gpu) else "highest")
-        if on_gpu:
-            torch.backends.cudnn.allow_tf32 = name == "tf32"  # convolutions have a switch of their own, on by default
+        set_product_precision(name, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self, keep_casts: bool = True) -> torch.autocast:
@@ -126,11 +122,33 @@ class Precision:
         return torch.autocast(self.device_type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=keep_casts)
 
 
+def set_product_precision(name: str, device: torch.device) -> None:
+    """Set torch's process-wide precision of float32 products, and of a GPU's convolutions, to that of :data:`PRECISIONS`."""
+    on_gpu = device.type == "cuda"
+    # what a GPU's autocast leaves in float32 is rounded to bf16 right after
+    torch.set_float32_matmul_precision("high" if name == "tf32" or (name == "bf16" and on_gpu) else "highest")
+    if on_gpu:
+        torch.backends.cudnn.allow_tf32 = name == "tf32"  # convolutions have a switch of their own, on by default
+
+
 @contextmanager
-def deterministic() -> Iterator[None]:
+def product_precision_kept() -> Iterator[None]:
+    """Afterwards what :func:`set_product_precision` sets is what it is now."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
     """Within it, torch takes deterministic algorithms alone, the backward pass of attention included, or raises.
 
-    cuBLAS reads its setting when a GPU is first used: enter before that.
+    Raises:
+        ConfigError: If a GPU is to compute whose library of products, which reads its setting when it is first used, has been
+            used in this process with another setting.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     memory: Any = torch.utils.deterministic
@@ -138,10 +156,23 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
     try:
+        _check_products(device)
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         memory.fill_uninitialized_memory = before[1]
+
+
+def _check_products(device: torch.device) -> None:
+    try:
+        torch.mm(torch.zeros(1, 1, device=device), torch.zeros(1, 1, device=device))
+    except RuntimeError as error:
+        if "CUBLAS_WORKSPACE_CONFIG" not in str(error):
+            raise
+        raise ConfigError(
+            "trainer.deterministic=true comes too late for this process, which has used the GPU without it; start a new one, "
+            "with CUBLAS_WORKSPACE_CONFIG=:4096:8 in its environment"
+        ) from error
 
 
 @dataclass
@@ -180,7 +211,7 @@ def save_checkpoint(
     state = {
         "format": _FORMAT,
         "identity": identity,
-        "progress": asdict(progress),
+        "progress": vars(progress),
         "model": _mutable_state(model),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),

@@ -124,9 +124,9 @@ def invert_layers(
     best, lowest = x.clone(), x.new_full((len(x),), torch.inf)
 
     def keep(found: Tensor) -> None:
-        better = found < lowest
-        lowest[better] = found[better]
-        best[better] = x[better].detach()
+        better = found < lowest  # no index: a GPU would be waited for to tell how many there are
+        lowest.copy_(found.where(better, lowest))
+        best.copy_(x.detach().where(better.view(-1, 1, 1, 1), best))
 
     optimizer, schedule = descent.begin(x.requires_grad_(True))
     for _ in range(descent.steps_for(images.shape[-1])):

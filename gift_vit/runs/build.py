@@ -23,7 +23,7 @@ from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, cross_entropy, squared_error
-from gift_vit.engine.state import Precision
+from gift_vit.engine.state import Precision, set_product_precision
 from gift_vit.methods.adapter import apply_method, count_parameters
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.scores import task_scores
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 def resolve_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:<index>`` as a device that this machine has, of several processes for this one.
 
-    On a CPU, torch's threads are no more than the cores that this process may use.
+    On a CPU, torch's threads are no more than the cores that this process may use. Whatever was computed in this process
+    before, products are in full float32 until a :class:`Precision` says otherwise.
     """
     share_quota()
     if name == "auto":
@@ -52,6 +53,7 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"trainer.device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use trainer.device=auto"
         )
+    set_product_precision("fp32", device)
     return distributed.own_device(device)
 
 

@@ -123,10 +123,11 @@ def train_words(words: Sequence[str]) -> Path:
     from torch import cuda
     from torch.random import fork_rng
 
+    from gift_vit.engine.state import product_precision_kept
     from gift_vit.runs.train import Call, train_run
 
     call = Call(shlex.join(["python", "-m", "gift_vit.train", *words]), list(words))
-    with fork_rng(range(cuda.device_count())):
+    with fork_rng(range(cuda.device_count())), product_precision_kept():
         distributed.together(lambda: train_run(run, call) and None)
     return run.folder
 

@@ -121,9 +121,9 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             stack.enter_context(recorded(folder))
 
         # ---- Data and model.
-        if cfg.trainer.deterministic:
-            stack.enter_context(deterministic())
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
+        if cfg.trainer.deterministic:
+            stack.enter_context(deterministic(device))
         report = _reported(cfg, data) if main else None
         with distributed.main_first():  # it downloads the weights
             model = build_model(cfg, data.num_classes)

@@ -58,6 +58,16 @@ def refused(path: Path, reason: str) -> None:
     assert all(torch.equal(own, first) for own, first in zip(model.parameters(), network().parameters(), strict=True))
 
 
+def test_writing_copies_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the best epoch lie on the GPU, where a copy of them would raise the peak of memory."""
+    written: list[State] = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: (written.append(state), save(state, file)))
+    best, model = {"weight": torch.ones(2)}, network()
+    save_checkpoint(tmp_path / "last.ckpt", TrainingState(best=best), model, optimizer_of(model), scaler(), "data")
+    assert written[0]["progress"]["best"]["weight"] is best["weight"]
+
+
 def test_it_ends_in_the_digest_of_what_torch_wrote(written: Path) -> None:
     content = written.read_bytes()
     assert content[-72:] == b"\nsha256 " + hashlib.sha256(content[:-72]).hexdigest().encode()

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import gift_vit.engine.step as step_module
+from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig
 from gift_vit.engine.state import deterministic
 from gift_vit.runs.train import Call, train_run
 from tests.engine.stand_in import Rehearsing
 
+CPU = torch.device("cpu")
 MEMORY: Any = torch.utils.deterministic
 
 
@@ -21,7 +23,7 @@ def test_it_is_on_within_and_off_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MEMORY, "fill_uninitialized_memory", True)
 
     def stop() -> None:
-        with deterministic():
+        with deterministic(CPU):
             assert torch.are_deterministic_algorithms_enabled()
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
             raise InterruptedError
@@ -32,8 +34,21 @@ def test_it_is_on_within_and_off_after(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MEMORY.fill_uninitialized_memory
 
 
+def test_a_process_that_has_used_the_gpu_without_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own words for it are seven lines, at the first product of a training."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Deterministic behavior was enabled\nset CUBLAS_WORKSPACE_CONFIG=:4096:8")
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    with pytest.raises(ConfigError, match=r"too late for this process.*start a new one") as told, deterministic(CPU):
+        pass
+    assert "\n" not in str(told.value)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_what_has_no_deterministic_algorithm_is_an_error() -> None:
-    with deterministic(), pytest.raises(RuntimeError, match="deterministic"):
+    with deterministic(CPU), pytest.raises(RuntimeError, match="deterministic"):
         torch.zeros(4).put_(torch.tensor([1, 1]), torch.ones(2))
 
 

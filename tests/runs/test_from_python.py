@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.runs import Run
 
-WORDS = ["debug=smoke", "phase=final", "method.rank=2"]
+WORDS = ["debug=smoke", "phase=final", "method.rank=2", "trainer.precision=tf32"]
 FOLDER = Path("outputs/final/digits/gift/test_vit/smoke")
 
 
@@ -22,7 +22,9 @@ def state() -> tuple[object, ...]:
     ours = logging.getLogger("gift_vit")
     logged = [(tuple(logger.handlers), logger.level) for logger in (logging.root, ours)]
     hydra = GlobalHydra.instance().is_initialized()
-    return list(sys.argv), dict(os.environ), logged, hydra, torch.get_rng_state().tolist(), random.getstate(), os.getcwd()
+    products = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    drawn = torch.get_rng_state().tolist(), random.getstate()
+    return list(sys.argv), dict(os.environ), logged, hydra, drawn, os.getcwd(), products
 
 
 def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +42,7 @@ def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, 
     assert (first.state, second.state) == ("done", "done")
     assert first.result is not None
     assert first.result.run.overrides == WORDS
-    assert first.result.run.command == "python -m gift_vit.train debug=smoke phase=final method.rank=2"
+    assert first.result.run.command == "python -m gift_vit.train debug=smoke phase=final method.rank=2 trainer.precision=tf32"
     assert first.result == second.result
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 

@@ -11,6 +11,8 @@ import torch
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.engine.state import Precision, product_precision_kept
+from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run, find_runs, locked_folder
 from gift_vit.runs.train import Call, train_run
 
@@ -162,3 +164,13 @@ def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path) -> Non
     found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path, tmp_path / "a")]
     assert found == ["a/done", "a/failed", "b/c/begun"]
     assert find_runs(tmp_path / "nowhere") == []
+
+
+def test_a_device_computes_in_full_float32_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run draws from its data, maps and inversions come before or without a precision of their own."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with product_precision_kept():
+        Precision("tf32", torch.device("cuda"))
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+        resolve_device("cuda")
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
