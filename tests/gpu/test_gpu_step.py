@@ -193,11 +193,11 @@ def test_a_loader_pins_memory_while_a_step_is_recorded(gpu: torch.device, batche
 
     def pin() -> None:
         held: list[Tensor] = []
-        while not stop.is_set():
-            try:
+        try:
+            while not stop.is_set():
                 held = [*held[-8:], torch.empty(len(held) + 1, 1 << 20).pin_memory()]
-            except RuntimeError as error:
-                errors.append(error)
+        except RuntimeError as error:
+            errors.append(error)
 
     thread = threading.Thread(target=pin)
     thread.start()

@@ -1,6 +1,7 @@
 """Nothing is left on the CPU where a model and its inputs lie on another device, and nothing asks that device for a value."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 import gift_vit.explain.maps as maps_module
 import gift_vit.invariance.inversion as inversion_module
 from gift_vit.acceleration.patches import embed_by_product
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.backbones.text import build_text_model
 from gift_vit.engine.fit import Tally
 from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, squared_error
 from gift_vit.explain.config import MapChoice
@@ -20,10 +23,11 @@ from gift_vit.explain.scoring.object_parts import score_parts
 from gift_vit.invariance.inversion import Descent, invert_layers
 from gift_vit.invariance.representations import open_layers
 from gift_vit.methods import GiftConfig, apply_method, merge_method
-from gift_vit.methods.config import spec_of
+from gift_vit.methods.config import GiftHfConfig, spec_of
 from tests.acceleration.settings import accelerated
 from tests.elsewhere import ELSEWHERE, elsewhere
 from tests.methods.method_examples import all_examples, one_of_a_kind
+from tests.text_models import text_model
 
 # methods of peft that draw on the CPU, keep a tensor there, or ask the device for a value in every step
 NOT_SO = {"loha", "lokr", "fourierft", "vblora", "boft"}
@@ -83,6 +87,17 @@ def test_an_accelerated_model_trains_and_evaluates_there() -> None:
     with elsewhere(model):
         train(model)
         model.eval()(images())
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+def test_a_model_of_texts_trains_there(pooling: str, tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "bert")
+    model = build_text_model(BackboneConfig(name="hf", model=str(folder), kind="transformers", pooling=pooling), 3)
+    apply_method(model, GiftHfConfig(rank=2, target_modules=["query", "value"]))
+    with elsewhere(model):
+        tokens = torch.ones(2, 3, 7, dtype=torch.int64, device=ELSEWHERE)
+        CLASSES.loss(model.train()(tokens), torch.zeros(2, dtype=torch.int64, device=ELSEWHERE)).backward()
+        assert model.get_parameter("head.weight" if pooling == "mean" else "model.classifier.weight").grad is not None
 
 
 OBJECTIVES: dict[str, tuple[Objective, tuple[int, ...], tuple[int, ...], torch.dtype]] = {
