@@ -91,8 +91,8 @@ TARGETS := [attn.qkv] [mlp.fc1] [mlp.fc2] [attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
 mini-ablation: $(READY)  ## GIFT over its rank and its targets on two tasks, each setting with its own rate; DATA=<folder> make mini-ablation
 	for word in $(foreach rank,1 2 4 8 16 32 64,method.rank=$(rank)) $(foreach layers,$(TARGETS),method.target_modules=$(layers)); do \
 	  root=outputs/ablation/$$(echo $$word | tr -c 'a-z0-9\n' _) && mini="method=gift $$word $(call mini,$$root,digits tiny_vehicles)" && \
-	  $(SEARCH) $$mini && $(BIN)/python -m experiments.select root=$$root out=$$root/recipe && \
-	  $(BIN)/python -m gift_vit.train --config-dir $$root sweep=final $$mini || exit; done
+	  $(SEARCH) hydra.sweeper.seeds=1 $$mini && $(BIN)/python -m experiments.select root=$$root out=$$root/recipe && \
+	  $(BIN)/python -m gift_vit.train --config-dir $$root sweep=final seeds=[0,1,2] $$mini || exit; done
 	$(BIN)/python -m experiments.tables root=outputs/ablation method=gift rows=[method.rank,method.target_modules] out=experiments/mini/ablation.md
 
 explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
