@@ -19,7 +19,8 @@ from experiments.crate import crate
 from experiments.ensemble import Arguments, print_ensemble
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
-from gift_vit.runs.finished import evaluate_split
+from gift_vit.runs.build import finished_model
+from gift_vit.runs.finished import evaluate_split, score_model
 from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
@@ -115,7 +116,7 @@ def test_numbers_are_learnt_with_one_output_and_scored_by_correlation(configured
     cfg = configured("stsb", "phase=final", "method=full", "trainer.epochs=10", "optim.lr=1e-2", "trainer.batch_size=20")
     result = trained(cfg)
     run = Run.open(cfg.folder)
-    kept = evaluate_split(run, "test", keep_logits=True)
+    kept = score_model(run, finished_model(run, "auto")[0], run.data(), "test", keep_logits=True)
     assert kept.logits is not None
     assert kept.logits.shape == (60, 1)
     labels, outputs = run.data().splits["test"].labels, kept.logits[:, 0]
