@@ -55,8 +55,9 @@ def open_run(folder: str, arguments: InvarianceArguments) -> Run:
             f"{run.folder} is an imported adapter: it has no {RESULT} that says which weights it was trained on; "
             "give a run that was trained here"
         )
-    run.split(arguments.split)
-    run.check_present()
+    if arguments.images:  # forgetting alone is not measured on the run's own data
+        run.split(arguments.split)
+        run.check_present()
     if arguments.forgetting is not None:
         known_dataset(run, arguments)
     return run

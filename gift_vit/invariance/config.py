@@ -7,6 +7,7 @@ from typing import Annotated
 
 from gift_vit.common.checks import Options, at_least, between, device_name, expect, one_of, positive, writable_folder
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.hub import is_reference
 
 TOKENS = ("all", "cls", "mean")
 OPTIMIZERS = ("adam", "sgd")
@@ -79,6 +80,8 @@ class InvarianceArguments(Options):
             raise ConfigError(f"forgetting_root={self.forgetting_root} has no effect without forgetting=<dataset>")
         if self.out is not None and len(self.folders) > 1:
             raise ConfigError(f"out={self.out}: the files of several runs would overwrite each other; leave it out")
+        if self.out is None and (pulled := list(filter(is_reference, self.folders))):
+            raise ConfigError(f"{pulled[0]} is no folder to write to; give out=<folder>, or make one with gift_vit.pull")
         _ = self.blocks  # checks it
 
     @property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gift_vit.invariance.known import Known
-from gift_vit.invariance.measures import halves, interval_of_halves
+from gift_vit.invariance.measures import halves, interval_of_halves, number
 from gift_vit.invariance.pair import Pair
 from gift_vit.invariance.probes import CLASSIFIERS, Probed, probe
 from gift_vit.invariance.similarity import gram, gram_cka
@@ -82,7 +82,7 @@ def forgetting_line(found: Mapping[str, Any]) -> str:
     if found["unchanged"]:
         return f"forgotten {where}: nothing, the backbone is as it was (linear {found['linear']['before']:.2f} %)"
     told = [f"{title} {_lost(found[name])}" for name, title in (("linear", "linear"), ("knn", "k-NN"))]
-    return f"forgotten {where}: {'; '.join(told)}; drift {found['drift']['mean']:.3f}"
+    return f"forgotten {where}: {'; '.join(told)}; drift {number(found['drift']['mean'])}"
 
 
 def _lost(compared: Mapping[str, Any]) -> str:

@@ -17,7 +17,6 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from gift_vit.common.checks import expect
-from gift_vit.common.errors import ConfigError
 from gift_vit.common.tensors import check_finite
 from gift_vit.invariance.representations import Layers, open_layers
 
@@ -48,6 +47,8 @@ class Descent:
 
     def __post_init__(self) -> None:
         expect(self.optimizer in _RULES, "optimizer", self.optimizer, "sgd or adam")
+        expect(self.steps is None or self.steps >= 0, "steps", self.steps, "0 or more")
+        expect(self.step_size is None or self.step_size > 0, "step_size", self.step_size, "a number above 0")
 
     def steps_for(self, side: int) -> int:
         """Steps for images of ``side`` pixels."""
@@ -84,7 +85,8 @@ def invert(
     Args:
         model: A timm ViT; it is put into eval mode, and its parameters are frozen. It normalises by its own mean and std.
         images: (n, 3, H, W) in 0..1.
-        layers: Indices of blocks; negative: from the end. None: all. The pooled vector comes last in any case.
+        layers: Indices of blocks; negative: from the end. None: all. They are taken in ascending order, and the pooled vector
+            comes last in any case.
         descent: Steps, their size, and the noise's seed.
         tokens: What of a block's tokens is compared: all, cls or mean.
 
@@ -92,18 +94,17 @@ def invert(
         Of L = blocks + 1 layers, the best image of each descent and its error ``|m(x') - m(x)| / |m(x)|``.
 
     Raises:
-        ConfigError: If the images are not of that shape and range, or the model has no such layer.
+        ConfigError: If the images are not of that shape and range and of the model's size, or it has no such layer.
         RunError: If the representations are not finite.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
-        raise ConfigError(f"invert takes images (n, 3, H, W) in 0..1, got {tuple(images.shape)}")
     opened, descent = open_layers(model, layers, tokens), descent or Descent()
+    images = opened.taken(images, "invert")
     return invert_layers(opened, images, noise_like(images, descent.seed), descent)
 
 
 def noise_like(images: Tensor, seed: int) -> Tensor:
     """Where the descent begins: normal noise, clamped to 0..1, for each image its own."""
-    return torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).clamp(0, 1).to(images.device)
+    return torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).clamp(0, 1).to(images)
 
 
 def invert_layers(

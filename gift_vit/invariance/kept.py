@@ -57,9 +57,9 @@ class KeptInversion:
         return [(self._file(key.copy(), *part), *part) for part in splits]
 
     @property
-    def missing(self) -> int:
-        """How many parts have no file."""
-        return sum(not file.is_file() for file, _, _ in self.parts)
+    def missing(self) -> set[Path]:
+        """Files of parts that are not there."""
+        return {file for file, _, _ in self.parts if not file.is_file()}
 
     def found(self, stepped: Callable[[], object] = lambda: None) -> Inversion:
         """All parts, on the CPU: read, or made and written; told of each step that is made.
@@ -140,5 +140,6 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def count_steps(inversions: Sequence[KeptInversion]) -> int:
-    """Steps that are left to make of several inversions."""
-    return sum(inversion.missing * inversion.descent.steps_for(inversion.images.shape[-1]) for inversion in inversions)
+    """Steps that are left to make of several inversions, of which some may be the same."""
+    steps = {file: each.descent.steps_for(each.images.shape[-1]) for each in inversions for file in each.missing}
+    return sum(steps.values())

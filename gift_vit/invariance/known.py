@@ -62,6 +62,8 @@ def _known_dataset(given: str, data_root: str, root: str | None) -> DatasetConfi
             OmegaConf.update(composed, "dataset.root", root, force_add=True)
         config = load_config(composed).dataset
     elif (path := Path(given).expanduser()).exists():
+        if root is not None:
+            raise ConfigError(f"forgetting_root={root} has no effect with forgetting={given}, which is a path; leave it out")
         kind = kind_of(path)
         config = OWN[kind](name=kind, root=given)
     else:
@@ -71,7 +73,8 @@ def _known_dataset(given: str, data_root: str, root: str | None) -> DatasetConfi
     try:
         config.check_present()
     except ConfigError as error:
-        raise ConfigError(f"forgetting={given}, whose dataset.root is given as forgetting_root: {error}") from error
+        where = ", whose dataset.root is given as forgetting_root" if given in named else ""
+        raise ConfigError(f"forgetting={given}{where}: {error}") from error
     return config
 
 
@@ -86,9 +89,12 @@ def draw_known(config: DatasetConfig, per_class: int, seed: int) -> Known:
         seed: Of the draw, and of the training images that are held out.
 
     Raises:
-        ConfigError: If the dataset cannot be read, has no such split, or too few training images of a class.
+        ConfigError: If the dataset cannot be read, has no such split, one class only, or too few training images
+            of a class.
     """
     whole = build_dataset(config)
+    if whole.num_classes < 2:
+        raise ConfigError(f"forgetting={config.name}: its images are all of one class; give images of two classes or more")
     tested = "test" if "test" in whole.splits else "val"
     splits = {"train": "train", "test": tested}
     drawn: dict[str, ImageSource] = {}

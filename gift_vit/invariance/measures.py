@@ -5,7 +5,8 @@
 which is in no mean. A value is NaN where it is not defined.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,45 +32,65 @@ class GramPair:
         return gram_cka(first, second, unbiased)
 
     def permuted(self, unbiased: bool) -> Tensor:
-        """As :meth:`stir`, each image beside the inversion of the next one: what independent images give."""
-        return gram_cka(self.original, self.inverted.roll((1, 1), (-2, -1)), unbiased)
+        """As :meth:`stir`, each image beside the inversion of another, by lot: what independent images give.
+
+        Not of the next one: many a split is sorted by class.
+        """
+        ring = torch.randperm(self.original.shape[-1], generator=torch.Generator().manual_seed(0))
+        others = ring.roll(1)[ring.argsort()]
+        return gram_cka(self.original, _of(others)(self.inverted), unbiased)
 
 
-def layer_measures(stir: Tensor, within: Tensor, floor: Tensor) -> dict[str, Tensor]:
+def layer_measures(stir: Tensor, within: Tensor, floor: Tensor, blocks: Sequence[int] | None = None) -> dict[str, Tensor]:
     """One value for each layer i of the reference, blocks only, (L - 1).
 
     With ``rel = stir - within``: ``retained = stir_ii``, ``retained_any = max_j stir_ij``, ``forgotten = 1 - retained_any``,
     ``moved = retained_any - retained``, ``compression = mean_{j<i} rel_ij``, ``expansion = mean_{j>i} rel_ij``,
-    ``shift = i - argmax_j stir_ij``, and ``centroid``, the mean j weighted by what of ``stir`` is above ``floor``.
+    ``shift = i - argmax_j stir_ij``, and ``centroid``, the mean j weighted by what of ``stir`` is above ``floor``. i and j are
+    the numbers of the blocks, also where ``blocks`` are not all of the model's.
     """
     stir, within, floor = (matrix[:-1, :-1] for matrix in (stir, within, floor))
     weights = (stir - floor).clamp_min(0)
-    places = torch.arange(len(stir), dtype=stir.dtype)
-    values = _by_layer(stir, within)
+    places = _places(stir, blocks)
+    values = _by_layer(stir, within, places)
     return values | {"centroid": (weights * places).nansum(1) / weights.nansum(1)}
 
 
-def mean_measures(stir: Tensor, within: Tensor) -> dict[str, dict[str, Tensor]]:
+def mean_measures(
+    stir: Tensor, within: Tensor, blocks: Sequence[int] | None = None, depth: int | None = None
+) -> dict[str, dict[str, Tensor]]:
     """Means (…) over all blocks and over thirds of the depth, by third and measure; see :func:`layer_measures`.
 
     Of compression and expansion it is the mean over all pairs of layers.
+
+    Args:
+        stir: See the module.
+        within: See the module.
+        blocks: The numbers of the blocks that were looked at, ascending; None: all.
+        depth: How many the model has; None: as many as were looked at.
     """
     stir, within = stir[..., :-1, :-1], within[..., :-1, :-1]
-    depth = stir.shape[-1]
-    indices = torch.arange(depth)
+    places = _places(stir, blocks)
+    whole = torch.arange(depth or len(places), dtype=places.dtype)
     found = {}
-    for third, own in zip(THIRDS, (indices, *indices.tensor_split(3)), strict=True):
-        chosen = {name: values[..., own].nanmean(-1) for name, values in _by_layer(stir, within).items()}
+    for third, members in zip(THIRDS, (whole, *whole.tensor_split(3)), strict=True):
+        own = torch.isin(places, members).nonzero().flatten()
+        chosen = {name: values[..., own].nanmean(-1) for name, values in _by_layer(stir, within, places).items()}
         rel = stir - within
         for name, below in _SIDES.items():
-            pairs = below(indices[None], own[:, None])
+            pairs = below(places[None], places[own, None])
             chosen[name] = rel[..., own, :].where(pairs, torch.nan).flatten(-2).nanmean(-1)
         found[third] = chosen
     return found
 
 
 def measure_intervals(
-    given: GramPair, within: GramPair, unbiased: bool, draws: int = DRAWS
+    given: GramPair,
+    within: GramPair,
+    unbiased: bool,
+    draws: int = DRAWS,
+    blocks: Sequence[int] | None = None,
+    depth: int | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """:func:`mean_measures` with intervals of 95 %: ``mean``, ``low`` and ``high`` by third and measure.
 
@@ -78,10 +99,11 @@ def measure_intervals(
     It is NaN where half of the images are too few for the unbiased estimator.
     """
     count = given.original.shape[-1]
-    means = mean_measures(given.stir(unbiased), within.stir(unbiased))
+    means = mean_measures(given.stir(unbiased), within.stir(unbiased), blocks, depth)
     drawn = None
     if chosen := halves(count, draws):
-        drawn = mean_measures(*(torch.stack([pair.stir(unbiased, rows) for rows in chosen]) for pair in (given, within)))
+        stir, own = (torch.stack([pair.stir(unbiased, rows) for rows in chosen]) for pair in (given, within))
+        drawn = mean_measures(stir, own, blocks, depth)
     return {
         third: {name: interval_of_halves(mean, None if drawn is None else drawn[third][name]) for name, mean in values.items()}
         for third, values in means.items()
@@ -101,20 +123,28 @@ def interval_of_halves(mean: Tensor, drawn: Tensor | None) -> dict[str, float]:
     return {"mean": float(mean), "low": float(mean + low), "high": float(mean + high)}
 
 
+def number(value: float) -> str:
+    """A measure as a person reads it; a dash where it is not defined."""
+    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # never -0.000
+
+
 _SIDES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"compression": torch.lt, "expansion": torch.gt}
 
 
-def _by_layer(stir: Tensor, within: Tensor) -> dict[str, Tensor]:
+def _places(stir: Tensor, blocks: Sequence[int] | None) -> Tensor:
+    return torch.tensor(range(stir.shape[-1]) if blocks is None else blocks, dtype=stir.dtype)
+
+
+def _by_layer(stir: Tensor, within: Tensor, places: Tensor) -> dict[str, Tensor]:
     defined = ~stir.isnan().all(-1)
     ranked = stir.nan_to_num(nan=-torch.inf)
-    places = torch.arange(stir.shape[-1], dtype=stir.dtype)
     retained, retained_any = stir.diagonal(dim1=-2, dim2=-1), ranked.amax(-1).where(defined, torch.nan)
     values = {
         "retained": retained,
         "retained_any": retained_any,
         "forgotten": 1 - retained_any,
         "moved": retained_any - retained,
-        "shift": (places - ranked.argmax(-1)).where(defined, torch.nan),
+        "shift": (places - places[ranked.argmax(-1)]).where(defined, torch.nan),
     }
     for name, below in _SIDES.items():
         values[name] = (stir - within).where(below(places[None], places[:, None]), torch.nan).nanmean(-1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, sha256_of, write_json
+from gift_vit.common.files import LockedError, check_writable, sha256_of, write_json
 from gift_vit.common.hub import ADAPTER
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.explain.samples import spread_samples
@@ -27,7 +27,7 @@ from gift_vit.invariance.forgetting import forgetting_line, measure_forgetting
 from gift_vit.invariance.inversion import Descent, noise_like
 from gift_vit.invariance.kept import KeptInversion, alone, count_steps
 from gift_vit.invariance.known import Known, draw_known, known_dataset
-from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals
+from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals, number
 from gift_vit.invariance.pair import headless, open_pair
 from gift_vit.invariance.progress import steps_shown
 from gift_vit.invariance.representations import Layers, open_layers
@@ -37,7 +37,7 @@ from gift_vit.results.kept import FOLDER, FORGETTING, RECORD
 from gift_vit.runs.build import build_pretrained, resolve_device
 from gift_vit.runs.run import Run
 
-FORMAT = 1
+FORMATS = {RECORD: 2, FORGETTING: 1}
 CONVERGED = 0.1  # the largest median error of a layer whose images count as represented alike
 _OPTIONS = ("images", "layers", "split", "tokens", "steps", "optimizer", "step_size", "seed")
 ESTIMATORS = {"biased": False, "unbiased": True}
@@ -67,12 +67,14 @@ def measure_runs(runs: Sequence[Run], arguments: InvarianceArguments) -> Iterato
     """Measure runs and write their files; a line for each.
 
     Raises:
-        ConfigError: If one of them cannot be measured; before anything is.
+        ConfigError: If one of them cannot be measured, or its files not be written; before anything is.
         RunError: If a model's representations are not finite, or the disk is full.
     """
     known = _known(runs, arguments)
     parts = {run.folder: _parts(run, arguments, known.get(run.folder)) for run in runs}
     left = [run for run in runs if not all(part.summary for part in parts[run.folder])]
+    for run in left:
+        check_writable(parts[run.folder][0].file.parent)
     for run in left if len(runs) > 1 else ():
         _ = compare(run, arguments) if arguments.images else open_pair(run, resolve_device(arguments.device))
     todo = list(runs)
@@ -113,14 +115,14 @@ class _Part:
 
 def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> list[_Part]:
     folder = Path(arguments.out or run.folder / FOLDER)
-    shared = {"format": FORMAT, "adapter_sha256": sha256_of(run.folder / ADAPTER)}
+    adapter = sha256_of(run.folder / ADAPTER)
     parts = []
     if arguments.images:
         options = {name: getattr(arguments, name) for name in _OPTIONS}
-        made_of = {**shared, **options}
+        made_of = {"format": FORMATS[RECORD], "adapter_sha256": adapter, **options}
         parts.append(_Part(folder / RECORD, made_of, partial(_measure_invariances, run, arguments)))
     if known is not None:
-        made_of = json.loads(json.dumps({**shared, "on": known.facts}))
+        made_of = {"format": FORMATS[FORGETTING], "adapter_sha256": adapter, "on": json.loads(json.dumps(known.facts))}
         parts.append(_Part(folder / FORGETTING, made_of, partial(_measure_forgetting, run, arguments, known)))
     return parts
 
@@ -128,7 +130,7 @@ def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> lis
 def _measure_invariances(run: Run, arguments: InvarianceArguments, part: _Part, told: str) -> str:
     found = measure_run(compare(run, arguments), arguments, told)
     seen = arguments.split in {"train", "trainval"} or (arguments.split == "val" and run.config.train_split == "trainval")
-    origin = {**_origin(run), "split": arguments.split, "seen_in_training": seen}
+    origin = {**_origin(run, part), "split": arguments.split, "seen_in_training": seen}
     draw_matrices(found["layers"], found["unbiased"], [part.file.with_suffix(f".{kind}") for kind in ("png", "pdf")])
     line = _line(found)
     write_json(part.file, _plain({**origin, **found, "summary": line, "made_of": part.made_of}))  # last: with it all is done
@@ -140,7 +142,7 @@ def _measure_forgetting(run: Run, arguments: InvarianceArguments, known: Known, 
     device = resolve_device(arguments.device)
     found = measure_forgetting(run, open_pair(run, device), known, device)
     line = forgetting_line(found)
-    write_json(part.file, _plain({**_origin(run), **found, "summary": line, "made_of": part.made_of}))
+    write_json(part.file, _plain({**_origin(run, part), **found, "summary": line, "made_of": part.made_of}))
     return line
 
 
@@ -208,11 +210,11 @@ def measure_run(compared: Compared, arguments: InvarianceArguments, told: str = 
         "descent": descent.resolved(images.shape[-1]),
         "images": compared.names,
         "errors": {model: _describe_errors(names, values) for model, values in errors.items()},
-        **{name: _matrices(pairs, noise, unbiased) for name, unbiased in ESTIMATORS.items()},
+        **{name: _matrices(pairs, noise, pretrained, unbiased) for name, unbiased in ESTIMATORS.items()},
     }
 
 
-def _matrices(pairs: dict[str, GramPair], noise: GramPair, unbiased: bool) -> dict[str, Any]:
+def _matrices(pairs: dict[str, GramPair], noise: GramPair, layers: Layers, unbiased: bool) -> dict[str, Any]:
     """Matrices by layer of the pretrained model (rows) and of the tuned one (columns), floors, and measures in both views."""
     forward, backward = pairs["tuned_given_pretrained"], pairs["pretrained_given_tuned"]
     views = {"pretrained": (forward, pairs["within_pretrained"]), "tuned": (backward, pairs["within_tuned"])}
@@ -226,8 +228,8 @@ def _matrices(pairs: dict[str, GramPair], noise: GramPair, unbiased: bool) -> di
         },
         "measures": {
             f"invariances_of_{model}": {
-                "by_layer": layer_measures(given.stir(unbiased), own.stir(unbiased), given.permuted(unbiased)),
-                "means": measure_intervals(given, own, unbiased),
+                "by_layer": layer_measures(given.stir(unbiased), own.stir(unbiased), given.permuted(unbiased), layers.blocks),
+                "means": measure_intervals(given, own, unbiased, blocks=layers.blocks, depth=layers.depth),
                 "pooled": given.stir(unbiased)[-1, -1],
             }
             for model, (given, own) in views.items()
@@ -250,11 +252,11 @@ def _read_images(run: Run, model: nn.Module, arguments: InvarianceArguments) -> 
     return pixels.float() / 255, [sample.name for sample in samples]
 
 
-def _origin(run: Run) -> dict[str, Any]:
+def _origin(run: Run, part: _Part) -> dict[str, Any]:
     result = run.result
     assert result is not None
     return {
-        "format": FORMAT,
+        "format": part.made_of["format"],
         "run": run.config.run_name,
         "method": result.run.method,
         "dataset": result.run.dataset,
@@ -283,7 +285,7 @@ def _line(found: dict[str, Any]) -> str:
     means = own["measures"]["invariances_of_pretrained"]["means"]["all"]
     told = [f"{name} {_interval(means[name])}" for name in ("retained", "forgotten", "compression")]
     floors = [own["floors"]["independent_images"], own["stir"]["random_given_pretrained"]]
-    independent, random = (_number(float(floor.diagonal()[:-1].nanmean())) for floor in floors)
+    independent, random = (number(float(floor.diagonal()[:-1].nanmean())) for floor in floors)
     line = f"{', '.join(told)} (independent images {independent}, random weights {random})"
     for model, errors in found["errors"].items():
         far = [name for name, error in errors.items() if not error["converged"]]
@@ -292,12 +294,8 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def _interval(values: dict[str, float]) -> str:
-    shown = {name: _number(value) for name, value in values.items()}
+    shown = {name: number(value) for name, value in values.items()}
     return shown["mean"] if math.isnan(values["low"]) else "{mean} [{low}, {high}]".format(**shown)
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # never -0.000
 
 
 def _plain(value: Any) -> Any:

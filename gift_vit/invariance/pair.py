@@ -11,7 +11,6 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.invariance.kept import weights_digest
 from gift_vit.invariance.representations import open_layers
 from gift_vit.methods.adapter import applied_method, describe_method, merge_method
-from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_pretrained
 from gift_vit.runs.run import Run
 
@@ -48,10 +47,10 @@ def open_pair(run: Run, device: torch.device) -> Pair:
         side = input_statistics(tuned).input_size
     except ConfigError as error:
         raise ConfigError(f"{run.folder}: {error}") from error
-    if spec_of(cfg.method).merge is None:
-        method = describe_method(applied_method(tuned).config)
-    else:
+    try:
         merge_method(tuned)
+    except ConfigError:  # it cannot be: the adapter stays beside the weights
+        method = describe_method(applied_method(tuned).config)
     pretrained = headless(build_pretrained(cfg, result.data.num_classes), device)
     tuned = headless(tuned, device)
     try:

@@ -42,9 +42,29 @@ class Layers:
         return [*map(str, self.blocks), POOLED]
 
     @property
+    def depth(self) -> int:
+        """How many blocks the model has."""
+        return len(cast("nn.Sequential", self.model.blocks))
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def taken(self, images: Tensor, asked: str) -> Tensor:
+        """Images (n, 3, H, W) as the model takes them: of its kind of numbers, on its device.
+
+        Raises:
+            ConfigError: If there are none, or they are not of its size and in 0..1; ``asked`` is what takes them.
+        """
+        embed = cast(nn.Module, self.model.patch_embed)
+        size = tuple(getattr(embed, "img_size", None) or ()) if getattr(embed, "strict_img_size", True) else ()
+        shape = tuple(images.shape)
+        fits = len(shape) == 4 and shape[0] > 0 and shape[1] == 3 and (not size or shape[2:] == size)
+        if not fits or not ((images >= 0) & (images <= 1)).all():
+            wanted = ", ".join(map(str, size)) or "H, W"
+            raise ConfigError(f"{asked} takes images (n, 3, {wanted}) in 0..1, n 1 or more, got {shape} of {images.dtype}")
+        return images.detach().to(next(self.model.parameters()))
 
     def rows(self, images: Tensor, counts: Sequence[int] | None = None) -> list[Tensor]:
         """The rows of each of the L layers.
@@ -116,14 +136,16 @@ def open_layers(model: nn.Module, blocks: Sequence[int] | None = None, tokens: s
         tokens: all, cls or mean.
 
     Raises:
-        ConfigError: If the model is no ViT, has no such block, or no class token where it is asked for.
+        ConfigError: If the model is no ViT, has no such block or no class token where that is asked for, or one is given twice.
     """
     check_vit(model)
     depth = len(cast("nn.Sequential", model.blocks))
-    wrong = [block for block in blocks or () if not -depth <= block < depth]
-    if wrong:
-        raise ConfigError(f"layers={list(blocks or ())}: the model has {depth} blocks; give indices from 0 to {depth - 1}")
+    given = list(range(depth)) if blocks is None else list(blocks)
+    if any(not -depth <= block < depth for block in given):
+        raise ConfigError(f"layers={given}: the model has {depth} blocks; give indices from 0 to {depth - 1}")
+    chosen = sorted({block % depth for block in given})
+    if len(chosen) < len(given):
+        raise ConfigError(f"layers={given}: of the model's {depth} blocks one is named twice; give each once")
     if tokens == "cls" and getattr(model, "cls_token", None) is None:
         raise ConfigError("tokens=cls: the model has no class token; use tokens=mean or tokens=all")
-    chosen = range(depth) if blocks is None else sorted({block % depth for block in blocks})
     return Layers(model.eval().requires_grad_(False), tuple(chosen), tokens)

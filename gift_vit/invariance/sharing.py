@@ -28,15 +28,20 @@ def stir(
         evaluated: A timm ViT.
         reference: A timm ViT of the same input size, which is inverted; both are put into eval mode and frozen.
         images: x, (n, 3, H, W) in 0..1.
-        layers: Indices of blocks, of both; None: all. The pooled vector comes last in any case.
+        layers: Indices of blocks, of both; None: all of each. The pooled vector comes last in any case.
         unbiased: The unbiased estimator of CKA, for which n must be 4 or more.
         descent: How images are found.
 
     Returns:
-        (L, L) in float64: row i of the reference, column j of the evaluated model.
+        (L, L) in float64: row i of the reference, column j of the evaluated model; (R, L) where they differ in depth.
+
+    Raises:
+        ConfigError: As :func:`invert`, of either model.
+        RunError: If the representations of the reference are not finite.
     """
-    found = invert(reference, images, layers, descent).images
     opened = open_layers(evaluated, layers)
+    opened.taken(images, "stir")
+    found = invert(reference, images, layers, descent).images
     return gram_pair(opened, images, found).stir(unbiased)
 
 
@@ -48,5 +53,5 @@ def gram_pair(layers: Layers, images: Tensor, inverted: Tensor) -> GramPair:
 @torch.no_grad()
 def grams(layers: Layers, images: Tensor, batch_size: int = 32) -> Tensor:
     """Centred inner products of the rows of n images (n, 3, H, W) at each layer: (L, n, n) in float64, on the CPU."""
-    batches = [layers.rows(batch.to(layers.device)) for batch in images.split(batch_size)]
+    batches = [layers.rows(batch.to(next(layers.model.parameters()))) for batch in images.split(batch_size)]
     return torch.stack([gram(torch.cat(rows)).cpu() for rows in zip(*batches, strict=True)])

@@ -1,5 +1,6 @@
 """Linear CKA (Kornblith et al., arXiv 1905.00414) and its unbiased estimator (Nguyen et al., arXiv 2010.15327)."""
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from gift_vit.common.errors import ConfigError
 
 _RELATIVE_ZERO = 1e-12  # of a norm in float64: below it is rounding
+_COARSEST = 1e-4  # relative: rounding of a format beyond float32 is in what was stored, not in what is computed of it
 
 
 def cka(a: ArrayLike | Tensor, b: ArrayLike | Tensor, unbiased: bool = False) -> float:
@@ -21,12 +23,12 @@ def cka(a: ArrayLike | Tensor, b: ArrayLike | Tensor, unbiased: bool = False) ->
         unbiased: HSIC by Song et al. (2012), equation 5, in place of the biased one.
 
     Returns:
-        NaN where it is not defined: a representation is constant, or n < 2 (unbiased: n < 4).
+        NaN where it is not defined: a representation is constant or not finite, or n < 2 (unbiased: n < 4).
 
     Raises:
-        ConfigError: If these are no matrices of as many rows.
+        ConfigError: If these are no matrices of numbers with as many rows.
     """
-    first, second = (value if isinstance(value, Tensor) else torch.as_tensor(value) for value in (a, b))
+    first, second = map(_as_tensor, (a, b))
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise ConfigError(f"cka compares (n, d) with (n, e), got {tuple(first.shape)} and {tuple(second.shape)}")
     return float(gram_cka(gram(first), gram(second.to(first.device)), unbiased))
@@ -38,7 +40,7 @@ def gram(rows: Tensor) -> Tensor:
         rows = rows.double()
     wide = rows.detach().double()
     centred = wide - wide.mean(0)
-    rounding = 10 * torch.finfo(rows.dtype).eps
+    rounding = 10 * min(torch.finfo(rows.dtype).eps, _COARSEST)
     return centred @ centred.T * (centred.norm() > rounding * wide.norm())
 
 
@@ -55,6 +57,13 @@ def gram_cka(first: Tensor, second: Tensor, unbiased: bool = False) -> Tensor:
         norm = part.square().sum((-2, -1)).sqrt()
         norms.append(norm.where(norm > _RELATIVE_ZERO * raw.square().sum((-2, -1)).sqrt(), torch.nan))
     return product / (norms[0] * norms[1])
+
+
+def _as_tensor(value: ArrayLike | Tensor) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))  # a copy: strides may be negative
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"cka compares matrices of numbers, got a {type(value).__name__}: {error}") from error
 
 
 def _centred(matrix: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.hub import ADAPTER
+from gift_vit.config.compose import flatten
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.comparison import find_rows
 from gift_vit.results.names import dataset_name
@@ -19,6 +21,7 @@ from gift_vit.runs.result import Result
 
 FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
+_ABSENT = "absent"
 _TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=DATASET"}
 
 
@@ -46,10 +49,10 @@ def measured(result: Result, name: str) -> float | None:
     """One of :data:`MEASURES` of a run; None: it has no record of it, or it is not defined.
 
     Raises:
-        ConfigError: If the record cannot be read.
+        ConfigError: If the record cannot be read, or is of another adapter than the run has.
     """
     measure = MEASURES[name]
-    value: Any = _record(_file(result, measure.file))
+    value: Any = _record(result, measure.file)
     if value is None:
         return None
     try:
@@ -69,12 +72,11 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
     notes: list[str] = []
     for file in dict.fromkeys(MEASURES[name].file for name in names):
         titles = ", ".join(MEASURES[name].title for name in names if MEASURES[name].file == file)
-        places = [_file(result, file) for result in results]
-        facts = [(place, _facts(file, record, place)) for place in places if (record := _record(place)) is not None]
+        records = {_file(result, file): _record(result, file) for result in results}
+        facts = [(place, _facts(file, record, place)) for place, record in records.items() if record is not None]
         if facts:
             notes.append(f"{titles}: {_describe(file, _agreed(facts))}")
-        measured_places = [place for place, _ in facts]
-        without = [place.parent.parent for place in places if place not in measured_places]
+        without = [place.parent.parent for place, record in records.items() if record is None]
         if without:
             made = f"`python -m gift_vit.invariance run={without[0]}{_TO_MAKE[file]}`"
             notes.append(f"Runs without {file}, and so without {titles}: {len(without)}. To make it: {made}.")
@@ -149,9 +151,11 @@ def _agreed(facts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Mapping[str, Any
     """What all records were made of."""
     (first, expected), *others = facts
     for other, given in others:
-        if differing := [key for key in expected if given.get(key) != expected[key]]:
+        one, another = dict(flatten(expected)), dict(flatten(given))
+        if differing := [key for key in sorted(one | another) if one.get(key, _ABSENT) != another.get(key, _ABSENT)]:
+            values = "; ".join(f"{key} {one.get(key, _ABSENT)} and {another.get(key, _ABSENT)}" for key in differing[:3])
             raise ConfigError(
-                f"{first} and {other} differ in {', '.join(differing)}, and cannot stand in one table; "
+                f"{first} and {other} differ in {', '.join(differing)}, and cannot stand in one table ({values}); "
                 "measure one of these runs again with the options of the other"
             )
     return expected
@@ -177,14 +181,19 @@ def _file(result: Result, name: str) -> Path:
     return (result.path.parent if result.path else Path(result.source)) / FOLDER / name
 
 
-def _record(file: Path) -> Any:
+def _record(result: Result, name: str) -> Any:
     """The content of a record; None: there is none."""
+    file = _file(result, name)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
+        adapter = record.get("made_of", {}).get("adapter_sha256")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, AttributeError, ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
+    if adapter not in (None, (result.files or {}).get(ADAPTER, adapter)):
+        raise ConfigError(f"{file} is of an adapter that {file.parent.parent} no longer has; measure that run again")
+    return record
 
 
 def _damaged(file: Path, error: Exception) -> ConfigError:

@@ -11,7 +11,11 @@ from gift_vit.config.loader import load_config
 from gift_vit.invariance import __main__ as invariance
 from gift_vit.runs.train import Call, train_run
 
-METHODS = ("lora", "linear", "vpt_deep", "toast")
+METHODS = {method: [f"method={method}"] for method in ("lora", "linear", "vpt_deep", "toast")}
+METHODS["lily"] = [  # of a kind that can be merged, which this one cannot
+    *("method=ln_tuning", "method.name=lily", "method.peft_type=LILY", "method.target_modules=[attn.proj]"),
+    "+method.options={r:2,stride_A:1,num_B:2}",
+]
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +23,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs on digits by their method; some seconds."""
     root, folders = tmp_path_factory.mktemp("outputs"), {}
     fixed = ["debug=smoke", "phase=final", f"paths.output_root={root}", f"paths.cache_root={root}/cache", "optim.lr=0.05"]
-    for method in METHODS:
-        cfg = load_config(compose_config([*fixed, f"method={method}"]))
+    for method, words in METHODS.items():
+        cfg = load_config(compose_config([*fixed, *words]))
         train_run(cfg, Call("python -m gift_vit.train", []))
         folders[method] = cfg.folder
     return folders

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from gift_vit.backbones.build import build_backbone, input_statistics
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import DigitsConfig, TransformConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka
 from gift_vit.invariance.__main__ import open_run, run_folders
 from gift_vit.invariance.config import InvarianceArguments
+from gift_vit.invariance.forgetting import forgetting_line, measure_drift
 from gift_vit.invariance.kept import alone
 from gift_vit.invariance.known import Known, draw_known
 from gift_vit.invariance.measuring import measure_runs
@@ -121,6 +124,23 @@ def test_a_backbone_that_was_left_alone_has_forgotten_nothing(runs: dict[str, Pa
     assert len(set(cache.glob("*")) - before) == 1, "that of the fine-tuned model"
 
 
+def test_the_runs_own_images_are_not_needed(runs: dict[str, Path], call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> None:
+        raise ConfigError("the run's data is not there")
+
+    monkeypatch.setattr(Run, "check_present", gone)
+    monkeypatch.setattr(Run, "data", gone)
+    assert call(f"run={runs['linear']}", *WORDS)[0] == 0
+    assert "the run's data is not there" in call(f"run={runs['linear']}", *WORDS, "images=8")[2]
+
+
+def test_a_drift_that_is_not_defined_is_a_dash() -> None:
+    drift = measure_drift(*torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)))
+    lost = {"before": 50.0, "after": 40.0, "forgetting": {"mean": 10.0, "low": 5.0, "high": 15.0}}
+    found = {"on": {"classes": 2, "dataset": "pets"}, "unchanged": False, "linear": lost, "knn": lost, "drift": drift}
+    assert forgetting_line(found).endswith("; drift –")
+
+
 def test_what_was_found_is_kept(runs: dict[str, Path], call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (f"run={runs['lora']}", *WORDS, "seed=2")
     _, printed, _ = call(*words)
@@ -214,7 +234,13 @@ def test_classes_that_features_tell_apart_are_found(noise: float, expected: floa
             ["forgetting=tiny_mammals", "forgetting_root=nowhere"],
             "whose dataset.root is given as forgetting_root: dataset tiny_mammals: there is no folder",
         ),
-        ("lora", ["forgetting=."], "expected"),
+        ("lora", ["forgetting=."], "error: forgetting=.: "),
+        (
+            "lora",
+            ["forgetting=one", "forgetting_root=a"],
+            "forgetting_root=a has no effect with forgetting=one, which is a path",
+        ),
+        ("lora", ["forgetting=one"], "forgetting=folder_one: its images are all of one class; give images of two"),
         ("lora", ["per_class=1"], "forgetting=digits: a fifth of 10 training images chooses the classifiers' settings, and"),
         ("lora", ["images=3"], "images=3: expected 4 or more"),
         ("lora", ["forgetting=null"], "images=0: expected 4 or more"),
@@ -233,6 +259,10 @@ def test_what_cannot_be_measured_is_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").touch()
+    for index in range(8):
+        file = tmp_path / "one" / "train" / "cat" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(file)
     code, printed, error = call(f"runs=[{runs['vpt_deep']},{runs[method]}]", *WORDS, *words)
     assert (code, printed) == (2, "")
     assert error.startswith("error: ")

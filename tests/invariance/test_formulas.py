@@ -1,6 +1,7 @@
 """CKA, inversion and STIR against other formulas, in float64 and on tiny models."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,10 +54,11 @@ def test_what_changes_cka_and_what_does_not(unbiased: bool) -> None:
     expected = cka(A, B, unbiased)
     assert cka(A, A, unbiased) == pytest.approx(1, abs=1e-12)
     assert cka(B, A, unbiased) == pytest.approx(expected, rel=1e-12)
-    for same in (A @ ROTATION, 3 * A + 1e3, torch.from_numpy(A)):
+    for same in (A @ ROTATION, 3 * A + 1e3, torch.from_numpy(A), A.tolist()):
         assert cka(same, B, unbiased) == pytest.approx(expected, rel=1e-9)
     order = RANDOM.permutation(20)
     assert cka(A[order], B[order], unbiased) == pytest.approx(expected, rel=1e-10)
+    assert cka(A[::-1], B[::-1], unbiased) == pytest.approx(expected, rel=1e-10)
     assert cka(A[order], B, unbiased) < expected - 0.1
     assert cka(A @ np.diag(np.arange(1.0, 8)), B, unbiased) != pytest.approx(expected, abs=0.01)
 
@@ -67,17 +69,32 @@ def test_the_bias_of_independent_representations() -> None:
     assert cka(first, second, unbiased=True) == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_cka_of_numbers_of_sixteen_bits(kind: torch.dtype) -> None:
+    """Twenty deviations from zero, where bfloat16 keeps an eighth: a representation of so coarse numbers is not constant."""
+    a, b = (torch.from_numpy(rows + 20).to(kind) for rows in (A, B))
+    assert cka(a, b) == pytest.approx(features(A, B), abs=0.02)
+    assert np.isnan(cka(torch.full((20, 3), 0.1, dtype=kind), b))
+
+
 @pytest.mark.parametrize(
     ("a", "b", "unbiased"),
-    [(A, np.ones((20, 3)), False), (A, np.full((20, 3), 0.1), True), (A[:3], B[:3], True), (A[:1], B[:1], False)],
-    ids=["constant", "constant with rounding", "three, unbiased", "one"],
+    [
+        (A, np.ones((20, 3)), False),
+        (A, np.full((20, 3), 0.1), True),
+        (A[:3], B[:3], True),
+        (A[:1], B[:1], False),
+        (A, np.where(B[3, 2] < B, np.nan, B), False),
+        (np.where(A[3, 2] < A, np.inf, A), B, True),
+    ],
+    ids=["constant", "constant with rounding", "three, unbiased", "one", "NaN", "infinite"],
 )
 def test_where_cka_is_not_defined(a: NDArray[np.floating], b: NDArray[np.floating], unbiased: bool) -> None:
     assert np.isnan(cka(a, b, unbiased))
 
 
-@pytest.mark.parametrize(("a", "b"), [(A, B[:-1]), (A[0], B)])
-def test_cka_refuses_other_shapes(a: NDArray[np.floating], b: NDArray[np.floating]) -> None:
+@pytest.mark.parametrize(("a", "b"), [(A, B[:-1]), (A[0], B), ([[1.0], [2.0, 3.0]], B[:2]), (np.full((20, 1), "a"), B)])
+def test_cka_refuses_what_are_no_matrices_of_as_many_rows(a: Any, b: Any) -> None:
     with pytest.raises(ConfigError, match="cka compares"):
         cka(a, b)
 
@@ -179,12 +196,27 @@ def test_the_second_step_of_adam_is_what_its_definition_says(images: Tensor) -> 
 def test_a_descent_knows_two_optimizers() -> None:
     with pytest.raises(ConfigError, match="optimizer=lbfgs: expected sgd or adam"):
         Descent(optimizer="lbfgs")
+    with pytest.raises(ConfigError, match="steps=-1: expected 0 or more"):
+        Descent(-1)
+    with pytest.raises(ConfigError, match="step_size=0: expected a number above 0"):
+        Descent(1, 0)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 32, 32), torch.full((2, 3, 32, 32), 2.0), torch.zeros(3, 32, 32)])
-def test_inversion_refuses_what_are_no_images(wrong: Tensor) -> None:
-    with pytest.raises(ConfigError, match="invert takes images"):
+@pytest.mark.parametrize("wrong", [
+    torch.zeros(2, 1, 32, 32), torch.full((2, 3, 32, 32), 2.0), torch.zeros(3, 32, 32), torch.zeros(0, 3, 32, 32),
+    torch.full((2, 3, 32, 32), torch.nan), torch.full((2, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(2, 3, 64, 64),
+])  # fmt: skip
+def test_inversion_refuses_what_are_no_images_of_the_model(wrong: Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"invert takes images \(n, 3, 32, 32\) in 0..1"):
         invert(vit(), wrong)
+
+
+def test_images_may_be_of_other_numbers_than_the_model_and_models_of_other_depth(images: Tensor) -> None:
+    expected = invert(vit(), images, descent=Descent(2)).images
+    assert torch.equal(invert(vit(), images.double(), descent=Descent(2)).images, expected)
+    assert stir(vit(depth=2), vit(), images.double(), descent=Descent(2)).shape == (4, 3)
+    with pytest.raises(ConfigError, match=r"stir takes images \(n, 3, 64, 64\)"):
+        stir(vit(img_size=64), vit(), images)
 
 
 def test_a_model_shares_all_with_itself_and_one_shifted_by_a_block_shows_it(images: Tensor) -> None:
@@ -218,6 +250,7 @@ def test_stir_tells_the_evaluated_from_the_reference(images: Tensor) -> None:
 
 @pytest.mark.parametrize(("blocks", "tokens", "kwargs", "message"), [
     ([3], "all", {}, "the model has 3 blocks; give indices from 0 to 2"),
+    ([0, 2, -1], "all", {}, "of the model's 3 blocks one is named twice"),
     (None, "cls", {"class_token": False, "global_pool": "avg"}, "the model has no class token"),
 ])  # fmt: skip
 def test_layers_that_are_not_there(blocks: list[int] | None, tokens: str, kwargs: dict[str, object], message: str) -> None:

@@ -91,6 +91,20 @@ def test_blocks_that_training_left_alone_share_all_with_themselves(runs: dict[st
     assert prompted["unbiased"]["stir"]["tuned_given_pretrained"] != found["unbiased"]["stir"]["tuned_given_pretrained"]
 
 
+def test_an_adapter_that_alone_of_its_kind_cannot_be_merged_is_left(runs: dict[str, Path], call: Any) -> None:
+    """Lily, which peft does not merge: its inversions are those of the model that the run's folder gives."""
+    code, _, error = call(f"run={runs['lily']}", "images=4", "layers=[-1]", "steps=2", "device=cpu")
+    assert code == 0, error
+    found, run = record_of(runs["lily"] / "invariance"), Run.open(runs["lily"])
+    size = len(run.data().split("val"))
+    images = images_of(run, [round(place * (size - 1) / 3) for place in range(4)])
+    errors = invert(run.model(), images, [-1], Descent(2, optimizer="adam")).errors
+    assert found["errors"]["tuned"]["5"]["by_image"] == pytest.approx(errors[0].tolist(), rel=1e-3)
+    means = found["unbiased"]["measures"]["invariances_of_pretrained"]["means"]
+    assert means["deep"]["retained"]["mean"] == means["all"]["retained"]["mean"] is not None
+    assert means["shallow"]["retained"]["mean"] is None
+
+
 def test_a_killed_command_goes_on(runs: dict[str, Path], call: Any, tmp_path: Path) -> None:
     """It is killed after the first part; what that made is not made again, and the numbers are the same."""
     words = (f"run={runs['linear']}", "images=6", "layers=[0]", "batch_size=2", "device=cpu")
@@ -123,6 +137,7 @@ def test_a_killed_command_goes_on(runs: dict[str, Path], call: Any, tmp_path: Pa
         ("unfinished", [], "is not finished: it holds no result.json"),
         ("imported", [], "is an imported adapter: it has no result.json that says which weights it was trained on"),
         ("tiny", [], "split=val: digits has 3 images there, and the unbiased estimator of CKA needs 4 or more"),
+        ("unwritable", [], "/invariance (Not a directory); choose another folder or change its permissions"),
         ("other weights", [], "was trained on other pretrained weights than"),
     ],
 )
@@ -143,6 +158,8 @@ def test_what_cannot_be_measured_is_one_line(
     if method == "imported":
         reported = {"top1": 90.0, "split": "test"}
         (folder / "imported.json").write_text(json.dumps({"reported": reported, "file": "a", "sha256": "b"}))
+    if method == "unwritable":
+        (folder / "invariance").touch()
     if method == "tiny":
         monkeypatch.setattr("gift_vit.invariance.measuring.spread_samples", lambda *_: [None] * 3)
     if method == "other weights":
@@ -153,13 +170,14 @@ def test_what_cannot_be_measured_is_one_line(
     assert (code, printed) == (2, "")
     assert error.startswith("error: ")
     assert message in error
-    assert not (folder / "invariance").exists()
+    assert not (folder / "invariance").is_dir()
 
 
 def test_words_that_do_not_fit_together(call: Any) -> None:
     for words, message in [
         (["run=a", "runs=[b]"], "give run=<a run's folder> or runs=[<folder>,<folder>], one of them"),
         (["runs=[a,a]"], "runs=[a,a]: give each folder once"),
+        (["run=hf://a/b"], "hf://a/b is no folder to write to; give out=<folder>, or make one with gift_vit.pull"),
         (["runs=[a,b]", "out=c"], "out=c: the files of several runs would overwrite each other"),
     ]:
         code, _, error = call(*words)

@@ -79,6 +79,9 @@ def test_a_table_without_any_has_dashes(root: Path, capsys: pytest.CaptureFixtur
     [
         ([forgetting(1.0, seed=1)], "forgetting", "differ in seed, and cannot stand in one table"),
         ([forgetting(1.0), invariance(0.5, images=8)], "stir", "differ in images, and cannot stand in one table"),
+        ([{**forgetting(1.0), "on": {**ON, "per_class": 5}}], "forgetting", "in one table (per_class absent and 5)"),
+        ([forgetting(1.0), {**invariance(0.5), "descent": {"steps": 9}}], "stir", "in one table (descent.steps"),
+        ([forgetting(1.0), {**invariance(0.5), "descent": {"steps": 143, "decay": 0.1}}], "stir", "differ in descent.decay, "),
         (["{"], "drift", "forgetting.json cannot be read"),
         (["[]"], "forgetting", "forgetting.json cannot be read"),
         ([{"on": ON}], "forgetting", "forgetting.json cannot be read (KeyError('linear')); delete it, and make it again"),
@@ -90,6 +93,16 @@ def test_records_that_cannot_stand_in_one_table(
 ) -> None:
     keep(root / "final" / "lora", *records)
     assert message in refused(main, capsys, f"root={root}", f"columns=[{column}]")
+
+
+def test_a_record_of_an_adapter_that_is_no_more(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run was trained anew in its folder after it had been measured."""
+    record = root / "final" / "lora" / "result.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"files": {"adapter.safetensors": "1" * 64}}))
+    for own, code in (("1" * 64, 0), ("0" * 64, 2)):
+        keep(root / "final" / "lora", {**forgetting(1.0), "made_of": {"adapter_sha256": own}})
+        assert main(f"root={root}", "columns=[drift]") == code
+    assert "forgetting.json is of an adapter that" in capsys.readouterr().err
 
 
 def test_what_is_not_defined_is_a_dash(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
