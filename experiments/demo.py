@@ -44,10 +44,7 @@ class Arguments(Options):
 def run_demo(arguments: Arguments) -> None:
     """Train, print the table, draw the picture, verify GIFT's run and classify a few digits with it."""
     configs = {method: _config(method, arguments) for method in LEARNING_RATES}
-    from gift_vit.runs.train import (
-        Call,  # torch
-        train_run,
-    )
+    from gift_vit.runs.train import Call, train_run  # torch
 
     call = Call(f"python -m experiments.demo output_root={arguments.output_root}", [])
     results = {method: train_run(cfg, call) for method, cfg in configs.items()}

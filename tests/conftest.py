@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a tiny timm ViT, configurations, the training command in this process."""
+"""Fixtures shared by all tests: a tiny timm ViT, configurations, commands in this process."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -93,6 +94,20 @@ def configure(tmp_path: Path) -> Callable[..., RunConfig]:
         return load_config(cfg)
 
     return build
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Takes a command's module and words; does it in this process; its exit code."""
+
+    def run(module: ModuleType, *words: str) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        assert isinstance(end.value.code, int)
+        return end.value.code
+
+    return run
 
 
 @pytest.fixture

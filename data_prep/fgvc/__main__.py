@@ -1,6 +1,5 @@
 """``python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all>``: prepare FGVC datasets."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from data_prep.fgvc.workspace import Request, describe
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from omegaconf import MISSING
 from data_prep.commands import DEFAULT_ROOT, data_root
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
+from data_prep.vtab.tfds_prepare import INSTALL
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
@@ -20,7 +21,6 @@ from gift_vit.common.files import check_writable
 logger = logging.getLogger(__name__)
 
 SOURCES = ("auto", "original", "tfds", "folder")
-INSTALL = "pip install 'gift-vit[vtab]'"
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Measuring variants in turns: what a step costs, how long it takes, what the device could do."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -150,7 +150,8 @@ def training_step(variant: Variant, model: nn.Module, images: Tensor) -> Callabl
     """One update of the trainable parameters by AdamW, its result waited for."""
     precision = Precision(variant.precision, images.device)
     labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
-    optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, fused=True)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3, fused=True)
     if variant.captured:
         repeat = CapturedStep(model, optimizer, precision, len(images), CudaCapture(images.device), images)
         return lambda: repeat(images, labels, len(images)).item()
@@ -182,10 +183,6 @@ def inference_step(variant: Variant, model: nn.Module, images: Tensor) -> Callab
 def inference_logits(variant: Variant, model: nn.Module, images: Tensor) -> Tensor:
     """The logits of a forward pass, together with the maps where the variant makes them."""
     return explain(model, images).logits if variant.explained else model(images)
-
-
-def _trainable(model: nn.Module) -> Iterable[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _figures(runner: _Runner, batch_size: int) -> Figures:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -49,9 +50,7 @@ def ratio(figures: Figures, yardstick: Figures | None) -> float | None:
     """Step time as a multiple of the yardstick's: the median over the rounds of the ratio within a round."""
     if yardstick is None:
         return None
-    ratios = sorted(own / other for own, other in zip(figures.seconds, yardstick.seconds, strict=True))
-    middle = len(ratios) // 2
-    return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+    return median(own / other for own, other in zip(figures.seconds, yardstick.seconds, strict=True))
 
 
 def records(

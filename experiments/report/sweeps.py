@@ -64,7 +64,7 @@ def build_sweeps(runs: Iterable[ShownRun]) -> list[Sweep]:
 
 def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRun]) -> Sweep:
     others = [key for key in varying_keys(runs) if key not in (LR, WEIGHT_DECAY)]
-    lrs, decays = (_numbers(runs, key) for key in (LR, WEIGHT_DECAY))
+    lrs, decays = (sorted({float(run.settings[key]) for run in runs}) for key in (LR, WEIGHT_DECAY))
     finished = [(run.val_top1, run) for run in runs if run.val_top1 is not None]
     low, high = (end((top1 for top1, _ in finished), default=None) for end in (min, max))
     best = min(
@@ -86,10 +86,6 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
     ]
     missing = sum((wd, lr) not in cells for cells in maps.values() for wd, lr in product(decays, lrs))
     return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), shared_score(runs))
-
-
-def _numbers(runs: Sequence[ShownRun], key: str) -> list[float]:
-    return sorted({float(run.settings[key]) for run in runs})
 
 
 def _cell(runs: Sequence[ShownRun], span: tuple[float | None, float | None], best: ShownRun | None) -> HeatCell:

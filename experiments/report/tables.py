@@ -225,7 +225,3 @@ def _machine(result: Result) -> str:
 def _labels(run: ShownRun) -> list[HtmlCell]:
     texts = [dataset_name(run.dataset) or DASH, method_name(run.method) or DASH, run.phase or DASH]
     return [HtmlCell(text, None if text == DASH else text) for text in texts]
-
-
-def _date(run: ShownRun) -> HtmlCell:
-    return HtmlCell(run.changed(), run.changed())

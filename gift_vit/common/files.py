@@ -147,12 +147,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; of one that is larger than the memory, too."""
+def sha256_of(file: Path, size: int | None = None) -> str:
+    """The SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal; of one that is larger than the memory, too."""
     digest = sha256()
+    left = file.stat().st_size if size is None else size
     with file.open("rb") as content:
-        while piece := content.read(1 << 20):
+        while piece := content.read(min(left, 1 << 20)):
             digest.update(piece)
+            left -= len(piece)
     return digest.hexdigest()
 
 

@@ -28,7 +28,7 @@ PLACEMENT_KEYS = (
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
-_BY_BENCHMARK = ("final_train", "search_epochs", "resize")  # keys of the protocol
+BY_BENCHMARK = ("final_train", "search_epochs", "resize")  # keys of the protocol
 _OF_ONE_CLASS = {"backbone": BackboneConfig, "optim": OptimConfig}
 _KINDS: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "method": METHODS}
 _LONGEST_NAME = 150
@@ -62,7 +62,7 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what moves nothing: :data:`PLACEMENT_KEYS`, and what the protocol says of other benchmarks."""
     flat = flatten({**values, **_completed(values)})
     benchmark = dict(flatten(values)).get("dataset.benchmark")
-    elsewhere = [f"protocol.{key}.{name}" for key in _BY_BENCHMARK for name in BENCHMARKS if name != benchmark]
+    elsewhere = [f"protocol.{key}.{name}" for key in BY_BENCHMARK for name in BENCHMARKS if name != benchmark]
     moved = (*PLACEMENT_KEYS, *(elsewhere if benchmark in BENCHMARKS else ()))
     return {key: value for key, value in flat if not _is_below(key, moved) and value != "???"}
 

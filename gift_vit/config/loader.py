@@ -20,7 +20,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
-from gift_vit.config.keys import SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
+from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
@@ -295,7 +295,7 @@ def _required(missing: Sequence[str]) -> str:
 
 
 def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
-    for key in ("final_train", "search_epochs", "resize"):
+    for key in BY_BENCHMARK:
         if dataset.benchmark not in getattr(protocol, key):
             raise ConfigError(f"protocol.{key} has no entry for benchmark {dataset.benchmark!r} of dataset {dataset.name}")
 

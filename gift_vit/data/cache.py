@@ -217,16 +217,12 @@ class _Encoded(Dataset["dict[str, Any] | ConfigError"]):
         return {"pixels": pixels.tobytes(), "height": pixels.shape[1], "width": pixels.shape[2]}
 
 
-def _as_is(rows: list[Any]) -> list[Any]:
-    return rows
-
-
 def _write(sink: pa.NativeFile, prepared: PreparedImages, workers: int) -> None:
     loader = DataLoader(
         _Encoded(prepared),
         batch_size=_ROWS,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=list,
         generator=torch.Generator(),  # else it draws from the global one, and a cached run would go on with other numbers
     )
     with pa.ipc.new_file(sink, _SCHEMA) as writer:

@@ -68,9 +68,7 @@ class OptimConfig(Options, section="optim"):
     min_lr: Annotated[float, at_least(0)]
     schedule: Annotated[str, one_of(SCHEDULES)]
     decay: Annotated[str, one_of(DECAYS)] = "cosine"
-    warmup_ratio: Annotated[float | None, fulfils(lambda part: 0 <= part < 1, "a part of all updates, from 0 to below 1")] = (
-        None
-    )
+    warmup_ratio: Annotated[float | None, _part] = None
     clip_norm: Annotated[float | None, positive] = None
 
     def __post_init__(self) -> None:

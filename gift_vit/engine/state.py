@@ -4,7 +4,6 @@ A checkpoint holds everything the next epoch depends on, and is written atomical
 of it: a file that is damaged, cut short or changed is never gone on with.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +19,13 @@ from torch import nn
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import atomic_path, sha256_of
 from gift_vit.engine.config import PRECISIONS, OptimConfig
 from gift_vit.engine.observer import EpochRecord
 
 _FORMAT = 2  # 1, of versions before 0.2, had no digest
 _SEAL = b"\nsha256 "  # before the digest, at the end of the file
 _SEAL_BYTES = len(_SEAL) + 64
-_CHUNK = 1 << 20
 
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
@@ -220,7 +218,7 @@ def save_checkpoint(
     }
     with atomic_path(path) as partial:
         torch.save(state, partial)
-        digest = _sha256(partial)
+        digest = sha256_of(partial)
         with partial.open("ab") as file:
             file.write(_SEAL + digest.encode())
 
@@ -289,7 +287,7 @@ def _read(path: Path) -> dict[str, Any]:
     if size == 0:
         raise ValueError("it is empty")
     sealed = end.startswith(_SEAL)
-    if sealed and end[len(_SEAL) :] != _sha256(path, size - _SEAL_BYTES).encode():
+    if sealed and end[len(_SEAL) :] != sha256_of(path, size - _SEAL_BYTES).encode():
         raise ValueError("it is damaged: its SHA-256 is not the one that it was written with")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not sealed and state.get("format", 1) >= _FORMAT:
@@ -323,16 +321,6 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 def _described(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _sha256(path: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first ``size`` bytes."""
-    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
-    with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()
 
 
 def _random_state() -> dict[str, Any]:

@@ -135,9 +135,9 @@ def normalise_maps(raw: Tensor, size: int | tuple[int, int]) -> Tensor:
     return torch.where(span > rounding, (maps - low) / span, 0)
 
 
-def threshold_maps(normalised: Tensor, threshold: float = THRESHOLD) -> Tensor:
+def threshold_maps(normalised: Tensor) -> Tensor:
     """Normalised maps with zeros where they are not above the threshold; the values above it are kept."""
-    return torch.where(normalised > threshold, normalised, 0)
+    return torch.where(normalised > THRESHOLD, normalised, 0)
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:

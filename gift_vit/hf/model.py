@@ -93,9 +93,8 @@ class GiftModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As :class:`BaseTuner` does; then the log names the groups."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        layers = [
-            group for module in model.modules() if isinstance(module, GiftLayer) for group in _own(module.group, adapter_name)
-        ]
+        adapted = [module for module in model.modules() if isinstance(module, GiftLayer) and adapter_name in module.group]
+        layers = [module.group[adapter_name] for module in adapted]
         for group, pair in self._pairs.items():
             size = sum(parameter.numel() for parameter in pair.parameters())
             log.info("GIFT pair %s: input width %d, %d layers, %d parameters", group, len(pair.phi), layers.count(group), size)
@@ -220,10 +219,6 @@ def _layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, GiftLaye
 
 def _key(layer: str, adapter_name: str, part: str) -> str:
     return f"{layer}.gift_pair.{adapter_name}.{part}"
-
-
-def _own(groups: dict[str, str], adapter_name: str) -> list[str]:
-    return [groups[adapter_name]] if adapter_name in groups else []
 
 
 def _pass_names(names: list[str], module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

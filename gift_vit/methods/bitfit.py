@@ -5,18 +5,13 @@ import logging
 from torch import nn
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.methods.config import BitFitConfig, register_method
+from gift_vit.methods.config import BitFitConfig, merge_nothing, register_method
 from gift_vit.methods.targets import block_of
 
 log = logging.getLogger(__name__)
 
 
-def merge_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
-    """Nothing to fold in: the backbone's own biases were trained."""
-    del model, cfg
-
-
-@register_method("bitfit", BitFitConfig, merge=merge_bitfit)
+@register_method("bitfit", BitFitConfig, merge=merge_nothing)
 def apply_bitfit(model: nn.Module, cfg: BitFitConfig) -> None:
     """Make the biases trainable."""
     if cfg.scope == "linear":

@@ -587,6 +587,11 @@ def register_method(
     return register
 
 
+def merge_nothing(model: "nn.Module", cfg: Any) -> None:
+    """The merge of a method that changes no layer: what it trains is the backbone's own, or the head alone."""
+    del model, cfg
+
+
 def get_method(kind: str) -> MethodSpec:
     """The spec of a kind; an unknown one is an error that lists the known kinds."""
     config_class(kind)

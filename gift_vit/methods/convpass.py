@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers.activations import quick_gelu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,11 +21,6 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.methods.blocks import AdaptedBlock, Branch, timm_blocks
 from gift_vit.methods.config import CONVPASS_BRANCHES, ConvpassConfig, register_method
 from gift_vit.methods.targets import SmallLinear
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """``x sigmoid(1.702 x)``."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 class Convpass(nn.Module):

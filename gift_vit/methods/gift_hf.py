@@ -6,17 +6,11 @@ from torch import nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftHfConfig, register_method
-from gift_vit.methods.hf_peft import inject_config, merge_layers
+from gift_vit.methods.hf_peft import inject_config, merge_peft
 from gift_vit.methods.targets import find_targets, head_modules
 
 
-def merge_gift_hf(model: nn.Module, cfg: GiftHfConfig) -> None:
-    """Put W (I + s φ ψ) in the place of W."""
-    del cfg
-    merge_layers(model)
-
-
-@register_method("gift_hf", GiftHfConfig, merge=merge_gift_hf)
+@register_method("gift_hf", GiftHfConfig, merge=merge_peft)
 def apply_gift_hf(model: nn.Module, cfg: GiftHfConfig) -> None:
     """Let peft wrap the target layers; those of the head are none.
 

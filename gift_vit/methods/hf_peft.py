@@ -97,12 +97,13 @@ def peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 @torch.no_grad()
-def merge_layers(model: nn.Module) -> None:
+def merge_peft(model: nn.Module, cfg: Any) -> None:
     """Fold every layer of peft into the layer that it wraps, and put that one back.
 
     Raises:
         ConfigError: If the method cannot be merged; the model is then as it was.
     """
+    del cfg
     for name, layer in peft_layers(model):
         try:
             with _quiet():
@@ -113,12 +114,6 @@ def merge_layers(model: nn.Module) -> None:
         model.set_submodule(name, layer.get_base_layer().requires_grad_(False))
     vars(model).pop("peft_config", None)
     vars(model).pop("draws_on_cpu", None)
-
-
-def merge_peft(model: nn.Module, cfg: PeftConfig) -> None:
-    """Fold the adapter into plain layers."""
-    del cfg
-    merge_layers(model)
 
 
 @register_method("peft", PeftConfig, merge=merge_peft, identity_at_init=False)

@@ -13,16 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.methods.config import LinearExactConfig, register_method
+from gift_vit.methods.config import LinearExactConfig, merge_nothing, register_method
 from gift_vit.methods.targets import linear_head
 
 _ITERATIONS = 2000
 _TOLERANCE = 1e-9
-
-
-def merge_linear_exact(model: nn.Module, cfg: LinearExactConfig) -> None:
-    """Nothing to fold in: the backbone was never changed."""
-    del model, cfg
 
 
 def fit_linear_exact(
@@ -65,7 +60,7 @@ def fit_linear_exact(
         head.bias.copy_(bias - weight @ mean / scale)
 
 
-@register_method("linear_exact", LinearExactConfig, merge=merge_linear_exact, fit=fit_linear_exact)
+@register_method("linear_exact", LinearExactConfig, merge=merge_nothing, fit=fit_linear_exact)
 def apply_linear_exact(model: nn.Module, cfg: LinearExactConfig) -> None:
     """Leave the backbone frozen.
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import LoraConfig, register_method
-from gift_vit.methods.hf_peft import inject, merge_layers
+from gift_vit.methods.hf_peft import inject, merge_peft
 from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears, replace_linear
 
 log = logging.getLogger(__name__)
@@ -102,8 +102,7 @@ class SlicedLoraLinear(AdaptedLinear):
 
 def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:
     """Replace every adapted layer by a plain ``nn.Linear`` of weight W + ΔW."""
-    del cfg
-    merge_layers(model)
+    merge_peft(model, cfg)
     merge_linears(model)
 
 

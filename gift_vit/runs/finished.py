@@ -21,14 +21,14 @@ from gift_vit.runs.result import write_result
 from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
 
-def evaluate_split(run: Run, split: str, device: str = "auto", keep_logits: bool = False) -> Evaluation:
+def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
     """Top-1 and loss of a finished run's model on one split of its data, computed as in training.
 
     Raises:
         ConfigError: If the run is not finished, its data or weights are no longer what they were, or there is no such split.
     """
     model, _ = finished_model(run, device)
-    return score_model(run, model, run.data(), split, keep_logits)
+    return score_model(run, model, run.data(), split)
 
 
 def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:

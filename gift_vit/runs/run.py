@@ -29,7 +29,7 @@ from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.result import ANSWERS, PREDICTIONS, SUBMISSION, Result, read_result
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from gift_vit.data.base import VisionDataset
     from gift_vit.runs.predict import Prediction
@@ -81,7 +81,17 @@ class Run:
     @property
     def state(self) -> State:
         """``done``, ``running``, ``failed``, ``interrupted``, ``pruned`` (stopped early) or ``missing``, as it is now."""
-        return state_of(self.folder)
+        if os.path.isfile(self.folder / RESULT):
+            return "done"
+        if not os.path.isdir(self.folder):
+            return "missing"
+        if is_locked(self.folder):
+            return "running"
+        if os.path.isfile(self.folder / FAILED):
+            return "failed"
+        if os.path.isfile(self.folder / PRUNED):
+            return "pruned"
+        return "interrupted" if os.path.isfile(self.folder / CHECKPOINT) else "missing"
 
     @cached_property
     def config(self) -> RunConfig:
@@ -135,8 +145,14 @@ class Run:
 
     @property
     def failure(self) -> Failure | None:
-        """Why the run failed; None: it did not."""
-        return read_failure(self.folder)
+        """Why the run failed; None: it did not. A ``failed.json`` that cannot be read says so in its place."""
+        file = self.folder / FAILED
+        try:
+            return Failure(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError):
+            return Failure("unknown", f"{file} cannot be read", "", "")
 
     @property
     def reason(self) -> str:
@@ -338,21 +354,6 @@ def _line_record(line: str) -> dict[str, float]:
         return {}
 
 
-def state_of(folder: Path) -> State:
-    """How far the run of a folder is."""
-    if os.path.isfile(folder / RESULT):
-        return "done"
-    if not os.path.isdir(folder):
-        return "missing"
-    if is_locked(folder):
-        return "running"
-    if os.path.isfile(folder / FAILED):
-        return "failed"
-    if os.path.isfile(folder / PRUNED):
-        return "pruned"
-    return "interrupted" if os.path.isfile(folder / CHECKPOINT) else "missing"
-
-
 def read_imported(file: Path) -> dict[str, Any] | None:
     """What ``imported.json`` says; None: there is none.
 
@@ -369,17 +370,6 @@ def read_imported(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{file} is no readable record of an import ({error!r}); import the checkpoint anew") from error
     return record
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """What ``failed.json`` says; None: there is none. One that cannot be read says so in its place."""
-    file = folder / FAILED
-    try:
-        return Failure(**json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return Failure("unknown", f"{file} cannot be read", "", "")
 
 
 def write_failure(folder: Path, error: BaseException) -> None:
@@ -482,12 +472,6 @@ class MetricsFile(Observer):
     def resumed(self, history: list[EpochRecord]) -> None:
         """Write the records of the epochs that are done."""
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in history))
-
-    def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
-        """Nothing to write yet."""
-
-    def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
-        """Steps are not recorded."""
 
     def setting_scored(self, record: Mapping[str, float]) -> None:
         """Append the setting's line."""

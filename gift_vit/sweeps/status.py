@@ -61,9 +61,7 @@ class JobStatus:
     @property
     def score(self) -> float | None:
         """In percent: on test for a final run, on val for a search run."""
-        if self.result is None:
-            return None
-        return self.result.score
+        return self.result.score if self.result else None
 
 
 def job_status(job: Job) -> JobStatus:

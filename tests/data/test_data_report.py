@@ -80,9 +80,7 @@ def test_only_files_of_equal_size_are_read(
     assert len(read) == sum(sizes.count(size) > 1 for size in sizes) < len(sizes)
 
 
-def test_what_is_suspicious_of_classes(
-    tmp_path: Path, make_tree: Make, make_config: Make, write_parquet: Make, png: Make
-) -> None:
+def test_what_is_suspicious_of_classes(tmp_path: Path, make_tree: Make, make_config: Make) -> None:
     make_tree(tmp_path / "one", {"train/only": 4, "val/only": 2})
     assert describe(build_dataset(make_config(FolderConfig, root=tmp_path / "one"))).warnings == [
         "there is one class only: every prediction is right, and the score says nothing"

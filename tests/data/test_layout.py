@@ -211,7 +211,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, read: Read, name: str, kind
         read(kind, tmp_path / name)
 
 
-def test_spaces_and_letters_of_any_kind_in_names(tmp_path: Path, put: Make, read: Read, make_tree: Make) -> None:
+def test_spaces_and_letters_of_any_kind_in_names(tmp_path: Path, read: Read, make_tree: Make) -> None:
     root = make_tree(tmp_path / "Bücher (2), neu's", {"Train/größe 1/ä": 3, "Train/日本": 3, "val/日本": 1})
     dataset = read("folder", root)
     assert dataset.class_names == ["größe 1", "日本"]

@@ -1,12 +1,10 @@
-"""What the tests of preparing data share: a server, small FGVC datasets on it, tiny TFDS datasets, commands in this process."""
+"""What the tests of preparing data share: a server, small FGVC datasets on it, tiny TFDS datasets."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,20 +58,6 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def bench(tmp_path: Path, server: FileServer) -> Callable[..., Bench]:
     """Takes the name of an FGVC dataset; a small one on a server."""
     return lambda name, root="data": Bench(name, tmp_path / root, server)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Takes a command's module and words; does it in this process; its exit code."""
-
-    def run(module: ModuleType, *words: str) -> int:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
-        with pytest.raises(SystemExit) as end:
-            module.main()
-        assert isinstance(end.value.code, int)
-        return end.value.code
-
-    return run
 
 
 @pytest.fixture

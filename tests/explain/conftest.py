@@ -1,7 +1,6 @@
 """Finished runs that the commands are called on, and the calls."""
 
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
@@ -43,16 +42,13 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def call(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Command:
     """Calls a command of ``gift_vit.explain`` in this process, as its words on the command line do, on the CPU."""
 
-    def started(command: str, *words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", [command, *map(str, words), "device=cpu"])
-        with pytest.raises(SystemExit) as ended:
-            import_module(f"gift_vit.explain.{command}").main()
-        assert isinstance(ended.value.code, int)
+    def started(name: str, *words: object) -> Ended:
+        code = command(import_module(f"gift_vit.explain.{name}"), *map(str, words), "device=cpu")
         streams = capsys.readouterr()
-        return Ended(ended.value.code, streams.out, (streams.err.splitlines() or [""])[-1])
+        return Ended(code, streams.out, (streams.err.splitlines() or [""])[-1])
 
     return started
 

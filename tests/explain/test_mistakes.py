@@ -80,11 +80,11 @@ def test_most_are_one_line_and_said_without_torch(places: dict[str, Path], tmp_p
     assert {file.name for file in tmp_path.iterdir()} == {"bad.txt", "boxes.parquet", "unfinished"}
 
 
-@pytest.mark.parametrize(("command", "words", "message"), NEED_TORCH)
+@pytest.mark.parametrize(("name", "words", "message"), NEED_TORCH)
 def test_the_others_are_one_line_too(
-    places: dict[str, Path], tmp_path: Path, call: Command, command: str, words: list[str], message: str
+    places: dict[str, Path], tmp_path: Path, call: Command, name: str, words: list[str], message: str
 ) -> None:
-    code, _, error = call(command, *(word.format(**places) for word in words), f"out={tmp_path / 'out'}")
+    code, _, error = call(name, *(word.format(**places) for word in words), f"out={tmp_path / 'out'}")
     assert code == 2
     assert error.startswith(f"error: {message.format(**places)}")
     assert not list(tmp_path.glob("out*"))

@@ -1,6 +1,6 @@
 """Finished runs, and the command over them."""
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 
 from gift_vit.config.compose import compose_config
 from gift_vit.config.loader import load_config
-from gift_vit.invariance.__main__ import main
+from gift_vit.invariance import __main__ as invariance
 from gift_vit.runs.train import Call, train_run
 
 METHODS = {method: [f"method={method}"] for method in ("lora", "linear", "vpt_deep", "toast")}
@@ -31,13 +31,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def call(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Any:
     def called(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gift_vit.invariance", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = command(invariance, *words)
         streams = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, streams.out, (streams.err.splitlines() or [""])[-1]
+        return code, streams.out, (streams.err.splitlines() or [""])[-1]
 
     return called

@@ -188,7 +188,7 @@ def test_runs_on_texts_are_none_of_those_below_a_folder(runs: dict[str, Path], t
     assert run_folders(str(tmp_path), ["lora"]) == [str(tmp_path / "text")], "which is refused in words"
 
 
-def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path], call: Any) -> None:
+def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path]) -> None:
     """The lock of LoRA's is held by this process until the linear one's line has been printed."""
     arguments = InvarianceArguments(runs=[str(runs["lora"]), str(runs["linear"])], images=0, forgetting="digits", per_class=7)
     lines = measure_runs([open_run(folder, arguments) for folder in arguments.folders], arguments)

@@ -114,7 +114,7 @@ def test_glue_by_the_authors_rules_says_that_its_numbers_are_chosen_on_dev() -> 
     assert row[10].text == "-1.60"  # less the paper's 85.1: protocol, weights, method and size are the same
 
 
-def test_commonsense_shows_the_scores_of_each_set(tmp_path: Path) -> None:
+def test_commonsense_shows_the_scores_of_each_set() -> None:
     from dataclasses import replace
 
     run = {"benchmark": "commonsense", "protocol": "commonsense_gift", "backbone": "llama3_8b", "kind": "gift_hf"}

@@ -1,4 +1,4 @@
-"""A finished final run with its predictions, and a copy of it to be changed."""
+"""A finished final run with its predictions, a copy of it to be changed, and an interrupt."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gift_vit.config import compose_config, load_config
+from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 
@@ -16,6 +17,17 @@ WORDS = (
     "protocol.final_train.mini=train",
     "trainer.keep_predictions=all",
 )
+
+
+class InterruptAfter(Observer):
+    """Ctrl-C after an epoch, from 0."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        if record["epoch"] == self.epoch:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="session")

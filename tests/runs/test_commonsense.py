@@ -34,6 +34,7 @@ from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import Untruth, verify_run
 from tests.data.conftest import SHARED
+from tests.runs.conftest import InterruptAfter
 from tests.text_models import questions, text_model, tiny_llama, write
 
 Configured = Callable[..., RunConfig]
@@ -307,18 +308,10 @@ def test_a_resumed_training_ends_bit_by_bit_as_one_that_was_not(configured: Conf
     """With dropout, which the kept random state has to bring back."""
     words, method = ("trainer.epochs=3",), ("method=lora_qkvud", "method.rank=2")
 
-    class Stop:
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *args: self._stop(name, args)
-
-        def _stop(self, name: str, args: tuple) -> None:
-            if name == "epoch_done" and args[0]["epoch"] == 1:
-                raise KeyboardInterrupt
-
     whole, cut = (configured(*words, f"run_name={name}", method=method) for name in ("whole", "cut"))
     trained(whole)
     with pytest.raises(KeyboardInterrupt):
-        train_run(cut, CALL, [Stop()])  # pyright: ignore[reportArgumentType]
+        train_run(cut, CALL, [InterruptAfter(1)])
     trained(cut)
     one, other = ((cfg.folder / "adapter.safetensors").read_bytes() for cfg in (whole, cut))
     assert one == other

@@ -19,13 +19,15 @@ from experiments.crate import crate
 from experiments.ensemble import Arguments, print_ensemble
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
-from gift_vit.runs.finished import evaluate_split
+from gift_vit.runs.build import finished_model
+from gift_vit.runs.finished import evaluate_split, score_model
 from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
 from gift_vit.runs.submission import submission_text
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import verify_run
+from tests.runs.conftest import InterruptAfter
 from tests.text_models import glue_task, text_model
 
 Configured = Callable[..., RunConfig]
@@ -96,23 +98,15 @@ def test_glue_gift_keeps_the_best_epoch_on_dev_and_has_no_test_number(configured
     assert {line.split("\t")[1] for line in told[1:]} <= {"entailment", "not_entailment"}
 
 
-def test_an_interrupted_run_keeps_the_best_epoch_that_it_had(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_keeps_the_best_epoch_that_it_had(configured: Configured) -> None:
     whole = configured("rte", "protocol=glue_gift", "phase=final", "run_name=whole", "optim.lr=1e-1")
     expected = trained(whole)
     best = expected.run.chosen
     assert best is not None
     halted = configured("rte", "protocol=glue_gift", "phase=final", "run_name=halted", "optim.lr=1e-1")
 
-    class Halt:
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
-
-        def epoch_done(self, record: Any) -> None:
-            if record["epoch"] == min(best["epoch"] + 1, 2):
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train_run(halted, CALL, [Halt()])  # pyright: ignore[reportArgumentType]
+        train_run(halted, CALL, [InterruptAfter(int(min(best["epoch"] + 1, 2)))])
     result = trained(halted)
     assert result.run.chosen == best
     assert (halted.folder / "adapter.safetensors").read_bytes() == (whole.folder / "adapter.safetensors").read_bytes()
@@ -122,7 +116,7 @@ def test_numbers_are_learnt_with_one_output_and_scored_by_correlation(configured
     cfg = configured("stsb", "phase=final", "method=full", "trainer.epochs=10", "optim.lr=1e-2", "trainer.batch_size=20")
     result = trained(cfg)
     run = Run.open(cfg.folder)
-    kept = evaluate_split(run, "test", keep_logits=True)
+    kept = score_model(run, finished_model(run, "auto")[0], run.data(), "test", keep_logits=True)
     assert kept.logits is not None
     assert kept.logits.shape == (60, 1)
     labels, outputs = run.data().splits["test"].labels, kept.logits[:, 0]

@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -171,15 +170,6 @@ def write(tmp_path: Path) -> Write:
     return build
 
 
-def run_command(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The exit code of a command, in this process."""
-    monkeypatch.setattr(sys, "argv", [module.__name__, *words])
-    with pytest.raises(SystemExit) as ended:
-        module.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
     """CUB's layout with one small image for each of 200 classes, the same in all splits."""
@@ -197,18 +187,18 @@ def birds(tmp_path: Path) -> Path:
 
 
 def test_evaluate_and_merge_take_an_imported_folder(
-    write: Write, birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Write, birds: Path, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, merged = tmp_path / "run", tmp_path / "merged.safetensors"
-    assert run_command(import_gift, monkeypatch, str(write()), "dataset=cub", f"out={run}") == 0
+    assert command(import_gift, str(write()), "dataset=cub", f"out={run}") == 0
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("workers: 4", "workers: 0"))
-    assert run_command(evaluate, monkeypatch, f"run={run}", f"dataset_root={birds}", "device=cpu") == 0
+    assert command(evaluate, f"run={run}", f"dataset_root={birds}", "device=cpu") == 0
     scored, reported = capsys.readouterr().out.splitlines()[-2:]
     assert scored.startswith("cub test: top-1 ")
     assert scored.endswith("200 images")
     assert reported == "imported from last.pth.tar, reported test top-1 51.25 %"
-    assert run_command(merge, monkeypatch, f"run={run}", f"out={merged}") == 0
+    assert command(merge, f"run={run}", f"out={merged}") == 0
     plain = timm.create_model("test_vit.r160_in1k", num_classes=200, checkpoint_path=str(merged)).eval()
     tuned = Run.open(run).model().eval()
     images = torch.rand(3, 3, 160, 160)
@@ -217,7 +207,7 @@ def test_evaluate_and_merge_take_an_imported_folder(
     assert collect_results(run) == [], "no table takes it for a run"
 
 
-def test_an_imported_folder_is_not_trained_in(write: Write, tmp_path: Path, configure: Callable[..., RunConfig]) -> None:
+def test_an_imported_folder_is_not_trained_in(write: Write, configure: Callable[..., RunConfig]) -> None:
     cfg = configure()
     import_file(write(), cfg.folder)
     before = (cfg.folder / "adapter.safetensors").read_bytes()
@@ -235,9 +225,7 @@ def content(folder: Path) -> dict[str, Any]:
     return {**files, "tensors": tensors, "metadata": adapter.metadata}
 
 
-def test_the_folder_must_be_free_or_hold_the_same_checkpoint(
-    write: Write, tmp_path: Path, configure: Callable[..., RunConfig]
-) -> None:
+def test_the_folder_must_be_free_or_hold_the_same_checkpoint(write: Write, tmp_path: Path) -> None:
     file = write()
     import_file(file, tmp_path / "run")
     before = content(tmp_path / "run")
@@ -342,7 +330,7 @@ class Evil:
 
 @pytest.mark.parametrize("place", ["attribute", "tensor", "optimizer", "whole", "legacy", "raw"])
 def test_a_malicious_checkpoint_is_refused_and_runs_nothing(
-    place: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: str, write: Write, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     marker = tmp_path / "marker"
     evil = Evil(f"touch {marker}")
@@ -359,7 +347,7 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(
         write(state={"backbone.head.bias": evil})
     else:
         write(optimizer=evil)
-    assert run_command(import_gift, monkeypatch, str(file), "dataset=cub", f"out={tmp_path / 'run'}") == 2
+    assert command(import_gift, str(file), "dataset=cub", f"out={tmp_path / 'run'}") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
         f"error: {file} is refused: it asks for {os.system.__module__}.system, and a checkpoint needs only tensors, "
@@ -476,7 +464,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_cannot_be_imported_is_one_line(
-    name: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, write: Write, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes, message = MISTAKES[name]
     file = write()
@@ -485,7 +473,7 @@ def test_what_cannot_be_imported_is_one_line(
         torch.save({key: value for key, value in checkpoint.items() if value is not ...}, file)
     else:
         file = write(**changes)
-    assert run_command(import_gift, monkeypatch, str(file), "dataset=cub", f"out={tmp_path / 'run'}") == 2
+    assert command(import_gift, str(file), "dataset=cub", f"out={tmp_path / 'run'}") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line

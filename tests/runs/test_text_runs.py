@@ -29,6 +29,7 @@ from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
+from tests.runs.conftest import InterruptAfter
 from tests.text_models import rows, text_model, write
 
 Configured = Callable[..., RunConfig]
@@ -113,16 +114,8 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(configured: Configur
     trained(whole)
     cut = configured("method=gift_qv", "method.rank=4", "run_name=cut")
 
-    class Stop:
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *args: self._stop(name, args)
-
-        def _stop(self, name: str, args: tuple) -> None:
-            if name == "epoch_done" and args[0]["epoch"] == 1:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train_run(cut, CALL, [Stop()])  # pyright: ignore[reportArgumentType]
+        train_run(cut, CALL, [InterruptAfter(1)])
     trained(cut)
     one, other = ((cfg.folder / "adapter.safetensors").read_bytes() for cfg in (whole, cut))
     assert one == other
@@ -265,7 +258,7 @@ def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path,
     torch.testing.assert_close(loaded(**texts)[0], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_what_is_left_for_peft_is_pushed_and_described(configured: Configured, root: Path, tmp_path: Path) -> None:
+def test_what_is_left_for_peft_is_pushed_and_described(configured: Configured, tmp_path: Path) -> None:
     """The backbone is in a folder of this machine, of which the name alone is shared."""
     cfg = configured("method=gift_qv")
     trained(cfg)

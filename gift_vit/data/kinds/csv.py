@@ -8,9 +8,11 @@ import csv
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +57,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
         paths = [
             _below(root, file.parent / path) for file, listing in zip(files, several, strict=True) for path in listing.paths
         ]
-        labels = _as_labels([label for listing in several for label in listing.labels], numbers, files[0])
+        labels = as_labels([label for listing in several for label in listing.labels], numbers, files[0])
         repeated = sum(listing.repeated for listing in several)
         origin = Origin(tuple(os.path.relpath(file, root) for file in files), {REPEATED: repeated} if repeated else {})
         rows = {split: np.arange(len(paths))}
@@ -150,8 +152,9 @@ def _below(root: Path, path: Path) -> str:
     return os.path.relpath(path, root) if path.is_relative_to(root) else os.path.normpath(path)
 
 
-def _as_labels(labels: list[str], numbers: bool, file: Path) -> Labels:
+def as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:
+    """Labels as whole numbers, or as text; numbers beyond 64 bits are an error that names the file."""
     try:
-        return np.asarray([int(label) for label in labels], np.int64) if numbers else labels
+        return np.asarray([int(label) for label in labels], np.int64) if numbers else [str(label) for label in labels]
     except OverflowError as error:
         raise ConfigError(f"{file} has labels beyond 64 bits; write them as text, which is numbered") from error

@@ -7,7 +7,6 @@ like others, as in GLUE's files; in a CSV file it encloses cells.
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,9 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column, find_texts
 from gift_vit.data.config import TextColumnsConfig, TextConfig
-from gift_vit.data.kinds.csv import NUMBER, csv_rows
+from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows
 from gift_vit.data.layout import ALL
-from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
+from gift_vit.data.own import Part, own_dataset, parts_by_column, taken
 from gift_vit.data.texts import TextSource
 
 
@@ -59,7 +58,7 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         several = read[split]
         texts, places = ([item for rows in several for item in getattr(rows, name)] for name in ("texts", "places"))
         stated = [label for rows in several for label in rows.labels]
-        labels = np.asarray(stated, np.float32) if cfg.is_regression else _as_labels(stated, numbers, files[0])
+        labels = np.asarray(stated, np.float32) if cfg.is_regression else as_labels(stated, numbers, files[0])
         origin = Origin(tuple(os.path.relpath(file, root) for file in files))
         rows = {split: np.arange(len(texts))}
         if several[0].splits:
@@ -193,10 +192,3 @@ def _checked_number(label: Any, column: str, place: str) -> float:
 
 def _is_number(label: Any) -> bool:
     return isinstance(label, int | float) or NUMBER.fullmatch(label) is not None
-
-
-def _as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:
-    try:
-        return np.asarray([int(label) for label in labels], np.int64) if numbers else [str(label) for label in labels]
-    except OverflowError as error:
-        raise ConfigError(f"{file} has labels beyond 64 bits; write them as text, which is numbered") from error
