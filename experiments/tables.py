@@ -44,7 +44,7 @@ class TablesConfig(Options):
             where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images; with
             columns= of gift_vit.invariance their differences too, paired by dataset and seed
         columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
-            temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir
+            temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir, stir_pooled
         figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same.

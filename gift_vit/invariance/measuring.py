@@ -282,11 +282,13 @@ def _describe_errors(names: Sequence[str], errors: Tensor) -> dict[str, dict[str
 def _line(found: dict[str, Any]) -> str:
     """What a person reads of a run."""
     own = found["unbiased"]
-    means = own["measures"]["invariances_of_pretrained"]["means"]["all"]
-    told = [f"{name} {_interval(means[name])}" for name in ("retained", "forgotten", "compression")]
+    kept = own["measures"]["invariances_of_pretrained"]
+    told = [f"{name} {_interval(kept['means']['all'][name])}" for name in ("retained", "forgotten", "compression")]
     floors = [own["floors"]["independent_images"], own["stir"]["random_given_pretrained"]]
-    independent, random = (number(float(floor.diagonal()[:-1].nanmean())) for floor in floors)
-    line = f"{', '.join(told)} (independent images {independent}, random weights {random})"
+    blocks = [number(float(floor.diagonal()[:-1].nanmean())) for floor in floors]
+    pooled = [number(float(value)) for value in (kept["pooled"], *(floor[-1, -1] for floor in floors))]
+    line = "{} (independent images {}, random weights {})".format(", ".join(told), *blocks)
+    line += "; of the pooled vector {} (independent images {}, random weights {})".format(*pooled)
     for model, errors in found["errors"].items():
         far = [name for name, error in errors.items() if not error["converged"]]
         line += f"; not converged: layers {', '.join(far)} of the {model} model" if far else ""

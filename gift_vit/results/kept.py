@@ -22,6 +22,7 @@ from gift_vit.runs.result import Result
 FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
 _ABSENT = "absent"
+_RETAINED = ("unbiased", "measures", "invariances_of_pretrained")
 _TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=DATASET"}
 
 
@@ -39,9 +40,8 @@ MEASURES = {
     "forgetting": Measure("Forgetting (points)", FORGETTING, ("linear", "forgetting", "mean"), 2),
     "forgetting_knn": Measure("Forgetting, k-NN (points)", FORGETTING, ("knn", "forgetting", "mean"), 2),
     "drift": Measure("Drift (1 − CKA)", FORGETTING, ("drift", "mean"), 3),
-    "stir": Measure(
-        "STIR retained", RECORD, ("unbiased", "measures", "invariances_of_pretrained", "means", "all", "retained", "mean"), 3
-    ),
+    "stir": Measure("STIR retained, mean over blocks", RECORD, (*_RETAINED, "means", "all", "retained", "mean"), 3),
+    "stir_pooled": Measure("STIR of the pooled vector", RECORD, (*_RETAINED, "pooled"), 3),
 }
 
 
@@ -174,7 +174,7 @@ def _describe(file: str, facts: Mapping[str, Any]) -> str:
     if file == FORGETTING:
         images = f"{facts['test_images']:,} images of {facts['classes']} classes of {facts['dataset']}"
         return f"of the features of {images}, classifiers fitted to {facts['train_images']:,} others; seed {facts['seed']}."
-    return f"mean over blocks, unbiased, {facts['images']} images of {facts['split']}."
+    return f"unbiased, {facts['images']} images of {facts['split']}."
 
 
 def _file(result: Result, name: str) -> Path:

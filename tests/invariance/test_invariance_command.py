@@ -69,6 +69,8 @@ def test_matrices_are_those_of_the_two_models(runs: dict[str, Path], call: Any, 
     assert not found["errors"]["tuned"]["3"]["converged"]
     mean = found["unbiased"]["measures"]["invariances_of_pretrained"]["means"]["all"]["retained"]["mean"]
     assert printed.startswith(f"{runs['lora']}: retained {mean:.3f} [")
+    pooled = found["unbiased"]["stir"]["tuned_given_pretrained"][-1][-1]
+    assert f"; of the pooled vector {pooled:.3f} (independent images " in printed
     assert "not converged: layers 0, 3, 5" in printed
     assert (tmp_path / "invariance.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "invariance.pdf").read_bytes()[:5] == b"%PDF-"

@@ -21,6 +21,7 @@ from tests.results.conftest import exit_code, refused
 
 main = partial(exit_code, tables.main)
 ON = {"dataset": "upstream", "classes": 164, "train_images": 8200, "test_images": 4100, "seed": 0}
+STIR = ["STIR retained, mean over blocks", "STIR of the pooled vector"]
 
 
 def forgetting(linear: float, **facts: Any) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def forgetting(linear: float, **facts: Any) -> dict[str, Any]:
 def invariance(retained: float | None, images: int = 64) -> dict[str, Any]:
     means = {"all": {"retained": {"mean": retained, "low": None, "high": None}}}
     made = {"split": "val", "tokens": "all", "layers": ["0", "pooled"], "descent": {"steps": 143}, "images": ["a"] * images}
-    return made | {"unbiased": {"measures": {"invariances_of_pretrained": {"means": means}}}}
+    return made | {"unbiased": {"measures": {"invariances_of_pretrained": {"means": means, "pooled": 0.5}}}}
 
 
 @pytest.fixture
@@ -52,17 +53,18 @@ def keep(folder: Path, *records: dict[str, Any] | str) -> None:
 
 
 def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(f"root={root}", "columns=[forgetting,forgetting_knn,drift,stir]") == 0
+    assert main(f"root={root}", "columns=[forgetting,forgetting_knn,drift,stir,stir_pooled]") == 0
     out = capsys.readouterr().out
     header, lora, gift = (line.split(" | ") for line in out.splitlines() if line.startswith("| "))
-    titles = ["Forgetting (points)", "Forgetting, k-NN (points)", "Drift (1 − CKA)", "STIR retained"]
-    assert [title.strip(" |") for title in header[-4:]] == [f"{title}: Digits" for title in titles]
-    assert [cell.strip(" |") for cell in gift[-4:]] == ["1.50 ± 0.71", "0.75 ± 0.35", "0.062 ± 0.000", "0.875 ± 0.000"]
-    assert [cell.strip(" |") for cell in lora[-4:]] == ["–"] * 4
+    titles = ["Forgetting (points)", "Forgetting, k-NN (points)", "Drift (1 − CKA)", *STIR]
+    assert [title.strip(" |") for title in header[-5:]] == [f"{title}: Digits" for title in titles]
+    assert [cell.strip(" |") for cell in gift[-5:-2]] == ["1.50 ± 0.71", "0.75 ± 0.35", "0.062 ± 0.000"]
+    assert [cell.strip(" |") for cell in gift[-2:]] == ["0.875 ± 0.000", "0.500 ± 0.000"]
+    assert [cell.strip(" |") for cell in lora[-5:]] == ["–"] * 5
     assert "of the features of 4,100 images of 164 classes of upstream, classifiers fitted to 8,200 others; seed 0." in out
-    assert "STIR retained: mean over blocks, unbiased, 64 images of val." in out
+    assert f"{', '.join(STIR)}: unbiased, 64 images of val." in out
     run = root / "final" / "lora"
-    assert f"without STIR retained: 1. To make it: `python -m gift_vit.invariance run={run}`." in out
+    assert f"without {', '.join(STIR)}: 1. To make it: `python -m gift_vit.invariance run={run}`." in out
     assert f"`python -m gift_vit.invariance run={run} images=0 forgetting=" in out
 
 
