@@ -55,9 +55,10 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
     result = run.result
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
-    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_adapter]
-    if not run.is_pushed:
-        checks.insert(3, _check_epochs)
+    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs, _check_adapter]
+    if run.is_pushed:
+        checks = [_check_labels, _check_pushed, _check_numbers, _check_adapter]
+    else:
         checks += [_check_chosen] if isinstance(run.config.method, Candidates) else []
         checks += [_check_predictions] if result.predictions is not None else []
     for check in checks:
@@ -118,8 +119,6 @@ def _check_labels(run: Run, result: Result) -> str:
 
 def _check_files(run: Run, result: Result) -> str:
     known, there = result.files, (run.folder / PREDICTIONS).is_file()
-    if run.is_pushed:
-        return _check_pushed(run, known or {})
     otherwise = f"is there, {RESULT} knows none" if there else f"is not there, {RESULT} has its scores"
     _claim(run, there == (result.predictions is not None), f"{PREDICTIONS} {otherwise}")
     if known is None:
@@ -133,9 +132,9 @@ def _check_files(run: Run, result: Result) -> str:
     return f"SHA-256 as recorded: {', '.join(known)}"
 
 
-def _check_pushed(run: Run, known: dict[str, str]) -> str:
+def _check_pushed(run: Run, result: Result) -> str:
     """Of what is pushed the adapter alone is byte for byte what was trained."""
-    same = known.get(ADAPTER) in (None, sha256_of(run.folder / ADAPTER))
+    same = (result.files or {}).get(ADAPTER) in (None, sha256_of(run.folder / ADAPTER))
     _claim(run, same, f"{ADAPTER} has another SHA-256 than {RESULT} says")
     return f"SHA-256 as recorded: {ADAPTER}; {METRICS} and {PREDICTIONS} are not checked, for they are not pushed"
 
