@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo demo-text test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation explain-mini
+.PHONY: help setup demo demo-text test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation mini-forgetting explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -94,6 +94,24 @@ mini-ablation: $(READY)  ## GIFT over its rank and its targets on two tasks, eac
 	  $(SEARCH) hydra.sweeper.seeds=1 $$mini && $(BIN)/python -m experiments.select root=$$root out=$$root/recipe && \
 	  $(BIN)/python -m gift_vit.train --config-dir $$root sweep=final seeds=[0,1,2] $$mini || exit; done
 	$(BIN)/python -m experiments.tables root=outputs/ablation method=gift rows=[method.rank,method.target_modules] out=experiments/mini/ablation.md
+
+FEW := tiny_mammals tiny_insects tiny_vehicles
+SIX := linear full lora gift vpt_deep bitfit
+THREE_SEEDS := $(foreach task,$(FEW),$(foreach method,$(SIX),outputs/chain/final/$(task)/$(method)/vit_mini/*_seed[012]_*))
+known = forgetting=$(DATA)/tiny_imagenet/upstream
+once = $(call mini,outputs/rates,$(FEW)) phase=final recipe=none seed=0
+
+mini-forgetting: $(READY)  ## what six methods of mini-chain keep and forget, and GIFT and LoRA with other rates; DATA=<folder> make mini-forgetting
+	runs=$$(ls -d $(THREE_SEEDS)) && runs="[$$(echo $$runs | tr ' ' ,)]" && \
+	  $(BIN)/python -m gift_vit.invariance "runs=$$runs" images=32 $(known) && \
+	  $(BIN)/python -m experiments.tables "root=$$runs" columns=[forgetting,forgetting_knn,drift,stir,stir_pooled] compare=[gift,lora] \
+	    out=experiments/mini/forgetting.md figure=outputs/forgetting
+	$(BIN)/python -m gift_vit.train -m $(once) method=gift,lora optim.lr=0.001,0.0025,0.01,0.025
+	$(BIN)/python -m gift_vit.train -m $(once) method=gift optim.lr=0.00025,0.0005
+	$(BIN)/python -m gift_vit.invariance runs=[outputs/rates/final] images=0 $(known)
+	$(BIN)/python -m experiments.tables root=outputs/rates rows=[method.name,optim.lr] columns=[forgetting,drift] \
+	  out=experiments/mini/forgetting_rates.md figure=outputs/forgetting_rates
+	cp outputs/forgetting.png outputs/forgetting_rates.png docs
 
 explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
 	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done

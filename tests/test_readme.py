@@ -1,6 +1,7 @@
 """What README.md and docs/ say: their commands are understood, their numbers and links hold, and the README stays short."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,7 +27,7 @@ from gift_vit.sweeps.plan import plan_job
 from tests.methods.test_counts import LABELS, SCHEMAS, own_methods
 from tests.pages import BLOCKS, COMMANDS, NOTES, PAGES, ROOT, Command, code_spans, commands_of_target, prose
 
-PROGRAMS = {"source", "wandb", "find", "cp"}  # of others: not checked
+PROGRAMS = {"source", "wandb", "find", "cp", "grep"}  # of others: not checked
 HYDRAS_FLAGS = ("-m", "--resolve")
 MAKE = [command for command in COMMANDS if command.words[0] == "make"]
 TRAINING = [command for command in COMMANDS if command.module == "gift_vit.train"]
@@ -258,6 +259,20 @@ def test_tables_are_those_made_from_result_files_and_measurements(file: str, pag
     table = [line for line in (ROOT / "experiments" / file).read_text().splitlines() if line.startswith("|")]
     assert len(table) == lines
     assert "\n".join(table) in PAGES[page]
+
+
+def test_tables_that_a_command_shows_are_what_it_prints() -> None:
+    shown = re.findall(r"^```bash\n(grep .*)\n```\n\n((?:\|.*\n)+)", "".join(PAGES.values()), re.MULTILINE)
+    assert len(shown) == sum(command.words[0] == "grep" for command in COMMANDS) > 0
+    for command, table in shown:
+        assert subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout == table
+
+
+def test_numbers_of_what_is_forgotten_are_those_of_the_tables() -> None:
+    tables = "".join((ROOT / f"experiments/mini/{name}.md").read_text() for name in ("forgetting", "forgetting_rates"))
+    told = re.findall(r"\d+\.\d+", prose(PAGES["docs/forgetting.md"]))
+    assert told
+    assert [number for number in told if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", tables)] == []
 
 
 WORDS = {"three": 3, "five": 5, "seven": 7, "fifteen": 15}
