@@ -108,10 +108,11 @@ mini-forgetting: $(READY)  ## what six methods of mini-chain keep and forget, an
 	    out=experiments/mini/forgetting.md figure=outputs/forgetting
 	$(BIN)/python -m gift_vit.train -m $(once) method=gift,lora optim.lr=0.001,0.0025,0.01,0.025
 	$(BIN)/python -m gift_vit.train -m $(once) method=gift optim.lr=0.00025,0.0005
+	$(BIN)/python -m gift_vit.train -m $(once) method=gift method.alpha=2 optim.lr=0.0025,0.01
 	$(BIN)/python -m gift_vit.invariance runs=[outputs/rates/final] images=0 $(known)
-	$(BIN)/python -m experiments.tables root=outputs/rates rows=[method.name,optim.lr] columns=[forgetting,drift] \
-	  out=experiments/mini/forgetting_rates.md figure=outputs/forgetting_rates
-	cp outputs/forgetting.png outputs/forgetting_rates.png docs
+	$(BIN)/python -m experiments.tables root=outputs/rates rows=[method.name,method.alpha,optim.lr] columns=[forgetting,drift] \
+	  out=experiments/mini/forgetting_rates.md
+	cp outputs/forgetting.png docs
 
 explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
 	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done
