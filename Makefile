@@ -102,9 +102,10 @@ known = forgetting=$(DATA)/tiny_imagenet/upstream
 once = $(call mini,outputs/rates,$(FEW)) phase=final recipe=none seed=0
 
 mini-forgetting: $(READY)  ## what six methods of mini-chain keep and forget, and GIFT and LoRA with other rates; DATA=<folder> make mini-forgetting
-	runs=$$(ls -d $(THREE_SEEDS)) && runs="[$$(echo $$runs | tr ' ' ,)]" && \
+	@ls -d $(THREE_SEEDS) >/dev/null 2>&1 || { echo "error: finals of mini-chain are missing; type DATA=<folder> make mini-chain"; exit 2; }
+	runs="[$$(echo $(THREE_SEEDS) | tr ' ' ,)]" && \
 	  $(BIN)/python -m gift_vit.invariance "runs=$$runs" images=32 $(known) && \
-	  $(BIN)/python -m experiments.tables "root=$$runs" columns=[forgetting,forgetting_knn,drift,stir,stir_pooled] compare=[gift,lora] \
+	  $(BIN)/python -m experiments.tables "root=$$runs" datasets=[$(call listed,$(FEW))] columns=[forgetting,forgetting_knn,drift,stir,stir_pooled] compare=[gift,lora] \
 	    out=experiments/mini/forgetting.md figure=outputs/forgetting
 	$(BIN)/python -m gift_vit.train -m $(once) method=gift,lora optim.lr=0.001,0.0025,0.01,0.025
 	$(BIN)/python -m gift_vit.train -m $(once) method=gift optim.lr=0.00025,0.0005
