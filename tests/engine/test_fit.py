@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.engine import state
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.fit import FitInputs, evaluate, fit
 from gift_vit.engine.observer import EpochRecord, Observer
@@ -210,6 +211,23 @@ def test_autocast_is_on_in_bf16_only_where_asked() -> None:
             assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
         assert torch.get_float32_matmul_precision() == ("high" if name == "tf32" else "highest")
     Precision("fp32", device)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_a_cpu_without_instructions_for_the_precision_is_warned_of_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state._warn_if_slow.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: True)
+    Precision(name, torch.device("cpu"))
+    assert not caplog.messages
+    state._warn_if_slow.cache_clear()
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: False)
+    for precision in (name, name, "fp32"):
+        Precision(precision, torch.device("cpu"))
+    [line] = caplog.messages
+    assert line == f"trainer.precision={name}, but this CPU has no instructions for it: fp32 is many times as fast"
 
 
 def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
