@@ -77,14 +77,26 @@ comma := ,
 listed = $(subst $() $(),$(comma),$(strip $(1)))
 mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=2 paths.output_root=$(1) dataset=$(call listed,$(2))
 FINALS = outputs/chain/final/$$task/gift/vit_mini
+CHAIN ?= outputs/mini
+CELLS = $(foreach method,$(METHODS),$(foreach task,$(MINI),$(CHAIN)/runs/$(task)/$(method).tar.gz))
 
-mini-chain: $(READY)  ## search, choose, retrain, test once, verify, tables and page on the mini benchmark; DATA=<folder> make mini-chain
-	for method in $(METHODS); do $(SEARCH) method=$$method $(call mini,outputs/chain,$(MINI)) || exit; done
-	$(BIN)/python -m experiments.select root=outputs/chain out=experiments/mini/chain/recipe
-	$(BIN)/python -m gift_vit.train --config-dir experiments/mini/chain sweep=final method=$(call listed,$(METHODS)) $(call mini,outputs/chain,$(MINI))
-	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final
-	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/chain compare=[gift,lora] format=$${format%:*} out=experiments/mini/chain/table.$${format#*:} || exit; done
-	$(BIN)/python -m experiments.report root=outputs/chain out=experiments/mini/chain/report.html
+mini-chain: $(CELLS)  ## the mini benchmark: search, choose, retrain, test once, verify, tables and page in outputs/mini; DATA=<folder> make mini-chain
+	rm -rf outputs/packed && mkdir -p outputs/packed && for cell in $(CELLS); do tar -xzf $$cell -C outputs/packed || exit; done
+	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/packed compare=[gift,lora] format=$${format%:*} out=$(CHAIN)/table.$${format#*:} || exit; done
+	$(BIN)/python -m experiments.report root=outputs/packed out=$(CHAIN)/report.html
+
+# A method on a task: records and predictions are packed, without this machine's paths; adapters stay in outputs/chain. A cell that
+# is there is not made again: with CHAIN=experiments/mini/chain the runs that are committed are gone on with.
+$(CHAIN)/runs/%.tar.gz: | $(READY)
+	$(SEARCH) method=$(*F) $(call mini,outputs/chain,$(*D))
+	$(BIN)/python -m experiments.select root=outputs/chain datasets=[$(*D)] methods=[$(*F)] out=$(CHAIN)/recipe
+	$(BIN)/python -m gift_vit.train --config-dir $(CHAIN) sweep=final method=$(*F) $(call mini,outputs/chain,$(*D))
+	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final/$*
+	rm -rf outputs/cell && mkdir -p outputs/cell $(@D)
+	tar -c --exclude=adapter.safetensors --exclude=train.log -C outputs/chain search/$* final/$* | tar -x -C outputs/cell
+	grep -rlIZ '$(CURDIR)/' outputs/cell | xargs -0r sed -i 's#$(CURDIR)/##g'
+	tar -czf outputs/cell.tar.gz -C outputs/cell search final
+	mv outputs/cell.tar.gz $@
 
 TARGETS := [attn.qkv] [mlp.fc1] [mlp.fc2] [attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
 

@@ -13,7 +13,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_recipes_are_no_uncommitted_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_and_results_are_no_uncommitted_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = tmp_path / "conf/recipe"
     recipes.mkdir(parents=True)
     (recipes / "none.yaml").write_text("a: 1")
@@ -26,6 +26,9 @@ def test_recipes_are_no_uncommitted_change(tmp_path: Path, monkeypatch: pytest.M
     assert environment.git_state() == (sha, False)
     (recipes / "cub_gift.yaml").write_text("chosen: 1")
     (recipes / "none.yaml").write_text("a: 2")
+    chain = tmp_path / "experiments/mini/chain"
+    chain.mkdir(parents=True)
+    (chain / "table.md").write_text("made")
     assert environment.git_state() == (sha, False)
     for other in (tmp_path / "conf/recipes.yaml", tmp_path / "gift.py", tmp_path / "sub/conf/recipe/x.yaml"):
         before = other.read_text() if other.exists() else None

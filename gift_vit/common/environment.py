@@ -14,7 +14,7 @@ from gift_vit import __version__
 from gift_vit.common import distributed
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_CHOSEN = "conf/recipe"  # where ``experiments.select`` writes unless told otherwise
+_MADE = ("conf/recipe", "experiments/mini/chain")  # what ``experiments.select`` and ``make mini-chain`` write
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -55,12 +55,12 @@ def peak_rss_mib() -> float | None:
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the checkout the package lies in, and whether it has uncommitted changes; (None, None) outside a checkout.
 
-    Recipes are no change: a result holds the values that it took from one.
+    Recipes and the mini benchmark's results are no change: a result holds the values that it took from a recipe.
     """
     if not (_CHECKOUT / ".git").exists():
         return None, None
     sha = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--", ":/", f":(top,exclude){_CHOSEN}")
+    status = _git("status", "--porcelain", "--", ":/", *(f":(top,exclude){made}" for made in _MADE))
     return sha, None if status is None else bool(status)
 
 
