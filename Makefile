@@ -73,9 +73,10 @@ report: $(READY)  ## one HTML page of the runs under outputs/
 MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
 METHODS := linear_exact linear bitfit full ssf vpt_deep adaptformer lora dora vera gift gift_wegeft gift_v1
 SEARCH := $(BIN)/python -m gift_vit.train sweep=digits sweeper=adaptive
+JOBS ?= 2
 comma := ,
 listed = $(subst $() $(),$(comma),$(strip $(1)))
-mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=2 paths.output_root=$(1) dataset=$(call listed,$(2))
+mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=$(JOBS) paths.output_root=$(1) dataset=$(call listed,$(2))
 FINALS = outputs/chain/final/$$task/gift/vit_mini
 CHAIN ?= outputs/mini
 CELLS = $(foreach method,$(METHODS),$(foreach task,$(MINI),$(CHAIN)/runs/$(task)/$(method).tar.gz))
@@ -92,11 +93,11 @@ $(CHAIN)/runs/%.tar.gz: | $(READY)
 	$(BIN)/python -m experiments.select root=outputs/chain datasets=[$(*D)] methods=[$(*F)] out=$(CHAIN)/recipe
 	$(BIN)/python -m gift_vit.train --config-dir $(CHAIN) sweep=final method=$(*F) $(call mini,outputs/chain,$(*D))
 	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final/$*
-	rm -rf outputs/cell && mkdir -p outputs/cell $(@D)
-	tar -c --exclude=adapter.safetensors --exclude=train.log -C outputs/chain search/$* final/$* | tar -x -C outputs/cell
-	grep -rlIZ '$(CURDIR)/' outputs/cell | xargs -0r sed -i 's#$(CURDIR)/##g'
-	tar -czf outputs/cell.tar.gz -C outputs/cell search final
-	mv outputs/cell.tar.gz $@
+	rm -rf outputs/cell/$* && mkdir -p outputs/cell/$* $(@D)
+	tar -c --exclude=adapter.safetensors --exclude=train.log -C outputs/chain search/$* final/$* | tar -x -C outputs/cell/$*
+	grep -rlIZ '$(CURDIR)/' outputs/cell/$* | xargs -0r sed -i 's#$(CURDIR)/##g'
+	tar -czf outputs/cell/$*.tar.gz -C outputs/cell/$* search final
+	mv outputs/cell/$*.tar.gz $@
 
 TARGETS := [attn.qkv] [mlp.fc1] [mlp.fc2] [attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
 

@@ -145,6 +145,7 @@ def test_targets_of_make(command: Command, configs: Path, monkeypatch: pytest.Mo
     if target == "setup":
         assert "\nsetup: " in (ROOT / "Makefile").read_text()
         return
+    words += ["MINI=digits"] if target == "mini-chain" else []  # its five tasks are treated alike
     commands = commands_of_target(target, configs, "DATA=data", *words)
     assert commands
     for started in dict.fromkeys(commands):
