@@ -86,15 +86,15 @@ mini-chain: $(CELLS)  ## the mini benchmark: search, choose, retrain, test once,
 	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/packed compare=[gift,lora] format=$${format%:*} out=$(CHAIN)/table.$${format#*:} || exit; done
 	$(BIN)/python -m experiments.report root=outputs/packed out=$(CHAIN)/report.html
 
-# A method on a task: records and predictions are packed, without this machine's paths; adapters stay in outputs/chain. A cell that
-# is there is not made again: with CHAIN=experiments/mini/chain the runs that are committed are gone on with.
+# A method on a task. What is packed are the records of its runs, and of the finals predictions and adapters, without this machine's
+# paths; full fine-tuning's weights and all logs stay in outputs/chain. With CHAIN=experiments/mini/chain the committed cells are kept.
 $(CHAIN)/runs/%.tar.gz: | $(READY)
 	$(SEARCH) method=$(*F) $(call mini,outputs/chain,$(*D))
 	$(BIN)/python -m experiments.select root=outputs/chain datasets=[$(*D)] methods=[$(*F)] out=$(CHAIN)/recipe
 	$(BIN)/python -m gift_vit.train --config-dir $(CHAIN) sweep=final method=$(*F) $(call mini,outputs/chain,$(*D))
 	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final/$*
 	rm -rf outputs/cell/$* && mkdir -p outputs/cell/$* $(@D)
-	tar -c --exclude=adapter.safetensors --exclude=train.log -C outputs/chain search/$* final/$* | tar -x -C outputs/cell/$*
+	cd outputs/chain && find search/$* final/$* -type f -size -1024k ! -name '*.log' ! -name '.*' ! -path 'search/*.safetensors' -print0 | tar -c --null -T - | tar -x -C ../cell/$*
 	grep -rlIZ '$(CURDIR)/' outputs/cell/$* | xargs -0r sed -i 's#$(CURDIR)/##g'
 	tar -czf outputs/cell/$*.tar.gz -C outputs/cell/$* search final
 	mv outputs/cell/$*.tar.gz $@
