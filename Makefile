@@ -78,35 +78,43 @@ comma := ,
 listed = $(subst $() $(),$(comma),$(strip $(1)))
 mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=$(JOBS) paths.output_root=$(1) dataset=$(call listed,$(2))
 FINALS = outputs/chain/final/$$task/gift/vit_mini
+ROOT ?= outputs/chain
 CHAIN ?= outputs/mini
 CELLS = $(foreach method,$(METHODS),$(foreach task,$(MINI),$(CHAIN)/runs/$(task)/$(method).tar.gz))
 
 mini-chain: $(CELLS)  ## the mini benchmark: search, choose, retrain, test once, verify, tables and page in outputs/mini; DATA=<folder> make mini-chain
-	rm -rf outputs/packed && mkdir -p outputs/packed && for cell in $(CELLS); do tar -xzf $$cell -C outputs/packed || exit; done
+	rm -rf outputs/packed && mkdir -p outputs/packed && for cell in $(CHAIN)/runs/*/*.tar.gz; do tar -xzf $$cell -C outputs/packed || exit; done
 	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/packed compare=[gift,lora] format=$${format%:*} out=$(CHAIN)/table.$${format#*:} || exit; done
 	$(BIN)/python -m experiments.report root=outputs/packed out=$(CHAIN)/report.html
+	rm -rf outputs/packed
 
 # A method on a task. What is packed are the records of its runs, and of the finals predictions and adapters, without this machine's
-# paths; full fine-tuning's weights and all logs stay in outputs/chain. With CHAIN=experiments/mini/chain the committed cells are kept.
+# paths; full fine-tuning's weights and all logs stay in $(ROOT). With CHAIN=experiments/mini/chain the committed cells are kept.
 $(CHAIN)/runs/%.tar.gz: | $(READY)
-	$(SEARCH) method=$(*F) $(call mini,outputs/chain,$(*D))
-	$(BIN)/python -m experiments.select root=outputs/chain datasets=[$(*D)] methods=[$(*F)] out=$(CHAIN)/recipe
-	$(BIN)/python -m gift_vit.train --config-dir $(CHAIN) sweep=final method=$(*F) $(call mini,outputs/chain,$(*D))
-	$(BIN)/python -m gift_vit.verify runs=outputs/chain/final/$*
-	rm -rf outputs/cell/$* && mkdir -p outputs/cell/$* $(@D)
-	cd outputs/chain && find search/$* final/$* -type f -size -1024k ! -name '*.log' ! -name '.*' ! -path 'search/*.safetensors' -print0 | tar -c --null -T - | tar -x -C ../cell/$*
-	grep -rlIZ '$(CURDIR)/' outputs/cell/$* | xargs -0r sed -i 's#$(CURDIR)/##g'
-	tar -czf outputs/cell/$*.tar.gz -C outputs/cell/$* search final
-	mv outputs/cell/$*.tar.gz $@
+	$(SEARCH) $(SEARCHED) method=$(*F) $(WORDS) $(call mini,$(ROOT),$(*D))
+	$(BIN)/python -m experiments.select root=$(ROOT) datasets=[$(*D)] methods=[$(*F)] out=$(CHAIN)/recipe
+	$(BIN)/python -m gift_vit.train --config-dir $(CHAIN) sweep=final $(SEEDS) method=$(*F) $(WORDS) $(call mini,$(ROOT),$(*D))
+	$(BIN)/python -m gift_vit.verify runs=$(ROOT)/final/$*
+	rm -rf $(ROOT)/cell/$* && mkdir -p $(ROOT)/cell/$* $(@D)
+	cd $(ROOT) && find search/$* final/$* -type f -size -1024k ! -name '*.log' ! -name '.*' ! -path 'search/*.safetensors' -print0 | tar -c --null -T - | tar -x -C cell/$*
+	grep -rlIZ '$(CURDIR)/' $(ROOT)/cell/$* | xargs -0r sed -i 's#$(CURDIR)/##g'
+	tar -czf $@.part -C $(ROOT)/cell/$* search final
+	mv $@.part $@ && rm -rf $(ROOT)/cell/$*
 
-TARGETS := [attn.qkv] [mlp.fc1] [mlp.fc2] [attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
+SETTINGS := $(foreach rank,1 2 4 8 16 32 64,rank$(rank):method.rank=$(rank)) \
+  $(foreach layer,attn.qkv mlp.fc1 mlp.fc2,$(layer):method.target_modules=[$(layer)]) all:method.target_modules=[attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
 
-mini-ablation: $(READY)  ## GIFT over its rank and its targets on two tasks, each setting with its own rate; DATA=<folder> make mini-ablation
-	for word in $(foreach rank,1 2 4 8 16 32 64,method.rank=$(rank)) $(foreach layers,$(TARGETS),method.target_modules=$(layers)); do \
-	  root=outputs/ablation/$$(echo $$word | tr -c 'a-z0-9\n' _) && mini="method=gift $$word $(call mini,$$root,digits tiny_vehicles)" && \
-	  $(SEARCH) hydra.sweeper.seeds=1 $$mini && $(BIN)/python -m experiments.select root=$$root out=$$root/recipe && \
-	  $(BIN)/python -m gift_vit.train --config-dir $$root sweep=final seeds=[0,1,2] $$mini || exit; done
-	$(BIN)/python -m experiments.tables root=outputs/ablation method=gift rows=[method.rank,method.target_modules] out=experiments/mini/ablation.md
+mini-ablation: | $(READY)  ## GIFT over its rank and its targets on two tasks, each setting with its own rate; DATA=<folder> make mini-ablation
+	rm -rf outputs/packed
+	for setting in $(SETTINGS); do name=$${setting%%:*} && \
+	  $(MAKE) -f $(firstword $(MAKEFILE_LIST)) -o $(READY) mini-cells METHODS=gift MINI="digits tiny_vehicles" WORDS="$${setting#*:}" \
+	    SEARCHED=hydra.sweeper.seeds=1 SEEDS=seeds=[0,1,2] ROOT=outputs/ablation/$$name CHAIN=$(CHAIN)/ablation/$$name && \
+	  mkdir -p outputs/packed/$$name && for cell in $(CHAIN)/ablation/$$name/runs/*/*.tar.gz; do tar -xzf $$cell -C outputs/packed/$$name || exit; done || exit; done
+	$(BIN)/python -m experiments.tables root=outputs/packed method=gift rows=[method.rank,method.target_modules] out=$(CHAIN)/ablation.md
+	rm -rf outputs/packed
+
+.PHONY: mini-cells
+mini-cells: $(CELLS)
 
 FEW := tiny_mammals tiny_insects tiny_vehicles
 SIX := linear full lora gift vpt_deep bitfit

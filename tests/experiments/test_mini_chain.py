@@ -1,5 +1,6 @@
 """``make mini-chain``: what is packed of a method on a task, and what is made again."""
 
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_a_cell_is_packed_without_paths_logs_and_the_weights_of_searches(folder:
     assert set(texts) == {f"{phase}/{run}/{name}" for phase in ("search", "final") for name in kept} | {
         f"final/{run}/adapter.safetensors"
     }
+    assert not (folder / "outputs/chain/cell/tiny_mammals/vpt_deep").exists()
     for name, text in texts.items():
         if "predictions" not in name and "adapter" not in name:
             assert text == b"data_root: data\n", name
@@ -60,7 +62,7 @@ def test_a_packed_cell_is_not_made_again(folder: Path) -> None:
     make(folder, CELL)
     words = ("METHODS=vpt_deep", "MINI=tiny_mammals")
     assert make(folder, "mini-chain", *words) == ["experiments.tables"] * 3 + ["experiments.report"]
-    assert (folder / "outputs/packed/final/tiny_mammals/vpt_deep/vit_mini/clean_seed0/result.json").is_file()
+    assert not (folder / "outputs/packed").exists()  # or `root=outputs` would find its runs twice
     (folder / CELL).unlink()
     assert "gift_vit.train" in make(folder, "mini-chain", *words)
 
@@ -71,3 +73,23 @@ def test_a_cell_that_does_not_verify_is_not_packed(folder: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         make(folder, CELL)
     assert not (folder / CELL).exists()
+
+
+def test_the_ablation_is_made_of_cells_too(folder: Path) -> None:
+    for name in ("rank1", "all"):
+        for task in ("digits", "tiny_vehicles"):
+            for phase in ("search", "final"):
+                run = folder / f"outputs/ablation/{name}/{phase}/{task}/gift/vit_mini/clean_seed0"
+                run.mkdir(parents=True)
+                (run / "result.json").write_text("{}")
+    settings = "SETTINGS=rank1:method.rank=1 all:method.target_modules=[attn.qkv,attn.proj]"
+    cell = ["gift_vit.train", "experiments.select", "gift_vit.train", "gift_vit.verify"]
+    assert make(folder, "mini-ablation", settings) == 4 * cell + ["experiments.tables"]
+    assert make(folder, "mini-ablation", settings) == ["experiments.tables"]
+
+
+@pytest.mark.parametrize(("variable", "group"), [("METHODS", "method"), ("MINI", "dataset")])
+def test_methods_and_tasks_are_known(variable: str, group: str) -> None:
+    [names] = re.findall(rf"^{variable} := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(names.split()) >= 5
+    assert [name for name in names.split() if not (ROOT / f"conf/{group}/{name}.yaml").is_file()] == []
