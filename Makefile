@@ -80,10 +80,11 @@ mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=$(JOBS) pat
 FINALS = outputs/chain/final/$$task/gift/vit_mini
 ROOT ?= outputs/chain
 CHAIN ?= outputs/mini
+unpack = mkdir -p $(2) && for cell in $(1)/runs/*/*.tar.gz; do tar -xzf $$cell -C $(2) || exit; done
 CELLS = $(foreach method,$(METHODS),$(foreach task,$(MINI),$(CHAIN)/runs/$(task)/$(method).tar.gz))
 
 mini-chain: $(CELLS)  ## the mini benchmark: search, choose, retrain, test once, verify, tables and page in outputs/mini; DATA=<folder> make mini-chain
-	rm -rf outputs/packed && mkdir -p outputs/packed && for cell in $(CHAIN)/runs/*/*.tar.gz; do tar -xzf $$cell -C outputs/packed || exit; done
+	rm -rf outputs/packed && $(call unpack,$(CHAIN),outputs/packed)
 	for format in markdown:md latex:tex csv:csv; do $(BIN)/python -m experiments.tables root=outputs/packed compare=[gift,lora] format=$${format%:*} out=$(CHAIN)/table.$${format#*:} || exit; done
 	$(BIN)/python -m experiments.report root=outputs/packed out=$(CHAIN)/report.html
 	rm -rf outputs/packed
@@ -109,7 +110,7 @@ mini-ablation: | $(READY)  ## GIFT over its rank and its targets on two tasks, e
 	for setting in $(SETTINGS); do name=$${setting%%:*} && \
 	  $(MAKE) -f $(firstword $(MAKEFILE_LIST)) -o $(READY) mini-cells METHODS=gift MINI="digits tiny_vehicles" WORDS="$${setting#*:}" \
 	    SEARCHED=hydra.sweeper.seeds=1 SEEDS=seeds=[0,1,2] ROOT=outputs/ablation/$$name CHAIN=$(CHAIN)/ablation/$$name && \
-	  mkdir -p outputs/packed/$$name && for cell in $(CHAIN)/ablation/$$name/runs/*/*.tar.gz; do tar -xzf $$cell -C outputs/packed/$$name || exit; done || exit; done
+	  $(call unpack,$(CHAIN)/ablation/$$name,outputs/packed/$$name) || exit; done
 	$(BIN)/python -m experiments.tables root=outputs/packed method=gift rows=[method.rank,method.target_modules] out=$(CHAIN)/ablation.md
 	rm -rf outputs/packed
 

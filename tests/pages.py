@@ -103,10 +103,21 @@ COMMANDS = [command for block in BLOCKS if block.language == "bash" for command 
 
 def commands_of_target(target: str, folder: Path, *words: str) -> list[Command]:
     """What ``make <target>`` would start, in this working directory, with the environment's Python, which is not started."""
+    return [Command(f"make {target}", ("python", *line.split()), False) for line in start_make(folder, "-i", target, *words)]
+
+
+def start_make(folder: Path, *words: str, failing: str = "nothing") -> list[str]:
+    """Start make in a folder, with a Python that does nothing but leave its words, which are returned.
+
+    Args:
+        folder: The working directory.
+        words: Those of make.
+        failing: Of the modules, the one that fails.
+    """
     python, record = folder / "python", folder / "started"
-    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {record}\n')
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {record}\ncase "$2" in {failing}) exit 1;; esac\n')
     python.chmod(0o755)
     record.write_text("")
-    words = ("make", "-f", str(ROOT / "Makefile"), "-i", "-o", ".venv/.ready", f"BIN={folder}", target, *words)
-    subprocess.run(words, cwd=folder, capture_output=True, timeout=60, check=True)
-    return [Command(f"make {target}", ("python", *line.split()), False) for line in record.read_text().splitlines()]
+    command = ("make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready", f"BIN={folder}", *words)
+    subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=True)
+    return record.read_text().splitlines()
