@@ -272,9 +272,17 @@ def test_tables_that_a_command_shows_are_what_it_prints() -> None:
         assert subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout == table
 
 
-def test_numbers_of_what_is_forgotten_are_those_of_the_tables() -> None:
-    tables = "".join((ROOT / f"experiments/mini/{name}.md").read_text() for name in ("forgetting", "forgetting_rates"))
-    told = re.findall(r"\d+\.\d+", prose(PAGES["docs/forgetting.md"]))
+@pytest.mark.parametrize(
+    ("page", "start", "end", "files"),
+    [
+        ("docs/forgetting.md", "", "", ["forgetting", "forgetting_rates"]),
+        ("docs/results.md", "### Three tasks", "## On real text", ["forgetting", "chain/table"]),
+    ],
+)
+def test_numbers_in_the_text_are_those_of_the_tables(page: str, start: str, end: str, files: list[str]) -> None:
+    tables = "".join((ROOT / f"experiments/mini/{name}.md").read_text() for name in files)
+    text = PAGES[page].partition(start)[2] if start else PAGES[page]
+    told = re.findall(r"\d+\.\d+", prose(text.partition(end)[0] if end else text))
     assert told
     assert [number for number in told if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", tables)] == []
 
