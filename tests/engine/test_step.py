@@ -129,7 +129,7 @@ def built(model: nn.Module, **changes: Any) -> Step:
 def test_what_cannot_be_recorded_is_said(changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "gift_vit"):
         assert isinstance(built(network(), **changes), EagerStep)
-    [line] = caplog.messages
+    [line] = [record.getMessage() for record in caplog.records if record.name == step_module.__name__]
     assert line.startswith(f"steps are launched operation by operation, not as one graph: {reason}")
     with pytest.raises(ConfigError, match=f"step_graph=on is not possible: {reason}"):
         built(network(), **changes, step_graph="on")
