@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE  # containers set it; every start would then compile torch anew, which takes 6 s
 
-.PHONY: help setup demo demo-text test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation mini-forgetting explain-mini
+.PHONY: help setup demo demo-text test test-all test-vtab test-slurm test-gpu bench bench-data check fix smoke config tables report mini-chain mini-ablation mini-rates mini-forgetting explain-mini
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -116,6 +116,10 @@ mini-ablation: | $(READY)  ## GIFT over its rank and its targets on two tasks, e
 
 .PHONY: mini-cells
 mini-cells: $(CELLS)
+
+mini-rates: $(READY)  ## GIFT and LoRA on CIFAR-10 at four rates, each tested: what a choice on 200 val images costs; DATA=<folder> make mini-rates
+	$(BIN)/python -m gift_vit.train -m $(call mini,outputs/cifar10_rates,cifar10_1k) phase=final recipe=none seed=0,1 method=gift,lora optim.lr=0.001,0.0025,0.005,0.01
+	$(BIN)/python -m experiments.tables root=outputs/cifar10_rates rows=[method.name,optim.lr] out=experiments/mini/cifar10_rates.md
 
 FEW := tiny_mammals tiny_insects tiny_vehicles
 SIX := linear full lora gift vpt_deep bitfit
