@@ -7,18 +7,19 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gift_vit import __version__
+from gift_vit.common.tensors import write_tensors
 from gift_vit.methods import GiftConfig as VisionConfig
 from gift_vit.methods.adapter import FORMAT, describe_backbone, describe_method, method_config, read_adapter
+from gift_vit.methods.config import QKV_SLICES
 
 from .config import GiftConfig
 
 _PREFIX = "base_model.model."
 _KEPT = "gift_vit"  # metadata key of what a peft folder has no place for
-_SLICES = ("attn.q", "attn.k", "attn.v")
+_OUTSIDE = r"(?!blocks\.).*"  # an attention pool has an MLP too, which is no target
 
 
 def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
@@ -39,10 +40,11 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
     vision = method_config(adapter.metadata["method"])
     if not isinstance(vision, VisionConfig):
         raise ValueError(f"{file} is an adapter of {type(vision).__name__}; only GIFT's can be converted")
-    sliced = [target for target in vision.target_modules if target.endswith(_SLICES)]
+    sliced = [target for target in vision.target_modules if target in QKV_SLICES]
     if sliced:
         raise ValueError(
-            f"{file} adapts {', '.join(sliced)}, a part of a fused layer, which peft cannot; retrain with attn.qkv"
+            f"{file} adapts {', '.join(sliced)}, of most ViTs a part of a fused layer, which peft cannot; retrain with "
+            "attn.qkv, or with attn.q_proj of EVA-02"
         )
     if vision.schema != "linear" or vision.phi_bias or vision.psi_bias:
         raise ValueError(f"{file} has a schema or biases (schema={vision.schema}); peft's GIFT has neither")
@@ -50,6 +52,7 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
     config = GiftConfig(
         r=vision.rank,
         target_modules=list(vision.target_modules),
+        exclude_modules=_OUTSIDE,
         share="all" if vision.share else "target",
         alpha=vision.alpha,
         init_weights="wegeft" if vision.init == "wegeft" else True,
@@ -66,8 +69,9 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
         tensors[f"{_PREFIX}blocks.{first}.{target}.gift_pair.{part}"] = adapter.tensors[name]
     config.save_pretrained(str(out))
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", "version", "method")}
+    kept["target_modules"] = list(vision.target_modules)  # peft's are a set
     metadata = {"format": "pt", _KEPT: json.dumps(kept)}
-    save_file(tensors, Path(out) / SAFETENSORS_WEIGHTS_NAME, metadata=metadata)
+    write_tensors(Path(out) / SAFETENSORS_WEIGHTS_NAME, tensors, metadata)
     return config
 
 
@@ -81,15 +85,16 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             the folder.
 
     Raises:
-        ValueError: If the folder is another method's, its layers are named one by one, or the backbone is not known.
+        ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, or the backbone is not known.
     """
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, GiftConfig):
         raise ValueError(f"{folder} holds an adapter of peft's {config.peft_type}; only GIFT's can be converted")
-    if config.share not in ("target", "all") or not isinstance(config.target_modules, (set, list)):
-        raise ValueError(
-            f"{folder}: share={config.share!r}, target_modules={config.target_modules!r} have no equal in gift_vit"
-        )
+    if not isinstance(config.target_modules, (set, list)):
+        raise ValueError(f"{folder}: target_modules={config.target_modules!r} has no equal in gift_vit; list the layers")
+    for option, equal in (("share", ("target", "all")), ("exclude_modules", (None, _OUTSIDE)), ("bias", ("none",))):
+        if (value := getattr(config, option)) not in equal:
+            raise ValueError(f"{folder}: {option}={value!r} has no equal in gift_vit; retrain without it")
     with safe_open(Path(folder) / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
         kept: dict[str, Any] = json.loads((file.metadata() or {}).get(_KEPT, "{}"))
         stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -97,10 +102,10 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         kept["backbone"] = describe_backbone(model)
     if "backbone" not in kept:
         raise ValueError(f"{folder} does not say which backbone it adapts; give model=<the plain timm model>")
-    layers = config.layers_to_transform
+    layers, in_order = config.layers_to_transform, kept.pop("target_modules", [])
     vision = VisionConfig(
         rank=config.r,
-        target_modules=sorted(config.target_modules),
+        target_modules=in_order if set(in_order) == set(config.target_modules) else sorted(config.target_modules),
         share=config.share == "all",
         init="wegeft" if config.init_weights == "wegeft" else "gift",
         alpha=config.alpha,
@@ -117,4 +122,4 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         else:
             tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
-    save_file(tensors, out, metadata={key: json.dumps(value) for key, value in facts.items()})
+    write_tensors(Path(out), tensors, {key: json.dumps(value) for key, value in facts.items()})

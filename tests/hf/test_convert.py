@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -15,8 +16,8 @@ from gift_vit.methods import apply_method, load_adapter, save_adapter
 from tests.hf.conftest import build, logits, randomise
 
 
-def trained(**options: Any) -> torch.nn.Module:
-    model = apply_method(build("timm"), methods.GiftConfig(**{"rank": 4, "target_modules": ["attn.proj"], **options}))
+def trained(model: torch.nn.Module | None = None, **options: Any) -> torch.nn.Module:
+    model = apply_method(model or build("timm"), methods.GiftConfig(**{"rank": 4, "target_modules": ["attn.proj"], **options}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -32,6 +33,7 @@ def trained(**options: Any) -> torch.nn.Module:
         {"init": "wegeft", "alpha": 8.0},
         {"target_modules": ["attn.proj", "mlp.fc2"]},
         {"target_modules": ["attn.proj", "mlp.fc1"], "share": True},
+        {"target_modules": ["mlp.fc1", "attn.proj"]},
     ],
 )
 def test_there_and_back(options: dict[str, Any], tmp_path: Path) -> None:
@@ -42,7 +44,23 @@ def test_there_and_back(options: dict[str, Any], tmp_path: Path) -> None:
     torch.testing.assert_close(logits(peft, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
     to_adapter(tmp_path / "folder", tmp_path / "b.safetensors")
     assert torch.equal(logits(load_adapter(build("timm"), tmp_path / "b.safetensors"), "timm"), logits(model, "timm"))
-    assert methods.adapter.read_adapter(tmp_path / "b.safetensors").metadata["class_names"] == ["a", "b", "c"]
+    first, second = (methods.adapter.read_adapter(tmp_path / f"{name}.safetensors").metadata for name in "ab")
+    assert second == first
+
+
+def test_an_attention_pool_is_no_target(tmp_path: Path) -> None:
+    def pooling() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("test_vit", num_classes=3, global_pool="map").eval()
+
+    model = trained(pooling(), target_modules=["mlp.fc1"])
+    save_adapter(model, tmp_path / "a.safetensors")
+    from_adapter(tmp_path / "a.safetensors", tmp_path / "folder")
+    peft = PeftModel.from_pretrained(pooling(), str(tmp_path / "folder"))
+    torch.testing.assert_close(logits(peft, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
+    applied = apply_method(pooling(), methods.config.GiftHfConfig(rank=4, target_modules=["mlp.fc1"]))
+    adapted = {name.partition(".gift_")[0] for name, _ in applied.named_modules() if ".gift_" in name}
+    assert adapted == {f"blocks.{index}.mlp.fc1" for index in range(6)}
 
 
 def test_a_peft_model_as_an_adapter_file(tmp_path: Path) -> None:
@@ -63,11 +81,18 @@ def test_a_peft_model_as_an_adapter_file(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
 
 
+def assert_refused(config: GiftConfig, message: str, folder: Path) -> None:
+    get_peft_model(build("timm"), config).save_pretrained(str(folder))
+    with pytest.raises(ValueError, match=message):
+        to_adapter(folder, folder / "a.safetensors", build("timm"))
+    assert not (folder / "a.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (methods.LoraConfig(rank=2, target_modules=["attn.proj"]), "is an adapter of LoraConfig; only GIFT's"),
-        (methods.GiftConfig(rank=2, target_modules=["attn.q"]), "adapts attn.q, a part of a fused layer"),
+        (methods.GiftConfig(rank=2, target_modules=["attn.q"]), "adapts attn.q, of most ViTs a part of a fused layer"),
         (methods.GiftConfig(rank=2, target_modules=["attn.proj"], schema="gelu"), "has a schema or biases"),
         (methods.GiftConfig(rank=2, target_modules=["attn.proj"], psi_bias=True), "has a schema or biases"),
     ],
@@ -82,12 +107,10 @@ def test_what_the_vision_side_has_nothing_like_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="no adapter file"):
         from_adapter(tmp_path / "none.safetensors", tmp_path / "folder")
     for share, targets, message in [
-        ("layer", ["attn.proj"], "have no equal"),
-        ("target", ["proj"], None),
+        ("layer", ["attn.proj"], "has no equal"),
         ("target", ["head"], "adapts head"),
     ]:
-        config = GiftConfig(r=4, target_modules=targets, share=share, exclude_modules=["patch_embed.proj"])
-        get_peft_model(build("timm"), config).save_pretrained(str(tmp_path))
-        if message is not None:
-            with pytest.raises(ValueError, match=message):
-                to_adapter(tmp_path, tmp_path / "a.safetensors", build("timm"))
+        assert_refused(GiftConfig(r=4, target_modules=targets, share=share), message, tmp_path)
+    for option, value in (("exclude_modules", ["blocks.0.attn.proj"]), ("bias", "gift_only")):
+        config = GiftConfig(r=4, target_modules=["attn.proj"], **{option: value})
+        assert_refused(config, f"{option}=.* has no equal in gift_vit", tmp_path)
