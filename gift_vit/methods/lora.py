@@ -23,7 +23,15 @@ from torch.nn import functional as F
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import LoraConfig, register_method
 from gift_vit.methods.hf_peft import inject, merge_peft
-from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears, replace_linear
+from gift_vit.methods.targets import (
+    AdaptedLinear,
+    SmallLinear,
+    TargetLayer,
+    find_targets,
+    finer,
+    merge_linears,
+    replace_linear,
+)
 
 log = logging.getLogger(__name__)
 _WHOLE = "default"  # peft's name of an adapter
@@ -52,8 +60,8 @@ class SlicedLoraLinear(AdaptedLinear):
         self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict()
         device = linear.weight.device
         for name, part in self.rows.items():
-            self.lora_A[name] = nn.Linear(linear.in_features, cfg.rank, bias=False, device=device)
-            self.lora_B[name] = nn.Linear(cfg.rank, part.stop - part.start, bias=False, device=device)
+            self.lora_A[name] = SmallLinear(linear.in_features, cfg.rank, bias=False, device=device)
+            self.lora_B[name] = SmallLinear(cfg.rank, part.stop - part.start, bias=False, device=device)
             nn.init.zeros_(self.lora_B[name].get_parameter("weight"))
             if cfg.init == "gaussian":
                 nn.init.normal_(self.lora_A[name].get_parameter("weight"), std=1 / cfg.rank)
@@ -62,7 +70,7 @@ class SlicedLoraLinear(AdaptedLinear):
     def take_principal_part(self) -> None:
         """Start as PiSSA: σ B₀ A₀ is the best approximation of W's rows by rank r."""
         for name, rows in self.rows.items():
-            a, b = (cast("nn.Linear", side[name]).weight for side in (self.lora_A, self.lora_B))
+            a, b = (cast("SmallLinear", side[name]).weight for side in (self.lora_A, self.lora_B))
             u, s, vh = torch.linalg.svd(self.weight.detach()[rows].double(), full_matrices=False)
             root = (s[: len(a)] / self.scaling).sqrt()
             suffix = "" if name == _WHOLE else f"_{name}"
@@ -80,14 +88,14 @@ class SlicedLoraLinear(AdaptedLinear):
         for name, rows in self.rows.items():
             update = self.lora_B[name](self.lora_A[name](x))
             if name in self.start:
-                a0, b0 = (self.get_buffer(buffer) for buffer in self.start[name])
+                a0, b0 = (self.get_buffer(buffer).to(x.dtype) for buffer in self.start[name])
                 update = update - F.linear(F.linear(x, a0), b0)
             y[..., rows].add_(self.scaling * update)
         return y
 
     def delta_weight(self) -> Tensor:
         """ΔW of the whole layer, shape (d_out, d_in); rows that no slice covers are zero."""
-        delta = torch.zeros_like(self.weight)
+        delta = torch.zeros_like(finer(self.weight))
         for name, rows in self.rows.items():
             delta[rows] = self.scaling * self.lora_B[name].get_parameter("weight") @ self.lora_A[name].get_parameter("weight")
             if name in self.start:
@@ -97,7 +105,7 @@ class SlicedLoraLinear(AdaptedLinear):
 
     def merged_weight(self) -> Tensor:
         """W + ΔW."""
-        return self.weight + self.delta_weight()
+        return finer(self.weight) + self.delta_weight()
 
 
 def merge_lora(model: nn.Module, cfg: LoraConfig) -> None:

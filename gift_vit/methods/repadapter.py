@@ -87,13 +87,13 @@ class RepAdapterLinear(AdaptedLinear):
     def merged_weight(self) -> Tensor:
         """W (1 + s B̃ A)."""
         weight, adapter = finer(self.weight), self.repadapter
-        return weight + adapter.scale * (weight @ finer(adapter.up.dense())) @ finer(adapter.down.weight)
+        return weight + adapter.scale * (weight @ adapter.up.dense().to(weight.dtype)) @ adapter.down.weight.to(weight.dtype)
 
     def merged_bias(self) -> Tensor:
         """The bias c + s W (B̃ a + b)."""
-        adapter, bias = self.repadapter, cast("nn.Parameter", self.bias)
-        shift = finer(adapter.up.dense()) @ finer(adapter.down.bias) + finer(adapter.up.bias)
-        return finer(bias) + adapter.scale * finer(self.weight) @ shift
+        adapter, weight, bias = self.repadapter, finer(self.weight), cast("nn.Parameter", self.bias)
+        up, a, b = (value.to(weight.dtype) for value in (adapter.up.dense(), adapter.down.bias, adapter.up.bias))
+        return finer(bias) + adapter.scale * weight @ (up @ a + b)
 
 
 def merge_repadapter(model: nn.Module, cfg: RepAdapterConfig) -> None:

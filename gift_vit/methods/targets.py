@@ -200,7 +200,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
                 f"{choose_from(nameable_targets(model), 'nn.Linear')}"
             )
         owner = model.get_submodule(name.rpartition(".")[0])
-        if suffix == "attn.qkv" and getattr(owner, "q_bias", None) is not None:
+        if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
             raise ConfigError(
                 f"target {target!r} cannot be adapted in {type(model).__name__}: its attention uses the weight of {name} "
                 "directly, with biases of its own; name another target, such as attn.proj, or another method"

@@ -225,7 +225,7 @@ def test_bf16_autocast_is_close_and_keeps_gradients_in_fp32(model: nn.Module, im
     assert {p.dtype for p in trained} == {p.grad.dtype if p.grad is not None else None for p in trained} == {torch.float32}
 
 
-@pytest.mark.parametrize("label", ["adaptformer", "vpt_deep", "vpt_shallow"])
+@pytest.mark.parametrize("label", ["adaptformer", "vpt_deep", "vpt_shallow", "lora_qv", "pissa", "pissa_qv", "repadapter"])
 def test_half_precision_backbones_keep_the_adapter_in_fp32(tiny_vit: nn.Module, images: Tensor, example: Example) -> None:
     model = apply_method(tiny_vit.bfloat16(), example.config)
     logits = model(images.bfloat16())
@@ -234,6 +234,16 @@ def test_half_precision_backbones_keep_the_adapter_in_fp32(tiny_vit: nn.Module, 
     gradients = [model.get_parameter(name).grad for name in trainable(model) - HEAD]
     assert gradients
     assert all(gradient is not None and gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("label", ["lora_qv", "pissa", "repadapter"])
+def test_double_precision_backbones_merge(tiny_vit: nn.Module, images: Tensor, example: Example) -> None:
+    model = apply_method(tiny_vit.double(), example.config)
+    with torch.no_grad():
+        for name in trainable(model):
+            model.get_parameter(name).normal_(std=0.1)
+    expected = model(images.double())
+    torch.testing.assert_close(merge_method(model)(images.double()), expected, atol=1e-6, rtol=0)
 
 
 @every_kind

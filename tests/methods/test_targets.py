@@ -57,6 +57,8 @@ def test_blocks_are_numbers_and_not_prefixes() -> None:
     with torch.device("meta"):
         beit = timm.create_model("beit_base_patch16_224")
     assert len(names(beit, "attn.proj")) == 12, "only its attn.qkv is refused"
+    with refused("target 'qkv' cannot be adapted in Beit"):
+        find_targets(beit, ["qkv"])
 
 
 @torch.no_grad()
