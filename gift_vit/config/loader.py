@@ -77,7 +77,7 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a whole number of 0 or more")
     _check_benchmark(dataset, configs["protocol"])
-    _check_task(dataset, configs["backbone"])
+    _check_task(dataset, configs["backbone"], method)
     _check_together(**configs)
     if values["run_name"] is None:
         values["run_name"] = default_run_name(values, _resolve(baseline()) if baseline is not None else values)
@@ -300,8 +300,12 @@ def _check_benchmark(dataset: DatasetConfig, protocol: ProtocolConfig) -> None:
             raise ConfigError(f"protocol.{key} has no entry for benchmark {dataset.benchmark!r} of dataset {dataset.name}")
 
 
-def _check_task(dataset: DatasetConfig, backbone: BackboneConfig) -> None:
+def _check_task(dataset: DatasetConfig, backbone: BackboneConfig, method: Any) -> None:
     """Texts are for models of transformers, and images for timm's."""
+    if dataset.thing == "text" and getattr(method, "init", None) == "eva":
+        raise ConfigError(
+            f"method.init=eva looks at training images, and dataset {dataset.name} holds texts; give another method.init"
+        )
     if dataset.thing == "text" and not backbone.is_text:
         raise ConfigError(
             f"dataset {dataset.name} holds texts, and backbone {backbone.name} takes images; give backbone=roberta_base, or "

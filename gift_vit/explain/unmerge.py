@@ -14,6 +14,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.methods.adapter import (
     apply_method,
     describe_backbone,
+    holds_weights,
     load_adapter,
     load_adapter_state_dict,
     method_config,
@@ -45,7 +46,8 @@ def unmerge(model: nn.Module, adapter: str | Path) -> nn.Module:
     if not isinstance(config, GiftConfig):
         raise ConfigError(f"cluster maps explain GIFT; {file.path} holds a {type(config).__name__}")
     model = deepcopy(model).eval()
-    if describe_backbone(model)["weights_sha256"] == file.metadata["backbone"].get("weights_sha256"):
+    recorded = file.metadata["backbone"]
+    if recorded.get("weights_sha256") and holds_weights(describe_backbone(model), recorded):
         return load_adapter(model, file.path)
     own = model.state_dict()
     if any(n in own and not _same(own[n], tensor) for n, tensor in file.tensors.items() if not n.startswith("gift.")):

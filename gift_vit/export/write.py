@@ -108,7 +108,8 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
         return done
     with atomic_path(beside) as partial:
         partial.write_bytes((run.folder / ADAPTER).read_bytes())
-    return f"{done}\nwrote {beside}: this run's inputs by name; other runs of this backbone and method have theirs in {ADAPTER}"
+    others = "runs that differ in data, seed or GIFT's rank"
+    return f"{done}\nwrote {beside}: this run's inputs by name; {others} have theirs in {ADAPTER}"
 
 
 def _in_words(error: Exception, run: Run, inputs: bool) -> str:

@@ -30,6 +30,9 @@ _APPLIED = "applied_method"
 FORMAT = "gift_vit adapter 1"
 _STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation", "global_pool")
 _NEWER = ("global_pool",)  # files of older versions do not say it
+FINGERPRINTS = ("weights_sha256", "weights_spread_sha256")
+"""Of a backbone's weights: of the first values of each, and of values all over it, which older files do not have."""
+_FINGERPRINTED = 4096  # values of a parameter
 
 
 @dataclass(frozen=True)
@@ -289,8 +292,14 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
 
 
 def describe_method(config: Any) -> dict[str, Any]:
-    """A method's kind and its config's fields, as they are read back from JSON (tuples become lists)."""
-    return json.loads(json.dumps({"kind": spec_of(config).kind, **asdict(config)}))
+    """A method's kind and its config's fields, as they are read back from JSON (tuples become lists).
+
+    Of a file that training started from only the name is told: where it lay is nobody's business, and does not matter after.
+    """
+    values = {"kind": spec_of(config).kind, **asdict(config)}
+    if values.get("weights"):
+        values["weights"] = Path(values["weights"]).name
+    return json.loads(json.dumps(values))
 
 
 def method_config(values: Mapping[str, Any]) -> Any:
@@ -313,19 +322,26 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
         channels = stem.in_channels if isinstance(stem, nn.Conv2d) else (facts["input_size"] or (3,))[0]
         facts["input_size"] = (channels, *img_size)
     facts["global_pool"] = getattr(model, "global_pool", None)  # neither weights nor their names tell it
-    return json.loads(json.dumps(facts)) | {"weights_sha256": _fingerprint(model)}
+    return json.loads(json.dumps(facts)) | _fingerprints(model)
 
 
-def _fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and first values of the frozen weights, in float16 so that storage does not matter."""
+def holds_weights(backbone: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Whether a backbone's weights are those of a record, by the fingerprints that both have."""
+    return all(backbone[key] == recorded[key] for key in FINGERPRINTS if backbone.get(key) and recorded.get(key))
+
+
+def _fingerprints(model: nn.Module) -> dict[str, str]:
+    """SHA-256 over names, shapes and some values of the frozen weights, in float16 so that storage does not matter."""
     head_names = _head_names(model)
-    digest = sha256()
+    first, spread = digests = sha256(), sha256()
     for name, parameter in model.named_parameters():
         if name in head_names or name == "pos_embed" or parameter.is_meta:
             continue  # a resampled position embedding differs in the last bits from one processor to the next
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().flatten()[:4096].half().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        values = parameter.detach().flatten()
+        for digest, some in ((first, values[:_FINGERPRINTED]), (spread, values[:: max(1, len(values) // _FINGERPRINTED)])):
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(some.half().cpu().numpy().tobytes())
+    return dict(zip(FINGERPRINTS, (digest.hexdigest() for digest in digests), strict=True))
 
 
 def _new_names(model: nn.Module, before: Iterable[Tensor], adapter_names: Iterable[str]) -> tuple[str, ...]:
@@ -359,14 +375,14 @@ def _check_backbone(file: AdapterFile, backbone: Mapping[str, Any]) -> None:
 
 def _check_weights(file: AdapterFile, backbone: Mapping[str, Any], strict: bool) -> None:
     """Warn, or refuse, where the adapter's predictions need other weights than the model holds; say where that is not known."""
-    theirs = file.metadata["backbone"].get("weights_sha256")
-    if theirs is None:
+    theirs = file.metadata["backbone"]
+    if not any(theirs.get(key) for key in FINGERPRINTS):
         log.warning(
             "%s does not say which weights it was trained on: make sure that this model holds the published ones of %s",
             file.path,
             _name(backbone),
         )
-    elif theirs != backbone["weights_sha256"]:
+    elif not holds_weights(backbone, theirs):
         message = (
             f"{file.path} was trained on other pretrained weights than this {_name(backbone)} holds: "
             "load the same weights to get its predictions"

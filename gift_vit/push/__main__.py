@@ -12,8 +12,20 @@ from omegaconf import MISSING, OmegaConf
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options
+from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_json, write_text
-from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, check_repo, hub_errors
+from gift_vit.common.hub import (
+    ADAPTER,
+    CARD,
+    CONFIG,
+    PEFT_CONFIG,
+    PEFT_FOLDER,
+    PEFT_WEIGHTS,
+    PUSHED,
+    RESULT,
+    check_repo,
+    hub_errors,
+)
 from gift_vit.config.keys import identifying
 from gift_vit.push.record import check_pushable, shareable, shareable_peft_config
 from gift_vit.results.collect import build_grid, collect_results
@@ -33,7 +45,7 @@ class Arguments(Options):
         private: whether you alone see it; false shows it to everybody
         seeds: a folder with runs: those that differ from this one in nothing but the seed give the card mean and deviation
         license: of the adapter, as the Hub names it, such as apache-2.0 (default: none is said)
-        replace: put the run in the place of what a repository of that name holds
+        replace: put the run in the place of the one that a repository of that name holds; other files there are left
 
     Log in before with `hf auth login`, or set HF_TOKEN. No path, account or name of this machine is part of what is pushed.
     """
@@ -62,8 +74,19 @@ def push(arguments: Arguments) -> None:
 
             api = HfApi()
             api.create_repo(arguments.repo, private=arguments.private, exist_ok=arguments.replace)
-            api.upload_folder(repo_id=arguments.repo, folder_path=folder, commit_message="A run of gift-vit")
+            check_visibility(arguments, bool(api.repo_info(arguments.repo).private))
+            former = list(PUSHED)  # of the run that was there; of other files there none is touched
+            commit = {"repo_id": arguments.repo, "commit_message": "A run of gift-vit", "delete_patterns": former}
+            api.upload_folder(folder_path=folder, **commit)
             print(f"pushed {run.folder} to {api.endpoint}/{arguments.repo}; use it with run=hf://{arguments.repo}")
+
+
+def check_visibility(arguments: Arguments, is_private: bool) -> None:
+    """Refuse a repository that others see where it should be private, or the other way round: a push changes neither."""
+    if is_private and not arguments.private:
+        raise ConfigError(f"repo={arguments.repo} is private; make it public at the Hub, or leave out private=false")
+    if not is_private and arguments.private:
+        raise ConfigError(f"repo={arguments.repo} is public; give private=false, or another name")
 
 
 def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> None:

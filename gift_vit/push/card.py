@@ -70,7 +70,7 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
         seeds: Records of the same run with other seeds, this one among them; empty: its own numbers alone.
         licence: Of the adapter, as the Hub names licences; None: the person says it later.
     """
-    weights, task = str(result.backbone["weights"]), _task_of(result)
+    weights, task = str(result.backbone["weights"]).partition("@")[0], _task_of(result)  # behind @ stands a revision
     data = ModelCardData(
         license=licence,
         library_name=task.library,

@@ -14,6 +14,7 @@ from gift_vit.config.compose import compose_config, conf_dir
 from gift_vit.config.loader import load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.methods.adapter import (
+    FINGERPRINTS,
     ParameterCount,
     applied_method,
     apply_method,
@@ -45,7 +46,7 @@ def import_checkpoint(released: Released, folder: Path, weights: str | None = No
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # Which weights exactly the authors' code loaded is not known, only their name.
-    backbone = applied_method(model).backbone | {"weights_sha256": None}
+    backbone = applied_method(model).backbone | dict.fromkeys(FINGERPRINTS)
     save_adapter(model, folder / ADAPTER, dataset=cfg.dataset.name, backbone=backbone)
     write_text(folder / CONFIG, _HEADER + OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
     counts = count_parameters(model)

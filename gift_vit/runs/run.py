@@ -237,7 +237,7 @@ class Run:
         Raises:
             ConfigError: If the run is not finished, or its pretrained weights are others now.
         """
-        from gift_vit.methods.adapter import applied_method, load_adapter  # torch
+        from gift_vit.methods.adapter import applied_method, holds_weights, load_adapter  # torch
         from gift_vit.runs.build import build_model
 
         self.check_finished()
@@ -245,7 +245,7 @@ class Run:
         classes = self.result.data.num_classes if self.result else cfg.dataset.num_classes
         assert classes is not None, "an import compared it with the head"
         model = build_model(cfg, classes)
-        if self.result and applied_method(model).backbone["weights_sha256"] != self.result.backbone["weights_sha256"]:
+        if self.result and not holds_weights(applied_method(model).backbone, self.result.backbone):
             raise ConfigError(
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
             )

@@ -24,14 +24,17 @@ from gift_vit.common.files import atomic_path, write_json, write_text
 from gift_vit.methods import (
     GiftConfig,
     LinearConfig,
+    ToastConfig,
     adapter_state_dict,
     apply_method,
     count_parameters,
     load_adapter,
     load_adapter_state_dict,
+    merge_method,
     read_adapter,
     save_adapter,
 )
+from gift_vit.methods.adapter import applied_method
 from tests.methods.checks import drawn, randomise, refused
 
 CONFIG = GiftConfig(rank=4, target_modules=["attn.proj", "attn.v"], blocks=[0, 2])
@@ -64,8 +67,8 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
     assert file.path == path
     assert list(file.tensors) == sorted(adapter_state_dict(trained))
     assert all(torch.equal(file.tensors[name], tensor) for name, tensor in adapter_state_dict(trained).items())
-    fingerprint = file.metadata["backbone"].pop("weights_sha256")
-    assert len(bytes.fromhex(fingerprint)) == 32
+    for key in ("weights_sha256", "weights_spread_sha256"):
+        assert len(bytes.fromhex(file.metadata["backbone"].pop(key))) == 32
     assert file.metadata == {
         "format": "gift_vit adapter 1",
         "version": gift_vit.__version__,
@@ -86,9 +89,10 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
 
 
 def test_the_fingerprint_follows_the_backbone_s_weights_only(tiny_vit: nn.Module, trained: nn.Module, tmp_path: Path) -> None:
-    def fingerprint(model: nn.Module) -> str:
+    def fingerprint(model: nn.Module) -> list[str]:
         save_adapter(model, tmp_path / "f.safetensors")
-        return read_adapter(tmp_path / "f.safetensors").metadata["backbone"]["weights_sha256"]
+        backbone = read_adapter(tmp_path / "f.safetensors").metadata["backbone"]
+        return [backbone["weights_sha256"], backbone["weights_spread_sha256"]]
 
     other_head = apply_method(deepcopy(tiny_vit), LinearConfig())
     with torch.no_grad():
@@ -96,7 +100,30 @@ def test_the_fingerprint_follows_the_backbone_s_weights_only(tiny_vit: nn.Module
     assert fingerprint(trained) == fingerprint(other_head)
     with torch.no_grad():
         tiny_vit.get_parameter("blocks.3.norm1.bias").add_(0.01)
-    assert fingerprint(apply_method(tiny_vit, LinearConfig())) != fingerprint(trained)
+    pairs = zip(fingerprint(apply_method(tiny_vit, LinearConfig())), fingerprint(trained), strict=True)
+    assert all(own != theirs for own, theirs in pairs)
+
+
+def test_a_part_of_the_backbone_that_was_merged_is_other_weights(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    merged = apply_method(deepcopy(tiny_vit), GiftConfig(rank=4, target_modules=["attn.v"]))
+    for name in applied_method(merged).adapter_names:
+        nn.init.normal_(merged.get_parameter(name))
+    save_adapter(apply_method(merge_method(merged), LinearConfig()), tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="was trained on other pretrained weights"):
+        load_adapter(tiny_vit, tmp_path / "a.safetensors", strict=True)
+    older = {"backbone": read_adapter(tmp_path / "a.safetensors").metadata["backbone"]}
+    del older["backbone"]["weights_spread_sha256"]
+    rewrite(tmp_path / "a.safetensors", {key: json.dumps(value) for key, value in older.items()}, {})
+    load_adapter(tiny_vit, tmp_path / "a.safetensors", strict=True)
+
+
+def test_a_file_that_training_started_from_is_told_by_its_name(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    model = apply_method(tiny_vit, ToastConfig(weights="/home/wilhelmine/decoders.pth"))
+    save_adapter(model, tmp_path / "a.safetensors")
+    assert read_adapter(tmp_path / "a.safetensors").metadata["method"]["weights"] == "decoders.pth"
+    other = apply_method(timm.create_model("test_vit", num_classes=10), ToastConfig(weights="/moved/decoders.pth"))
+    with pytest.warns(UserWarning, match="other pretrained weights"):
+        load_adapter(other, tmp_path / "a.safetensors")
 
 
 def test_a_config_with_tuples_loads_its_own_file_from_a_new_folder(tiny_vit: nn.Module, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class HubServer:
     def info(self, repo: str) -> dict[str, Any]:
         """What the hub says of a repository."""
         names = [{"rfilename": name} for name in self.repos[repo]]
-        facts = {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+        facts = {"private": self.private.get(repo, False), "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
         times = dict.fromkeys(("lastModified", "createdAt"), "2026-01-01T00:00:00.000Z")
         return {"_id": "1", "id": repo, "modelId": repo, "sha": SHA, "siblings": names, **facts, **times}
 
@@ -70,7 +70,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - on
                 return self._send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
             if parts[0] != "api":
                 return self._file(repo, "/".join(parts[4:]))
-            return self._api(repo, parts[4], body)
+            return self._api(repo, "".join(parts[4:5]), body)
 
         def _create(self, wanted: dict[str, Any]) -> None:
             repo = f"{wanted['organization']}/{wanted['name']}"
@@ -90,6 +90,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - on
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    elif line["key"] == "deletedFile":
+                        del files[line["value"]["path"]]
                 url = f"{hub.url}/{repo}/commit/{SHA}"
                 return self._json({"success": True, "commitOid": SHA, "commitUrl": url, "hookOutput": ""})
             if verb == "tree":

@@ -222,7 +222,7 @@ def test_the_card_of_a_run_on_texts(benchmark: str, dataset: str, metric: str, p
         run={"benchmark": benchmark},
         config={"backbone.kind": "transformers", "backbone.pooling": pooling},
         data={"class_names": ["no", "yes"]},
-        backbone={"weights": "FacebookAI/roberta-base"},
+        backbone={"weights": "FacebookAI/roberta-base@e2da8e2"},
     )
     card = ModelCard(model_card(replace(result, metric=metric, extra_metrics={"spearman": 12.5}), "me/it"))
     tag, named, loader = expected
@@ -260,14 +260,19 @@ def test_a_refusal_is_one_line(run: Run, hub: HubServer, tmp_path: Path, name: s
 
 
 def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_path: Path) -> None:
-    """Two starts of Python."""
+    """Three starts of Python."""
     hub.repos["me/it"] = {"README.md": b"mine"}
     told = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     assert "repo=me/it: there is one of that name already" in told.stderr
     assert hub.repos["me/it"] == {"README.md": b"mine"}
-    again = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it", "replace=true")
-    assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES), again.stderr
+    hub.repos["me/it"] |= {"adapter/adapter_model.safetensors": b"of a run on texts", "photo.jpg": b"mine"}
+    before = dict(hub.repos["me/it"])
+    public = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it", "replace=true")
+    assert (public.returncode, public.stderr) == (2, "error: repo=me/it is public; give private=false, or another name\n")
+    assert hub.repos["me/it"] == before
+    again = ask(hub, tmp_path, "push", f"run={run.folder}", "repo=me/it", "replace=true", "private=false")
+    assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES | {"photo.jpg"}), again.stderr
 
 
 @pytest.mark.parametrize(

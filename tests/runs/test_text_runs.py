@@ -190,6 +190,10 @@ def test_what_does_not_fit_is_one_line(
     ("words", "said"),
     [
         (("dataset=text", "dataset.root=/x"), "holds texts, and backbone vit_b16_in21k takes images"),
+        (
+            ("dataset=text", "dataset.root=/x", "backbone=roberta_base", "method=lora_text", "method.init=eva"),
+            "method.init=eva looks at training images, and dataset text_x holds texts",
+        ),
         (("backbone=roberta_base",), "holds images, and backbone roberta_base takes texts"),
         (("dataset=text", "dataset.root=/x", "backbone=hf", "backbone.model=/absent"), "there is no folder /x"),
         (("dataset=text", "dataset.root=.", "backbone=hf", "backbone.model=/absent"), "model=/absent: no such folder"),
