@@ -38,10 +38,10 @@ class Work:
 
     @classmethod
     def of(cls, model: nn.Module, images: int, cache_root: Path) -> "Work":
-        """The work of training a timm ViT: a product with every parameter for every token."""
-        tokens = getattr(model, "pos_embed", None)
-        per_image = 1 if tokens is None else tokens.shape[-2]
-        gflop = 2 * per_image * sum(parameter.numel() for parameter in model.parameters()) / 1e9
+        """Of training a ViT: a product with every parameter for every token. Texts, whose length varies, have none to tell."""
+        patches = getattr(getattr(model, "patch_embed", None), "num_patches", None) or 0
+        tokens = patches + getattr(model, "num_prefix_tokens", 0)
+        gflop = 2 * tokens * sum(parameter.numel() for parameter in model.parameters()) / 1e9
         return cls(images, gflop, cached=(_compiler_cache(cache_root) / "fxgraph").is_dir())
 
     @property

@@ -250,11 +250,6 @@ def _check_together(backbone: BackboneConfig, optim: OptimConfig, trainer: Train
         )
     if backbone.weights is not None and not backbone.pretrained:
         raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
-    if optim.clip_norm is not None and trainer.precision == "fp16":
-        raise ConfigError(
-            f"optim.clip_norm={optim.clip_norm} and trainer.precision=fp16, whose gradients are scaled, do not go together; "
-            "give trainer.precision=bf16"
-        )
     if optim.warmup_epochs >= trainer.epochs:
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of trainer.epochs={trainer.epochs}; lower it"

@@ -228,6 +228,7 @@ def fit(
             progress.best = trained_state(model)
         progress.epochs_done = epoch + 1
         progress.seconds += seconds
+        progress.captured = step.captured
         save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
         for observer in observers:
             observer.epoch_done(record)
@@ -238,7 +239,7 @@ def fit(
     if inputs.val is not None and objective.needs_logits:
         val = evaluate(forward, inputs.val, device, precision, logits, objective=objective)
     kept_epoch = best_epoch(progress.history) if inputs.keep_best else None
-    return FitResult(progress.history, progress.seconds, step.captured, val=val, kept_epoch=kept_epoch)
+    return FitResult(progress.history, progress.seconds, progress.captured, val=val, kept_epoch=kept_epoch)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:

@@ -195,12 +195,14 @@ class TrainingState:
         history: One record per finished epoch, as in ``metrics.jsonl``.
         seconds: Training time so far, over all starts.
         best: What :func:`trained_state` was after the best epoch so far, where that is kept; else None.
+        captured: Whether the steps of the last epoch were recorded ones.
     """
 
     epochs_done: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
     best: dict[str, torch.Tensor] | None = None
+    captured: bool = False
 
 
 def save_checkpoint(
@@ -349,5 +351,6 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 def _mutable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Everything in the state dict that training can change: trainable parameters and buffers."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    every = model.named_parameters(remove_duplicate=False)  # tied ones by all their names
+    frozen = {name for name, parameter in every if not parameter.requires_grad}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}

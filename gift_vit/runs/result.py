@@ -116,7 +116,8 @@ class CostRecord:
     """What the run cost; ``peak_memory_mib`` is device memory on CUDA, ``adapter_bytes`` the file with adapter and head.
 
     A method that is fitted, and not trained in steps, has no ``step_time_ms``; its ``train_seconds`` count computing its
-    features in, also where an earlier run has kept them.
+    features in, also where an earlier run has kept them. Of a run that was resumed ``train_seconds`` are of all its starts,
+    ``total_seconds`` of the last one.
 
     Of a run that was trained together with others (``env.parallel_runs`` says with how many, itself included) times and memory
     are those of all of them.

@@ -81,7 +81,8 @@ class Call:
 class Training:
     """What was trained: data and model on their device, how the model was computed, and when it began (ISO 8601, UTC).
 
-    ``report`` is what the main process has said of the data; None in the others.
+    ``report`` is what the main process has said of the data; None in the others. ``code`` is what ``git_state`` said when it
+    began: a checkout may change while a run takes its time.
     """
 
     data: VisionDataset
@@ -91,6 +92,7 @@ class Training:
     acceleration: dict[str, Any]
     call: Call
     started_at: str
+    code: tuple[str | None, bool | None]
 
 
 def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) -> Result:
@@ -108,7 +110,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         StopTraining: If an observer ends the run early; ``pruned.json`` says why, and the run can be gone on with.
     """
     started_at, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    cfg, folder, main = in_full_precision(cfg), cfg.folder, distributed.is_main()
+    cfg, folder, main, code = in_full_precision(cfg), cfg.folder, distributed.is_main(), git_state()
     with ExitStack() as stack:
         # ---- The folder is this run's alone, and whatever ends the run early is kept there.
         if main:
@@ -138,7 +140,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         _announce(cfg, data, model, device)
 
         # ---- Training, on train or train + val, by gradient or by a fit on features; the test split is not in sight.
-        training = Training(data, report, model, device, acceleration, call, started_at)
+        training = Training(data, report, model, device, acceleration, call, started_at, code)
         tracker = WandbTracker(cfg.tracker, _describe(cfg)) if main and _is_tracked(cfg) else None
         with tracker or nullcontext():
             with _progress(cfg) if main else nullcontext() as progress:
@@ -353,7 +355,7 @@ def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | in
 
 
 def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRecord:
-    sha, dirty = git_state()
+    sha, dirty = training.code
     return RunRecord(
         name=cfg.run_name,
         phase=cfg.phase,

@@ -74,8 +74,10 @@ def test_a_gpu_compiles_where_the_images_repay_it(
 
 def test_the_work_of_a_forward_pass(tmp_path: Path) -> None:
     with torch.device("meta"):
-        base = timm.create_model("vit_base_patch16_224")
-    assert Work.of(base, 1, tmp_path).gflop == pytest.approx(34, abs=0.5)
+        bases = [timm.create_model(f"{name}_224") for name in ("vit_base_patch16", "beit_base_patch16")]
+        rotary = timm.create_model("vit_base_patch16_dinov3", img_size=224)
+    assert [Work.of(base, 1, tmp_path).gflop for base in (*bases, rotary)] == pytest.approx([34, 34, 34], abs=1)
+    assert Work.of(torch.nn.Linear(2, 2), 1, tmp_path).gflop == 0
 
 
 @pytest.mark.parametrize(

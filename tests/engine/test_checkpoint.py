@@ -12,7 +12,7 @@ from torch import nn
 from gift_vit.common.errors import ConfigError
 from gift_vit.engine.config import OptimConfig
 from gift_vit.engine.observer import EpochRecord
-from gift_vit.engine.state import TrainingState, build_optimizer, load_checkpoint, save_checkpoint
+from gift_vit.engine.state import TrainingState, build_optimizer, load_checkpoint, save_checkpoint, trained_state
 
 State = dict[str, Any]
 
@@ -66,6 +66,12 @@ def test_writing_copies_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     best, model = {"weight": torch.ones(2)}, network()
     save_checkpoint(tmp_path / "last.ckpt", TrainingState(best=best), model, optimizer_of(model), scaler(), "data")
     assert written[0]["progress"]["best"]["weight"] is best["weight"]
+
+
+def test_tied_weights_that_are_frozen_are_not_in_it() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False), "adapter": nn.Linear(3, 3)})
+    model["head"].weight = model["embedding"].weight.requires_grad_(False)
+    assert set(trained_state(model)) == {"adapter.weight", "adapter.bias"}
 
 
 def test_it_ends_in_the_digest_of_what_torch_wrote(written: Path) -> None:

@@ -218,6 +218,7 @@ def test_a_training_in_recorded_steps(tmp_path: Path, recording: list[Rehearsing
     train(interrupted, tmp_path / "resumed", stop_epoch=2)
     again = train(resumed, tmp_path / "resumed")
     assert strip(again.history) == strip(found.history)
+    assert train(network(), tmp_path / "resumed").captured, "with nothing left to do"
     assert_equal(list(resumed.parameters()), list(through.parameters()))
 
 

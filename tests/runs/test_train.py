@@ -47,9 +47,13 @@ def without_times(path: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in {"seconds", "images_per_s"}} for record in records]
 
 
-def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(configure: Configure) -> None:
+def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = configure("phase=search")
+    monkeypatch.setattr(run_module, "git_state", lambda: ("now", (cfg.folder / "metrics.jsonl").exists()))
     result = train_run(cfg, CALL)
+    assert (result.run.git_sha, result.run.git_dirty) == ("now", False), "of when the run began"
     assert {path.name for path in cfg.folder.iterdir()} == FILES
     assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "smoke")
     assert result.metrics["test_top1"] is None
