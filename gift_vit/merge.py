@@ -25,8 +25,8 @@ class Arguments(Options):
         run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         out: the file to write: .safetensors or .pth; for a model of texts the folder
 
-    timm.create_model(<name>, num_classes=<classes>, checkpoint_path=<file>) loads it; it predicts the same as the run's model.
-    A model of texts becomes a folder for transformers.
+    timm.create_model(<name>, num_classes=<classes>, checkpoint_path=<file>) loads it; it predicts the same as the run's model,
+    of images prepared as its metadata say. A model of texts becomes a folder for transformers.
     """
 
     run: str = MISSING

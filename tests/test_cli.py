@@ -89,14 +89,16 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
     images = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), atol=1e-5, rtol=1e-5)
-    facts = {"dataset": "folder_images", "class_names": ["blue", "red"]}
+    record = json.loads((finished / RUN / "result.json").read_text())["data"]
+    facts = {"dataset": "folder_images", "class_names": ["blue", "red"], "decoder": record["decoder"]}
+    facts |= {"interpolation": "bicubic", "crop_ratio": 0.875, "input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
     if suffix == ".safetensors":
         with safe_open(out, framework="pt") as file:
             assert file.metadata() == {"format": "pt"} | {key: json.dumps(value) for key, value in facts.items()}
     else:
         content = torch.load(out, weights_only=True)
-        assert {key: value for key, value in content.items() if key != "state_dict"} == facts
-    assert json.loads((finished / RUN / "result.json").read_text())["data"]["class_names"] == facts["class_names"]
+        assert json.loads(json.dumps({key: value for key, value in content.items() if key != "state_dict"})) == facts
+    assert record["class_names"] == facts["class_names"]
 
 
 def test_merge_prints_the_lines_that_give_the_chosen_pooling(finished: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gift_vit.export.formats import FORMATS, quiet
 from gift_vit.export.graph import Graph, adapter_inputs, to_program
 from gift_vit.methods.adapter import merge_method, read_adapter
 from gift_vit.methods.config import spec_of
+from gift_vit.runs.finished import preparation
 from gift_vit.runs.run import ADAPTER, Run
 
 log = logging.getLogger(__name__)
@@ -152,18 +153,14 @@ def _facts(
     run: Run, transform: ImageTransform, precision: str, merged: bool, class_names: list[str] | None, pixels: str | None
 ) -> dict[str, Any]:
     """What a program must know to use the file."""
-    stored, stats = read_adapter(run.folder / ADAPTER).metadata, transform.stats
+    stored = read_adapter(run.folder / ADAPTER).metadata
     return {
         "format": FORMAT,
         "backbone": stored["backbone"],
         "method": stored["method"],
         "dataset": run.config.dataset.name if class_names else None,
         "class_names": class_names,
-        "input_size": stats.input_size,
-        "mean": stats.mean,
-        "std": stats.std,
-        "interpolation": run.config.dataset.transform.resize or stats.interpolation,
-        "crop_ratio": run.config.dataset.transform.crop_ratio,
+        **preparation(run, transform.stats),
         "normalise": "outside" if pixels is None else "in graph",
         "pixels": pixels,
         "precision": precision,

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.data.base import VisionDataset
+from gift_vit.data.transforms import InputStatistics
 from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method, read_adapter
 from gift_vit.runs.build import finished_model, score
@@ -79,11 +81,24 @@ def _write_text_model(model: Any, run: Run, out: Path) -> str:
     return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}")'
 
 
+def preparation(run: Run, stats: InputStatistics) -> dict[str, Any]:
+    """How the run's images were decoded, resized, cropped and normalised; None stands for what is not known, or not done."""
+    transform = run.config.dataset.transform
+    return {
+        "decoder": run.result.data.decoder if run.result else None,
+        "interpolation": transform.resize or stats.interpolation,
+        "crop_ratio": transform.crop_ratio,
+        "input_size": stats.input_size,
+        "mean": stats.mean,
+        "std": stats.std,
+    }
+
+
 def write_merged(run: Run, out: Path) -> str:
     """Merge a finished run's adapter into its backbone and write the state dict; returns how to load it, for a person.
 
-    Dataset and class names, as far as they are known, stand beside it: as JSON in the metadata of ``.safetensors``, beside
-    ``state_dict`` in ``.pth``.
+    Dataset and class names, as far as they are known, and how images were prepared stand beside it: as JSON in the metadata of
+    ``.safetensors``, beside ``state_dict`` in ``.pth``.
 
     Raises:
         ConfigError: If the run is not finished, or its method cannot be merged.
@@ -97,8 +112,9 @@ def write_merged(run: Run, out: Path) -> str:
         return _write_text_model(model, run, out)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
+    prepared = preparation(run, input_statistics(model))
     metadata = read_adapter(run.folder / ADAPTER).metadata
-    facts = {key: value for key in ("dataset", "class_names") if (value := metadata.get(key)) is not None}
+    facts = {key: value for key in ("dataset", "class_names") if (value := metadata.get(key)) is not None} | prepared
     if out.suffix == ".safetensors":
         write_tensors(out, state, {"format": "pt"} | {key: json.dumps(value) for key, value in facts.items()})
     else:
@@ -115,4 +131,5 @@ def write_merged(run: Run, out: Path) -> str:
         lines.append(f"    model = {create})")
         lines.append(f'    model.reset_classifier({model.num_classes}, global_pool="{backbone.global_pool}")')
         lines.append(f'    timm.models.load_checkpoint(model, "{out}")')
+    lines.append(f"    # images, as the run prepared them: {json.dumps(prepared)}")
     return "\n".join(lines)

@@ -16,8 +16,8 @@ from gift_vit.methods import apply_method, load_adapter, save_adapter
 from tests.hf.conftest import build, logits, randomise
 
 
-def trained(model: torch.nn.Module | None = None, **options: Any) -> torch.nn.Module:
-    model = apply_method(model or build("timm"), methods.GiftConfig(**{"rank": 4, "target_modules": ["attn.proj"], **options}))
+def trained(plain: torch.nn.Module | None = None, **options: Any) -> torch.nn.Module:
+    model = apply_method(plain or build("timm"), methods.GiftConfig(**{"rank": 4, "target_modules": ["attn.proj"], **options}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -111,6 +111,7 @@ def test_what_the_vision_side_has_nothing_like_is_refused(tmp_path: Path) -> Non
         ("target", ["head"], "adapts head"),
     ]:
         assert_refused(GiftConfig(r=4, target_modules=targets, share=share), message, tmp_path)
-    for option, value in (("exclude_modules", ["blocks.0.attn.proj"]), ("bias", "gift_only")):
+    options: dict[str, Any] = {"exclude_modules": ["blocks.0.attn.proj"], "bias": "gift_only"}
+    for option, value in options.items():
         config = GiftConfig(r=4, target_modules=["attn.proj"], **{option: value})
         assert_refused(config, f"{option}=.* has no equal in gift_vit", tmp_path)
