@@ -606,4 +606,4 @@ def spec_of(cfg: object) -> MethodSpec:
         if type(cfg) is config_cls:
             return get_method(kind)
     known = ", ".join(sorted(config_cls.__name__ for config_cls in CONFIGS.values()))
-    raise ConfigError(f"{type(cfg).__name__} is not a method config (known: {known})")
+    raise ConfigError(f"{type(cfg).__module__}.{type(cfg).__name__} is not a method config (known: {known})")
