@@ -10,8 +10,8 @@ from typing import Any
 
 from data_prep.commands import training_words
 from data_prep.commonsense.facts import PARTS, TESTS, TRAIN, FileFacts
-from data_prep.complete import complete_folder
-from data_prep.croissant import file_object, split_records, write_croissant
+from data_prep.complete import check_own, complete_folder
+from data_prep.croissant import CROISSANT, file_object, split_records, write_croissant
 from data_prep.download import RemoteFile, fetch, mismatch
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import sha256_of, write_json
@@ -31,16 +31,19 @@ def prepare(root: Path, source: str, folder: Path | None) -> str:
             out, and said.
 
     Raises:
-        ConfigError: If the folder has no training questions or no test set, or a file does not hold what it should.
+        ConfigError: If the folder has no training questions or no test set, a file does not hold what it should, or
+            ``root/commonsense`` holds others.
         RunError: If a download fails, or the disk is full.
     """
     out = root / "commonsense"
     record = read_record(out)
     if record is not None:
         return f"ready already, nothing to do\n{describe(record, root)}"
+    own = (RECORD, CROISSANT, *(facts.name for facts in (TRAIN, *PARTS.values(), *TESTS.values())))
+    check_own(out, own)
     found = _fetched(source, root / "downloads" / "commonsense") if folder is None else _in_folder(folder)
     counts = {facts.name: _checked(facts, file) for facts, file in found}
-    with complete_folder(out) as stage:
+    with complete_folder(out, own) as stage:
         for facts, file in found:
             (stage / facts.name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, stage / facts.name)

@@ -1,6 +1,7 @@
 """From the files of a task, at the hub or in a folder, to three Parquet files and ``glue.json``: all of them or none."""
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants as hub
 
-from data_prep.complete import complete_folder
-from data_prep.croissant import file_object, split_records, table_records, write_croissant
+from data_prep.complete import check_own, complete_folder
+from data_prep.croissant import CROISSANT, file_object, split_records, table_records, write_croissant
 from data_prep.download import RemoteFile, fetch
 from data_prep.glue.tasks import SPLITS, Column, Form, Table, Task
 from gift_vit.common.errors import ConfigError
@@ -22,8 +23,11 @@ from gift_vit.common.files import sha256_of, write_json
 from gift_vit.data.kinds.csv import csv_rows
 from gift_vit.data.kinds.glue import HIGHEST
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 META = "glue.json"
+OWN = (META, CROISSANT, *(f"{split}.parquet" for split in SPLITS))  # all that a task's folder holds
 HIDDEN = -1  # the label of an example that the server alone has
 
 
@@ -45,16 +49,17 @@ def prepare(task: Task, root: Path, folder: Path | None) -> str:
         folder: Holds the task's files, or a folder of them; None: they are fetched from the hub.
 
     Raises:
-        ConfigError: If the folder has no such files, or they do not hold the task.
+        ConfigError: If the folder has no such files, or they do not hold the task; or ``root/glue/<task>`` holds others.
         RunError: If a download fails, or the disk is full.
     """
     out = root / "glue" / task.name
     meta = read_meta(out, task.name)
     if meta is not None:
         return f"ready already, nothing to do: {_described(meta, out)}"
+    check_own(out, OWN)
     splits = _fetched(task, root / "downloads" / "glue") if folder is None else _in_folder(task, folder)
     checked = {split: _checked(task, split, examples) for split, examples in splits.items()}
-    with complete_folder(out) as stage:
+    with complete_folder(out, OWN) as stage:
         for split, table in checked.items():
             pq.write_table(table, stage / f"{split}.parquet")
         meta = {
@@ -103,7 +108,7 @@ def _in_folder(task: Task, folder: Path) -> dict[str, Examples]:
             return {split: _from_parquet(files[0], task) for split, files in parquet.items() if files}
         for form in task.forms:
             if all((place / file).is_file() for split in ("train", "dev") for file in form[split].files):
-                return dict(_from_tables(place, form))
+                return dict(_from_tables(place, form, task.has_broken))
     forms = [", ".join(file for table in form.values() for file in table.files) for form in task.forms]
     hints = " or ".join(["train-*.parquet and so on as at the hub", *forms])
     mrpc = "; GLUE's cut of the original 4,076 pairs is not in the original files" if task.name == "mrpc" else ""
@@ -119,15 +124,15 @@ def _from_parquet(file: Path, task: Task) -> Examples:
     return Examples(list(zip(*columns, strict=True)), table["label"].to_pylist(), [file])
 
 
-def _from_tables(folder: Path, form: Form) -> Iterator[tuple[str, Examples]]:
+def _from_tables(folder: Path, form: Form, has_broken: bool) -> Iterator[tuple[str, Examples]]:
     for split, table in form.items():
         if all((folder / file).is_file() for file in table.files):
-            parts = [_from_table(folder / file, table) for file in table.files]
+            parts = [_from_table(folder / file, table, has_broken) for file in table.files]
             texts, labels = ([item for part in parts for item in getattr(part, name)] for name in ("texts", "labels"))
             yield split, Examples(texts, labels, [folder / file for file in table.files])
 
 
-def _from_table(file: Path, table: Table) -> Examples:
+def _from_table(file: Path, table: Table, has_broken: bool) -> Examples:
     rows = csv_rows(file, quoted=False)
     wanted: list[Column] = [*table.texts, *([] if table.label is None else [table.label])]
     if isinstance(wanted[0], str):
@@ -138,6 +143,12 @@ def _from_table(file: Path, table: Table) -> Examples:
         places, rows = [names.index(str(name)) for name in wanted], rows[1:]
     else:
         places = [int(place) for place in wanted]
+    if has_broken:
+        long = [(line, row) for line, row in rows if len(row) > max(places)]
+        whole = long if table.label is None else [(line, row) for line, row in long if row[places[-1]].strip()]
+        if len(whole) < len(rows):
+            log.info("%s: broken rows left out: %d", file, len(rows) - len(whole))
+        rows = whole
     short = next((line for line, row in rows if len(row) <= max(places)), None)
     if short is not None:
         raise ConfigError(f"{file} line {short} has not the {max(places) + 1} columns that are read")

@@ -39,6 +39,7 @@ class Task:
         counts: Examples of train, dev and test.
         hub: Names of the splits at the hub where they are not train, validation and test.
         forms: In which its files are passed on.
+        has_broken: Rows of GLUE's own files are broken, and left out, as TFDS and the hub do.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     counts: tuple[int, int, int]
     hub: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"})
     forms: tuple[Form, ...] = ()
+    has_broken: bool = False
 
     def url(self, split: str, server: str) -> str:
         """The address of a split's Parquet file."""
@@ -104,6 +106,7 @@ TASKS = {
         Task(
             *("qqp", ("QQP",), ("question1", "question2"), ("not_duplicate", "duplicate"), (363_846, 40_430, 390_965)),
             forms=(_published(("question1", "question2"), "is_duplicate"),),
+            has_broken=True,
         ),
         Task(
             *(

@@ -18,7 +18,7 @@ from rich.progress import track
 from data_prep.complete import complete_folder
 from data_prep.vtab import verify
 from data_prep.vtab.records import Key, Origin
-from data_prep.vtab.task_folder import FORMAT, META, Row, SplitWriter, describe_task
+from data_prep.vtab.task_folder import FORMAT, META, OWN, Row, SplitWriter, describe_task
 from data_prep.vtab.tasks import Task
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
@@ -91,7 +91,7 @@ def write_task(
     check_image = verify.image_check(task, official and not lossy)
     labels: dict[str, NDArray[np.int64]] = {}
     written: dict[str, dict[str, Any]] = {}
-    with complete_folder(out) as stage:
+    with complete_folder(out, OWN) as stage:
         for name, split in splits.items():
             shown = closing(_shown(split, f"{task.name} {name}"))
             with SplitWriter(stage / f"{name}.parquet", names) as writer, shown as rows:

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.croissant import file_object, split_records, table_records, write_croissant
+from data_prep.croissant import CROISSANT, file_object, split_records, table_records, write_croissant
 from data_prep.vtab.verify import ids_sha256
 from gift_vit.common.files import writing
 
 FORMAT = 1
 META = "meta.json"
 SPLITS = ("train800", "val200", "test")
+OWN = (META, CROISSANT, *(f"{split}.parquet" for split in SPLITS))  # all that a task's folder holds
 ROWS_PER_GROUP = 500
 
 _COLUMNS = pa.schema([("image", pa.binary()), ("label", pa.int16()), ("id", pa.string()), ("index", pa.int64())])

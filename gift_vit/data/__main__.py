@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from gift_vit.common import cli
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import OWN, ColumnsConfig
 from gift_vit.data.layout import kind_of
@@ -38,9 +39,16 @@ class Arguments:
 
 
 def report(arguments: Arguments) -> None:
-    """Read the data, and print the report."""
+    """Read the data, and print the report.
+
+    Raises:
+        ConfigError: If it cannot be read, or a column of class folders is named.
+    """
     kind = kind_of(Path(arguments.root).expanduser())
     given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
+    if kind == "folder" and given:
+        role, name = next(iter(given.items()))
+        raise ConfigError(f"{role}={name}: {arguments.root} holds class folders, which have no columns; leave it out")
     columns: dict[str, Any] = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
     described = describe(build_dataset(OWN[kind](name=kind, root=arguments.root, **columns)), arguments.check_duplicates)
     print("\n".join(described.lines()))

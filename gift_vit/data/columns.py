@@ -1,9 +1,12 @@
 """Which column of a table is which: by the name a person gives, or by one of the usual names."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.layout import split_named
+
+log = logging.getLogger(__name__)
 
 _IMAGES = ("image", "images", "img", "imgs", "jpg", "jpeg", "png", "webp", "picture", "photo", "pixel_values")
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
@@ -23,7 +26,7 @@ USUAL_NAMES = {
 def find_column(
     role: str, names: Sequence[str], given: str | None, place: str, fits: Callable[[str], bool] = lambda _: True
 ) -> str:
-    """The name of the column of a role: ``image``, ``label`` or ``split``.
+    """The name of the column of a role: ``image``, ``text``, ``pair``, ``label`` or ``split``.
 
     Args:
         role: What it is for.
@@ -70,9 +73,10 @@ def find_texts(names: Sequence[str], text: str | None, pair: str | None, place: 
     if text is None and pair is None:
         for first, second in _PAIRS:
             if first in known and second in known:
-                return known[first], known[second]
-    if pair is not None and pair not in names:
-        raise ConfigError(f"dataset.columns.pair={pair}: {place} has the columns {', '.join(names)}{did_you_mean(pair, names)}")
+                text, pair = known[first], known[second]
+                break
+    if pair is not None:
+        find_column("pair", names, pair, place)
     if text is not None and text == pair:
         raise ConfigError(f"dataset.columns names {text} for both texts; name two columns, or leave pair out")
     return find_column("text", [name for name in names if name != pair], text, place), pair
@@ -84,14 +88,22 @@ def find_split_column(
     """The column that names the split of each row; None: there is none.
 
     It is what ``dataset.columns`` says, or the one named ``split``, or one of another usual name that holds nothing but splits.
+    One that holds something else beside splits is it too, and refused when it is read; one that holds no split is not read.
     """
 
-    def fits(name: str) -> bool:
-        return name.casefold() == "split" or all(split_named(str(value)) for value in values(name))
+    def split_of(value: object) -> str | None:
+        return split_named(str(value))
 
-    if given is None and not any(_is_usual("split", name) and fits(name) for name in names):
-        return None
-    return find_column("split", names, given, place, fits)
+    fitting: list[str] = []
+    if given is None:
+        usual = [name for name in names if _is_usual("split", name)]
+        whole = [name for name in usual if name.casefold() == "split" or all(map(split_of, values(name)))]
+        fitting = whole or [name for name in usual if any(map(split_of, values(name)))]
+        if not fitting:
+            for name in usual:
+                log.warning("%s: column %s is not read, for it names no split; write train, val, test if it shall", place, name)
+            return None
+    return find_column("split", names, given, place, fitting.__contains__)
 
 
 def _is_usual(role: str, name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, TABLE_ENDINGS, check_series, table_files
+from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, check_series, is_table, table_files
 from gift_vit.data.trees import read_trees
 
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue", "commonsense")
@@ -202,7 +202,7 @@ class DatasetConfig(Options, section="dataset"):
         """Refuse data that is not there; a look at :meth:`needed` alone, so that nobody waits for torch to be told."""
         for path in self.needed():
             if not os.path.exists(path):  # a name that is too long is none either
-                kind = "file" if path.suffix == ".json" else "folder"
+                kind = "file" if is_table(path.name) else "folder"
                 raise ConfigError(f"dataset {self.name}: there is no {kind} {path}{self.how_to_prepare()}")
 
 
@@ -561,9 +561,8 @@ def composed_score(dataset: Mapping[str, Any]) -> str:
 def _name_after_root(kind: str, root: str) -> str:
     """``<kind>_<last part of root>`` in the letters that may name folders."""
     last = os.path.basename(os.path.abspath(os.path.expanduser(root)))
-    stem, ending = os.path.splitext(last)
-    if any(ending.lower() in endings for endings in TABLE_ENDINGS.values()):
-        last = stem
+    if is_table(last):
+        last = os.path.splitext(last)[0]
     return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
 
 

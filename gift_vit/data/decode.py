@@ -35,6 +35,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_UNDONE_BY = {6: 8, 8: 6}  # the others undo themselves
 # Grey levels that Pillow has scaled to 8 bits, whose transparent level it leaves in the file's own depth.
 _LEVEL_STEP = {"L;2": 85, "L;4": 17}
 _NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is the whole one
@@ -90,14 +91,14 @@ class Decoder:
         chosen = ["EXIF orientation applied" if self.upright else "EXIF orientation ignored"]
         chosen.append("alpha dropped" if self.ground is None else f"alpha on {_hex(self.ground)}")
         if self.value_range is not None:
-            chosen.append("values {:g} to {:g}".format(*self.value_range))
+            chosen.append("values {} to {}".format(*map(_exactly, self.value_range)))
         return f"{', '.join(libraries)}; contract {CONTRACT}: {', '.join(chosen)}"
 
     def __call__(self, data: bytes) -> Image.Image:
         """The RGB picture; of a file with several frames the first.
 
         Raises:
-            ValueError: If it has values without a known range.
+            ValueError: If it has values without a known range, or of which Pillow gives out something else.
             Exception: Whatever Pillow's readers raise for what they cannot read.
         """
         if self.jpeg == "simplejpeg" and (picture := _by_simplejpeg(data)) is not None:
@@ -108,10 +109,22 @@ class Decoder:
         with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
             if self.max_pixels is not None and image.width * image.height > self.max_pixels:
                 raise Image.DecompressionBombError
+            if image.format == "FITS" and _is_deep(image.mode):
+                raise ValueError("Pillow misreads FITS of more than 8 bits")
+            if self.value_range is not None and _is_cut(image):
+                raise NoRangeError(
+                    "Pillow gives out the upper 8 of its 16 bits, to which no range applies; store it as grey without alpha, "
+                    "or leave dataset.transform.value_range out"
+                )
             _scale_transparency(image)
+            stored = _orientation(image.getexif) if image.format == "TIFF" else None
             image.load()
             picture = self._to_rgb(image)
-            return _turned(picture, _orientation(image.getexif)) if self.upright else picture
+            if self.upright:
+                return _turned(picture, _orientation(image.getexif))
+            if stored is not None and stored != _orientation(image.getexif):  # Pillow turns a TIFF itself, and forgets the tag
+                return _turned(picture, _UNDONE_BY.get(stored, stored))
+            return picture
 
     def decode(self, data: bytes, name: str) -> Image.Image:
         """The RGB picture; one that cannot be decoded is an error in one line with its name.
@@ -143,7 +156,7 @@ class Decoder:
                     "turned upright": self.upright and _orientation(exif) in _UPRIGHT,
                     f"laid on {_hex(self.ground or WHITE)}": self.ground is not None and image.has_transparency_data,
                     "reduced to their first frame": image.format not in _NO_SERIES and getattr(image, "is_animated", False),
-                    "reduced to 8 bits": _is_deep(image.mode) or ";16" in _raw_mode(image),
+                    "reduced to 8 bits": _is_deep(image.mode) or _is_cut(image),
                 }
         except Exception:  # decoding says what is wrong with it
             return []
@@ -185,7 +198,7 @@ OWN_DATA = Decoder()
 
 
 class NoRangeError(ValueError):
-    """A picture's values have no range that its format would tell."""
+    """A picture's values have no range that its format would tell, or are not there to apply one to."""
 
 
 def settled_jpeg(choice: str) -> str:
@@ -237,8 +250,13 @@ def _turned(picture: Image.Image, orientation: Any) -> Image.Image:
 
 
 def _is_deep(mode: str) -> bool:
-    """Whether Pillow keeps more than 8 bits of a picture; of 16-bit colours it gives out the upper 8."""
+    """Whether Pillow keeps more than 8 bits of a picture."""
     return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _is_cut(image: Image.Image) -> bool:
+    """Whether Pillow keeps the upper 8 bits alone of a picture that is not loaded yet: 16-bit colours, or grey with alpha."""
+    return ";16" in _raw_mode(image) and not _is_deep(image.mode)
 
 
 def _bits(image: Image.Image) -> int:
@@ -286,6 +304,11 @@ def _pixel_limit(limit: int | None) -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = former
+
+
+def _exactly(value: float) -> str:
+    """A number in few digits where these say all of it."""
+    return short if float(short := f"{value:g}") == value else repr(value)
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.data.layout import is_of_the_system
 from gift_vit.data.trees import readable_endings
 
 
@@ -21,7 +22,8 @@ def image_files(where: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found, problem = (path.iterdir(), f"the folder holds no image; a pattern such as {path}/**/*.jpg looks deeper")
+        found = (file for file in path.iterdir() if not is_of_the_system(file.name))
+        problem = f"the folder holds no image; a pattern such as {path}/**/*.jpg looks deeper"
     elif glob.has_magic(str(path)):
         found, problem = map(Path, glob.glob(str(path), recursive=True)), "the pattern matches no image"
     else:

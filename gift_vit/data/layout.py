@@ -45,6 +45,11 @@ def split_named(name: str) -> str | None:
     return next((split for split, names in USUAL_NAMES.items() if word in names), None)
 
 
+def is_table(name: str) -> bool:
+    """Whether a file of that name holds a table, by its ending."""
+    return any(name.lower().endswith(endings) for endings in TABLE_ENDINGS.values())
+
+
 def is_of_the_system(name: str) -> bool:
     """Whether an entry of a folder is hidden, or an operating system's: ``.DS_Store``, ``._1.jpg``, ``Thumbs.db``."""
     return name.startswith(".") or name.casefold() in _SYSTEMS
@@ -185,7 +190,7 @@ def whole_series(files: Sequence[Path]) -> list[Path]:
         shape = shards[first]
         assert shape is not None
         before = first.name[: shape.start(2)]
-        named = ", ".join(f"{before}{index:0{len(shape[2])}}-of-{shape[3]}.parquet" for index in absent[:3])
+        named = ", ".join(f"{before}{index:0{len(shape[2])}}-of-{shape[3]}{first.suffix}" for index in absent[:3])
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise ConfigError(f"{first.parent} lacks {named}{more} ({len(absent)} of {count} shards); add what is missing")
     return [by_index[index] for index in range(count)]

@@ -78,16 +78,26 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
     )
 
 
-def parts_by_column(values: Sequence[object], place: str) -> dict[str, NDArray[np.intp]]:
-    """The rows of each split, by a column that names it.
+def rows_of_splits(split: str, columns: Sequence[Sequence[object]], count: int, place: str) -> dict[str, NDArray[np.intp]]:
+    """The rows of each split of several files, by their columns that name it; where they have none all are of ``split``.
 
     Raises:
-        ConfigError: If a value is of no known split, or none is train.
+        ConfigError: If some files have no such column, a value is of no known split, or none is train.
     """
+    values = [value for column in columns for value in column]
+    if not values:
+        return {split: np.arange(count)}
+    if len(values) < count:
+        raise ConfigError(
+            f"{place} …: some of the files have a column of the split, and some have none; write it into all of them"
+        )
     splits = [split_named(str(value)) for value in values]
     if None in splits:
         value = values[splits.index(None)]
-        raise ConfigError(f"{place}: {value!r} in the column of the split is of no known one (known names: {KNOWN_NAMES})")
+        raise ConfigError(
+            f"{place}: {value!r} in the column of the split is of no known one (known names: {KNOWN_NAMES}); "
+            "write one of these, or give the column another name"
+        )
     if "train" not in splits:
         raise ConfigError(f"{place}: no row is of train in the column of the split; a model needs some to be trained on")
     rows = {split: np.flatnonzero([found == split for found in splits]) for split in SPLITS}

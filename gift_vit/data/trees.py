@@ -19,7 +19,8 @@ from gift_vit.data.layout import (
 )
 
 LOOSE = "in no class folder"
-_NO_DECODER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, and leaves their pixels to other programs
+# Pillow knows them, and leaves their pixels to other programs; FITS it misreads
+_NO_DECODER = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 @cache

@@ -82,10 +82,21 @@ def test_a_column_names_the_splits(read: Callable[..., VisionDataset]) -> None:
     assert read(f"image,label,part\n{text}", split="part").fingerprint == dataset.fingerprint
     assert read(f"image,label,part\n{text}").origins["val"].drawn is not None
     for unknown in ("holdout", ""):
-        with pytest.raises(ConfigError, match=rf"list\.csv: '{unknown}' in the column of the split is of no known one"):
-            read(f"image,label,split\n{text.replace('valid', unknown)}")
+        for name in ("split", "subset"):
+            with pytest.raises(ConfigError, match=rf"list\.csv: '{unknown}' in the column of the split is of no known one"):
+                read(f"image,label,{name}\n{text.replace('valid', unknown)}")
     with pytest.raises(ConfigError, match="no row is of train"):
         read("image,label,split\n" + rows("{path},{label},test"))
+
+
+def test_a_column_that_could_name_splits_and_names_none_is_said(
+    read: Callable[..., VisionDataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read("image,label,partition\n" + rows("{path},{label},{number}")).origins["test"].drawn is not None
+    [message] = caplog.messages
+    assert message.endswith("list.csv: column partition is not read, for it names no split; write train, val, test if it shall")
+    read("image,label,split,set\n" + rows("{path},{label},train,0"))
+    assert len(caplog.messages) == 1, "another one does"
 
 
 def test_a_file_for_each_split_and_paths_relative_to_it(root: Path, make_tree: Make, make_config: Make) -> None:

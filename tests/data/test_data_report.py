@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.__main__ import Arguments, report
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig
@@ -110,6 +111,14 @@ def test_the_digits_have_no_picture_in_two_splits(make_config: Make) -> None:
     assert "  val: 200 images of 10 classes, from scikit-learn's digits; val is drawn from 1,797, stratified, seed 0" in list(
         described.lines()
     )
+
+
+@pytest.mark.parametrize("role", ["image", "label", "split"])
+def test_class_folders_have_no_columns(leaky: Path, role: str) -> None:
+    arguments = Arguments(str(leaky))
+    setattr(arguments, role, "x")
+    with pytest.raises(ConfigError, match=rf"\A{role}=x: \S*leaky holds class folders, which have no columns; leave it out"):
+        report(arguments)
 
 
 @pytest.mark.parametrize("check", [True, False])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import load_config
@@ -114,6 +114,38 @@ def test_a_range_that_a_person_gives(values: NDArray[Any], value_range: tuple[fl
             ConfigError, match=r"\Acannot decode image x\.tif: its values are .*give dataset\.transform\.value_range"
         ):
             OWN_DATA.decode(tiff(values), "x.tif")
+
+
+@pytest.mark.parametrize(("colour", "values"), [(2, b"\x07\xd0" * 3), (4, b"\x07\xd0\xff\xff"), (6, b"\x07\xd0" * 4)])
+def test_a_range_for_what_pillow_gives_eight_bits_of_is_refused(colour: int, values: bytes) -> None:
+    told = r"\Acannot decode image x\.png: Pillow gives out the upper 8 of its 16 bits, .*leave dataset\.transform\.value_range"
+    with pytest.raises(ConfigError, match=told):
+        Decoder(value_range=(0, 4095)).decode(png(16, colour, values, 1), "x.png")
+    assert Decoder(value_range=(0, 4095)).decode(png(8, 2, b"\1\2\3", 1), "x.png").getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("value_range", "name"),
+    [
+        ((0.0, 4095.0), "values 0 to 4095"),
+        ((-0.5, 1.0), "values -0.5 to 1"),
+        ((2e7, 20000010.0), "values 2e+07 to 20000010.0"),
+        ((2e7, 20000040.0), "values 2e+07 to 20000040.0"),
+        ((0.1, 1 / 3), f"values 0.1 to {1 / 3}"),
+    ],
+)
+def test_a_name_says_all_of_a_range(value_range: tuple[float, float], name: str) -> None:
+    assert Decoder(value_range=value_range).name.endswith(f", {name}")
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(16, ">i2"), (32, ">i4"), (-32, ">f4")])
+def test_fits_of_more_than_eight_bits_is_refused(bits: int, kind: str) -> None:
+    words = {"SIMPLE": "T", "BITPIX": bits, "NAXIS": 2, "NAXIS1": 2, "NAXIS2": 1}
+    header = "".join(f"{key:8}= {value:>20}".ljust(80) for key, value in words.items()) + "END"
+    data = header.ljust(2880).encode() + np.array([-5, 300], kind).tobytes()
+    for decoder in (OWN_DATA, Decoder(value_range=(0, 1000))):
+        with pytest.raises(ConfigError, match=r"image x\.fits: Pillow misreads FITS of more than 8 bits; replace or remove it"):
+            decoder.decode(data, "x.fits")
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
@@ -248,12 +280,14 @@ def sideways(form: str, orientation: int) -> tuple[bytes, Pixels]:
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("form", STORED)
-def test_exif_orientation(form: str, orientation: int) -> None:
+def test_exif_orientation(form: str, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data, stored = sideways(form, orientation)
     np.testing.assert_array_equal(pixels(OWN_DATA(data)), UPRIGHT[orientation](stored))
     assert OWN_DATA.remarks(data) == (["turned upright"] if orientation > 1 else [])
-    if form != "TIFF":  # which Pillow turns itself
-        np.testing.assert_array_equal(pixels(AS_PUBLISHED(data)), stored)
+    np.testing.assert_array_equal(pixels(AS_PUBLISHED(data)), stored)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load_end", lambda _: None)  # a Pillow that does not turn TIFF itself
+    np.testing.assert_array_equal(pixels(OWN_DATA(data)), UPRIGHT[orientation](stored))
+    np.testing.assert_array_equal(pixels(AS_PUBLISHED(data)), stored)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -298,7 +332,7 @@ def test_the_pixel_limit() -> None:
 def test_what_is_read_by_its_ending() -> None:
     assert {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".tga"} <= readable_endings()
     assert {".pgm", ".ppm", ".jp2", ".avif", ".ico", ".mpo", ".qoi"} <= readable_endings()
-    assert not {".txt", ".pdf", ".mpg", ".h5", ".eps", ".wmf", ".db", ".svg", ".heic", ""} & readable_endings()
+    assert not {".txt", ".pdf", ".mpg", ".h5", ".eps", ".wmf", ".db", ".svg", ".heic", ".fits", ""} & readable_endings()
 
 
 Make = Callable[..., Any]

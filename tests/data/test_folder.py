@@ -13,6 +13,7 @@ from PIL import Image
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import ImageSource, build_dataset
 from gift_vit.data.config import FolderConfig
+from gift_vit.data.files import image_files
 
 Make = Callable[..., Any]
 Tree = Callable[..., Path]
@@ -37,6 +38,9 @@ def test_three_splits(tmp_path: Path, make_tree: Tree, make_config: Make) -> Non
     assert label == 1
     skipped = dataset.origins["train"].skipped
     assert skipped == {"hidden or the system's": 2, ".txt": 1}
+    assert [file.name for file in image_files(tmp_path / "train/dog")] == ["0.png", "1.png", "2.png"], (
+        "alike where one predicts"
+    )
 
 
 @pytest.mark.parametrize("linked", [False, True])

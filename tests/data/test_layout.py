@@ -161,6 +161,12 @@ def test_shards_that_are_refused(tmp_path: Path, put: Make, read: Read, names: l
         read("parquet", tmp_path)
 
 
+def test_a_missing_shard_is_named_with_its_ending(tmp_path: Path, put: Make, read: Read) -> None:
+    put("csv", "train-00000-of-00002")
+    with pytest.raises(ConfigError, match=r"lacks train-00001-of-00002\.csv \(1 of 2 shards\)"):
+        read("csv", tmp_path)
+
+
 def test_a_pattern_of_a_persons_own_lacks_no_shard_either(tmp_path: Path, put: Make, read: Read) -> None:
     put("parquet", "part-00000-of-00002", 4)
     with pytest.raises(ConfigError, match=r"lacks part-00001-of-00002\.parquet"):

@@ -93,6 +93,8 @@ def test_patterns_may_match_nothing_names_not(tmp_path: Path, png: Png, write_pa
         assert str(caught.value) == f"dataset some: there is no file {tmp_path / pattern} for {split}; ask the author"
     with pytest.raises(ConfigError, match=f"dataset some: there is no folder {tmp_path / 'gone'}; ask the author"):
         build_dataset(make_config(ParquetConfig, root=tmp_path / "gone"))
+    with pytest.raises(ConfigError, match=f"dataset some: there is no file {tmp_path}/gone.Parquet; ask the author"):
+        build_dataset(make_config(ParquetConfig, root=tmp_path / "gone.Parquet"))
 
 
 def test_files_are_of_the_three_splits_and_name_train(make_config: Make) -> None:
@@ -131,6 +133,7 @@ def test_wrong_files_are_named(tmp_path: Path, png: Png) -> None:
         ({"image": [{"path": "a.png"}], "label": label}, "column image is struct<path: string>; expected encoded images"),
         ({"image": [png(0), None], "label": [0, 1]}, "row 1 has no image bytes"),
         ({"image": [png(0), png(1)], "label": [0, None]}, "row 1 has no label"),
+        ({"image": [{"bytes": png(0), "path": b"\xff"}], "label": label}, "cannot read .*UTF8"),
     ]
     for columns, message in wrong:
         pq.write_table(pa.table(columns), file)
@@ -197,6 +200,25 @@ def test_columns_and_labels_as_people_have_them(
     assert dataset.class_names == names
     assert dataset.split("trainval").labels.tolist() == labels * 2
     assert dataset.splits["val"].stored(2) == images[2]
+
+
+def test_a_column_names_the_splits_in_every_shard(tmp_path: Path, png: Png, make_config: Make) -> None:
+    images, splits = [png(seed) for seed in range(10)], ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    table = pa.table({"image": images, "label": [0, 1] * 5, "subset": splits})
+
+    def read() -> Any:
+        pq.write_table(table.slice(0, 4), tmp_path / "all-00000-of-00002.parquet")
+        return build_dataset(make_config(ParquetConfig, root=tmp_path, files={}.fromkeys(("train", "val", "test"))))
+
+    pq.write_table(table.slice(4), tmp_path / "all-00001-of-00002.parquet")
+    dataset = read()
+    assert {split: source.content(1) for split, source in dataset.splits.items()} == {
+        "train": images[1], "val": images[7], "test": images[9],
+    }  # fmt: skip
+    assert [len(source) for source in dataset.splits.values()] == [6, 2, 2]
+    table = table.drop_columns("subset")
+    with pytest.raises(ConfigError, match=r"all-00000-of-00002\.parquet …: some of the files have a column of the split"):
+        read()
 
 
 def test_an_undecodable_image_is_named(tmp_path: Path, png: Png, write_parquet: Write) -> None:

@@ -1,8 +1,11 @@
 """Tables of texts: which files and columns are read, and what is refused in one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gift_vit.common.errors import ConfigError
@@ -50,6 +53,25 @@ def test_columns_are_known_by_usual_names_or_by_those_given(
     assert (data.num_classes, data.class_names) == (2, None)  # whole numbers are the numbers of classes
 
 
+def test_names_of_integer_classes_are_read_of_parquet(tmp_path: Path) -> None:
+    def put(file: str, names: list[str] | None) -> None:
+        table = pa.table({"text": [f"{file} {index}" for index in range(8)], "label": [1, 0] * 4})
+        info = {"features": {"text": {"dtype": "string"}, "label": {"names": names, "_type": "ClassLabel"}}}
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": info})}), tmp_path / file)
+
+    put("train.parquet", None)
+    put("test.parquet", None)
+    without = read(tmp_path)
+    put("train.parquet", ["pos", "neg"])
+    data = read(tmp_path)
+    assert (without.class_names, data.class_names, data.num_classes) == (None, ["pos", "neg"], 2)
+    assert data.fingerprint == without.fingerprint, "the numbers stay"
+    assert read(tmp_path, metric="pearson").class_names is None
+    put("test.parquet", ["neg", "pos"])
+    with pytest.raises(ConfigError, match=r"the class names of \S*train\.parquet and \S*test\.parquet differ"):
+        read(tmp_path)
+
+
 def test_a_quotation_mark_in_tsv_is_a_character_and_in_csv_encloses(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + '"so\t0\nsaid\t1\n' * 9)
     (tmp_path / "train.csv").write_text("text,label\n" + '"""so",0\nsaid,1\n' * 9)
@@ -72,6 +94,8 @@ def test_columns_without_names_are_given_by_number(tmp_path: Path) -> None:
         ("train.csv", "text,label\na,1\n", {"text": "txt"}, r"dataset.columns.text=txt: .* has the columns text, label"),
         ("train.csv", "text,label\na,1\n", {"pair": "b"}, r"dataset.columns.pair=b: .* has the columns text, label"),
         ("train.csv", "text,label\na,1\n", {"text": "text", "pair": "text"}, "names text for both texts"),
+        ("train.csv", "text1,text1,text2,label\na,b,c,1\n", {}, "has 2 columns named text1; rename all but one of them"),
+        ("train.csv", "text1,text2,text2,label\na,b,c,1\n", {}, "has 2 columns named text2"),
         ("train.csv", "text,label\n", {}, "holds no texts"),
         ("train.csv", "text,label\n,1\n", {}, r"line 2: column text holds nothing, expected text"),
         ("train.csv", "text,label\na,\n", {}, r"line 2: column label holds nothing"),

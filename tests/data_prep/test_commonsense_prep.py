@@ -120,6 +120,21 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
     assert "row 7: the answer 'perhaps' is not among the question's options (true, false)" in refused()
 
 
+def test_files_of_a_persons_own_are_never_replaced(
+    small: dict[str, known.FileFacts], main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "commonsense"
+    for name, place in (("commonsense_170k.json", known.TRAIN.source), ("boolq/test.json", "dataset/boolq/test.json")):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content(small[place]))
+    for words in ([f"folder={out}"], []):
+        assert main(f"root={tmp_path}", *words) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"{out} holds files that are not this command's, such as boolq/test.json; move it away, or give" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["commonsense"]
+    assert sorted(path.name for path in out.iterdir()) == ["boolq", "commonsense_170k.json"]
+
+
 def test_a_file_that_the_server_lacks_is_named(
     small: dict[str, known.FileFacts], server: FileServer, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

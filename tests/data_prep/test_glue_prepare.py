@@ -81,6 +81,21 @@ def test_cola_and_sst2_as_their_publishers_have_them(tmp_path: Path) -> None:
     assert [row["label"] for row in read(tmp_path / "glue" / "cola", "dev")] == [1, 0]
 
 
+def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    head = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
+    rows = [[str(index), "1", "2", f"a{index}", "b", str(index % 2)] for index in range(4)]
+    broken = [["7", "1", "2", "cut by"], ["a line's end", "b", "1"], ["8", "1", "2", "a", "b", ""]]
+    tables = {"dev": [head, *rows[:2]], "test": [["id", "question1", "question2"], ["0", "a"], ["1", "a", "b"]]}
+    tsv(tmp_path / "in" / "QQP", train=[head, *rows[:2], *broken, *rows[2:]], **tables)
+    prepare(small("qqp"), tmp_path, tmp_path / "in")
+    out = tmp_path / "glue" / "qqp"
+    assert [(row["question1"], row["label"]) for row in read(out, "train")] == [("a0", 0), ("a1", 1), ("a2", 0), ("a3", 1)]
+    assert [row["question2"] for row in read(out, "test")] == ["b"]
+    told = [message.partition("QQP/")[2] for message in caplog.messages]
+    assert told == ["train.tsv: broken rows left out: 3", "test.tsv: broken rows left out: 1"]
+
+
 def test_scores_from_0_to_5_are_numbers(tmp_path: Path) -> None:
     folder = tmp_path / "in" / "stsb"
     folder.mkdir(parents=True)
@@ -90,6 +105,20 @@ def test_scores_from_0_to_5_are_numbers(tmp_path: Path) -> None:
     prepare(small("stsb"), tmp_path, tmp_path / "in")
     assert [row["label"] for row in read(tmp_path / "glue" / "stsb", "train")] == pytest.approx([5, 0, 2.615, 1])
     assert read(tmp_path / "glue" / "stsb", "dev")[0]["sentence2"] == "A person."
+
+
+def test_files_of_a_persons_own_are_never_replaced(tmp_path: Path) -> None:
+    tables = {"train": pairs(["entailment"] * 4), "dev": pairs(["entailment"] * 2)}
+    folder = tsv(tmp_path / "glue" / "rte", **tables)
+    refused = r"glue/rte holds files that are not this command's, such as dev\.tsv; move it away, or give another root="
+    for given in (tmp_path / "glue", None):  # None: refused before anything is fetched
+        with pytest.raises(ConfigError, match=refused):
+            prepare(small("rte"), tmp_path, given)
+    assert [path.name for path in sorted(folder.iterdir())] == ["dev.tsv", "train.tsv"]
+    folder.rename(tmp_path / "rte")
+    prepare(small("rte"), tmp_path, tmp_path)
+    (folder / "dev.parquet").unlink()
+    assert prepare(small("rte"), tmp_path, tmp_path).startswith("ready: "), "a broken folder of the command's is"
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -198,6 +199,26 @@ def test_image_folders_are_read_and_marked(opened: Opened, run: Run, capsys: Tol
     assert not opened.calls
     assert run("dtd", "source=folder", "folder=community") == 2
     assert "error: dtd: there is no folder dtd in community" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["folder", "original", "tfds"])
+def test_files_of_a_persons_own_are_never_replaced(source: str, opened: Opened, run: Run, capsys: Told, tmp_path: Path) -> None:
+    from test_vtab_folders import write_folder
+
+    given = write_folder(tmp_path / "data/vtab1k/dtd", 2)
+    (given / "meta.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert run("dtd", f"source={source}", *(["folder=data/vtab1k"] if source == "folder" else [])) == 2
+    told = "error: dtd: data/vtab1k/dtd holds files that are not this command's, such as images/test/000000.jpg; move it away"
+    assert told in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not opened.calls
+    shutil.rmtree(given / "images")
+    for file in given.glob("*.txt"):
+        file.unlink()
+    assert run("dtd", "source=original") == 0, "a broken folder of the command's is"
+    (given / "meta.json").unlink()
+    assert run("dtd", "source=original") == 2, "one that nothing tells from a person's is not"
 
 
 def without_packages(module: str, *words: str, cwd: Path) -> Process:

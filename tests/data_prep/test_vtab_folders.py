@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from vtab_origins import png
 
-from data_prep.complete import clear_leftovers
+from data_prep.complete import clear_leftovers, complete_folder
 from data_prep.vtab.folders import FOLDERS, LOSSY, export_folder
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS
@@ -137,3 +137,29 @@ def test_what_a_killed_export_leaves_beside_a_complete_folder_goes(tmp_path: Pat
         assert (tmp_path / ".task.partial/file").exists(), "another one is at it"
     clear_leftovers(tmp_path / "task")
     assert [path.name for path in tmp_path.iterdir()] == ["task"]
+
+
+def test_what_a_person_puts_there_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes").touch()
+    refused = pytest.raises(ConfigError, match="task holds files that are not this command's, such as notes; move it away")
+    with refused, complete_folder(tmp_path / "task", ["file"]):
+        (tmp_path / "mine").rename(tmp_path / "task")
+    assert [path.name for path in tmp_path.rglob("*")] == ["task", "notes"]
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    out, there = tmp_path / "data/task", tmp_path / "big/task"
+    out.parent.mkdir()
+    out.symlink_to(there)
+    (tmp_path / "big/.task.replaced").parent.mkdir()
+    (tmp_path / "big/.task.replaced").symlink_to(tmp_path)
+    for text in ("first", "second"):
+        with complete_folder(out, ["file"]) as stage:
+            (stage / "file").write_text(text)
+        assert (there / "file").read_text() == text
+        assert [path.is_symlink() for path in out.parent.iterdir()] == [True]
+        assert [path.name for path in there.parent.iterdir()] == ["task"]
+    (tmp_path / "big/.task.partial").mkdir()
+    clear_leftovers(out)
+    assert [path.name for path in there.parent.iterdir()] == ["task"]

@@ -21,7 +21,7 @@ from gift_vit.data.base import FileSource, Origin, VisionDataset, register_datas
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, CsvConfig
 from gift_vit.data.layout import ALL, REPEATED, one_form
-from gift_vit.data.own import Labels, Part, own_dataset, parts_by_column, taken
+from gift_vit.data.own import Labels, Part, own_dataset, rows_of_splits, taken
 
 _SEPARATORS = ",;\t|"
 NUMBER = re.compile(r"-?(0|[1-9]\d*)")
@@ -60,9 +60,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
         labels = as_labels([label for listing in several for label in listing.labels], numbers, files[0])
         repeated = sum(listing.repeated for listing in several)
         origin = Origin(tuple(os.path.relpath(file, root) for file in files), {REPEATED: repeated} if repeated else {})
-        rows = {split: np.arange(len(paths))}
-        if several[0].splits:
-            rows = parts_by_column(several[0].splits, str(files[0]))
+        rows = rows_of_splits(split, [listing.splits for listing in several], len(paths), str(files[0]))
         for name, indices in rows.items():
             chosen = [paths[index] for index in indices]
             source = partial(FileSource, root, chosen, listed_in=files[0], hint=cfg.how_to_prepare())

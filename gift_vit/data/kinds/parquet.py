@@ -27,7 +27,7 @@ from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, ParquetConfig
 from gift_vit.data.decode import OWN_DATA, Decoder
 from gift_vit.data.layout import ALL
-from gift_vit.data.own import Labels, Part, joined, own_dataset, parts_by_column, taken
+from gift_vit.data.own import Labels, Part, joined, own_dataset, rows_of_splits, taken
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class _File:
-    """One file's columns as they were read: ``labels`` are int64 or text, ``splits`` None where no column says the split."""
+    """One file's columns as they were read: ``labels`` are int64 or text, ``splits`` empty where no column says the split."""
 
     file: Path
     encoded: pa.ChunkedArray
     paths: pa.ChunkedArray
     labels: Labels
-    splits: list[object] | None
+    splits: list[object]
     class_names: list[str] | None
 
 
@@ -95,16 +95,14 @@ class _File:
 def build_parquet(cfg: ParquetConfig) -> VisionDataset:
     """Read the Parquet files of each split."""
     read = {split: [_read_file(file, cfg.columns, split == ALL) for file in files] for split, files in cfg.found().items()}
-    names = _agreed_names([(f"{cfg.name}'s {split} files", _names_of(several)) for split, several in read.items()])
+    names = agreed_names([(f"{cfg.name}'s {split} files", _names_of(several)) for split, several in read.items()])
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     parts: dict[str, Part] = {}
     for split, several in read.items():
         table = _table(several)
         labels = joined([file.labels for file in several], f"the {split} files of {root}")
         origin, place = Origin(tuple(os.path.relpath(file, root) for file in table.files)), str(table.files[0])
-        rows = {split: np.arange(len(labels))}
-        if several[0].splits is not None:
-            rows = parts_by_column(several[0].splits, place)
+        rows = rows_of_splits(split, [file.splits for file in several], len(labels), place)
         for name, indices in rows.items():
             parts[name] = Part(taken(labels, indices), partial(_some_of, table, indices), place, origin)
     return own_dataset(cfg, parts, names)
@@ -164,18 +162,18 @@ def _read_file(file: Path, columns: ColumnsConfig, with_splits: bool = False) ->
                 split = find_split_column(
                     schema.names, columns.split, str(file), lambda name: parquet.read(columns=[name])[name].to_pylist()
                 )
-            splits = None if split is None else parquet.read(columns=[split])[split].to_pylist()
+            splits = [] if split is None else parquet.read(columns=[split])[split].to_pylist()
             labels = _plain(labels)
-            names = _names_in(file, schema, label)
+            names = names_in(file, schema, label)
+        paths = pa.chunked_array([pa.nulls(len(images), pa.large_string())])
+        if pa.types.is_struct(images.type):
+            inside = dict(zip((field.name for field in images.type), images.flatten(), strict=True))
+            images = inside["bytes"]
+            if "path" in inside:
+                paths = inside["path"].cast(pa.large_string())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read {file} as Parquet: {reason}") from error
-    paths = pa.chunked_array([pa.nulls(len(images), pa.large_string())])
-    if pa.types.is_struct(images.type):
-        inside = dict(zip((field.name for field in images.type), images.flatten(), strict=True))
-        images = inside["bytes"]
-        if "path" in inside:
-            paths = inside["path"].cast(pa.large_string())
     for name, column in (("image bytes", images), ("label", labels)):
         if column.null_count:
             raise ConfigError(f"{file} row {pc.index(column.is_null(), True).as_py()} has no {name}; write them into the file")
@@ -207,8 +205,12 @@ def _plain(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     return plain
 
 
-def _names_in(file: Path, schema: pa.Schema, label: str) -> list[str] | None:
-    """The names of the classes in the schema's metadata."""
+def names_in(file: Path, schema: pa.Schema, label: str) -> list[str] | None:
+    """The names of the classes in the schema's metadata; None where there are none.
+
+    Raises:
+        ConfigError: If they are no list of names.
+    """
     metadata = schema.metadata or {}
     try:
         if b"class_names" in metadata:
@@ -229,11 +231,15 @@ def _names_in(file: Path, schema: pa.Schema, label: str) -> list[str] | None:
 
 
 def _names_of(read: Sequence[_File]) -> list[str] | None:
-    return _agreed_names([(file.file, file.class_names) for file in read])
+    return agreed_names([(file.file, file.class_names) for file in read])
 
 
-def _agreed_names(named: Sequence[tuple[Path | str, list[str] | None]]) -> list[str] | None:
-    """The class names that all agree on; None where nobody knows any."""
+def agreed_names(named: Sequence[tuple[Path | str, list[str] | None]]) -> list[str] | None:
+    """The class names that all agree on, each with its place; None where nobody knows any.
+
+    Raises:
+        ConfigError: If two differ.
+    """
     known = [(place, names) for place, names in named if names is not None]
     for place, names in known[1:]:
         if names != known[0][1]:

@@ -1,7 +1,8 @@
 """A person's own texts: TSV, CSV, JSON, JSON lines or Parquet, with one or two columns of text and one of labels.
 
-The columns are known by their usual names, or by what ``dataset.columns`` says. In a TSV file a quotation mark is a character
-like others, as in GLUE's files; in a CSV file it encloses cells.
+The columns are known by their usual names, or by what ``dataset.columns`` says; names of integer classes stand in a Parquet
+file's metadata, as those of images do. In a TSV file a quotation mark is a character like others, as in GLUE's files; in a CSV
+file it encloses cells.
 """
 
 import json
@@ -21,8 +22,9 @@ from gift_vit.data.base import Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column, find_texts
 from gift_vit.data.config import TextColumnsConfig, TextConfig
 from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows
+from gift_vit.data.kinds.parquet import agreed_names, names_in
 from gift_vit.data.layout import ALL
-from gift_vit.data.own import Part, own_dataset, parts_by_column, taken
+from gift_vit.data.own import Part, own_dataset, rows_of_splits, taken
 from gift_vit.data.texts import TextSource
 
 
@@ -35,12 +37,14 @@ class Rows:
         labels: As they stand there.
         splits: What the column of the split says; empty where there is none.
         places: Where each row stands.
+        class_names: Of integers as labels; None: the file says none.
     """
 
     texts: list[tuple[str, ...]]
     labels: list[Any]
     splits: list[Any]
     places: list[str]
+    class_names: list[str] | None = None
 
 
 @register_dataset("text", TextConfig)
@@ -53,6 +57,7 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         for split, files in found.items()
     }
     numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
+    named = [(file, rows.class_names) for split, files in found.items() for file, rows in zip(files, read[split], strict=True)]
     parts: dict[str, Part] = {}
     for split, files in found.items():
         several = read[split]
@@ -60,13 +65,11 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         stated = [label for rows in several for label in rows.labels]
         labels = np.asarray(stated, np.float32) if cfg.is_regression else as_labels(stated, numbers, files[0])
         origin = Origin(tuple(os.path.relpath(file, root) for file in files))
-        rows = {split: np.arange(len(texts))}
-        if several[0].splits:
-            rows = parts_by_column(several[0].splits, str(files[0]))
-        for name, indices in rows.items():
+        by_split = rows_of_splits(split, [rows.splits for rows in several], len(texts), str(files[0]))
+        for name, indices in by_split.items():
             source = partial(_source, [texts[index] for index in indices], [places[index] for index in indices])
             parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)
-    return replace(own_dataset(cfg, parts), decoder="none")
+    return replace(own_dataset(cfg, parts, None if cfg.is_regression else agreed_names(named)), decoder="none")
 
 
 def _source(texts: list[tuple[str, ...]], places: list[str], labels: Any, **_: Any) -> Any:  # it stands where images do
@@ -85,7 +88,8 @@ def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False,
     split = None
     if with_splits:
         split = find_split_column(names, columns.split, str(file), lambda name: [row.get(name) for _, row in rows])
-    read = Rows([], [], [], [])
+    class_names = names_in(file, pq.read_schema(file), label) if file.suffix.lower() == ".parquet" else None
+    read = Rows([], [], [], [], class_names)
     for line, row in rows:
         place = f"{file} {line}"
         read.texts.append(tuple(_checked(row.get(name), name, place) for name in (text, pair) if name is not None))
