@@ -40,7 +40,8 @@ class HubServer:
     def info(self, repo: str) -> dict[str, Any]:
         """What the hub says of a repository."""
         names = [{"rfilename": name} for name in self.repos[repo]]
-        facts = {"private": self.private.get(repo, False), "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+        facts: dict[str, Any] = {"private": self.private.get(repo, False), "gated": False, "disabled": False}
+        facts |= {"tags": [], "downloads": 0, "likes": 0}
         times = dict.fromkeys(("lastModified", "createdAt"), "2026-01-01T00:00:00.000Z")
         return {"_id": "1", "id": repo, "modelId": repo, "sha": SHA, "siblings": names, **facts, **times}
 
