@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Arguments:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.runs)) < max(2, len(self.runs)):
+        if len({Path(run).resolve() for run in self.runs}) < max(2, len(self.runs)):
             raise ConfigError(f"runs=[{','.join(self.runs)}]: give at least two folders, each once")
 
 

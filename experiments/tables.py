@@ -9,12 +9,12 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of, one_or_several, writable_file, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
-from gift_vit.results.collect import build_grid, collect_results
+from gift_vit.results.collect import collect_results
 from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
 from gift_vit.results.scores import with_scores
-from gift_vit.results.tables import TABLES
+from gift_vit.results.tables import TABLES, table_grid
 from gift_vit.runs.scores import check_scores
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
@@ -36,7 +36,8 @@ class TablesConfig(Options):
         out: also write the table to this file
         protocol: take the runs of this protocol only; needed where the folder holds several
         backbone: take the runs on this backbone only; needed where the folder holds several
-        datasets: the columns of mini, as datasets=[digits,tiny_mammals] (default: every dataset that has a run)
+        datasets: the columns of mini, as datasets=[digits,tiny_mammals] (default: every dataset that has a run); step time and
+            memory are of these too
         method: the rows are the runs of this method only
         rows: what the rows are, as rows=[method.rank]: keys of the configuration; without any the methods
         timing: of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell
@@ -85,8 +86,7 @@ def make_table(cfg: TablesConfig) -> str:
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
     if cfg.columns or cfg.figure:
-        runs = [r for r in found if cfg.method in (None, r.run.method)]
-        grid = build_grid(runs, cfg.benchmark, cfg.datasets, cfg.rows)
+        grid = table_grid(cfg.benchmark, found, cfg.datasets, cfg.method, cfg.rows)
         table = with_scores(table, grid, cfg.rows, cfg.columns, cfg.compare)
         if cfg.figure:
             from experiments.report.kept import draw_forgetting  # matplotlib

@@ -27,14 +27,14 @@ class ClassPanel:
 
 
 def build_class_panels(results: Iterable[Result]) -> list[ClassPanel]:
-    """A panel for each dataset on which final runs kept their predictions of test."""
+    """A panel for each dataset on which final runs kept their predictions of the split that is scored."""
     kept: dict[str, dict[str, list[Predictions]]] = defaultdict(lambda: defaultdict(list))
     unread: dict[str, list[str]] = defaultdict(list)
     things: dict[str, str] = {}
     for result in results:
         things[result.run.dataset] = f"{result.thing}s"
         try:
-            predictions = predictions_of(result, "test")
+            predictions = predictions_of(result, result.scored_on)
         except ConfigError as error:
             unread[result.run.dataset].append(f"Left out: {error}.")
             continue
@@ -70,7 +70,7 @@ def _panel(dataset: str, kept: Mapping[str, list[Predictions]], notes: Sequence[
     return ClassPanel(
         name,
         HtmlTable(
-            f"{name}: accuracy by class on the test {things} in percent, mean over seeds.",
+            f"{name}: accuracy by class on the {first.split} {things} in percent, mean over seeds.",
             ["Class", things.capitalize(), *titles],
             classes,
             [False, *[True] * (1 + len(methods))],

@@ -27,14 +27,14 @@ from experiments.report.tables import (
     result_table,
     runs_table,
 )
-from experiments.tables import PUBLISHED_FILE
+from experiments.tables import PUBLISHED_FILES
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import all_top1
-from gift_vit.results.collect import Grid, Row, build_grid
+from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
-from gift_vit.results.tables import TABLES
+from gift_vit.results.tables import TABLES, table_grid
 from gift_vit.runs.result import Result, score_of, scored_as
 from gift_vit.runs.run import State
 
@@ -131,7 +131,8 @@ def render_page(page: Page) -> str:
 
 def build_comparisons(runs: Iterable[ShownRun]) -> list[Comparison]:
     """A table and scatter plots per benchmark, protocol and backbone; the GIFT paper's own numbers stand below ours."""
-    published = [row for row in read_published(PUBLISHED_FILE) if row.conditions.source == DEFAULT_SOURCE]
+    known = [row for file in PUBLISHED_FILES for row in read_published(file)]
+    published = [row for row in known if row.conditions.source == DEFAULT_SOURCE]
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for run in runs:
         if run.result and run.phase == "final":
@@ -150,7 +151,7 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
     benchmark = results[0].run.benchmark
     make = TABLES.get(benchmark)
     try:
-        grid = build_grid(results, benchmark)
+        grid = table_grid(benchmark, results)
         table = make(results, published=published) if make else plain_table(grid)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))

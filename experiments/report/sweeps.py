@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import fmean
 
 from matplotlib import colormaps
 
 from experiments.report.runs import ShownRun, display_order, shared_score, varying_keys
-from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.config.keys import best_of, identifying
 
 LR, WEIGHT_DECAY = "optim.lr", "optim.weight_decay"
 _COLOURS = colormaps["cividis"]  # told apart by colour-blind readers and in grey
@@ -19,10 +20,10 @@ class HeatCell:
     """One combination of values.
 
     Attributes:
-        state: That of the run; ``missing`` where there is none, ``several`` where there are two.
-        top1: The score on val, in percent, of a finished run.
+        state: That of its runs; ``missing`` where there is none, ``several`` where two are of one seed.
+        top1: The score on val, in percent; the mean over the seeds that are finished.
         colours: Background and text, as CSS; None where there is no number to show.
-        best: It is the sweep's best; of equal ones the one that the choice takes.
+        best: It is the sweep's best, which ``experiments.select`` chooses.
     """
 
     state: str
@@ -42,7 +43,10 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The search of one method on one dataset; its maps share one scale of colours, from its lowest to its highest value."""
+    """The search of one method on one dataset; its maps share one scale of colours, from its lowest to its highest value.
+
+    ``setting`` names the backbone, the protocol and, where several occur, the data.
+    """
 
     dataset: str
     method: str
@@ -54,33 +58,44 @@ class Sweep:
 
 
 def build_sweeps(runs: Iterable[ShownRun]) -> list[Sweep]:
-    """One sweep per dataset, method, backbone and protocol that has search runs whose configuration is known."""
+    """One sweep per dataset, method, backbone, protocol and data that has search runs whose configuration is known."""
     groups: dict[tuple[str, str, str], list[ShownRun]] = defaultdict(list)
     for run in runs:
         if run.phase == "search" and all(isinstance(run.settings.get(key), int | float) for key in (LR, WEIGHT_DECAY)):
             groups[run.dataset, run.method, f"{run.backbone}, {run.protocol}"].append(run)
-    return [_build_sweep(*key, groups[key]) for key in sorted(groups, key=display_order)]
+    return [
+        _build_sweep(dataset, method, setting, members)
+        for dataset, method, whole in sorted(groups, key=display_order)
+        for setting, members in sorted(_by_data(whole, groups[dataset, method, whole]).items())
+    ]
+
+
+def _by_data(setting: str, runs: Sequence[ShownRun]) -> dict[str, list[ShownRun]]:
+    """The runs by a setting that names their data where it differs; a run without a result does not tell its own."""
+    told = [run.result.data.fingerprint[:12] if run.result else "unknown" for run in runs]
+    several = len(set(told) - {"unknown"}) > 1
+    groups: dict[str, list[ShownRun]] = defaultdict(list)
+    for run, data in zip(runs, told, strict=True):
+        groups[f"{setting}, data {data}" if several else setting].append(run)
+    return groups
 
 
 def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRun]) -> Sweep:
-    others = [key for key in varying_keys(runs) if key not in (LR, WEIGHT_DECAY)]
+    others = [key for key in varying_keys(runs) if key not in (LR, WEIGHT_DECAY, "seed")]
     lrs, decays = (sorted({float(run.settings[key]) for run in runs}) for key in (LR, WEIGHT_DECAY))
-    finished = [(run.val_top1, run) for run in runs if run.val_top1 is not None]
-    low, high = (end((top1 for top1, _ in finished), default=None) for end in (min, max))
-    best = min(
-        (run for _, run in finished),
-        key=lambda run: (score_order(run.val_top1 or 0), tie_order(identifying(run.settings))),
-        default=None,
-    )
     maps: dict[tuple[str, ...], dict[tuple[object, object], list[ShownRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         cells = maps[tuple(run.text(key) for key in others)]
         cells[run.settings[WEIGHT_DECAY], run.settings[LR]].append(run)
+    finished = [cell for cells in maps.values() for cell in cells.values() if _by_seed(cell)]
+    means = [fmean(_by_seed(cell).values()) for cell in finished]
+    best = finished[best_of([identifying(cell[0].settings) for cell in finished], means)] if finished else []
+    span = (min(means), max(means)) if means else (0.0, 0.0)
     drawn = [
         HeatMap(
             ", ".join(f"{key.removeprefix('method.')} {value}" for key, value in zip(others, values, strict=True)),
             [f"{lr:g}" for lr in lrs],
-            [(f"{wd:g}", [_cell(cells.get((wd, lr), ()), (low, high), best) for lr in lrs]) for wd in decays],
+            [(f"{wd:g}", [_cell(cells.get((wd, lr), ()), span, best) for lr in lrs]) for wd in decays],
         )
         for values, cells in sorted(maps.items(), key=lambda item: [_order(value) for value in item[0]])
     ]
@@ -88,14 +103,19 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
     return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), shared_score(runs))
 
 
-def _cell(runs: Sequence[ShownRun], span: tuple[float | None, float | None], best: ShownRun | None) -> HeatCell:
-    if len(runs) != 1:
-        return HeatCell("several" if runs else "missing")
-    (run,), (low, high) = runs, span
-    if run.val_top1 is None or low is None or high is None:
-        return HeatCell(run.state)
-    share = (run.val_top1 - low) / (high - low) if high > low else 1.0
-    return HeatCell(run.state, run.val_top1, _colours(share), run is best)
+def _by_seed(runs: Sequence[ShownRun]) -> dict[object, float]:
+    """Scores on val of one setting's finished runs; of two runs of one seed the later one's, as the choice has it."""
+    return {run.settings.get("seed"): run.val_top1 for run in runs if run.val_top1 is not None}
+
+
+def _cell(runs: Sequence[ShownRun], span: tuple[float, float], best: Sequence[ShownRun]) -> HeatCell:
+    if len({run.settings.get("seed") for run in runs}) < len(runs):
+        return HeatCell("several")
+    if not (scores := _by_seed(runs).values()):
+        return HeatCell(runs[0].state if runs else "missing")
+    (low, high), top1 = span, fmean(scores)
+    share = (top1 - low) / (high - low) if high > low else 1.0
+    return HeatCell("done", top1, _colours(share), runs is best)
 
 
 def _colours(share: float) -> tuple[str, str]:
@@ -109,13 +129,15 @@ def _colours(share: float) -> tuple[str, str]:
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}", text
 
 
-def _in_words(run: ShownRun | None, others: Sequence[str]) -> str:
-    """A run's score on val and where in the sweep it stands."""
-    if run is None:
+def _in_words(runs: Sequence[ShownRun], others: Sequence[str]) -> str:
+    """The score on val of one setting's runs and where in the sweep they stand."""
+    if not runs:
         return ""
+    run, scores = runs[0], _by_seed(runs).values()
     words = [f"lr {run.settings[LR]:g}", f"wd {run.settings[WEIGHT_DECAY]:g}"]
     words += [f"{key.removeprefix('method.')} {run.text(key)}" for key in others]
-    return f"{run.val_top1:.2f} % at {', '.join(words)}"
+    words += [f"mean of {len(scores)} seeds"] if len(scores) > 1 else []
+    return f"{fmean(scores):.2f} % at {', '.join(words)}"
 
 
 def _order(value: str) -> tuple[float, str]:

@@ -231,7 +231,7 @@ class StabilityArguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.choice  # checks what it is made of
-        if len(self.runs) < 2 or len(set(map(Path, self.runs))) < len(self.runs):
+        if len({Path(run).resolve() for run in self.runs}) < max(2, len(self.runs)):
             raise ConfigError(f"runs=[{','.join(self.runs)}]: give at least two folders, each once")
 
     @property

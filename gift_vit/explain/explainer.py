@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -14,7 +15,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
 from gift_vit.explain.config import MapChoice, RunArguments, StabilityArguments
 from gift_vit.explain.maps import ClusterMaps, explain, join_maps
-from gift_vit.explain.samples import Pictures, Sample, batches
+from gift_vit.explain.samples import Pictures, Sample, batches, distinct, file_stems
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run
 
@@ -26,6 +27,11 @@ class Explained:
     maps: ClusterMaps
     pictures: Pictures
     names: list[str]
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The names as they stand in those of files."""
+        return file_stems(self.names)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Explainer:
         true = ["" if sample.label is None else self.class_names[sample.label] for sample in samples]
         answers = [self.class_names[index] for index in maps.logits.argmax(1).tolist()]
         rgb = _shown(torch.cat([pixels for _, _, pixels in explained]))
-        return Explained(maps, Pictures(rgb, true, answers), _distinct([sample.name for sample in samples]))
+        return Explained(maps, Pictures(rgb, true, answers), list(distinct([sample.name for sample in samples])))
 
 
 def build_explainer(run: Run, arguments: RunArguments | StabilityArguments) -> Explainer:
@@ -111,8 +117,3 @@ def build_explainer(run: Run, arguments: RunArguments | StabilityArguments) -> E
 def _shown(pixels: Tensor) -> NDArray[np.floating]:
     """Finished pixels (N, 3, S, S) of 0..255 as pictures (N, S, S, 3) of 0..1."""
     return (pixels.float() / 255).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The names, numbered where several files of a folder differ in their suffix only."""
-    return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]

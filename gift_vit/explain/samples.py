@@ -1,8 +1,10 @@
 """The images to explain: read from files or from a dataset's split, and as a person sees them."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +108,21 @@ def find_class(wanted: str, class_names: list[str]) -> int:
     shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
     hint = did_you_mean(wanted, class_names)
     raise ConfigError(f"unknown class {wanted!r}: give an index from 0 to {len(class_names) - 1} or a name ({shown}){hint}")
+
+
+def distinct(names: Sequence[str]) -> Iterator[str]:
+    """The names, numbered where several are alike, as those of files that differ in their suffix only."""
+    counts, taken = Counter(names), set(names)
+    for index, name in enumerate(names):
+        candidates = (f"{name}_{number}" for number in count(index))
+        given = name if counts[name] == 1 else next(other for other in candidates if other not in taken)
+        taken.add(given)
+        yield given
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """The names in the characters that may stand in a file's, no two alike."""
+    return list(distinct([re.sub(r"[^\w.-]+", "_", name).strip("_") or "image" for name in names]))
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.config.keys import config_difference
 from gift_vit.methods.config import GiftConfig
 from gift_vit.runs.run import Run
 
@@ -30,10 +31,11 @@ def open_run(folder: str, dataset_root: str | None, split: str | None = "test", 
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that differ in more than what is drawn."""
+    """Refuse runs that differ in more than what is drawn, and where it was read from."""
     for run in runs[1:]:
+        sections = {key.partition(".")[0] for key in config_difference(runs[0].values, run.values)}
         for name in ("dataset", "backbone", "method", "protocol"):
-            if getattr(run.config, name) != getattr(runs[0].config, name):
+            if name in sections:
                 raise ConfigError(
                     f"{run.folder} has another {name} than {runs[0].folder}; give runs that differ in their seed, say"
                 )

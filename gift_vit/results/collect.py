@@ -14,11 +14,14 @@ from typing import Any
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying, value_order
+from gift_vit.results.names import dataset_name
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import Run, find_runs
 
 Row = tuple[str, ...]
 
+_SPREAD = "weights_spread_sha256"
+_DATA_FACTS = ("fingerprint", "num_classes", "train_split", "train_images", "val_images", "test_images")
 FILTERS = tuple(f.name for f in fields(RunRecord) if f.type in (str, int) or f.name == "phase")
 
 
@@ -108,16 +111,22 @@ def build_grid(
         if (r.run.phase, r.run.benchmark) == ("final", benchmark) and (datasets is None or r.run.dataset in datasets)
     ]
     if not runs:
+        others = ", ".join(map(dataset_name, sorted(final_datasets(everything, benchmark))))
         raise ConfigError(
-            f"no finished final run of benchmark {benchmark} among {len(everything)} results; "
+            f"no finished final run of benchmark {benchmark} among {len(everything)} results"
+            f"{f', but of {others}, which this table leaves out' if others else ''}; "
             f"run `python -m gift_vit.train phase=final` on its datasets first"
         )
     _check_same(runs, lambda r: {"protocol": r.run.protocol}, "one table", "choose one with protocol=<name>")
     _check_same(runs, lambda r: {"backbone": r.run.backbone}, "one table", "choose one with backbone=<name>")
     _check_same(runs, _backbone_facts, "one table", "run them again on one backbone")
+    told = [r for r in runs if r.backbone.get(_SPREAD) is not None]  # older records do not know theirs, here and below
+    _check_same(told, lambda r: {f"backbone.{_SPREAD}": r.backbone[_SPREAD]}, "one table", "run them again on one backbone")
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
-        _check_same(column, lambda r: vars(r.data), f"the column {dataset}", "run them again on the same data")
+        told = [r for r in column if r.data.decoder is not None]
+        _check_same(column, _data_facts, f"the column {dataset}", "run them again on the same data")
+        _check_same(told, lambda r: {"decoder": r.data.decoder}, f"the column {dataset}", "run them again with one decoder")
     found = by_row(runs, rows)
     cells = {
         (row, dataset): tuple(cell)
@@ -128,6 +137,11 @@ def build_grid(
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
     return Grid(tuple(found), tuple(columns), cells)
+
+
+def final_datasets(results: Iterable[Result], benchmark: str) -> set[str]:
+    """The datasets of a benchmark that have final runs."""
+    return {r.run.dataset for r in results if (r.run.phase, r.run.benchmark) == ("final", benchmark)}
 
 
 def by_row(results: Iterable[Result], keys: Sequence[str] = ()) -> dict[Row, list[Result]]:
@@ -182,6 +196,8 @@ def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:
 
 def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, object]], where: str, remedy: str) -> None:
     """Refuse runs whose facts differ, naming the keys, both values and both files."""
+    if not runs:
+        return
     first = runs[0]
     expected = facts(first)
     for run in runs[1:]:
@@ -196,12 +212,18 @@ def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, obje
         raise ConfigError(f"{where} would mix {listed}{more}: {first.source} and {run.source}; {remedy}")
 
 
+def _data_facts(result: Result) -> dict[str, object]:
+    """What the data is; what a run found out about it, or was told to, is another matter."""
+    return {key: getattr(result.data, key) for key in _DATA_FACTS}
+
+
 def _backbone_facts(result: Result) -> dict[str, object]:
     """What the backbone is; the same weights may have come from the hub or from a file.
 
     The pooling is the one asked for: which one timm builds, older versions did not record.
     """
-    facts = {f"backbone.{key}": value for key, value in result.backbone.items() if key not in ("weights", "global_pool")}
+    others = ("weights", "global_pool", _SPREAD)
+    facts = {f"backbone.{key}": value for key, value in result.backbone.items() if key not in others}
     return facts | {"backbone.global_pool": dict(flatten(result.run.config)).get("backbone.global_pool")}
 
 

@@ -42,7 +42,7 @@ def mini_table(
 
     Args:
         results: Collected runs; the final ones of benchmark ``mini`` count.
-        datasets: The columns; None: every dataset that occurs.
+        datasets: The columns, to which step times and memory are restricted too; None: every dataset that occurs.
         method: The rows are of this method's runs only.
         rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
         compare: Two rows to compare below the table.
@@ -60,7 +60,7 @@ def mini_table(
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     columns = ordered(grid.datasets, DATASET_NAMES)
     finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
-    all_timed = list(timing) or finals
+    all_timed = [r for r in timing or finals if datasets is None or r.run.dataset in datasets]
     timed = trained_alone(all_timed)
     timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
     compared_with = [r for r in timed if r.run.method == REFERENCE]

@@ -120,6 +120,7 @@ GLUE = {
     "glue_qqp": "QQP",
     "glue_mnli": "MNLI",
 }
+LEFT_OUT = ("glue_qqp", "glue_mnli")  # of GLUE's table, as the paper has it
 COMMONSENSE = {"commonsense": "Commonsense170k"}
 COMMONSENSE_COLUMNS = {  # its test sets
     "boolq": "BoolQ",

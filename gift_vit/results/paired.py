@@ -81,7 +81,7 @@ def bootstrap_images(tasks: Sequence[NDArray[np.floating]]) -> tuple[float, floa
 
 def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, ...]:
     """Sentences that compare two rows over the images of each dataset on which both have a run of the same seed."""
-    things = things_of(grid.results)
+    things, split = things_of(grid.results), grid.results[0].scored_on
     pairs: list[SeedPair] = []
     left_out: list[str] = []
     for dataset in grid.datasets:
@@ -92,17 +92,17 @@ def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, 
             if one.metric or other.metric:
                 left_out.append(f"{where}: its score is no share of right answers")
                 continue
-            first_kept, second_kept = (predictions_of(result, "test") for result in (one, other))
+            first_kept, second_kept = (predictions_of(result, result.scored_on) for result in (one, other))
             if first_kept and second_kept:
                 pair = pair_seed(dataset, seed, first_kept, second_kept)
                 pairs += [pair] if pair else []
-                left_out += [] if pair else [f"{where}: their test {things} are others"]
+                left_out += [] if pair else [f"{where}: their {split} {things} are others"]
             elif lacking := [r.path.parent for r, kept in ((one, first_kept), (other, second_kept)) if r.path and not kept]:
                 left_out.append(f"{where}: {Run.open(lacking[0]).how_to_predict()}")
-    return (*_sentences(pairs, title, things), *_left_out(left_out, things))
+    return (*_sentences(pairs, title, things, split), *_left_out(left_out, things))
 
 
-def _sentences(pairs: Sequence[SeedPair], title: str, things: str) -> tuple[str, ...]:
+def _sentences(pairs: Sequence[SeedPair], title: str, things: str, split: str) -> tuple[str, ...]:
     if not pairs:
         return ()
     tasks = {
@@ -122,10 +122,10 @@ def _sentences(pairs: Sequence[SeedPair], title: str, things: str) -> tuple[str,
         f"{title} {things[:-1]} by {things[:-1]}, exact McNemar test for each seed ({things} that only the first gets "
         f"right/only the second): {tests}. It asks whether these two trained models are equally often right on {things} like "
         f"these; about other seeds or datasets it says nothing.{corrected}",
-        f"{title}, difference over the test {things} in points, averaged over the seeds that both have, {CONFIDENCE:.0%} "
+        f"{title}, difference over the {split} {things} in points, averaged over the seeds that both have, {CONFIDENCE:.0%} "
         f"bootstrap interval ({RESAMPLES:,} resamples of the {things}): {'; '.join(intervals)}. It asks how much of the "
-        f"difference could come from which {things} are in the test split, the trained models being what they are. Whether one "
-        "method is better on further datasets is what Wilcoxon's test over datasets asks.",
+        f"difference could come from which {things} are in the {split} split, the trained models being what they are. Whether "
+        "one method is better on further datasets is what Wilcoxon's test over datasets asks.",
     )
 
 

@@ -20,10 +20,10 @@ from gift_vit.results.cells import (
     top1_column,
     trained_alone,
 )
-from gift_vit.results.collect import Grid, Row, build_grid
+from gift_vit.results.collect import Grid, Row, build_grid, final_datasets
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import mixed_note
-from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, VTAB, VTAB_GROUPS, method_name
+from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, LEFT_OUT, VTAB, VTAB_GROUPS, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
@@ -41,7 +41,6 @@ class Layout:
         overall: The mean whose difference to published numbers is shown.
         datasets: Labels.
         explained: What the means are, for the caption.
-        beside: Datasets of the benchmark that the table leaves out.
         score: What the numbers are.
         by_set: The columns are no datasets but the test sets of the only one, and this is what their scores are called.
     """
@@ -53,7 +52,6 @@ class Layout:
     overall: str
     datasets: tuple[str, ...]
     explained: str
-    beside: tuple[str, ...] = ()
     score: str | None = None
     by_set: str = ""
 
@@ -84,9 +82,9 @@ class Layout:
             raise ConfigError(f"the table of {self.title} always shows its {len(self.datasets)} datasets; drop datasets=")
         if published and rows:
             raise ConfigError("published numbers stand beside methods; drop rows= or published=")
-        runs = [r for r in results if method in (None, r.run.method) and r.run.dataset not in self.beside]
+        runs = [r for r in results if method in (None, r.run.method)]
         _check_datasets(self, runs)
-        if published and not any((r.run.phase, r.run.benchmark) == ("final", self.benchmark) for r in runs):
+        if published and not final_datasets(runs, self.benchmark) & set(self.datasets):
             return _published_alone(self, published)
         grid = build_grid(runs, self.benchmark, self.datasets, rows)
         order = ordered_rows(grid, rows)
@@ -138,13 +136,12 @@ def _vtab_layout() -> Layout:
 
 
 def _glue_layout() -> Layout:
-    left_out = ("glue_qqp", "glue_mnli")
-    shown = {label: name for label, name in GLUE.items() if label not in left_out}
+    shown = {label: name for label, name in GLUE.items() if label not in LEFT_OUT}
     columns = {label: top1_column(label, name, "Dev (%)") for label, name in shown.items()}
     columns["mean"] = Column("Mean", "Dev (%)", ("mean",), ranked=True)
-    explained = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks."
+    explained = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks; no QQP, no MNLI."
     means = {"mean": tuple(shown)}
-    return Layout("GLUE", "glue", columns, means, "mean", tuple(shown), explained, left_out, "scores on GLUE's dev")
+    return Layout("GLUE", "glue", columns, means, "mean", tuple(shown), explained, "scores on GLUE's dev")
 
 
 def _commonsense_layout() -> Layout:
@@ -153,7 +150,7 @@ def _commonsense_layout() -> Layout:
     explained = "Mean: over the 8 test sets."
     means = {"mean": tuple(COMMONSENSE_COLUMNS)}
     score = "exact answers to the test sets"
-    return Layout("Commonsense170k", "commonsense", columns, means, "mean", tuple(COMMONSENSE), explained, (), score, "exact")
+    return Layout("Commonsense170k", "commonsense", columns, means, "mean", tuple(COMMONSENSE), explained, score, "exact")
 
 
 fgvc_table = _fgvc_layout().table
@@ -177,7 +174,8 @@ def _published_alone(layout: Layout, published: Sequence[PublishedRow]) -> Table
 
 def _check_datasets(layout: Layout, results: Iterable[Result]) -> None:
     for r in results:
-        if (r.run.phase, r.run.benchmark) == ("final", layout.benchmark) and r.run.dataset not in layout.datasets:
+        known = r.run.dataset in (*layout.datasets, *LEFT_OUT)
+        if (r.run.phase, r.run.benchmark) == ("final", layout.benchmark) and not known:
             raise ConfigError(
                 f"{r.source} is a run of dataset {r.run.dataset}, which benchmark {layout.benchmark} does not have "
                 f"(it has {', '.join(layout.datasets)}); move it away"

@@ -130,14 +130,15 @@ def describe(kept: Sequence[Predictions]) -> PredictionRecord:
 
 
 def predictions_of(result: Result, split: str) -> Predictions | None:
-    """The predictions that lie beside a record; None: it keeps none of the split, or was not read from a file.
+    """The predictions that lie beside a record; None: it keeps none of the split, they are gone, or it is of no file.
 
     Raises:
-        ConfigError: If they are not there, or cannot be read.
+        ConfigError: If they cannot be read.
     """
     if result.path is None or result.predictions is None or split not in result.predictions.images:
         return None
-    return read_predictions(result.path.with_name(PREDICTIONS))[split]
+    file = result.path.with_name(PREDICTIONS)
+    return read_predictions(file)[split] if file.is_file() else None
 
 
 def read_predictions(file: Path) -> dict[str, Predictions]:

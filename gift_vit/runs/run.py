@@ -325,9 +325,12 @@ class Run:
 def find_runs(*roots: str | Path) -> list[Run]:
     """Every run below the folders, by path, done or not; adapters that were imported are none.
 
-    Links to other folders are not followed. What lies below two of the roots counts once.
+    Links to other folders are not followed. What lies below two of the roots counts once, however they are given.
     """
-    return [Run(folder) for folder in sorted({folder for root in roots for folder in _run_folders(root)})]
+    found: dict[Path, Path] = {}
+    for folder in (folder for root in roots for folder in _run_folders(root)):
+        found.setdefault(folder.resolve(), folder)
+    return [Run(folder) for folder in sorted(found.values())]
 
 
 def _run_folders(root: str | Path) -> Iterator[Path]:

@@ -15,9 +15,11 @@ import pytest
 from experiments.report import __main__ as command
 from experiments.report import curves, tables
 from experiments.report.runs import collect_runs
+from gift_vit.results.collect import collect_results
 from gift_vit.runs.predictions import Predictions, write_predictions
 from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import locked_folder
+from gift_vit.sweeps.select import choose
 from tests.results.conftest import exit_code, make_result, refused
 
 main = partial(exit_code, command.main)
@@ -169,6 +171,17 @@ def test_classes_and_the_pairs_mixed_up_most(site: Site) -> None:
     assert "bitfit0/predictions.parquet cannot be read as predictions" in page.plain
 
 
+def test_classes_of_runs_that_are_scored_on_val(site: Site) -> None:
+    folder = site.store("a", val=50.0, config={"protocol.scored_on": "val"})
+    logits = np.array([[1, 0], [1, 0]], np.float16)
+    kept = [Predictions("val", ["0", "1"], np.array([0, 1]), logits, ["a", "b"])]
+    record = write_predictions(folder / "predictions.parquet", kept)
+    write_result(folder / "result.json", replace(read_result(folder / "result.json"), predictions=record))
+    page = site.page()
+    assert "Digits: accuracy by class on the val images in percent" in page.plain
+    assert page.texts("results-1-classes-1") == [["a", "1", "100.00"], ["b", "1", "0.00"]]
+
+
 def test_links_lead_from_the_page_to_the_folders(site: Site) -> None:
     folders = {site.store("final/a b#1?", curve=epochs({})), site.store("x:y/z%41", "lora")}
     folders.add(site.leave("gone", failed_json="{}"))
@@ -235,6 +248,21 @@ def test_one_heat_map_per_value_of_another_axis(site: Site) -> None:
     assert "Best: 70.00 % at lr 0.1, wd 0, rank 16." in page.plain
     sweep(site, (0.2, 0.0, 4, 50.0))
     assert heat_maps(site.page())[0] == [["0", "no val", "several"]], "no average"
+
+
+def test_the_best_of_a_sweep_is_what_the_choice_takes(site: Site) -> None:
+    """The mean over seeds counts, seeds that were not asked for are not missing, and other data is another sweep."""
+    for seed, lr, val in ((0, 0.001, 80.0), (1, 0.001, 82.0), (0, 0.01, 84.0), (1, 0.01, 70.0), (0, 0.1, 79.0)):
+        site.store(f"search/{lr}-{seed}", seed=seed, search=True, val=val, config={"optim.lr": lr})
+    page = site.page()
+    assert heat_maps(page) == [[["0.01", "★ 81.00", "77.00", "79.00"]]]
+    assert "Best: 81.00 % at lr 0.001, wd 0.01, mean of 2 seeds. wd" in page.plain
+    chosen = choose(collect_results(site.outputs)).settings[0]
+    assert (chosen.values["optim.lr"], chosen.score) == (0.001, 81.0)
+    site.store("search/other", search=True, val=99.0, data={"fingerprint": "f" * 64})
+    page = site.page()
+    assert heat_maps(page) == [[["0.01", "★ 99.00"]], [["0.01", "★ 81.00", "77.00", "79.00"]]]
+    assert "vit_mini, clean, data ffffffffffff Best: 99.00 % at lr 0.001, wd 0.01. wd" in page.plain
 
 
 def lines_of(page: Page) -> list[int]:
@@ -318,6 +346,19 @@ def test_published_numbers_stand_below_and_are_not_ranked(site: Site) -> None:
     assert (ours[0], title[0][:16], len(page.found("strong"))) == ("GIFT", "Published: GIFT ", 1)
     assert ["GIFT r=16 attn.proj", "89.71"] in [[row[0], row[3]] for row in published]
     assert page.texts("results-1-scatter-1") == [["GIFT", "6,144", "50.00", "1", "yes"]]
+
+
+def test_language_has_its_published_numbers_and_the_tasks_of_its_table(site: Site) -> None:
+    run, config = {"benchmark": "glue", "protocol": "glue_gift"}, {"protocol.scored_on": "val"}
+    for dataset in ("glue_sst2", "glue_qqp"):
+        site.store(dataset, "lora", dataset=dataset, val=60.0, run=run, config=config)
+    page = site.page()
+    assert page.texts("results-1")[1][0].startswith("Published: GIFT ")
+    assert [row[0] for row in page.texts("results-1-scatter-1")] == ["LoRA"]
+    assert "results-1-scatter-2" not in page.rows, "its table leaves QQP out"
+    (site.outputs / "glue_sst2/result.json").unlink()
+    site.page()
+    assert "no finished final run of benchmark glue among 1 results, but of QQP, which this table leaves out" in site.said
 
 
 def test_resources_are_medians_by_machine(site: Site) -> None:

@@ -27,7 +27,8 @@ from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 
 Runs = dict[str, Path]
-ALTERED = {"rank": ["method.rank=3"], "linear": ["method=linear"], "search": ["phase=search"]}
+PLACED = ["dataset.check_duplicates=false", "dataset.cache=off", "protocol.final_train.fgvc=train"]
+ALTERED = {"rank": ["method.rank=3"], "linear": ["method=linear"], "search": ["phase=search"], "placed": PLACED}
 
 
 class Ended(NamedTuple):

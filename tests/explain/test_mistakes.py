@@ -33,6 +33,7 @@ MISTAKES = [
     ("faithfulness", [DIGITS, "phase"], "unexpected argument 'phase'"),
     ("stability", ["runs=[{zero}]"], "runs=[{zero}]: give at least two folders, each once"),
     ("stability", ["runs=[{zero},{zero}]"], "runs=[{zero},{zero}]: give at least two folders, each once"),
+    ("stability", ["runs=[{zero},{zero}/../zero]"], "runs=[{zero},{zero}/../zero]: give at least two folders, each once"),
     ("stability", ["runs=[{zero},{search}]"], "{search} is a search run, and test is for the final phase; train it with"),
     ("stability", ["runs=[{zero},{rank}]"], "{rank} has another method than {zero}; give runs that differ in their seed, say"),
     ("stability", ["runs=[{linear},{zero}]"], "cluster maps explain GIFT; {linear} was trained with method=linear"),

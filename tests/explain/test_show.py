@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from gift_vit.explain.drawing.overlay import overlay
 from gift_vit.explain.maps import explain, normalise_maps, threshold_maps
+from gift_vit.explain.samples import distinct, file_stems
 from tests.explain.conftest import Command, Runs, opened
 
 
@@ -41,7 +43,7 @@ def test_a_class_of_the_test_split(runs: Runs, tmp_path: Path, call: Command) ->
 def test_files_of_a_folder(runs: Runs, tmp_path: Path, call: Command) -> None:
     folder, out = tmp_path / "pictures", tmp_path / "out"
     folder.mkdir()
-    for name, colour in [("b.png", "red"), ("a.jpg", "blue"), ("a.png", (128, 128, 128))]:
+    for name, colour in [("b (1).png", "red"), ("b [1].png", "red"), ("a.jpg", "blue"), ("a.png", (128, 128, 128))]:
         Image.new("RGB", (64, 64), colour).save(folder / name)
     (folder / "notes.txt").write_text("no image")
     words = [f"images={folder}", f"out={out}", "layers=[2]", "formats=[png]", "show=2"]
@@ -49,10 +51,25 @@ def test_files_of_a_folder(runs: Runs, tmp_path: Path, call: Command) -> None:
     _, model, transform = opened(runs["zero"])
     grey = transform(Image.new("RGB", (64, 64), (128, 128, 128)))[None]
     with np.load(out / "maps.npz") as raw:
-        assert (raw["images"].tolist(), raw["true"].tolist()) == (["a_0", "a_1", "b"], ["", "", ""])
+        assert (raw["images"].tolist(), raw["true"].tolist()) == (["a_0", "a_1", "b (1)", "b [1]"], [""] * 4)
         assert raw["post"].shape[1] == 1
         # the maps are those of the run's model
         torch.testing.assert_close(torch.from_numpy(raw["post"][1]), explain(model, grey).post[0, [2]], atol=1e-4, rtol=1e-4)
+    assert sorted(file.stem for file in out.glob("layers_*")) == ["layers_a_0", "layers_a_1", "layers_b_1_2", "layers_b_1_3"]
+
+
+@pytest.mark.parametrize(
+    ("names", "stems"),
+    [
+        (["cat", "a-b.c", "x (1)"], ["cat", "a-b.c", "x_1"]),
+        (["猫", "犬", "!?"], ["猫", "犬", "image"]),
+        (["cat (1)", "cat [1]", "cat_1_1"], ["cat_1_0", "cat_1_2", "cat_1_1"]),
+        (["x", "x", "x_1"], ["x_0", "x_2", "x_1"]),
+    ],
+)
+def test_no_two_images_share_a_file(names: list[str], stems: list[str]) -> None:
+    assert file_stems(names) == stems
+    assert len(set(distinct(names))) == len(names)
 
 
 def test_only_correct_images(runs: Runs, tmp_path: Path, call: Command) -> None:

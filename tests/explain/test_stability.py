@@ -13,6 +13,8 @@ import torch
 from gift_vit.explain.config import MapChoice
 from gift_vit.explain.maps import explain
 from gift_vit.explain.scoring.alignment import ALIGNMENTS
+from gift_vit.explain.setup import check_comparable
+from gift_vit.runs.run import Run
 from tests.explain.conftest import Command, Runs, opened
 
 Measure = Callable[..., dict[str, Any]]
@@ -47,6 +49,10 @@ def correlation_by_hand(runs: Runs, basis: str, seeds: tuple[int, int]) -> float
             [[np.corrcoef(*(m[n, k].flatten() for m in maps))[0, 1] for k in range(maps[0].shape[1])] for n in range(10)]
         )
     return float((found["test"] * np.sign(found["val"].mean(0))).mean())
+
+
+def test_runs_may_differ_in_what_moves_no_number(runs: Runs) -> None:
+    check_comparable([Run.open(runs[name]) for name in ("zero", "one", "placed")])
 
 
 def test_two_seeds_and_a_copy(runs: Runs, measure: Measure) -> None:

@@ -37,8 +37,9 @@ def keep(stored: Callable[..., Result], tmp_path: Path) -> Keep:
         logits = np.eye(2, dtype=np.float16)[predicted]
         kept = replace(Predictions("test", images, labels, logits, ["a", "b"]), **changes)
         name = f"final/{dataset}/{method}{seed}"
-        data = {"num_classes": 2, "test_images": COUNT}
-        result = stored(name, method=method, dataset=dataset, seed=seed, top1=100 - 100 * len(wrong) / COUNT, data=data)
+        data, config = {"num_classes": 2, "test_images": COUNT}, {"protocol.scored_on": kept.split}
+        top1 = 100 - 100 * len(wrong) / COUNT
+        result = stored(name, method=method, dataset=dataset, seed=seed, top1=top1, val=top1, data=data, config=config)
         folder = tmp_path / "outputs" / name
         write_result(
             folder / "result.json", replace(result, predictions=write_predictions(folder / "predictions.parquet", [kept]))
@@ -103,6 +104,25 @@ def test_over_several_datasets_and_what_is_left_out(keep: Keep, stored: Callable
         f"No test over images for CIFAR-10 (1k) seed 0: make them with `python -m gift_vit.evaluate run={old} keep_predictions"
     )
     assert left_out == f"{expected}=true` (and 1 more)."
+
+
+def test_predictions_that_are_gone_leave_their_seed_out(keep: Keep, tmp_path: Path) -> None:
+    folders = [keep(method, range(wrong), seed=seed) for seed in (0, 1) for method, wrong in (("gift", 4), ("lora", 9))]
+    (folders[-1] / "predictions.parquet").unlink()
+    _few, mcnemar, _over_images, left_out = notes_of(tmp_path)
+    assert "Digits seed 0 +5/−0 of 200, p = 0.0625. It asks" in mcnemar
+    assert left_out.startswith("No test over images for Digits seed 1: make them with `python -m gift_vit.evaluate run=")
+
+
+def test_runs_that_are_scored_on_val_are_compared_there(keep: Keep, tmp_path: Path) -> None:
+    for dataset in ("digits", "tiny_mammals"):
+        keep("gift", range(5), dataset, split="val")
+        keep("lora", range(9), dataset, split="val", **({"images": ["x"] * COUNT} if dataset != "digits" else {}))
+    *_, mcnemar, over_images, left_out, _rank = notes_of(tmp_path)
+    assert "Digits seed 0 +4/−0 of 200" in mcnemar
+    assert "difference over the val images in points" in over_images
+    assert "could come from which images are in the val split" in over_images
+    assert left_out == "No test over images for Tiny mammals seed 0: their val images are others."
 
 
 def test_other_labels_are_other_images() -> None:
@@ -171,7 +191,8 @@ def test_an_ensemble_of_what_does_not_belong_together(
 
 def test_an_ensemble_of_one_and_of_an_old_run(keep: Keep, capsys: pytest.CaptureFixture[str]) -> None:
     folder = keep("gift", [])
-    assert "give at least two folders, each once" in refused(run_ensemble, capsys, f"runs=[{folder}]")
+    for runs in (folder, f"{folder},{folder}/", f"{folder},{folder.parent}/../{folder.parent.name}/{folder.name}"):
+        assert "give at least two folders, each once" in refused(run_ensemble, capsys, f"runs=[{runs}]")
     old = Path(__file__).parents[1] / "runs/old_run/final/digits/gift/vit_mini/old"
     said = refused(run_ensemble, capsys, f"runs=[{folder},{old}]")
     assert "keeps no predictions of test; make them with `python -m gift_vit.evaluate run=" in said

@@ -1,6 +1,7 @@
 """The paper's tables of language models, digit for digit, and ours of GLUE and Commonsense170k."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from gift_vit.data.config import COMMONSENSE_SETS
 from gift_vit.results.names import GLUE
 from gift_vit.results.published import read_published
 from gift_vit.results.tables import TABLES
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import PredictionRecord, Result, write_result
+from gift_vit.runs.scores import SCORES
 from tests.results.conftest import make_result
 
 # parameters in percent, SST-2 MRPC CoLA QNLI RTE STS-B, mean: typed from the page that has the table
@@ -114,9 +116,28 @@ def test_glue_by_the_authors_rules_says_that_its_numbers_are_chosen_on_dev() -> 
     assert row[10].text == "-1.60"  # less the paper's 85.1: protocol, weights, method and size are the same
 
 
-def test_commonsense_shows_the_scores_of_each_set() -> None:
-    from dataclasses import replace
+def test_further_scores_of_glue_are_those_of_its_table(tmp_path: Path) -> None:
+    scores = {"split": "val", "images": {"val": 8}, "scores": {**dict.fromkeys(SCORES), "nll": 0.5}, "confusions": []}
+    for number, (dataset, method) in enumerate([("glue_sst2", "gift_qv"), ("glue_qqp", "gift_qv"), ("glue_qqp", "lora")]):
+        run = replace(glue_run(dataset, 0, 90.0), predictions=PredictionRecord(**scores))  # pyright: ignore[reportArgumentType]
+        run = replace(run, run=replace(run.run, method=method))
+        write_result(tmp_path / str(number) / "result.json", run)
+    table = make_table(TablesConfig(root=str(tmp_path), benchmark="glue", columns=["nll"], format="csv"))
+    header, row = table.splitlines()
+    assert [name for name in header.split(",") if "nll" in name] == [f"glue_sst2_nll_{part}" for part in ("mean", "std", "n")]
+    assert row.endswith(",0.5,,1")
 
+
+def test_tasks_that_the_table_leaves_out_are_said_to_be() -> None:
+    only = [glue_run("glue_qqp", 0, 90.0), glue_run("glue_mnli", 0, 80.0)]
+    with pytest.raises(ConfigError, match=r"among 2 results, but of MNLI, QQP, which this table leaves out; run"):
+        TABLES["glue"](only)
+    published = [row for row in read_published(PUBLISHED_FILES[1]) if row.conditions.benchmark == "glue"]
+    alone = TABLES["glue"](only, published=published)
+    assert (alone.rows, "Mean: over the 6 tasks; no QQP, no MNLI." in alone.caption) == ((), True)
+
+
+def test_commonsense_shows_the_scores_of_each_set() -> None:
     run = {"benchmark": "commonsense", "protocol": "commonsense_gift", "backbone": "llama3_8b", "kind": "gift_hf"}
     scores = {f"exact_{name}": 50.0 + index for index, name in enumerate(COMMONSENSE_SETS)}
     result = make_result("gift_qv_llm", "commonsense", 42, 53.5, run=run)

@@ -18,7 +18,7 @@ from tests.results.conftest import make_result as make
 Store = Callable[..., Result]
 
 
-def test_collects_everything_in_path_order(stored: Store, tmp_path: Path) -> None:
+def test_collects_everything_in_path_order(stored: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, seed in (("final/b", 2), ("final/a/x/y", 1), ("search/c", 0)):
         stored(folder, seed=seed)
     (tmp_path / "outputs/final/a/failed.json").write_text("{")
@@ -26,6 +26,9 @@ def test_collects_everything_in_path_order(stored: Store, tmp_path: Path) -> Non
     results = collect_results(root)
     assert [(r.run.seed, r.path) for r in results] == list(zip((1, 2, 0), sorted(root.rglob("result.json")), strict=True))
     assert results == collect_results(str(root)) == collect_results(root / "search", root), "each run once"
+    monkeypatch.chdir(tmp_path)
+    assert results == collect_results(root, "outputs"), "also where one folder is given in two ways"
+    assert [str(r.path) for r in collect_results("outputs", root)] == sorted(map(str, Path("outputs").rglob("result.json")))
 
 
 def test_filters_and_mistakes(stored: Store, tmp_path: Path) -> None:
@@ -79,6 +82,7 @@ def test_grids_that_cannot_be_made() -> None:
             build_grid(runs, "mini", rows=rows)
 
 
+SPREAD = "weights_spread_sha256"
 GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"config": {"optim.lr": 0.002}, "seed": 0}, "both claim seed 0 of the cell gift on digits .backbone vit_mini."),
     ({"seed": 1, "run": {"protocol": "gift_paper"}}, "one table would mix protocol clean and gift_paper"),
@@ -88,6 +92,7 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
     ({"method": "lora", "backbone": {"mean": [0, 0, 0]}}, r"would mix backbone.mean \[0.5, 0.5, 0.5\] and \[0, 0"),
     ({"method": "lora", "data": {"fingerprint": "other"}}, "the column digits would mix fingerprint sha-digits and other"),
     ({"seed": 1, "data": {"train_split": "train"}}, "the column digits would mix train_split trainval and train"),
+    ({"seed": 1, "data": {"val_images": 200}}, "the column digits would mix val_images None and 200"),
     ({"seed": 1, "config": {"optim.lr": 0.002}}, "the cell gift on digits would mix optim.lr 0.001 and 0.002"),
     ({"seed": 1, "config": {"method.target_modules": ["attn.qkv"]}}, "would mix method.target_modules .'attn.proj'. and"),
     ({"seed": 1, "config": {"optim.eps": None}}, "the cell gift on digits would mix optim.eps absent and None"),
@@ -117,6 +122,22 @@ def test_a_cell_may_differ_in_where_and_how_it_ran() -> None:
     grid = build_grid([make(seed=0), make(seed=1, config=config, backbone={"weights": "hub"})], "mini")
     assert len(grid.cells[("gift",), "digits"]) == 2
     assert build_grid([make("gift"), make("lora", config={"optim.lr": 0.01})], "mini").rows == (("gift",), ("lora",))
+
+
+def test_a_column_may_differ_in_what_is_known_of_its_data_but_for_the_decoder() -> None:
+    found = {"duplicates": {"shared": {}}, "warnings": ["a"], "class_names": ["x"], "splits": {}, "source": "prepared"}
+    older, told = make(seed=0), make(seed=1, data={**found, "decoder": "Pillow 12.0"})
+    assert len(build_grid([older, told], "mini").results) == 2
+    other = make(seed=2, data={"decoder": "libjpeg 9"})
+    with pytest.raises(ConfigError, match=r"the column digits would mix decoder Pillow 12\.0 and libjpeg 9: "):
+        build_grid([older, told, other], "mini")
+
+
+def test_runs_older_than_the_second_fingerprint_stand_beside_those_that_have_it() -> None:
+    older, first, second = (make(seed=seed, backbone={key: "ef"} if key else {}) for seed, key in enumerate(("", *[SPREAD] * 2)))
+    assert len(build_grid([older, first, second], "mini").results) == 3
+    with pytest.raises(ConfigError, match=f"one table would mix backbone.{SPREAD} ef and gh"):
+        build_grid([older, first, make(seed=2, backbone={SPREAD: "gh"})], "mini")
 
 
 def test_many_results_are_read_at_a_small_multiple_of_parsing_them(tmp_path: Path) -> None:

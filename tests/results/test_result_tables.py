@@ -169,6 +169,15 @@ def test_step_times_from_runs_of_their_own() -> None:
     assert mini_table([*finals, make("lora")], timing=timing).rows[1][4].text == "–"
 
 
+def test_step_times_are_those_of_the_datasets_shown() -> None:
+    costs = [("linear", "digits", 10.0), ("gift", "digits", 20.0), ("linear", "tiny_birds", 10.0), ("gift", "tiny_birds", 90.0)]
+    runs = [make(method, dataset, cost={"step_time_ms": ms, "peak_rss_mib": ms}) for method, dataset, ms in costs]
+    for timing in ([], runs):
+        table = mini_table(runs, ["digits"], timing=timing)
+        assert [cell.values for cell in rows_of(table)["gift"][4:6]] == [(2.0,), (2.0,)]
+    assert "These are 2 short runs apart" in table.notes[0]
+
+
 def test_times_of_runs_that_an_older_version_trained_together_are_nobodys() -> None:
     together = {"env": {"device": "cuda", "parallel_runs": 3}, "cost": {"step_time_ms": 900.0, "peak_memory_mib": 9000.0}}
     alone = [make(method, env={"device": "cuda"}) for method in ("linear", "gift")]

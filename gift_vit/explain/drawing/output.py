@@ -1,6 +1,5 @@
 """Everything that is written about explained images: raw maps, overlays, sheets, the gallery."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,14 +101,14 @@ def _write_layer(out: Path, explained: Explained, index: int, shown: list[int], 
             for position, name in enumerate(names):
                 picture = overlay(image, heat[number, position].numpy(), shown_as.colours)
                 file = f"{layer.target}_block{layer.block}_cluster{name}_{shown_as.response}.png"
-                _save(out / "overlays" / _slug(explained.names[number]) / file, picture)
+                _save(out / "overlays" / explained.stems[number] / file, picture)
 
 
 def _write_image(out: Path, explained: Explained, index: int, telling: list[int], shown_as: ShowArguments, title: str) -> None:
     maps, name = explained.maps.images([index]), explained.names[index]
     shown = list(range(len(maps.clusters))) if len(maps.clusters) <= _COLUMNS else telling
     rows_and_columns = [str(layer) for layer in maps.layers], [maps.clusters[position] for position in shown]
-    paths = [out / f"layers_{_slug(name)}.{suffix}" for suffix in shown_as.formats]
+    paths = [out / f"layers_{explained.stems[index]}.{suffix}" for suffix in shown_as.formats]
     style = Style(shown_as.colours, f"{title}: {name}, {_when(shown_as.response)}")
     heat = maps.thresholded(shown_as.response)[0][:, shown]
     draw_image_sheet(explained.pictures.one(index), heat, rows_and_columns, style, paths)
@@ -118,11 +117,6 @@ def _write_image(out: Path, explained: Explained, index: int, telling: list[int]
 def _save(path: Path, picture: np.ndarray) -> None:
     with atomic_path(path) as partial:
         Image.fromarray((picture * 255).round().astype(np.uint8)).save(partial, "PNG")
-
-
-def _slug(name: str) -> str:
-    """A name in the letters that may stand in a file's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
 
 
 def _when(response: str) -> str:
