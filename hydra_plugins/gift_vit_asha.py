@@ -9,6 +9,7 @@ import json
 import os
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +20,25 @@ from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.config.run_config import RunConfig
 from gift_vit.data.config import composed_score
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
 from gift_vit.runs.run import Run
-from gift_vit.sweeps.plan import Sweep
+from gift_vit.sweeps.plan import Plan, Sweep, cell_of
+from gift_vit.sweeps.select import ALWAYS
+from gift_vit.sweeps.status import axes
 from hydra_plugins.gift_vit_sweepers import GridSweeper, expect_whole
 
 if TYPE_CHECKING:
     import optuna
 
 _VARIABLE = "GIFT_VIT_ASHA"  # journal, first rung's epochs, reduction factor, the score's name, the job's trial
-_JOB = "job"  # user attribute of a trial: the index of its job
+_RUN = "run"  # user attribute of a trial: the name of its run
 
 
 class AshaSweeper(GridSweeper):
-    """The points of a grid in random order, each stopped early where Optuna's pruner finds it behind others.
+    """The points of a grid in random order, each stopped early where Optuna's pruner finds it behind others of its cell.
 
     Started again it goes on: points that are finished or pruned are not tried again, those that failed are.
 
@@ -60,36 +64,38 @@ class AshaSweeper(GridSweeper):
 
     def _check(self, overrides: Sequence[Override]) -> None:
         super()._check(overrides)
-        self._epochs()
-
-    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
-        epochs = self._epochs()
-        first_rung = self.min_epochs or max(1, epochs // self.reduction_factor**2)
         assert self.config is not None
-        journal, score = record.with_suffix(".journal"), composed_score(self.config.dataset)
-        halving = Halving(journal, first_rung, self.reduction_factor, score)
-        codes: list[int] = []
-        left = halving.left(sweep, self.seed)
+        if self.config.phase != "search" or self.config.trainer.eval_every != 1:
+            raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
+
+    def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:
+        cells: dict[tuple[str, ...], list[Plan]] = defaultdict(list)
+        for plan in plans:
+            if plan.run is not None:
+                cells[cell_of(identifying(plan.run.values))].append(plan)
+        halvings = {cell: self._halving(Path(record.with_suffix(""), *cell), own) for cell, own in cells.items()}
+        left = [(halving, plan) for halving in halvings.values() for plan in halving.left(self.seed)]
+        refused = [plan.words for plan in plans if plan.run is None]
+        whole = len(refused) + len(left)
+        codes = self._launch(refused, 0, whole) if refused else []
         for start in range(0, len(left), self.at_a_time):
-            batch = left[start : start + self.at_a_time]
-            trials = [halving.start(sweep, index) for index in batch]
-            words = [[*jobs[i], halving.word(trial)] for i, trial in zip(batch, trials, strict=True)]
-            codes += self._launch(words, len(codes), len(left))
-            for trial in trials:
-                halving.finish(sweep, trial)
-        print(halving.summary(sweep, epochs), file=sys.stderr)
-        if (best := halving.best(sweep)) is not None:
-            print(_against_recipe(jobs[best], list(self.params)), file=sys.stderr)
+            trials = [(halving, halving.start(plan), plan) for halving, plan in left[start : start + self.at_a_time]]
+            words = [[*plan.words, halving.word(trial)] for halving, trial, plan in trials]
+            codes += self._launch(words, len(codes), whole)
+            for halving, trial, _ in trials:
+                halving.finish(trial)
+        for cell, halving in halvings.items():
+            names = [name for name, *every in zip(cell, *cells, strict=True) if len({*every}) > 1]
+            print(": ".join([*names, halving.summary()]), file=sys.stderr)
+            if (best := halving.best()) is not None:
+                print(": ".join([*names, _against_recipe(best, list(axes(sweep.jobs)[0]))]), file=sys.stderr)
         return codes
 
-    def _epochs(self) -> int:
-        """Epochs of a whole run."""
-        assert self.config is not None
-        trainer, protocol = self.config.trainer, self.config.protocol
-        if self.config.phase != "search" or trainer.eval_every != 1:
-            raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
-        cut: int | None = protocol.search_epochs[self.config.dataset.benchmark]
-        return min(trainer.epochs, cut or trainer.epochs)
+    def _halving(self, folder: Path, plans: Sequence[Plan]) -> "Halving":
+        epochs = min(_epochs(plan) for plan in plans)
+        folder.mkdir(parents=True, exist_ok=True)
+        first_rung = self.min_epochs or max(1, epochs // self.reduction_factor**2)
+        return Halving(folder / "journal", plans, first_rung, self.reduction_factor)
 
 
 class Pruner(Observer):
@@ -111,13 +117,13 @@ class Pruner(Observer):
         self._last_epoch = epochs - 1
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Report, and ask whether to go on.
+        """Report, and stop where the study says so.
 
         Raises:
-            StopTraining: If not.
+            StopTraining: To stop.
         """
-        _report(self._trial, record)
-        if "val_top1" in record and record["epoch"] < self._last_epoch and self._trial.should_prune():
+        prune = _report(self._trial, record)
+        if prune and "val_top1" in record and record["epoch"] < self._last_epoch:
             epochs, top1 = record["epoch"] + 1, record["val_top1"]
             reason = f"stopped after epoch {epochs}: val {self._score_name} {top1:.2f} % is behind other settings'"
             raise StopTraining(reason, epochs=epochs, val_top1=top1)
@@ -130,73 +136,71 @@ def observer() -> Pruner:
 
 
 class Halving:
-    """The study of one sweep, from the sweeper's side.
+    """The study of one cell of a sweep, from the sweeper's side.
 
     Args:
         journal: Its file; made where there is none.
+        plans: The cell's jobs.
         min_epochs: Epochs of the first rung.
         reduction_factor: Of the runs at a rung, one in so many goes on.
-        score_name: What the score on val is, in a sentence.
     """
 
-    def __init__(self, journal: Path, min_epochs: int, reduction_factor: int, score_name: str) -> None:
-        self._journal, self._min_epochs, self._reduction_factor = journal, min_epochs, reduction_factor
-        self._score_name = score_name
+    def __init__(self, journal: Path, plans: Sequence[Plan], min_epochs: int, reduction_factor: int) -> None:
+        self._plans, self._by_name = list(plans), {_run_of(plan).run_name: plan for plan in plans}
+        self._told = [str(journal), min_epochs, reduction_factor, composed_score(_run_of(plans[0]).values["dataset"])]
         self._study = open_study(journal, min_epochs, reduction_factor)
 
-    def left(self, sweep: Sweep, seed: int) -> list[int]:
-        """Indices of the jobs that are neither finished nor pruned, in the order they are to be tried in."""
-        order = list(range(len(sweep.jobs)))
+    def left(self, seed: int) -> list[Plan]:
+        """The jobs that are to be tried, in order; those whose runs were finished before come first, to be compared with."""
+        order = self._plans.copy()
         random.Random(seed).shuffle(order)
-        seen = {trial.user_attrs[_JOB] for trial in self._ended()}
-        return [index for index in order if index not in seen]
+        seen = {trial.user_attrs[_RUN] for trial in self._ended()}
+        left = [plan for plan in order if _run_of(plan).run_name not in seen]
+        return sorted(left, key=lambda plan: _state(plan) != "done")
 
-    def start(self, sweep: Sweep, index: int) -> "optuna.Trial":
+    def start(self, plan: Plan) -> "optuna.Trial":
         """A trial for a job; a run that was finished before takes part with the scores it had."""
         trial = self._study.ask()
-        trial.set_user_attr(_JOB, index)
-        run = _run_of(sweep, index)
-        if run and run.state == "done":
-            for record in run.curve():
+        trial.set_user_attr(_RUN, _run_of(plan).run_name)
+        if _state(plan) == "done":
+            for record in Run.open(_run_of(plan).folder).curve():
                 _report(trial, record)
         return trial
 
     def word(self, trial: "optuna.Trial") -> str:
         """What a job is told, so that its run reports to the trial."""
-        settings = json.dumps([str(self._journal), self._min_epochs, self._reduction_factor, self._score_name, trial.number])
-        quoted = settings.replace("\\", "\\\\").replace("'", "\\'")
+        quoted = json.dumps([*self._told, trial.number]).replace("\\", "\\\\").replace("'", "\\'")
         return f"+hydra.job.env_set={{{OBSERVER_VARIABLE}: '{__name__}:observer', {_VARIABLE}: '{quoted}'}}"
 
-    def finish(self, sweep: Sweep, trial: "optuna.Trial") -> None:
+    def finish(self, trial: "optuna.Trial") -> None:
         """Record how a launched job ended."""
         from optuna.trial import TrialState
 
-        run = _run_of(sweep, trial.user_attrs[_JOB])
-        if run and run.state == "done":
+        state = _state(self._by_name[trial.user_attrs[_RUN]])
+        if state == "done":
             scores = self._trials()[trial.number].intermediate_values
             self._study.tell(trial, scores[max(scores)])
         else:
-            self._study.tell(trial, state=TrialState.PRUNED if run and run.state == "pruned" else TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
-    def best(self, sweep: Sweep) -> int | None:
-        """Index of the job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""
-        finished = [trial for trial in self._ended() if trial.state.name == "COMPLETE"]
+    def best(self) -> Plan | None:
+        """The job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""
+        finished = {trial.user_attrs[_RUN]: trial.value for trial in self._ended() if trial.state.name == "COMPLETE"}
         ranked = [
-            (score_order(trial.value), tie_order(identifying(run.values)), trial.user_attrs[_JOB])
-            for trial in finished
-            if trial.value is not None and (run := _run_of(sweep, trial.user_attrs[_JOB]))
+            (score_order(value), tie_order(identifying(_run_of(self._by_name[name]).values)), name)
+            for name, value in finished.items()
+            if value is not None and name in self._by_name
         ]
-        return min(ranked)[-1] if ranked else None
+        return self._by_name[min(ranked)[-1]] if ranked else None
 
-    def summary(self, sweep: Sweep, epochs: int) -> str:
-        """What was trained of the whole grid, whose runs have ``epochs`` epochs."""
-        ended = self._ended()
+    def summary(self) -> str:
+        """What was trained of the cell's whole grid."""
+        ended, whole = self._ended(), sum(map(_epochs, self._plans))
         trained = sum(max(trial.intermediate_values) for trial in ended)
         finished = sum(trial.state.name == "COMPLETE" for trial in ended)
-        share = 100 * trained / (epochs * len(sweep.jobs))
         return (
-            f"asha: {finished} of {len(sweep.jobs)} runs finished, {len(ended) - finished} stopped early; "
-            f"{trained} of {epochs * len(sweep.jobs)} epochs trained, {100 - share:.0f} % saved"
+            f"asha: {finished} of {len(self._plans)} runs finished, {len(ended) - finished} stopped early; "
+            f"{trained} of {whole} epochs trained, {100 - 100 * trained / whole:.0f} % saved"
         )
 
     def _trials(self) -> "list[optuna.trial.FrozenTrial]":
@@ -228,25 +232,41 @@ def open_study(journal: Path, min_epochs: int, reduction_factor: int) -> "optuna
     )
 
 
-def _report(trial: "optuna.Trial", record: Mapping[str, Any]) -> None:
-    """Report the score of one epoch of a run, if it has one and it is not reported yet."""
+def _report(trial: "optuna.Trial", record: Mapping[str, Any]) -> bool:
+    """Report the score of one epoch of a run, if it has one and it is not reported yet; whether to stop the run.
+
+    Of runs that are finished this is asked too: Optuna compares others only with those that it was asked about at their rung.
+    """
     epochs = int(record["epoch"]) + 1
     known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     if "val_top1" in record and epochs not in known:
         trial.report(record["val_top1"], epochs)
+    return trial.should_prune()
 
 
-def _run_of(sweep: Sweep, index: int) -> Run | None:
-    """The run of a job; None: its configuration was refused."""
-    folder = sweep.jobs[index].folder
-    return Run.open(folder) if folder else None
+def _run_of(plan: Plan) -> RunConfig:
+    assert plan.run is not None, "refused ones have no cell"
+    return plan.run
 
 
-def _against_recipe(best: list[str], keys: Sequence[str]) -> str:
+def _state(plan: Plan) -> str:
+    return Run.open(_run_of(plan).folder).state
+
+
+def _epochs(plan: Plan) -> int:
+    """Epochs of the whole run."""
+    return _run_of(plan).stop_epoch or _run_of(plan).trainer.epochs
+
+
+def _against_recipe(best: Plan, swept: Sequence[str]) -> str:
     """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
-    mine = compose("train", overrides=best)
-    theirs = compose("train", overrides=["phase=final", *(f"{group}={mine[group].name}" for group in ("dataset", "method"))])
-    chosen, recipe = ({key: OmegaConf.select(cfg, key) for key in keys} for cfg in (mine, theirs))
+    run, typed = _run_of(best), {word.partition("=")[0]: word for word in best.words}
+    config = identifying(run.values)
+    groups = {"dataset": run.dataset.name, "method": run.method_name}
+    words = [typed.get(group, f"{group}={name}") for group, name in groups.items()]
+    theirs = compose("train", overrides=[*words, f"recipe={'_'.join(groups.values())}"])
+    keys = [key for key in dict.fromkeys([*ALWAYS, *swept]) if key in config and key != "seed"]
+    chosen, recipe = {key: config[key] for key in keys}, {key: OmegaConf.select(theirs, key) for key in keys}
     listed = " ".join(f"{key}={value}" for key, value in chosen.items())
     if theirs.recipe is None:
         return f"best: {listed}; there is no recipe to compare with"

@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from gift_vit.common import distributed
 from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError, SweepError
+from gift_vit.config.keys import identifying
 from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.adaptive import Tried, further
-from gift_vit.sweeps.plan import Sweep, plan_start, write_sweep
+from gift_vit.sweeps.plan import Plan, Sweep, plan_start, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
@@ -63,27 +64,27 @@ class GridSweeper(BasicSweeper):
         if not jobs:
             raise ConfigError("the axes of this sweep have no value; give each at least one")
         planned = [plan_start(job) for job in jobs]
-        hindrances = [hindrance for _, hindrance in planned if hindrance is not None]
+        hindrances = [plan.hindrance for plan in planned if plan.hindrance is not None]
         if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
             raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        sweep = Sweep(command, started_at, tuple(job for job, _ in planned))
-        codes = self._run(jobs, sweep, write_sweep(root, sweep))
+        sweep = Sweep(command, started_at, tuple(plan.job for plan in planned))
+        codes = self._run(planned, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
             raise SweepError(f"{len(failed)} of {len(codes)} runs failed; the same command starts only those again", failed[0])
         return codes
 
-    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
-        """Run jobs, given by their words and as ``sweep`` and its record's path tell them; their exit codes."""
-        return self._launch(jobs, 0, len(jobs))
+    def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
+        """Run the jobs of a sweep, whose record's path is given; their exit codes."""
+        return self._launch([plan.words for plan in plans], 0, len(plans))
 
-    def _launch(self, jobs: Sequence[list[str]], first: int, whole: int) -> list[int]:
-        """Run jobs that are those from ``first`` of ``whole`` ones."""
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int, whole: int) -> list[int]:
+        """Run jobs, given by their words, that are those from ``first`` of ``whole`` ones."""
         assert self.launcher is not None
         if isinstance(self.launcher, ProcessLauncher):
             self.launcher.runs = whole
-        return [job.return_value for job in self.launcher.launch(jobs, initial_job_idx=first)]
+        return [job.return_value for job in self.launcher.launch([list(words) for words in jobs], initial_job_idx=first)]
 
     def _check(self, overrides: Sequence[Override]) -> None:
         for key, axis in cast(Mapping[str, Any], self.params).items():
@@ -136,21 +137,23 @@ class AdaptiveSweeper(GridSweeper):
         if self.config.phase != "search":
             raise ConfigError("sweeper=adaptive needs phase=search: it looks at val, and final runs have none")
 
-    def _run(self, jobs: Sequence[list[str]], sweep: Sweep, record: Path) -> list[int]:
-        root, of_grid, codes = record.parent.parent, len(jobs), self._launch(jobs, 0, len(jobs))
-        words, planned = [tuple(job) for job in jobs], list(sweep.jobs)
-        while not any(codes):
-            found = [
-                Tried(own, result, index < of_grid)
-                for index, (own, job) in enumerate(zip(words, planned, strict=True))
-                if job.folder is not None and (result := Run.open(job.folder).result) is not None
-            ]
-            more = [own for own in further(found, self.widen, self.seeds) if own not in words]
-            starts = [(own, job) for own in more if (job := plan_start([*own])[0]).folder is not None]
-            if not starts:
-                break
-            words += [own for own, _ in starts]
-            planned += [job for _, job in starts]
-            write_sweep(root, replace(sweep, jobs=tuple(planned)))
-            codes += self._launch([list(own) for own, _ in starts], len(codes), len(words))
+    def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:
+        of_grid, plans, codes = len(plans), list(plans), super()._run(plans, sweep, record)
+        asked = {plan.words for plan in plans}
+        while more := further(_tried(plans, of_grid), asked, self.widen, self.seeds):
+            asked.update(more)
+            if starts := [plan for words in more if (plan := plan_start(words)).run is not None]:
+                plans += starts
+                write_sweep(record.parent.parent, replace(sweep, jobs=tuple(plan.job for plan in plans)))
+                codes += self._launch([plan.words for plan in starts], len(codes), len(plans))
         return codes
+
+
+def _tried(plans: Sequence[Plan], of_grid: int) -> list[Tried]:
+    """The runs of jobs that have ended, the first ``of_grid`` of them the grid's; one that two jobs ask for once."""
+    tried: dict[Path, Tried] = {}
+    for index, plan in enumerate(plans):
+        if plan.run is not None and plan.run.folder not in tried:
+            config, result = identifying(plan.run.values), Run.open(plan.run.folder).result
+            tried[plan.run.folder] = Tried(plan.words, config, result, index < of_grid)
+    return list(tried.values())

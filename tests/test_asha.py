@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -62,9 +63,10 @@ def command(tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.
     """The training command in this process; its exit code."""
     monkeypatch.setattr("gift_vit.runs.train.fit", follow_curve)
 
-    def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES)) -> int:
+    def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES), file: bool = True) -> int:
         grid = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
-        common = ["sweep=digits", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", grid]
+        common = ["sweep=digits", grid] if file else ["-m", "dataset=digits", f"optim.lr={lr}"]
+        common += ["method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32"]
         common += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic"]
         return train_here(*words, *common)
 
@@ -129,7 +131,34 @@ def test_runs_that_are_finished_already_take_part_with_their_scores(command: Com
     command("sweeper=asha", lr=f"{BEST:g},1e-5,1e-4,1e-2,1e-1")
     trained = epochs_by_rate(tmp_path)
     assert trained.pop(BEST) == EPOCHS
-    assert max(trained.values()) < EPOCHS or len(trained) == 4
+    assert set(trained.values()) == {1}, "the best is known from the start"
+    assert len(trained) == 4
+
+
+def test_only_runs_of_one_cell_are_compared(
+    command: Command, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one protocol every score is half as high as on the other."""
+    known = curve
+
+    def by_protocol(model: nn.Module, inputs: FitInputs, optim: OptimConfig, trainer: TrainerConfig, *others: Any) -> FitResult:
+        share = 0.5 if others[0].parent.name.startswith("gift") else 1.0
+        monkeypatch.setitem(globals(), "curve", lambda lr: [share * score for score in known(lr)])
+        return follow_curve(model, inputs, optim, trainer, *others)
+
+    monkeypatch.setattr("gift_vit.runs.train.fit", by_protocol)
+    protocols = ["protocol=clean,gift_paper", "optim.warmup_epochs=0"]
+    assert command("sweeper=asha", *protocols, lr=f"1e-5,{BEST:g}") == 0
+    finished = [Run.open(path.parent).config for path in tmp_path.rglob("result.json")]
+    assert {run.protocol.name for run in finished if run.optim.lr == BEST} == {"clean", "gift_paper"}
+    told = [line for line in capsys.readouterr().err.splitlines() if "asha: " in line or "best: " in line]
+    assert [line.split(" runs ")[0] for line in told[::2]] == [
+        f"{name}: asha: {sum(run.protocol.name == name for run in finished)} of 2" for name in ("clean", "gift_paper")
+    ]
+    assert all(" of 18 epochs trained" in line for line in told[::2])
+    assert [line.split(";")[0] for line in told[1::2]] == [
+        f"{name}: best: optim.lr=0.003 optim.weight_decay=0" for name in ("clean", "gift_paper")
+    ]
 
 
 def test_a_run_that_fails_is_tried_again(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,16 +184,25 @@ def test_of_equal_ones_it_names_what_the_choice_takes(
     assert "best: optim.lr=0.0001 optim.weight_decay=0;" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("rate", "verdict"), [(BEST, "the same as the recipe's"), (1e-2, "the recipe says optim.lr=0.01")])
-def test_it_says_whether_the_recipe_agrees(command: Command, tmp_path: Path, capsys: Told, rate: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("rate", "file", "verdict"),
+    [
+        (BEST, True, "best: optim.lr=0.003 optim.weight_decay=0; the same as the recipe's"),
+        (1e-2, False, "best: optim.lr=0.003 optim.weight_decay=0.0001; the recipe says optim.lr=0.01 optim.weight_decay=0"),
+    ],
+)
+def test_it_says_whether_the_recipe_agrees(
+    command: Command, tmp_path: Path, capsys: Told, rate: float, file: bool, verdict: str
+) -> None:
+    """Whether the axes are a sweep file's or the command line's."""
     (tmp_path / "conf/recipe").mkdir(parents=True)
     (tmp_path / "conf/recipe/digits_gift.yaml").write_text(
         "# @package _global_\n# Chosen.\n"
         "recipe: {dataset: digits, method: gift, backbone: test_vit, protocol: clean, changes: {}}\n"
         f"optim: {{lr: {rate}, weight_decay: 0}}\n"
     )
-    assert command("--config-dir", str(tmp_path / "conf"), "sweeper=asha", lr="1e-4,3e-3") == 0
-    assert verdict in capsys.readouterr().err.splitlines()[-1]
+    assert command("--config-dir", str(tmp_path / "conf"), "sweeper=asha", lr="1e-4,3e-3", file=file) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == verdict
 
 
 @pytest.mark.parametrize("word", ["trainer.eval_every=0", "phase=final"])
@@ -172,6 +210,11 @@ def test_without_a_score_after_every_epoch_it_is_refused(command: Command, tmp_p
     assert command("sweeper=asha", word) == 2
     assert "error: sweeper=asha needs phase=search and trainer.eval_every=1" in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_protocol_without_the_datasets_benchmark_is_refused(train_here: Command, capsys: Told) -> None:
+    assert train_here("sweep=glue_rte", "protocol=gift_paper", "sweeper=asha", "optim.lr=1e-3", "optim.weight_decay=0") == 2
+    assert "protocol.final_train has no entry for benchmark 'glue' of dataset glue_rte" in capsys.readouterr().err
 
 
 def test_without_optuna_it_says_what_to_install(command: Command, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:

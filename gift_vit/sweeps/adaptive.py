@@ -1,12 +1,12 @@
 """What a grid lacks before its choice can be relied on: values beyond an edge, and further seeds of settings that are close."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gift_vit.config.keys import identifying
 from gift_vit.runs.result import Result
+from gift_vit.sweeps.plan import cell_of
 from gift_vit.sweeps.select import Edge, choose
 
 Words = tuple[str, ...]
@@ -14,34 +14,39 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tried:
-    """A search run that is done: the job's words, its result, and whether the grid itself asked for it."""
+    """A search run that has ended.
+
+    Attributes:
+        words: The job's.
+        config: Its flat configuration.
+        result: None: it failed.
+        of_grid: Whether the grid itself asked for it.
+    """
 
     words: Words
-    result: Result
+    config: Mapping[str, Any]
+    result: Result | None
     of_grid: bool
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its flat configuration."""
-        return identifying(self.result.run.config)
 
-
-def further(runs: Sequence[Tried], widen: int, seeds: int) -> list[Words]:
+def further(runs: Sequence[Tried], asked: Collection[Words], widen: int, seeds: int) -> list[Words]:
     """The jobs that are still to be run, given by their words.
 
-    Of every dataset and method: where the best value of an axis lies on its edge, the next value beyond, in the axis's own
-    spacing, with all values of the other axes; once it lies on none, the next seed of the settings that are within one standard
-    error of the best and were run with fewer seeds than ``seeds``.
+    Of every dataset, method, backbone and protocol: where the best value of an axis lies on its edge, the next value beyond, in
+    the axis's own spacing, with all values of the other axes; once it lies on none, the next seed of the settings that are
+    within one standard error of the best and were run with fewer seeds than ``seeds``. An edge beyond which runs failed or were
+    refused is none.
 
     Args:
-        runs: The search runs that are done.
+        runs: The search runs that have ended.
+        asked: The jobs that were asked for before, which are not asked for again.
         widen: The most values that an axis is widened by.
         seeds: Runs of each setting that is close to the best one.
     """
-    cells: dict[tuple[str, str], list[Tried]] = defaultdict(list)
+    cells: dict[tuple[str, ...], list[Tried]] = defaultdict(list)
     for run in runs:
-        cells[run.result.run.dataset, run.result.run.method].append(run)
-    return list(dict.fromkeys(words for cell in cells.values() for words in _of_cell(cell, widen, seeds)))
+        cells[cell_of(run.config)].append(run)
+    return list(dict.fromkeys(words for cell in cells.values() for words in _of_cell(cell, asked, widen, seeds)))
 
 
 def beyond(edge: Edge) -> float | None:
@@ -58,26 +63,37 @@ def beyond(edge: Edge) -> float | None:
     return value if value not in (0, edge.best) else None
 
 
-def _of_cell(cell: Sequence[Tried], widen: int, seeds: int) -> Iterator[Words]:
-    choice = choose([run.result for run in cell])
-    wider = [
-        _with(run.words, edge.key, f"{value:g}")
-        for edge in choice.edges
-        if (value := beyond(edge)) is not None and _added(cell, edge.key) < widen
-        for run in cell
-        if run.config[edge.key] == edge.best and run.result.run.seed == cell[0].result.run.seed
-    ]
+def _of_cell(cell: Sequence[Tried], asked: Collection[Words], widen: int, seeds: int) -> Iterator[Words]:
+    results = [run.result for run in cell if run.result]
+    if not results:
+        return
+    choice = choose(results)
+    wider = [words for edge in choice.edges for words in _wider(cell, edge, asked, widen)]
     yield from wider
     if wider or choice.near == 1:
         return
     for setting in choice.settings[: choice.near]:
-        if len(setting.seeds) < seeds:
-            first = next(run for run in cell if _is_of(run, setting.values))
-            yield _with(first.words, "seed", str(max(setting.seeds) + 1))
+        runs = [run for run in cell if run.result and _is_of(run, setting.values)]  # none of a fit's, which one run tries
+        if runs and len(setting.seeds) < seeds:
+            words = _with(runs[0].words, "seed", str(max(setting.seeds) + 1))
+            if words not in asked:
+                yield words
+
+
+def _wider(cell: Sequence[Tried], edge: Edge, asked: Collection[Words], widen: int) -> list[Words]:
+    """The next value beyond an edge, with all values of the other axes; empty where the edge is closed."""
+    value = beyond(edge)
+    tried = [number for run in cell if isinstance(number := run.config.get(edge.key), int | float)]
+    if value is None or edge.best not in (min(tried), max(tried)) or _added(cell, edge.key) >= widen:
+        return []
+    done = [run for run in cell if run.result]
+    at_edge = [run for run in done if run.config[edge.key] == edge.best and run.config["seed"] == done[0].config["seed"]]
+    words = [_with(run.words, edge.key, f"{value:g}") for run in at_edge]
+    return [] if any(own in asked for own in words) else words
 
 
 def _added(cell: Sequence[Tried], key: str) -> int:
-    values = {of_grid: {run.config[key] for run in cell if run.of_grid == of_grid} for of_grid in (True, False)}
+    values = {of_grid: {run.config.get(key) for run in cell if run.of_grid == of_grid} for of_grid in (True, False)}
     return len(values[False] - values[True])
 
 

@@ -3,15 +3,17 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
 from gift_vit.config.compose import baseline_of, compose_job
 from gift_vit.config.loader import load_config
+from gift_vit.config.run_config import RunConfig
 from gift_vit.runs.job import check_ready
 from gift_vit.runs.run import Run
 
@@ -41,6 +43,23 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A job that may be started.
+
+    Attributes:
+        words: All its words.
+        job: What is recorded of it.
+        run: Its configuration; None where it is refused.
+        hindrance: What keeps it from starting now: why it is refused, or data or a place that is not there.
+    """
+
+    words: tuple[str, ...]
+    job: Job
+    run: RunConfig | None
+    hindrance: str | None = None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The jobs of one sweep command; ``command`` is the line that starts it, and goes on with what is missing."""
 
@@ -51,23 +70,28 @@ class Sweep:
 
 def plan_job(overrides: Sequence[str]) -> Job:
     """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
-    return plan_start(overrides)[0]
+    return plan_start(overrides).job
 
 
-def plan_start(overrides: Sequence[str]) -> tuple[Job, str | None]:
-    """The job of these words, and what keeps it from starting now: why it is refused, or data or a place that is not there."""
+def plan_start(overrides: Sequence[str]) -> Plan:
+    """The plan of the job of these words, while Hydra is set up."""
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
     try:
         cfg, hydra_cfg = compose_job(overrides)
         run = load_config(cfg, lambda: baseline_of(hydra_cfg))
     except ConfigError as error:
-        return Job(own, None, str(error)), str(error)
-    job = Job(own, str(run.folder))
+        return Plan(tuple(overrides), Job(own, None, str(error)), None, str(error))
+    hindrance = None
     try:
         check_ready(run)
     except (ConfigError, RunError) as error:
-        return job, str(error)
-    return job, None
+        hindrance = str(error)
+    return Plan(tuple(overrides), Job(own, str(run.folder)), run, hindrance)
+
+
+def cell_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dataset, method, backbone and protocol of a flat configuration: only runs that agree in them can be compared."""
+    return tuple(str(config[f"{section}.name"]) for section in ("dataset", "method", "backbone", "protocol"))
 
 
 def write_sweep(output_root: Path, sweep: Sweep) -> Path:

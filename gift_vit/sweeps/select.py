@@ -19,8 +19,8 @@ from gift_vit.common.checks import Options, writable_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_text
 from gift_vit.common.programs import as_typed
-from gift_vit.config.compose import conf_dir
-from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.config.compose import conf_dir, flatten
+from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
 from gift_vit.results.collect import collect_results
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
@@ -125,7 +125,8 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     """The best setting among the search runs of one dataset and one method.
 
     Raises:
-        ConfigError: If a run has no val score, or the runs differ in what a choice must share.
+        ConfigError: If a run has no val score, the runs differ in what a choice must share, or two runs of one setting claim a
+            seed.
     """
     first = runs[0].run
     _check_comparable(runs)
@@ -141,6 +142,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     settings = []
     for same in by_setting.values():
         values = {key: configs[id(same[0])][key] for key in keys}
+        _check_seeds(same)
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
         settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, tuple(same[0].run.overrides)))
@@ -226,10 +228,31 @@ def _check_comparable(runs: Sequence[Result]) -> None:
         for what, option in (("protocol", "protocol=<name>"), ("backbone", "backbone=<name>")):
             if getattr(run.run, what) != getattr(first.run, what):
                 raise ConfigError(f"{first.source} and {run.source} have different {what}s; choose one with {option}")
+        if (speed := _speed(run)) != _speed(first):
+            raise ConfigError(
+                f"{first.source} and {run.source} were computed with trainer.speed={_speed(first)} and {speed}, as a CPU and a "
+                "GPU do; move those of one kind away and run them again as the others were"
+            )
         if run.data.fingerprint != first.data.fingerprint:
             raise ConfigError(f"{first.source} and {run.source} were trained on different data; move one of them away")
         if run.metrics["val_top1"] is None:
             raise ConfigError(f"{run.source} is a search run without val_top1; delete it and start the run again")
+
+
+def _speed(run: Result) -> str:
+    """``exact`` or ``auto``, as it is recorded: only a GPU has other speeds; versions without them were exact."""
+    return "auto" if dict(flatten(run.run.config)).get(SPEED) == "auto" else "exact"
+
+
+def _check_seeds(same: Sequence[Result]) -> None:
+    """Of one setting only one run of a seed may count: of two, nothing says which."""
+    by_seed: dict[int, Result] = {}
+    for run in same:
+        if (other := by_seed.setdefault(run.run.seed, run)) is not run:
+            raise ConfigError(
+                f"{other.source} and {run.source} both claim seed {run.run.seed} of one setting of {run.run.method} on "
+                f"{run.run.dataset}; move one of them away"
+            )
 
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -66,6 +66,13 @@ def test_seeds_are_averaged() -> None:
     assert choose(close).warnings[-1] == "settings within one standard error of the best have different numbers of seeds"
 
 
+def test_two_runs_of_one_setting_and_seed_are_refused() -> None:
+    runs = [*grid(SCORES), search(99.0, config={"optim.lr": 1e-4, "optim.weight_decay": 0.0, "run_name": "again"})]
+    for order in (runs, runs[::-1]):
+        with pytest.raises(ConfigError, match="both claim seed 0 of one setting of gift on digits; move one of them away"):
+            choose(order)
+
+
 def test_equal_scores_do_not_differ_by_the_rounding_of_their_means() -> None:
     """101 and 161 right of 300 are as many as 102 and 160, and their mean is another float."""
     right = {1e-3: (101, 161), 1e-2: (102, 160)}
@@ -127,9 +134,10 @@ def test_what_differs_in_more_than_its_settings_is_refused() -> None:
         ({"run": {"protocol": "gift_paper"}}, "have different protocols; choose one with protocol=<name>"),
         ({"run": {"backbone": "vit_b16_in21k"}}, "have different backbones; choose one with backbone=<name>"),
         ({"data": {"fingerprint": "other"}}, "were trained on different data"),
+        ({"config": {"trainer.speed": "auto"}}, "were computed with trainer.speed=exact and auto"),
     ):
         with pytest.raises(ConfigError, match=message):
-            choose([search(80.0), search(81.0, config={"optim.lr": 0.1}, **change)])
+            choose([search(80.0), search(81.0, **{"config": {"optim.lr": 0.1}, **change})])
     with pytest.raises(ConfigError, match="is a search run without val_top1"):
         choose([search(None)])
 
