@@ -75,9 +75,12 @@ def push(arguments: Arguments) -> None:
             api = HfApi()
             api.create_repo(arguments.repo, private=arguments.private, exist_ok=arguments.replace)
             check_visibility(arguments, bool(api.repo_info(arguments.repo).private))
-            former = list(PUSHED)  # of the run that was there; of other files there none is touched
-            commit = {"repo_id": arguments.repo, "commit_message": "A run of gift-vit", "delete_patterns": former}
-            api.upload_folder(folder_path=folder, **commit)
+            api.upload_folder(
+                repo_id=arguments.repo,
+                folder_path=folder,
+                commit_message="A run of gift-vit",
+                delete_patterns=list(PUSHED),  # of the run that was there; of other files there none is touched
+            )
             print(f"pushed {run.folder} to {api.endpoint}/{arguments.repo}; use it with run=hf://{arguments.repo}")
 
 
