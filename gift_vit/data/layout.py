@@ -87,8 +87,8 @@ def kind_of(root: Path) -> str:
     if not os.path.exists(root):
         raise ConfigError(f"there is no folder or file {root}; give root=<a folder of images, a CSV or a Parquet file>")
     if os.path.isfile(root):
-        kind = next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)
-        return kind or _refuse_file(root, "a folder of images, a CSV or a Parquet file")
+        kind = _kind_of_table(root)
+        return _refuse_file(root, "a folder of images, a CSV or a Parquet file") if kind in (None, "text") else kind
     if _parquet_series(root):
         return "parquet"
     folders = [entry for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
@@ -288,6 +288,10 @@ def _has_folders(folder: str | Path) -> bool:
 def _refuse_file(root: Path, expected: str) -> NoReturn:
     if root.suffix.lower() in _ARCHIVES:
         raise ConfigError(f"{root} is an archive; unpack it, and give the folder")
-    kind = next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)
+    kind = _kind_of_table(root)
     hint = f"; type dataset={kind}" if kind else ""
     raise ConfigError(f"{root} is a file; expected {expected}{hint}")
+
+
+def _kind_of_table(root: Path) -> str | None:
+    return next((kind for kind, endings in TABLE_ENDINGS.items() if root.suffix.lower() in endings), None)

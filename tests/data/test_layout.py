@@ -77,6 +77,13 @@ def test_the_same_names_for_every_kind(tmp_path: Path, put: Make, read: Read, ki
     assert all(source.labels.tolist() == [0, 1] * (len(source) // 2) or kind == "folder" for source in dataset.splits.values())
 
 
+@pytest.mark.parametrize("name", ["lines.jsonl", "lines.JSON"])
+def test_a_file_of_texts_is_no_images(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": "a", "label": 0}\n')
+    with pytest.raises(ConfigError, match="expected a folder of images, a CSV or a Parquet file; type dataset=text"):
+        kind_of(tmp_path / name)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("names", "message"),
