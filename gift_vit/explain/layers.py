@@ -12,7 +12,6 @@ A map needs C (d_out × K), one column per cluster. There are four choices of it
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -22,9 +21,10 @@ from torch import Tensor, nn
 from gift_vit.common.errors import ConfigError
 from gift_vit.explain.config import MapChoice
 from gift_vit.methods.adapter import applied_method
-from gift_vit.methods.config import QKV_SLICES, GiftConfig
+from gift_vit.methods.config import GiftConfig
 from gift_vit.methods.gift import GiftLinear, GiftPair
 from gift_vit.methods.gift_schemas import BlockSchema, PacaAttention
+from gift_vit.methods.targets import block_of, suffix_of
 
 
 class LayerName(NamedTuple):
@@ -144,15 +144,14 @@ def _block_index(model: nn.Module, block: int, target: str, layers: dict[int, Ad
 
 
 def _layers_by_block(model: nn.Module, target: str) -> dict[int, AdaptedLayer]:
-    is_slice = target in QKV_SLICES
-    suffix = "attn.qkv" if is_slice else target
+    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, GiftLinear)}
+    places = {name: place for name in adapted if (place := block_of(name)) is not None}
+    suffix, number = suffix_of(target, [inside for _, inside in places.values()])
     layers: dict[int, AdaptedLayer] = {}
-    for name, layer in model.named_modules():
-        match = re.match(r"blocks\.(\d+)\.", name)
-        if not (match and isinstance(layer, GiftLinear) and (name == suffix or name.endswith("." + suffix))):
-            continue
-        start = QKV_SLICES.index(target) * (layer.out_features // 3) if is_slice else 0
-        pair, rows = next(part for part in layer.parts if part[1].start == start)
-        block = int(match[1])
-        layers[block] = AdaptedLayer(LayerName(target, block), layer, pair, rows)
+    for name, (block, _) in places.items():
+        if f".{name}".endswith(f".{suffix}"):
+            layer = adapted[name]
+            start = (number or 0) * (layer.out_features // 3)
+            pair, rows = next(part for part in layer.parts if part[1].start == start)
+            layers[block] = AdaptedLayer(LayerName(target, block), layer, pair, rows)
     return layers

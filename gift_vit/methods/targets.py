@@ -184,10 +184,7 @@ def linear_head(model: nn.Module, method: str) -> nn.Linear:
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
-    slice_index = QKV_SLICES.index(target) if target in QKV_SLICES else None
-    suffix = "attn.qkv" if slice_index is not None else target
-    if slice_index is not None and "attn.qkv" not in nameable_targets(model):  # EVA-02 has a layer for each
-        slice_index, suffix = None, f"{target}_proj"
+    suffix, slice_index = suffix_of(target, nameable_targets(model))
     layers: list[TargetLayer] = []
     for name, module in model.named_modules():
         if not (name == suffix or name.endswith("." + suffix)):
@@ -214,6 +211,15 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         sizes = ", ".join(f"{layer.name} {layer.module.in_features}" for layer in layers)
         raise ConfigError(f"the layers of target {target!r} differ in their input width ({sizes}); name a narrower target")
     return layers
+
+
+def suffix_of(target: str, names: Iterable[str]) -> tuple[str, int | None]:
+    """The end of the names of a target's layers, and a slice's number in a fused qkv; ``names`` are those inside the blocks."""
+    if target not in QKV_SLICES:
+        return target, None
+    if "attn.qkv" in names:
+        return "attn.qkv", QKV_SLICES.index(target)
+    return f"{target}_proj", None  # EVA-02 has a layer for each
 
 
 def block_of(name: str) -> tuple[int, str] | None:

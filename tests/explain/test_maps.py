@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from scipy.ndimage import zoom
+from timm.models.eva import Eva
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,6 +62,24 @@ def test_responses_by_hand(backbone: dict[str, Any], targets: list[str], options
         for response, own in (("pre", patches @ weight.T + bias), ("post", tokens[..., rows])):
             expected = torch.einsum("bno,or->brn", own[:, -100:], clusters).unflatten(-1, (10, 10))
             assert_close(maps.raw(response)[:, index], expected, atol=1e-10, rtol=1e-10)
+
+
+def test_eva02_has_a_layer_for_each_of_q_k_v() -> None:
+    eva = Eva(
+        img_size=160, patch_size=16, embed_dim=64, depth=2, num_heads=2, qkv_fused=False, num_classes=3, use_rot_pos_emb=True
+    )
+    model, images = with_gift(eva.eval(), "attn.q", "attn.v"), some_images()
+    state, maps = model.state_dict(), explain(model, images, MapChoice(blocks=[1]))
+    for index, (target, layer) in enumerate((("attn.q", "q_proj"), ("attn.v", "v_proj"))):
+        tokens = watched(model, f"blocks.1.attn.{layer}", images)[1]
+        clusters = state[f"blocks.1.attn.{layer}.weight"] @ state[f"gift.{target}.phi"]
+        expected = torch.einsum("bno,or->brn", tokens[:, -100:], clusters).unflatten(-1, (10, 10))
+        assert_close(maps.raw("post")[:, index], expected, atol=1e-10, rtol=1e-10)
+
+
+def test_a_target_may_be_a_full_name(tiny_vit: nn.Module) -> None:
+    maps = explain(with_gift(tiny_vit, "blocks.1.attn.proj").eval(), some_images(), MapChoice())
+    assert maps.layers == (LayerName("blocks.1.attn.proj", 1),)
 
 
 def test_normalisation_by_hand() -> None:
