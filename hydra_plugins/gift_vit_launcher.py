@@ -20,10 +20,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from gift_vit.common import cli
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.config.compose import baseline_of, compose_job
-from gift_vit.config.loader import check_present, load_config
 from gift_vit.runs.run import Run, write_failure
-from gift_vit.sweeps.plan import plan_job
+from gift_vit.sweeps.plan import plan_start
 
 
 class ProcessLauncher(BasicLauncher):
@@ -54,7 +52,7 @@ class ProcessLauncher(BasicLauncher):
         running: dict[int, tuple[int, ForkProcess]] = {}  # by what becomes ready when the process ends
         codes: dict[int, int] = {}
         started, runs = 0, max(self.runs, initial_job_idx + len(job_overrides))
-        if len(job_overrides) > 1 and _needs_torch(job_overrides[0]):
+        if len(job_overrides) > 1 and plan_start(job_overrides[0]).hindrance is None:
             import gift_vit.runs.train  # noqa: F401 - takes seconds: once for all jobs
         try:
             while started < len(job_overrides) or running:
@@ -133,21 +131,11 @@ def _shown(overrides: Sequence[str]) -> str:
 
 def _name(overrides: Sequence[str]) -> str:
     """A run's name; where a sweep may have several of one name, its dataset, method and backbone too."""
-    folder = plan_job(overrides).folder
+    folder = plan_start(overrides).job.folder
     if folder is None:
         return _shown(overrides)
     several = any(word.startswith(("dataset=", "method=", "backbone=", "phase=")) for word in overrides)
     return "/".join(Path(folder).parts[-4 if several else -1 :])
-
-
-def _needs_torch(overrides: Sequence[str]) -> bool:
-    """Whether a job comes so far: a mistake is told before, and data or weights that are not there."""
-    try:
-        cfg, hydra_cfg = compose_job(overrides)
-        check_present(load_config(cfg, lambda: baseline_of(hydra_cfg)))
-    except ConfigError:
-        return False
-    return True
 
 
 def _exit_code(process: ForkProcess, overrides: Sequence[str]) -> int:
@@ -157,7 +145,7 @@ def _exit_code(process: ForkProcess, overrides: Sequence[str]) -> int:
     assert code is not None
     if code >= 0:
         return code
-    folder = plan_job(overrides).folder
+    folder = plan_start(overrides).job.folder
     error = RunError(f"killed by {signal.Signals(-code).name} (out of memory?): {folder or ' '.join(overrides)}")
     cli.report(error)
     if folder and (run := Run.open(folder)).state in ("interrupted", "missing"):

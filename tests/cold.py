@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hydra.core.plugins import Plugins
+
 import gift_vit.config
 import gift_vit.runs.run
 import gift_vit.sweeps.plan  # noqa: F401 - what a run is told, its folder, and sweeps are light, and known to all forks
 from tests.warm import Ended, Process, act_as, clean_environment
 
 ROOT = Path(__file__).parents[1]
+Plugins.instance()  # Hydra looks for its plugins once, not in each fork
 HEAVY = ("torch", "timm", "peft", "transformers", "wandb", "sklearn")
 
 

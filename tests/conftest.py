@@ -20,8 +20,7 @@ import sklearn.metrics  # noqa: F401 - forks find it imported
 import timm
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from gift_vit.config import compose
 
@@ -32,7 +31,8 @@ shutil.copy(compose.conf_dir() / "recipe/none.yaml", CONF / "recipe")
 compose.conf_dir = lambda: CONF
 
 from gift_vit import train  # noqa: E402 - takes the configuration of above
-from gift_vit.config import RunConfig, compose_config, load_config  # noqa: E402
+from gift_vit.config import RunConfig, load_config  # noqa: E402
+from tests.conf.files import composed  # noqa: E402
 
 torch.set_num_threads(1)  # a fork finds no other threads to wait for
 # a shell starts background jobs with SIGINT ignored, and the processes that tests interrupt would inherit that
@@ -71,17 +71,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
+@cache
+def drawn_vit() -> tuple[nn.Module, Tensor]:
+    """The model of :func:`tiny_vit`, and the random state once it is drawn."""
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=10).eval(), torch.get_rng_state()
+
+
 @pytest.fixture
 def tiny_vit() -> nn.Module:
-    """timm's test_vit with 10 classes: width 64, depth 6, 160×160 pixels, 0.37 M parameters; freshly and repeatably drawn."""
-    torch.manual_seed(0)
-    return timm.create_model("test_vit", num_classes=10).eval()
-
-
-@cache
-def composed(words: tuple[str, ...]) -> DictConfig:
-    """A composition takes a tenth of a second, and many tests ask for the same."""
-    return compose_config(words)
+    """timm's test_vit with 10 classes: width 64, depth 6, 160×160 pixels, 0.37 M parameters; as if freshly drawn."""
+    vit, state = drawn_vit()
+    torch.set_rng_state(state)
+    return deepcopy(vit)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def configure(tmp_path: Path) -> Callable[..., RunConfig]:
     """Takes overrides; a checked config of three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``."""
 
     def build(*overrides: str) -> RunConfig:
-        cfg = deepcopy(composed(("debug=smoke", "trainer.epochs=3", *overrides)))
+        cfg = composed("debug=smoke", "trainer.epochs=3", *overrides)
         cfg.paths.output_root = str(tmp_path / "outputs")
         return load_config(cfg)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from gift_vit.common import cli
 from gift_vit.config.compose import compose_config, compose_job, conf_dir, flatten
 from gift_vit.config.loader import load_config
-from gift_vit.sweeps.plan import plan_job
+from gift_vit.sweeps.plan import plan_start
 from tests.methods.test_counts import LABELS, SCHEMAS, own_methods
 from tests.pages import BLOCKS, COMMANDS, NOTES, PAGES, ROOT, Command, code_spans, commands_of_target, prose
 
@@ -103,7 +103,7 @@ def check_training(words: tuple[str, ...], folder: Path) -> set[str]:
             multirun = hydra_cfg.mode is RunMode.MULTIRUN
         assert multirun or len(fixed) == len(overrides), "several values need -m or sweep="
         jobs = BasicSweeper.split_arguments(parse([*axes, *overrides]), None)[0] if multirun else [overrides]
-        planned = [plan_job(job) for job in {tuple(jobs[0]), tuple(jobs[-1])}]
+        planned = [plan_start(job).job for job in {tuple(jobs[0]), tuple(jobs[-1])}]
     assert {job.problem for job in planned} == {None}
     return {str(job.folder) for job in planned}
 

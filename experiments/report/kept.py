@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from experiments.report.charts import Chart, Point, forgetting_chart, forgetting_figure
 from experiments.report.tables import HtmlTable, result_table
 from gift_vit.common.errors import ConfigError
-from gift_vit.invariance.figure import save_figure
+from gift_vit.common.files import save_figure
 from gift_vit.results.cells import all_top1, label_cells, label_columns, ordered_rows
 from gift_vit.results.collect import Grid
 from gift_vit.results.kept import MEASURES, measure_notes, measured

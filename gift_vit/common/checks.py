@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
@@ -74,6 +75,22 @@ def expect(fits: bool, key: str, value: Any, expected: str) -> None:
     """``value`` is what ``expected`` says in words."""
     if not fits:
         raise ConfigError(f"{key}={value}: expected {expected}")
+
+
+def of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; an integer may stand for a float, a boolean never for a number."""
+    origin, args = get_origin(hint) or hint, get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (Union, UnionType):
+        return any(of_type(value, choice) for choice in args)
+    if origin in (int, float):
+        return isinstance(value, (int, origin)) and not isinstance(value, bool)
+    if hint is Any or not isinstance(origin, type):
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    of_items = origin in (list, dict) and args
+    return isinstance(value, origin) and (not of_items or all(of_type(item, args[-1]) for item in items))
 
 
 def fulfils(condition: Callable[[Any], bool], expected: str) -> Check:

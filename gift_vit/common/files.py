@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from hashlib import sha256
@@ -224,3 +224,27 @@ def _is_disk_full(error: Exception, path: str | Path | None) -> bool:
         return "No space left" in str(error)
     folder = Path(path).parent
     return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES
+
+
+@contextmanager
+def alone(file: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file that is about to be made, after removing what killed processes have left of it.
+
+    Raises:
+        LockedError: If another process holds it and ``wait`` is false.
+        ConfigError: If the folder cannot be written.
+        RunError: If the disk is full.
+    """
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file, wait):
+        remove_leftovers(file.parent, file.name)
+        yield
+
+
+def save_figure(figure: Any, paths: Sequence[Path]) -> None:
+    """Write a figure of matplotlib into files, whose suffixes say the format; equal figures give equal files."""
+    for path in paths:
+        with atomic_path(path) as partial:
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+            figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=150, metadata=metadata)

@@ -54,11 +54,6 @@ def local_folder(reference: str | Path) -> Path:
     return folder
 
 
-def local_adapter(path: str | Path) -> Path:
-    """The adapter file that a path or ``hf://user/name`` names; raises as :func:`local_folder` does."""
-    return local_folder(path) / ADAPTER if is_reference(path) else Path(path)
-
-
 @contextmanager
 def hub_errors(repo: str, doing: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into one line.

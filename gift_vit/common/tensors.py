@@ -1,14 +1,22 @@
 """Tensors before they are used or written: finite, and in a file the same bytes whenever they are the same."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from gift_vit.common.errors import RunError
 from gift_vit.common.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 _ALIGNMENT = 8  # bytes, of the header
 
@@ -23,6 +31,21 @@ def check_finite(what: str, **tensors: Tensor) -> None:
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             remedy = "the training diverged, repeat it with a lower optim.lr"
             raise RunError(f"{what}: {name} are NaN or infinite in places; {remedy}")
+
+
+def read_made(
+    path: Path, make: Callable[[dict[str, Tensor], dict[str, str]], Made], device: torch.device | str = "cpu"
+) -> Made | None:
+    """What ``make`` makes of a safetensors file's tensors and metadata; None, with a warning, of one that cannot be used."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return make(tensors, file.metadata() or {})
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        log.warning("making %s anew: %s", path, " ".join(str(error).split()))
+        return None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

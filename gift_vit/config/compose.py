@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from gift_vit.common.checks import one_of
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
 from gift_vit.data.config import CONFIGS as DATASETS
@@ -20,6 +21,7 @@ from gift_vit.methods.config import CONFIGS as METHODS
 
 OmegaConf.register_new_resolver("half", lambda number: max(1, number // 2), replace=True)
 OmegaConf.register_new_resolver("by_name", lambda name, choices, other: choices.get(name, other), replace=True)
+OmegaConf.register_new_resolver("without", lambda name, start: name.removeprefix(start), replace=True)
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 
@@ -30,8 +32,7 @@ def _axis(seeds: Any) -> str:
 
 
 def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        raise ConfigError(f"unknown {key} {name!r}{did_you_mean(name, list(choices))} (known: {', '.join(choices)})")
+    one_of(choices)(key, name)
     return choices[name]
 
 
@@ -109,9 +110,8 @@ def check_recipe(words: Sequence[str]) -> None:
     """
     for word in words:
         group, _, choice = word.partition("=")
-        known = [] if group != "recipe" else GlobalHydra.instance().config_loader().get_group_options("recipe")
-        if group == "recipe" and choice.strip("'\"") not in known:
-            raise ConfigError(f"unknown recipe {choice!r}{did_you_mean(choice, known)} (known: {', '.join(known)})")
+        if group == "recipe":
+            one_of(GlobalHydra.instance().config_loader().get_group_options("recipe"))("recipe", choice.strip("'\""))
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
@@ -198,16 +198,8 @@ def _unknown_override(key: str, overrides: Sequence[str]) -> str:
     chosen = [word for word in overrides if word.partition("=")[0] in choices()]
     GlobalHydra.instance().clear()
     try:
-        known = compose_config(chosen)
+        known: Any = OmegaConf.to_container(compose_config(chosen))
     except HydraException:
         return f"unknown key {key}"
-    keys = [name for name in _keys(known) if not name.startswith("method.grid.")]
+    keys = [name for name, _ in flatten(known) if not name.startswith("method.grid.")]
     return unknown_key(key, keys, [group for group in choices() if "/" not in group])
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    found = []
-    for key in cfg:
-        node = cfg._get_node(key)
-        found += _keys(node, f"{prefix}{key}.") if isinstance(node, DictConfig) and len(node) else [f"{prefix}{key}"]
-    return found

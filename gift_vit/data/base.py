@@ -316,37 +316,28 @@ def fingerprint(splits: Mapping[str, ImageSource]) -> str:
 Build: TypeAlias = Callable[[Any], VisionDataset]
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """One kind of dataset: its config class and the function that reads it."""
-
-    kind: str
-    config_cls: type[DatasetConfig]
-    build: Build
-
-
-_specs: dict[str, DatasetSpec] = {}
+_builds: dict[str, Build] = {}
 
 
 def register_dataset(kind: str, config_cls: type[DatasetConfig]) -> Callable[[Build], Build]:
     """Register the decorated build function under ``kind``; a kind or a config class is registered once."""
 
     def register(build: Build) -> Build:
-        if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
+        if kind in _builds or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
             raise ValueError(f"dataset kind {kind!r} or its {config_cls.__name__} is registered already")
         CONFIGS[kind] = config_cls
-        _specs[kind] = DatasetSpec(kind, config_cls, build)
+        _builds[kind] = build
         return build
 
     return register
 
 
-def get_dataset(kind: str) -> DatasetSpec:
-    """The spec of a kind; an unknown one is an error that lists the known kinds."""
+def get_dataset(kind: str) -> Build:
+    """The function that reads a kind; an unknown one is an error that lists the known kinds."""
     config_class(kind)
-    if kind not in _specs:
+    if kind not in _builds:
         import_module(f"gift_vit.data.kinds.{kind}")
-    return _specs[kind]
+    return _builds[kind]
 
 
 def build_dataset(cfg: DatasetConfig) -> VisionDataset:
@@ -358,6 +349,6 @@ def build_dataset(cfg: DatasetConfig) -> VisionDataset:
     for kind, config_cls in CONFIGS.items():
         if type(cfg) is config_cls:
             cfg.check_present()
-            return get_dataset(kind).build(cfg)
+            return get_dataset(kind)(cfg)
     known = ", ".join(sorted(config_cls.__name__ for config_cls in CONFIGS.values()))
     raise ConfigError(f"{type(cfg).__name__} is not a dataset config (known: {known})")

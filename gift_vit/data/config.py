@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
-from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, check_series, is_table, table_files
 from gift_vit.data.trees import read_trees
 
@@ -584,7 +584,5 @@ def config_class(kind: str) -> type[DatasetConfig]:
     """
     if kind not in CONFIGS and kind.isidentifier() and find_spec(f"gift_vit.data.kinds.{kind}"):
         import_module(f"gift_vit.data.kinds.{kind}")
-    if kind not in CONFIGS:
-        hint = did_you_mean(kind, CONFIGS)
-        raise ConfigError(f"unknown dataset kind {kind!r}{hint} (known: {', '.join(sorted(CONFIGS))})")
+    one_of(sorted(CONFIGS))("dataset kind", kind)
     return CONFIGS[kind]

@@ -19,6 +19,7 @@ from timm.scheduler.poly_lr import PolyLRScheduler
 from torch import nn
 
 from gift_vit.common import distributed
+from gift_vit.common.checks import one_of
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import atomic_path, sha256_of
 from gift_vit.engine.config import PRECISIONS, OptimConfig
@@ -111,8 +112,7 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        if name not in PRECISIONS:
-            raise ConfigError(f"unknown trainer.precision {name!r} (known: {', '.join(PRECISIONS)})")
+        one_of(PRECISIONS)("trainer.precision", name)
         self.device_type = device.type
         self.autocast_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
         set_product_precision(name, device)

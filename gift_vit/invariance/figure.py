@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import save_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CELL = 0.42  # inches
 _MOST_NUMBERS = 14  # layers; the numbers of more cannot be read
-_DPI = 150
 
 
 def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequence[Path]) -> None:
@@ -48,14 +47,6 @@ def draw_matrices(layers: Sequence[str], found: Mapping[str, Any], paths: Sequen
             _write_numbers(axes, matrix)
         figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
     save_figure(figure, paths)
-
-
-def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure into files, whose suffixes say the format; equal figures give equal files."""
-    for path in paths:
-        with atomic_path(path) as partial:
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=_DPI, metadata=metadata)
 
 
 def _write_numbers(axes: Axes, matrix: "Tensor") -> None:

@@ -6,8 +6,8 @@ the pretrained model's serve every run with its weights, and a command that was 
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gift_vit.common.files import LockedError, locked, remove_leftovers, writing
-from gift_vit.common.tensors import write_tensors
+from gift_vit.common.files import LockedError, alone
+from gift_vit.common.tensors import read_made, write_tensors
 from gift_vit.invariance.inversion import Descent, Inversion, invert_layers, noise_like
 from gift_vit.invariance.representations import Layers
 
@@ -91,13 +89,7 @@ class KeptInversion:
 
     @staticmethod
     def _read(file: Path) -> Inversion | None:
-        if not file.is_file():
-            return None
-        try:
-            return Inversion(**load_file(file))
-        except (OSError, SafetensorError, TypeError) as error:
-            log.warning("making %s anew: %s", file, " ".join(str(error).split()))
-            return None
+        return read_made(file, lambda tensors, _: Inversion(**tensors))
 
     def _key(self) -> str:
         descent = self.descent.resolved(self.images.shape[-1])
@@ -108,22 +100,6 @@ class KeptInversion:
         for tensor in (images, noise):
             key.update(str(tuple(tensor.shape)).encode() + _bytes(tensor))
         return self.folder / f"{key.hexdigest()[:32]}.safetensors"
-
-
-@contextmanager
-def alone(file: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a file that is about to be made, after removing what killed processes have left of it.
-
-    Raises:
-        LockedError: If another process holds it and ``wait`` is false.
-        ConfigError: If the folder cannot be written.
-        RunError: If the disk is full.
-    """
-    with writing(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with locked(file, wait):
-        remove_leftovers(file.parent, file.name)
-        yield
 
 
 def weights_digest(model: nn.Module) -> str:

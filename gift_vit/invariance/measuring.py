@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, check_writable, sha256_of, write_json
+from gift_vit.common.files import LockedError, alone, check_writable, sha256_of, write_json
 from gift_vit.common.hub import ADAPTER
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.explain.samples import spread_samples
@@ -25,7 +25,7 @@ from gift_vit.invariance.config import LEAST_IMAGES, InvarianceArguments
 from gift_vit.invariance.figure import draw_matrices
 from gift_vit.invariance.forgetting import forgetting_line, measure_forgetting
 from gift_vit.invariance.inversion import Descent, noise_like
-from gift_vit.invariance.kept import KeptInversion, alone, count_steps
+from gift_vit.invariance.kept import KeptInversion, count_steps
 from gift_vit.invariance.known import Known, draw_known, known_dataset
 from gift_vit.invariance.measures import GramPair, layer_measures, measure_intervals, number
 from gift_vit.invariance.pair import headless, open_pair

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gift_vit.acceleration.accelerate import accelerate
-from gift_vit.common.tensors import write_tensors
+from gift_vit.common.files import alone
+from gift_vit.common.tensors import read_made, write_tensors
 from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
-from gift_vit.invariance.kept import alone, weights_digest
+from gift_vit.invariance.kept import weights_digest
 from gift_vit.invariance.known import Known
 from gift_vit.methods.config import KnnConfig, LinearExactConfig, spec_of
 from gift_vit.methods.knn import fit_knn
@@ -67,10 +67,10 @@ def probe(cfg: RunConfig, model: nn.Module, facts: Any, known: Known, device: to
     settings = {name: config.settings() for name, config in CLASSIFIERS.items()}
     key = json.dumps([FORMAT, facts, weights_digest(model), known.facts, settings, DRIFT_IMAGES])
     file = Path(cfg.paths.cache_root, "forgetting", f"{sha256(key.encode()).hexdigest()[:32]}.safetensors")
-    if found := _read(file):
+    if found := read_made(file, _probed):
         return found
     with alone(file):
-        if found := _read(file):
+        if found := read_made(file, _probed):
             return found
         cfg = replace(cfg, dataset=known.config)
         accelerate(model, cfg.compute, cfg.trainer)
@@ -130,15 +130,7 @@ def _of(features: Features, indices: NDArray[np.intp]) -> Features:
     return Features(features.values[chosen], features.labels[chosen], features.seconds)
 
 
-def _read(file: Path) -> Probed | None:
-    """What a file holds, or None if there is none that can be used."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            chosen: Mapping[str, Any] = json.loads((opened.metadata() or {})["chosen"])
-            correct = {name: opened.get_tensor(f"correct.{name}").numpy() for name in CLASSIFIERS}
-            return Probed(correct, {name: chosen[name] for name in CLASSIFIERS}, opened.get_tensor("features"))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        log.warning("computing %s anew: %s", file, " ".join(str(error).split()))
-        return None
+def _probed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Probed:
+    chosen: Mapping[str, Any] = json.loads(metadata["chosen"])
+    correct = {name: tensors[f"correct.{name}"].numpy() for name in CLASSIFIERS}
+    return Probed(correct, {name: chosen[name] for name in CLASSIFIERS}, tensors["features"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_readable
-from gift_vit.common.hub import local_adapter
+from gift_vit.common.hub import ADAPTER, is_reference, local_folder
 from gift_vit.common.tensors import write_tensors
 from gift_vit.common.vits import architecture, check_vit
 from gift_vit.methods.config import FOR_TEXT, get_method, spec_of
@@ -228,7 +228,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
             finite.
         RunError: If the Hub cannot be reached.
     """
-    path = local_adapter(path)
+    path = local_folder(path) / ADAPTER if is_reference(path) else Path(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
     check_readable(path)

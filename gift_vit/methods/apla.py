@@ -56,13 +56,7 @@ class AplaLinear(AdaptedLinear):
         return finer(self.bias).index_copy(0, self.apla_rows, finer(self.apla_bias))
 
 
-def merge_apla(model: nn.Module, cfg: AplaConfig) -> None:
-    """Write the trained rows back; of whole layers there is nothing to fold in."""
-    del cfg
-    merge_linears(model)
-
-
-@register_method("apla", AplaConfig, merge=merge_apla)
+@register_method("apla", AplaConfig, merge=lambda model, _: merge_linears(model))
 def apply_apla(model: nn.Module, cfg: AplaConfig) -> None:
     """Replace the target layers by :class:`AplaLinear`, or train them themselves where ``rank`` is null.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gift_vit.common.checks import Options, at_least, between, expect, fulfils, one_of, positive
-from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +43,8 @@ _other_than_zero = fulfils(lambda scale: scale != 0, "another number than 0, whi
 def _whole_layers(key: str, targets: list[str]) -> None:
     sliced = [target for target in targets if target in QKV_SLICES]
     if sliced:
-        raise ConfigError(f"{key}: this method adapts whole layers and not {sliced[0]}; name attn.qkv")
+        remedy = "name attn.qkv, or take kind gift or lora, which do"
+        raise ConfigError(f"{key}: this method adapts whole layers and not {sliced[0]}; {remedy}")
 
 
 _BLOCKS = ("num_blocks", "norm", "pos_embed")
@@ -206,18 +207,9 @@ class PeftConfig(Options, section="method"):
     """
 
     peft_type: str
-    target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
+    target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.proj"])
     blocks: list[int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sliced = [target for target in self.target_modules if target in QKV_SLICES]
-        if sliced:
-            raise ConfigError(
-                f"target {sliced[0]!r}: {self.peft_type} of peft adapts whole layers; name attn.qkv, "
-                "or take kind gift or lora, which adapt the slices attn.q, attn.k and attn.v"
-            )
 
 
 @dataclass
@@ -523,9 +515,7 @@ def config_class(kind: str) -> type[Any]:
     """
     if kind not in CONFIGS and kind.isidentifier() and find_spec(f"gift_vit.methods.{kind}"):
         import_module(f"gift_vit.methods.{kind}")
-    if kind not in CONFIGS:
-        hint = did_you_mean(kind, CONFIGS)
-        raise ConfigError(f"unknown method kind {kind!r}{hint} (known: {', '.join(sorted(CONFIGS))})")
+    one_of(sorted(CONFIGS))("method kind", kind)
     return CONFIGS[kind]
 
 

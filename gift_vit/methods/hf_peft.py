@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
+from gift_vit.common.checks import of_type
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.methods.config import PeftConfig, register_method
 from gift_vit.methods.targets import block_of, choose_from, find_targets, head_modules
@@ -222,7 +222,7 @@ def _check_options(cfg: PeftConfig) -> None:
         if name not in known:
             hint = did_you_mean(name, sorted(known))
             raise ConfigError(f"unknown key method.options.{name}{hint} (known: {', '.join(sorted(known))})")
-        if not _fits(value, types[name]):
+        if not of_type(value, types[name]):
             expected = getattr(types[name], "__name__", None) if not get_args(types[name]) else str(types[name])
             raise ConfigError(f"method.options.{name}={value!r}: expected {expected}".replace("typing.", ""))
         for reason, without_effect in (_WITHOUT_EFFECT[kind] for kind in (None, cfg.peft_type) if kind in _WITHOUT_EFFECT):
@@ -234,19 +234,6 @@ def _check_options(cfg: PeftConfig) -> None:
             f"method.options.random_seed is required for {cfg.peft_type}: what it draws at the start is not in the "
             "adapter file, and must come out the same when that is loaded"
         )
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    origin = get_origin(annotation) or annotation
-    if origin in {Union, UnionType}:
-        return any(_fits(value, choice) for choice in get_args(annotation))
-    if origin is Literal:
-        return value in get_args(annotation)
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin is int and isinstance(value, bool):
-        return False
-    return isinstance(value, origin) if isinstance(origin, type) else True
 
 
 def _peft() -> Any:

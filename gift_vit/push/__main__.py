@@ -1,7 +1,6 @@
 """Put a finished run on the Hugging Face Hub."""
 
 import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ from gift_vit.common.hub import (
     check_repo,
     hub_errors,
 )
-from gift_vit.config.keys import identifying
 from gift_vit.push.record import check_pushable, shareable, shareable_peft_config
-from gift_vit.results.collect import build_grid, collect_results
+from gift_vit.results.collect import build_grid, but_for_seed, collect_results
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
 
@@ -102,7 +100,7 @@ def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = ()
         write_json(folder / PEFT_FOLDER / PEFT_CONFIG, shareable_peft_config(run))
         copyfile(run.folder / PEFT_FOLDER / PEFT_WEIGHTS, folder / PEFT_FOLDER / PEFT_WEIGHTS)
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
-    write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
+    write_json(folder / RESULT, record)
     write_text(folder / CARD, model_card(read_result(folder / RESULT), repo, seeds, licence))
 
 
@@ -110,15 +108,11 @@ def _seeds(run: Run, root: str) -> tuple[Result, ...]:
     """The runs below a folder that differ from one in nothing but the seed, itself among them, by seed."""
     own = run.result
     assert own is not None
-    same = [result for result in collect_results(root) if _but_for_seed(result) == _but_for_seed(own)]
+    same = [result for result in collect_results(root) if but_for_seed(result) == but_for_seed(own)]
     if own.run.seed not in {result.run.seed for result in same}:
         same.append(own)
     [cell] = build_grid(same, own.run.benchmark).cells.values()
     return cell
-
-
-def _but_for_seed(result: Result) -> dict[str, object]:
-    return {key: value for key, value in identifying(result.run.config).items() if key != "seed"}
 
 
 def main() -> None:

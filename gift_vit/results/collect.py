@@ -180,18 +180,25 @@ def _row_values(result: Result, keys: Sequence[str]) -> list[object]:
 
 def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:
     name = f"the cell {', '.join(key[0])} on {key[1]}"
-    by_seed: dict[int, Result] = {}
+    check_seeds(cell, f"{name} (backbone {cell[0].run.backbone})")
     for result in cell:
-        other = by_seed.setdefault(result.run.seed, result)
-        if other is not result:
-            raise ConfigError(
-                f"{other.source} and {result.source} both claim seed {result.run.seed} of {name} "
-                f"(backbone {result.run.backbone}); move one of them away"
-            )
         if result.score is None:
             missing = f"{result.scored_on}_top1"
             raise ConfigError(f"{result.source} is a final run without {missing}; delete it and start the run again")
-    _check_same(cell, _config_facts, name, "a cell averages over seeds only: move the runs that do not belong away")
+    _check_same(cell, but_for_seed, name, "a cell averages over seeds only: move the runs that do not belong away")
+
+
+def check_seeds(runs: Sequence[Result], where: str) -> None:
+    """Of one setting only one run of a seed may count: of two, nothing says which.
+
+    Raises:
+        ConfigError: Names both.
+    """
+    by_seed: dict[int, Result] = {}
+    for run in runs:
+        if (other := by_seed.setdefault(run.run.seed, run)) is not run:
+            both = f"{other.source} and {run.source} both claim seed {run.run.seed}"
+            raise ConfigError(f"{both} of {where}; move one of them away")
 
 
 def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, object]], where: str, remedy: str) -> None:
@@ -227,6 +234,6 @@ def _backbone_facts(result: Result) -> dict[str, object]:
     return facts | {"backbone.global_pool": dict(flatten(result.run.config)).get("backbone.global_pool")}
 
 
-def _config_facts(result: Result) -> dict[str, object]:
+def but_for_seed(result: Result) -> dict[str, object]:
     """What the runs of one cell agree on: the configuration but for the seed."""
     return {key: value for key, value in identifying(result.run.config).items() if key != "seed"}

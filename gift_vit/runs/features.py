@@ -18,13 +18,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import locked, remove_leftovers, writing
-from gift_vit.common.tensors import write_tensors
+from gift_vit.common.files import alone
+from gift_vit.common.tensors import read_made, write_tensors
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, fingerprint
 from gift_vit.data.cache import pixels_key
@@ -93,10 +92,7 @@ def kept_features(
         keep = cfg.dataset.cache in ("auto", "disk")
         try:
             if keep:
-                with writing(file.parent):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(file))  # another run may be computing the same
-                remove_leftovers(file.parent, file.name)
+                stack.enter_context(alone(file))  # another run may be computing the same
         except (ConfigError, RunError) as error:
             keep = _go_on(cfg, error)
         if keep and (kept := _read(file, labels)) is not None:
@@ -138,15 +134,12 @@ def _compute(
 
 def _read(file: Path, labels: Tensor) -> Features | None:
     """What a file holds, or None if there is none that can be used."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt", device=str(labels.device)) as opened:
-            features = Features(opened.get_tensor("features"), labels, float((opened.metadata() or {})["seconds"]))
-        return features if len(features.values) == len(labels) else None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        log.warning("computing %s anew: %s", file, " ".join(str(error).split()))
-        return None
+
+    def make(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Features:
+        return Features(tensors["features"], labels, float(metadata["seconds"]))
+
+    features = read_made(file, make, labels.device)
+    return features if features and len(features.values) == len(labels) else None
 
 
 def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
+from gift_vit.common.checks import of_type
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
 from gift_vit.data.config import OF_NUMBERS, SIGNED, score_name
@@ -350,26 +350,10 @@ def _checked(value: object, hint: Any, where: str) -> object:
         hint = record
     if is_dataclass(hint):
         return _build(hint, value, where)
-    if not _fits(value, hint):
+    if not of_type(value, hint):
         expected = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
         raise ValueError(f"{where} is {_short(value)}, expected {expected}")
     return value
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value is of a field's type; an integer may stand for a float, a boolean never for a number."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in args
-    if origin is UnionType:
-        return any(_fits(value, arg) for arg in args)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 def _check_finite(value: object, where: str) -> None:

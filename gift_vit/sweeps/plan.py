@@ -68,13 +68,8 @@ class Sweep:
     jobs: tuple[Job, ...]
 
 
-def plan_job(overrides: Sequence[str]) -> Job:
-    """The job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
-    return plan_start(overrides).job
-
-
 def plan_start(overrides: Sequence[str]) -> Plan:
-    """The plan of the job of these words, while Hydra is set up."""
+    """The plan of the job of these words, while Hydra is set up: what it would be named, or why it would be refused."""
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
     try:
         cfg, hydra_cfg = compose_job(overrides)

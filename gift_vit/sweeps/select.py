@@ -21,7 +21,7 @@ from gift_vit.common.files import write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
-from gift_vit.results.collect import collect_results
+from gift_vit.results.collect import check_seeds, collect_results
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
@@ -142,7 +142,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     settings = []
     for same in by_setting.values():
         values = {key: configs[id(same[0])][key] for key in keys}
-        _check_seeds(same)
+        check_seeds(same, f"one setting of {first.method} on {first.dataset}")
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
         settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, tuple(same[0].run.overrides)))
@@ -242,17 +242,6 @@ def _check_comparable(runs: Sequence[Result]) -> None:
 def _speed(run: Result) -> str:
     """``exact`` or ``auto``, as it is recorded: only a GPU has other speeds; versions without them were exact."""
     return "auto" if dict(flatten(run.run.config)).get(SPEED) == "auto" else "exact"
-
-
-def _check_seeds(same: Sequence[Result]) -> None:
-    """Of one setting only one run of a seed may count: of two, nothing says which."""
-    by_seed: dict[int, Result] = {}
-    for run in same:
-        if (other := by_seed.setdefault(run.run.seed, run)) is not run:
-            raise ConfigError(
-                f"{other.source} and {run.source} both claim seed {run.run.seed} of one setting of {run.run.method} on "
-                f"{run.run.dataset}; move one of them away"
-            )
 
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:

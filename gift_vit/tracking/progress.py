@@ -37,11 +37,10 @@ class Progress(Observer):
         self,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
-        name: str | None = None,
         thing: str = "image",
         score: str = "top1",
     ) -> None:
-        """``console`` is stderr unless given; ``clock`` tells seconds; ``name``, if given, tells the run from others.
+        """``console`` is stderr unless given; ``clock`` tells seconds.
 
         ``thing`` is what an example is called, and ``score`` what the record's ``val_top1`` is.
         """
@@ -49,7 +48,6 @@ class Progress(Observer):
         # rich takes FORCE_COLOR for a terminal, which would write control characters into the log of a CI job
         self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
-        self._prefix = f"{name}: " if name else ""
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._interval = LIVE_INTERVAL_S if self._live else PLAIN_INTERVAL_S
         self._bar = Bar(
@@ -78,7 +76,7 @@ class Progress(Observer):
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Say how many epochs are done already."""
-        self._say(f"{self._prefix}resumed after {len(history)} epochs")
+        self._say(f"resumed after {len(history)} epochs")
 
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
         """Begin a new bar."""
@@ -106,7 +104,7 @@ class Progress(Observer):
 
     def setting_scored(self, record: Mapping[str, float]) -> None:
         """One line with everything in the record."""
-        self._say(self._prefix + "  ".join(self._told(record)))
+        self._say("  ".join(self._told(record)))
 
     def epoch_done(self, record: EpochRecord) -> None:
         """One line with everything in the record."""
@@ -116,7 +114,7 @@ class Progress(Observer):
         self._say("  ".join([self._title(), *values]))
 
     def _title(self) -> str:
-        return f"{self._prefix}epoch {self._epoch + 1}/{self._epochs}"
+        return f"epoch {self._epoch + 1}/{self._epochs}"
 
     def _time_left(self, now: float) -> timedelta:
         """Time left of the run, evaluations included, at its mean speed since this process began to train."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,13 +34,14 @@ METHODS = ("gift", "lora", "vpt_deep", "bitfit", "linear", "adapter_plus")
 NO_PROMPTS = {"dinov3_s16", "dinov3_b16", "dinov3_l16", "beitv2_b16", "eva02_b14"}
 
 
+@cache
 def config(name: str) -> BackboneConfig:
     return load_config(compose_config([f"backbone={name}", "backbone.pretrained=false"])).backbone
 
 
-def small(name: str, seed: int = 0) -> Any:
-    """The backbone of that name with two narrow blocks, drawn from a seed."""
-    torch.manual_seed(seed)
+def small(name: str) -> Any:
+    """The backbone of that name with two narrow blocks, drawn anew."""
+    torch.manual_seed(0)
     size = 56 if "14" in name else 64
     return timm.create_model(config(name).model.partition(".")[0], img_size=size, num_classes=5, **SMALL)
 

@@ -60,6 +60,8 @@ def root(words: Iterable[str]) -> list[str]:
 
 def composed(*words: str) -> DictConfig:
     """What these words compose. Choices are composed once; values are set as Hydra sets them, after all else."""
+    if any(word.startswith("~") for word in words):
+        return compose_config(words)
     choices = tuple(word for word in words if (conf_dir() / word.partition("=")[0]).is_dir())
     cfg = deepcopy(_of_choices(choices))
     for override in parse(*(word for word in words if word not in choices)):

@@ -44,9 +44,8 @@ def positions(data: VisionDataset, split: str) -> list[int]:
 
 def test_every_kind_has_one_reader_of_its_name_and_only_configs_are_built() -> None:
     assert set(CONFIGS) >= {"digits", "folder", "parquet", "split_lists", "vtab1k"}
-    for kind, config_cls in CONFIGS.items():
-        spec = get_dataset(kind)
-        assert (spec.kind, spec.config_cls) == (kind, config_cls)
+    for kind in CONFIGS:
+        assert get_dataset(kind).__module__ == f"gift_vit.data.kinds.{kind}"
     with pytest.raises(
         ConfigError, match=r"unknown dataset kind 'parkuet'; did you mean parquet\? \(known: .*folder, glue, parquet"
     ):

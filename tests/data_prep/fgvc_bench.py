@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from data_prep.fgvc.facts import DatasetFacts
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Request
-from gift_vit.config.compose import compose_config
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.config import SplitListsConfig
+from tests.conf.files import composed
 from tests.data_prep.fgvc_trees import SMALL, Small
 from tests.data_prep.http_server import FileServer
 
@@ -40,7 +40,7 @@ class Bench:
 
     def read(self, kind: str = "paper") -> VisionDataset:
         """The dataset through its YAML."""
-        values = OmegaConf.to_container(compose_config([f"dataset={self.small.name}"]).dataset, resolve=True)
+        values = OmegaConf.to_container(composed(f"dataset={self.small.name}").dataset, resolve=True)
         assert isinstance(values, dict)
         values |= {"root": str(self.folder), "splits_dir": f"splits/{kind}", "num_classes": self.facts.classes}
         del values["kind"]

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
-from gift_vit.config.compose import compose_config
 from gift_vit.config.loader import load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
@@ -25,6 +24,7 @@ from gift_vit.data.config import TransformConfig
 from gift_vit.data.transforms import ImageTransform, InputStatistics, build_eval_transform
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
+from tests.conf.files import composed
 
 Runs = dict[str, Path]
 PLACED = ["dataset.check_duplicates=false", "dataset.cache=off", "protocol.final_train.fgvc=train"]
@@ -56,7 +56,7 @@ def call(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Com
 
 def compose(root: Path, *words: str) -> RunConfig:
     shared = ["debug=smoke", "phase=final", f"paths.output_root={root}", "trainer.epochs=1", "optim.warmup_epochs=0"]
-    return load_config(compose_config([*shared, *words]))
+    return load_config(composed(*shared, *words))
 
 
 def train(root: Path, *words: str) -> Path:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gift_vit.config.compose import compose_config
 from gift_vit.config.loader import load_config
 from gift_vit.invariance import __main__ as invariance
 from gift_vit.runs.train import Call, train_run
+from tests.conf.files import composed
 
 METHODS = {method: [f"method={method}"] for method in ("lora", "linear", "vpt_deep", "toast")}
 METHODS["lily"] = [  # of a kind that can be merged, which this one cannot
@@ -24,7 +24,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root, folders = tmp_path_factory.mktemp("outputs"), {}
     fixed = ["debug=smoke", "phase=final", f"paths.output_root={root}", f"paths.cache_root={root}/cache", "optim.lr=0.05"]
     for method, words in METHODS.items():
-        cfg = load_config(compose_config([*fixed, *words]))
+        cfg = load_config(composed(*fixed, *words))
         train_run(cfg, Call("python -m gift_vit.train", []))
         folders[method] = cfg.folder
     return folders

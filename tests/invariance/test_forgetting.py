@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from gift_vit.backbones.build import build_backbone, input_statistics
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import alone
 from gift_vit.data.config import DigitsConfig, TransformConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka
 from gift_vit.invariance.__main__ import open_run, run_folders
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.forgetting import forgetting_line, measure_drift
-from gift_vit.invariance.kept import alone
 from gift_vit.invariance.known import Known, draw_known
 from gift_vit.invariance.measuring import measure_runs
 from gift_vit.invariance.probes import CLASSIFIERS, fit_classifiers

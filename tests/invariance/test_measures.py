@@ -13,9 +13,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from gift_vit.common.files import alone
 from gift_vit.invariance import cka, progress
 from gift_vit.invariance.inversion import Descent, invert
-from gift_vit.invariance.kept import KeptInversion, alone, count_steps
+from gift_vit.invariance.kept import KeptInversion, count_steps
 from gift_vit.invariance.measures import GramPair, layer_measures, mean_measures, measure_intervals
 from gift_vit.invariance.representations import open_layers
 from gift_vit.invariance.sharing import gram_pair, grams

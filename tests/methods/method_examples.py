@@ -4,7 +4,6 @@
 """
 
 import re
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from gift_vit.config.compose import conf_dir
 from gift_vit.methods.adapter import method_config
 from gift_vit.methods.config import spec_of
+from tests.conf.files import entire
 
 # one label of each kind, and those that take another way through its code
 SELECTED = (
@@ -44,8 +43,8 @@ class Example:
     """
 
     config: Any
-    adapter: str | None = None
-    size: int | None = None
+    adapter: str
+    size: int
     state: str = r"(?!)"
     unchanged: bool = True
     unmergeable: str | None = None
@@ -57,15 +56,13 @@ class Example:
 def yaml_configs() -> dict[str, Any]:
     """The configs of ``conf/method`` by label."""
     configs = {}
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Hydra's, that a file composed by itself should name _self_
-        of_texts = {"gift_qv", "lora_text", "gift_qv_llm", "gift_proj", "gift_qkvud", "wegeft_qkvud", "lora_qkvud"}
-        labels = {file.stem for file in (conf_dir() / "method").glob("*.yaml")} - of_texts
-        for label in sorted(labels):
-            values: Any = OmegaConf.to_container(compose(f"method/{label}").method)
-            assert values.pop("name") == label
-            del values["grid"]  # of sweeps, not of the method
-            configs[label] = method_config(values)
+    of_texts = {"gift_qv", "lora_text", "gift_qv_llm", "gift_proj", "gift_qkvud", "wegeft_qkvud", "lora_qkvud"}
+    labels = {file.stem for file in (conf_dir() / "method").glob("*.yaml")} - of_texts
+    for label in sorted(labels):
+        values: Any = OmegaConf.to_container(entire(conf_dir() / "method" / f"{label}.yaml"))
+        assert values.pop("name") == label
+        del values["grid"]  # of sweeps, not of the method
+        configs[label] = method_config(values)
     return configs
 
 
@@ -82,8 +79,8 @@ def all_examples() -> dict[str, Example]:
         own: dict[str, Example] = import_module(f"tests.methods.{file.stem}").EXAMPLES
         assert not set(own) & set(examples), f"{file.name} repeats a label"
         examples |= own
-    trained = {label: config for label, config in yaml_configs().items() if spec_of(config).fit is None}
-    return {label: Example(config) for label, config in trained.items()} | examples
+    assert {label for label, config in yaml_configs().items() if spec_of(config).fit is None} <= set(examples)
+    return examples
 
 
 def one_of_a_kind(*more: str) -> pytest.MarkDecorator:

@@ -37,7 +37,7 @@ ERRORS: list[tuple[type, dict[str, Any], str]] = [
     (
         PeftConfig,
         {"peft_type": "VERA", "target_modules": ["attn.proj", "attn.v"]},
-        "target 'attn.v': VERA of peft adapts whole layers; name attn.qkv, or take kind gift or lora, which adapt the slices",
+        "method.target_modules: this method adapts whole layers and not attn.v; name attn.qkv, or take kind gift or lora",
     ),
     (VptConfig, {"num_tokens": 0}, "method.num_tokens=0: expected 1 or more"),
     (VptConfig, {"dropout": -0.1}, "method.dropout=-0.1: expected a number in [0, 1)"),

@@ -25,6 +25,7 @@ from gift_vit.runs.result import read_result, to_json
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import Untruth, verify_run
+from tests.cold import answers
 from tests.push.hub_server import HubServer
 from tests.results.conftest import make_result
 from tests.warm import Ended, run_module
@@ -53,11 +54,14 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def ask(hub: HubServer, cwd: Path, module: str, *words: str, **env: str) -> Ended:
+def environment(hub: HubServer, cwd: Path) -> dict[str, str]:
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "0"}
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment: dict[str, Any] = {**settings, **quiet, **env}
-    return run_module(f"gift_vit.{module}", *words, cwd=cwd, fresh=True, **environment)
+    return settings | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def ask(hub: HubServer, cwd: Path, module: str, *words: str, **env: str) -> Ended:
+    settings: dict[str, Any] = environment(hub, cwd) | env
+    return run_module(f"gift_vit.{module}", *words, cwd=cwd, fresh=True, **settings)
 
 
 def test_a_run_goes_to_the_hub_and_comes_back(run: Run, hub: HubServer, tmp_path: Path) -> None:
@@ -275,30 +279,35 @@ def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_
     assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES | {"photo.jpg"}), again.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        ("pull", ["repo=me/nothing"]),
-        ("predict", ["run=hf://me/nothing", "images=a.png"]),
-        ("evaluate", ["run=hf://me/nothing"]),
-        ("merge", ["run=hf://me/nothing", "out=a.pth"]),
-        ("explain", ["run=hf://me/nothing", "out=maps"]),
-    ],
-)
-def test_what_the_hub_has_not_is_one_line(hub: HubServer, tmp_path: Path, module: str, words: list[str]) -> None:
-    """Four starts of Python, without torch."""
+def test_what_the_hub_has_not_is_one_line_without_torch(hub: HubServer, tmp_path: Path) -> None:
     hub.repos["me/other"] = {"README.md": b"text"}
-    other = [word.replace("me/nothing", "me/other") for word in words]
-    cases: list[tuple[list[str], dict[str, str], int, str]] = [
-        (words, {}, 2, "there is no me/nothing on the Hub, or it is private"),
-        (other, {}, 2, "hf://me/other holds no adapter.safetensors"),
-        (words, {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
-        (words, {"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, "cannot reach http://127.0.0.1:9"),
+    predict, absent = ("predict", "images=a.png", "run=hf://me/nothing"), "there is no me/nothing on the Hub, or it is private"
+    more = (
+        ("pull", "repo="),
+        ("evaluate", "run=hf://"),
+        ("merge", "out=a.pth", "run=hf://"),
+        ("explain", "out=maps", "run=hf://"),
+    )
+    cases: list[tuple[dict[str, str], int, list[tuple[tuple[str, ...], str]]]] = [
+        (
+            {},
+            2,
+            [
+                *(((*words, last + "me/nothing"), absent) for *words, last in more),
+                (predict, absent),
+                ((*predict[:2], "run=hf://me/other"), "hf://me/other holds no adapter.safetensors"),
+            ],
+        ),
+        ({"HF_HUB_OFFLINE": "1"}, 1, [(predict, "HF_HUB_OFFLINE is set")]),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, [(predict, "cannot reach http://127.0.0.1:9")]),
     ]
-    for typed, env, code, message in cases:
-        told = ask(hub, tmp_path, module, *typed, **env)
-        assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
-        assert message in told.stderr
+    for env, code, rows in cases:
+        commands = [(f"gift_vit.{module}", *words) for (module, *words), _ in rows]
+        told = answers(commands, tmp_path, **(environment(hub, tmp_path) | env))
+        for answer, (_, message) in zip(told, rows, strict=True):
+            assert (answer.returncode, answer.stdout, answer.stderr.count("\n")) == (code, "", 1), answer.stderr
+            assert message in answer.stderr
+            assert answer.imported == []
     assert {path.name for path in tmp_path.iterdir()} <= {"hf"}
 
 

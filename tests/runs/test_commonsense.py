@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.language import LanguageModel, build_language_model
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config import RunConfig, load_config
 from gift_vit.config.loader import check_present
 from gift_vit.data.config import CommonsenseConfig
 from gift_vit.data.prompts import Prompts, PromptTokenizer
@@ -33,6 +33,7 @@ from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import Untruth, verify_run
+from tests.conf.files import composed
 from tests.data.conftest import SHARED
 from tests.runs.conftest import InterruptAfter
 from tests.text_models import questions, text_model, tiny_llama, write
@@ -64,7 +65,7 @@ def configured(root: Path, tmp_path: Path) -> Configured:
         data = ("dataset=commonsense", f"dataset.root={root}/data", "dataset.sets=[boolq,piqa]", "dataset.val_fraction=0.1")
         given = ("backbone=hf", f"backbone.model={model or root / 'llama'}", *method)
         short = ("phase=final", "protocol=commonsense_gift", "trainer.epochs=2", "trainer.device=cpu", "optim.lr=1e-2")
-        return load_config(compose_config([*data, *given, *short, f"paths.output_root={tmp_path}", *words]))
+        return load_config(composed(*data, *given, *short, f"paths.output_root={tmp_path}", *words))
 
     return configure
 
@@ -353,7 +354,7 @@ def test_predictions_that_are_not_wanted_are_not_left(configured: Configured) ->
 def test_the_protocols_are_the_papers(protocol: str, epochs: int, batch: int, pieces: int, lr: float, seeds: list[int]) -> None:
     """language.md §2.2; no autocast, the whole of train, a linear schedule with a tenth of warm-up, the norm clipped to 1."""
     words = ("dataset=commonsense", "backbone=llama3_8b", "method=gift_qkvud", f"protocol={protocol}", "phase=final")
-    cfg = load_config(compose_config(words))
+    cfg = load_config(composed(*words))
     trainer, optim = cfg.trainer, cfg.optim
     assert (trainer.epochs, trainer.batch_size, trainer.grad_accumulation) == (epochs, batch, pieces)
     assert (optim.lr, optim.weight_decay, optim.clip_norm) == (lr, 0.0, 1.0)
@@ -361,7 +362,7 @@ def test_the_protocols_are_the_papers(protocol: str, epochs: int, batch: int, pi
     assert (optim.warmup_lr, optim.min_lr) == (0.0, 0.0)
     assert (cfg.backbone.dtype, trainer.precision, cfg.compute.speed) == ("bfloat16", "fp32", "exact")
     assert (cfg.train_split, cfg.stop_epoch, cfg.protocol.seeds, cfg.seed) == ("trainval", None, seeds, seeds[0])
-    ours = load_config(compose_config([*words[:3], "phase=final"]))
+    ours = load_config(composed(*words[:3], "phase=final"))
     assert (ours.protocol.name, ours.trainer.epochs, ours.optim.decay) == ("clean", 3, "linear"), "not those of a few images"
 
 
@@ -431,4 +432,4 @@ def test_models_that_cannot_answer_are_refused(configured: Configured, tmp_path:
 def test_what_can_be_seen_is_said_before_torch_is_imported(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     words = ("dataset=commonsense", f"paths.data_root={tmp_path}/absent", *words)
     with pytest.raises(ConfigError, match=said):
-        check_present(load_config(compose_config([word.replace("root=.", f"root={tmp_path}") for word in words])))
+        check_present(load_config(composed(*(word.replace("root=.", f"root={tmp_path}") for word in words))))

@@ -27,6 +27,7 @@ from gift_vit.runs.run import Run
 from gift_vit.runs.submission import submission_text
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import verify_run
+from tests.conf.files import composed
 from tests.runs.conftest import InterruptAfter
 from tests.text_models import glue_task, text_model
 
@@ -51,7 +52,7 @@ def configured(root: Path, tmp_path: Path) -> Configured:
     def configure(task: str, *words: str) -> RunConfig:
         given = [f"dataset=glue_{task}", f"paths.data_root={root}/data", "backbone=hf", f"backbone.model={root}/bert"]
         short = ["trainer.epochs=4", "optim.lr=2e-2", "trainer.batch_size=50", "trainer.device=cpu"]
-        return load_config(compose_config(["method=lora_text", *given, *short, f"paths.output_root={tmp_path}", *words]))
+        return load_config(composed("method=lora_text", *given, *short, f"paths.output_root={tmp_path}", *words))
 
     return configure
 

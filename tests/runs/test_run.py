@@ -10,11 +10,12 @@ import timm
 import torch
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config import RunConfig, load_config
 from gift_vit.engine.state import Precision, product_precision_kept
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run, find_runs, locked_folder
 from gift_vit.runs.train import Call, train_run
+from tests.conf.files import composed
 
 FAILURE = json.dumps({"error": "RunError", "message": "no space left", "failed_at": "2026-01-01", "traceback": "Traceback"})
 PRUNED = json.dumps({"message": "stopped after epoch 3", "epochs": 3, "val_top1": 50.0})
@@ -25,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The configuration of a finished search run of one epoch."""
     root = tmp_path_factory.mktemp("finished")
     words = ["debug=smoke", "backbone.img_size=32", "trainer.speed=exact", f"paths.output_root={root}"]
-    cfg = load_config(compose_config(words))
+    cfg = load_config(composed(*words))
     train_run(cfg, Call("python -m gift_vit.train", []))
     return cfg
 

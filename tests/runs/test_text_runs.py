@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from experiments.crate import crate
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.config import RunConfig, load_config
 from gift_vit.config.loader import check_present
 from gift_vit.push.__main__ import write_shared
 from gift_vit.runs.build import finished_model
@@ -29,6 +29,7 @@ from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
+from tests.conf.files import composed
 from tests.runs.conftest import InterruptAfter
 from tests.text_models import rows, text_model, write
 
@@ -55,7 +56,7 @@ def configured(root: Path, tmp_path: Path) -> Configured:
     def configure(*words: str, kind: str = "bert") -> RunConfig:
         given = ("dataset=text", f"dataset.root={root}/reviews", "backbone=hf", f"backbone.model={root}/{kind}")
         short = ("trainer.epochs=4", "optim.warmup_epochs=0", "optim.lr=2e-2", "trainer.batch_size=8", "trainer.device=cpu")
-        return load_config(compose_config([*given, *short, "phase=final", f"paths.output_root={tmp_path}", *words]))
+        return load_config(composed(*given, *short, "phase=final", f"paths.output_root={tmp_path}", *words))
 
     return configure
 
@@ -80,11 +81,11 @@ def trained(cfg: RunConfig) -> Result:
     ],
 )
 def test_a_method_trains_and_the_run_is_scored_again_to_the_same(
-    configured: Configured, kind: str, words: tuple[str, ...], adapter: int | None
+    configured: Configured, kind: str, words: tuple[str, ...], adapter: int
 ) -> None:
     cfg = configured(*words, kind=kind)
     result = trained(cfg)
-    assert adapter is None or result.params.adapter == adapter
+    assert result.params.adapter == adapter
     assert (result.run.backbone, result.backbone["weights"]) == (f"hf_{kind}", kind)
     again = evaluate_split(Run.open(cfg.folder), "test")
     assert (again.top1, again.images) == (result.metrics["test_top1"], 40)
@@ -202,7 +203,7 @@ def test_what_does_not_fit_is_one_line(
 def test_what_can_be_seen_is_said_before_torch_is_imported(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     write(tmp_path / "train.csv", rows(8))
     with pytest.raises(ConfigError, match=said):
-        check_present(load_config(compose_config([word.replace("root=.", f"root={tmp_path}") for word in words])))
+        check_present(load_config(composed(*(word.replace("root=.", f"root={tmp_path}") for word in words))))
 
 
 def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: Path) -> None:

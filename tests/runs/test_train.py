@@ -172,10 +172,10 @@ def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Co
 
 
 def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Configure) -> None:
-    wrong = configure("method.rank=99")
+    wrong = configure("method.rank=99", "trainer.epochs=1")
     with pytest.raises(ConfigError, match=r"method.rank=99 is larger than the target.s d_in=64"):
         train_run(wrong, CALL)
-    right = configure("method.rank=4")
+    right = configure("method.rank=4", "trainer.epochs=1")
     assert right.folder == wrong.folder
     train_run(right, CALL)
     assert {path.name for path in right.folder.iterdir()} == FILES
@@ -255,9 +255,7 @@ def test_killed_and_started_again_ends_bit_identical(
     result = train_run(cut, CALL)
     assert result.metrics == read_result(whole.folder / "result.json").metrics
     assert without_times(cut.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
-    tensors, reference = (load_file(cfg.folder / "adapter.safetensors") for cfg in (cut, whole))
-    assert tensors.keys() == reference.keys()
-    assert all(torch.equal(tensors[name], reference[name]) for name in reference)
+    assert (cut.folder / "adapter.safetensors").read_bytes() == (whole.folder / "adapter.safetensors").read_bytes()
     assert {path.name for path in cut.folder.iterdir()} == FILES
 
 
@@ -347,13 +345,13 @@ def test_a_rate_that_diverges_within_one_epoch_ends_in_a_failure(configure: Conf
 
 
 def test_a_finished_folder_without_its_configuration_answers_for_its_own_alone(configure: Configure) -> None:
-    cfg = configure()
+    cfg = configure("trainer.epochs=1")
     result = train_run(cfg, CALL)
     for damage in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("")):
         damage(cfg.folder / "config.yaml")
         assert train_run(cfg, CALL) == result
         with pytest.raises(ConfigError, match=r"holds a run of another configuration \(method.rank is 16 there, 4 now\)"):
-            train_run(configure("method.rank=4"), CALL)
+            train_run(configure("method.rank=4", "trainer.epochs=1"), CALL)
         (cfg.folder / "config.yaml").write_text("gone")
 
 
@@ -370,7 +368,7 @@ def test_a_checkpoint_without_its_configuration_is_not_gone_on_with(configure: C
 def test_what_cannot_be_opened_is_one_line(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[Exception]
 ) -> None:
-    cfg = configure()
+    cfg = configure("trainer.epochs=1")
     original = io.open
 
     def refuse(file: object, mode: str = "r", *args: object, **kwargs: object) -> object:
@@ -383,21 +381,14 @@ def test_what_cannot_be_opened_is_one_line(
     with pytest.raises(kind, match=f"{name}"):
         train_run(cfg, CALL)
     monkeypatch.undo()
-    assert train_run(cfg, CALL).metrics["epochs"] == 3
-
-
-def test_equal_runs_give_equal_adapter_files(configure: Configure) -> None:
-    first, second = (configure(f"run_name={name}") for name in ("a", "b"))
-    for cfg in (first, second):
-        train_run(cfg, CALL)
-    assert (first.folder / "adapter.safetensors").read_bytes() == (second.folder / "adapter.safetensors").read_bytes()
+    assert train_run(cfg, CALL).metrics["epochs"] == 1
 
 
 def test_two_processes_cannot_train_in_one_folder(configure: Configure) -> None:
-    cfg = configure()
+    cfg = configure("trainer.epochs=1")
     with locked_folder(cfg.folder), pytest.raises(ConfigError, match="another process is training in"):
         train_run(cfg, CALL)
-    assert train_run(cfg, CALL).metrics["epochs"] == 3
+    assert train_run(cfg, CALL).metrics["epochs"] == 1
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,12 +459,12 @@ def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure
 
 
 def test_on_a_cpu_the_speed_that_is_picked_is_exact(configure: Configure) -> None:
-    cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
+    cfg, exact = (configure("trainer.epochs=1", f"trainer.speed={speed}") for speed in ("auto", "exact"))
     result = train_run(cfg, CALL)
     assert Run.open(cfg.folder).config.compute.speed == "exact"
     assert train_run(replace(exact, folder=cfg.folder), CALL) == result, "finished already"
     assert train_run(cfg, CALL) == result
-    other = replace(configure("trainer.precision=bf16"), folder=cfg.folder)
+    other = replace(configure("trainer.epochs=1", "trainer.precision=bf16"), folder=cfg.folder)
     with pytest.raises(ConfigError, match=r"\(trainer.precision is fp32 there, bf16 now\)"):
         train_run(other, CALL)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gift_vit.common.checks import one_of
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import save_figure
 from gift_vit.explain.config import COLOURS, FORMATS
 from gift_vit.explain.drawing.overlay import overlay, scale_colours
 from gift_vit.explain.samples import Pictures
@@ -106,10 +106,7 @@ def _draw(rows: Sequence[_Row], clusters: Sequence[int | str], style: Style, pat
             if number == 0:
                 sheet.above(0, 1 + column, f"cluster {cluster}", fontsize=9 if len(clusters) < 12 else 7.5)
     sheet.colour_bar(style.colours)
-    for path in paths:
-        with atomic_path(path) as partial:
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # equal maps give equal files
-            sheet.figure.savefig(partial, format=path.suffix.removeprefix("."), metadata=metadata)
+    save_figure(sheet.figure, paths)
 
 
 class _Sheet:
