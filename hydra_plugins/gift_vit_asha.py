@@ -177,8 +177,8 @@ class Halving:
         from optuna.trial import TrialState
 
         state = _state(self._by_name[trial.user_attrs[_RUN]])
-        if state == "done":
-            scores = self._trials()[trial.number].intermediate_values
+        scores = self._trials()[trial.number].intermediate_values
+        if state == "done" and scores:  # a finished run whose metrics are gone has none
             self._study.tell(trial, scores[max(scores)])
         else:
             self._study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)

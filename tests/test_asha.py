@@ -135,6 +135,14 @@ def test_runs_that_are_finished_already_take_part_with_their_scores(command: Com
     assert len(trained) == 4
 
 
+def test_a_finished_run_whose_metrics_are_gone_takes_no_part(command: Command, tmp_path: Path, capsys: Told) -> None:
+    command(lr=f"{BEST:g}")
+    [metrics] = tmp_path.rglob("metrics.jsonl")
+    metrics.unlink()
+    assert command("sweeper=asha", lr=f"{BEST:g},1e-5") == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("best: optim.lr=1e-05 ")
+
+
 def test_only_runs_of_one_cell_are_compared(
     command: Command, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
