@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.bench.measure import Figures
 from experiments.bench.variants import FLOOR, PLAIN, REFERENCE
 from gift_vit.common.environment import describe_environment, git_state
-from gift_vit.common.files import atomic_path, write_text
+from gift_vit.common.files import save_figure, write_text
 from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 
 MIB = 2**20
@@ -124,8 +124,7 @@ def plot(found: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     axes.set_xlabel("step time / reference's (inference: / plain timm's)")
     axes.set_title(title)
     axes.legend()
-    with atomic_path(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=150)
+    save_figure(figure, [path])
 
 
 def write(found: Sequence[Mapping[str, Any]], markdown: str, stem: Path, title: str) -> None:

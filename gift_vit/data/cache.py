@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import atomic_path, locked, remove_leftovers, writing
+from gift_vit.common.files import alone, atomic_path
 from gift_vit.data.base import ImageSource, LabelledSource, VisionDataset, concatenate
 from gift_vit.data.config import CacheSettings
 from gift_vit.data.transforms import ImageTransform, Pixels
@@ -159,9 +159,7 @@ def _in_memory(prepared: PreparedImages, settings: CacheSettings) -> CachedImage
 def _on_disk(file: Path, prepared: PreparedImages, settings: CacheSettings) -> CachedImages:
     with ExitStack() as stack:
         try:
-            with writing(file.parent):
-                file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(file))
+            stack.enter_context(alone(file))
         except ConfigError as error:
             reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
             raise CacheFolderError(
@@ -170,7 +168,6 @@ def _on_disk(file: Path, prepared: PreparedImages, settings: CacheSettings) -> C
         cached = _opened(file, prepared)  # another process may have built it meanwhile
         if cached is not None:
             return cached
-        remove_leftovers(file.parent, file.name)
         _check_room(file.parent, _estimated_bytes(prepared))
         log.info("decoding %s images once into %s", f"{len(prepared):,}", file)
         with atomic_path(file) as partial, pa.OSFile(str(partial), "wb") as sink:

@@ -18,8 +18,8 @@ from gift_vit.export.write import export_run
 from gift_vit.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-METHODS = ("gift", "vpt_deep")  # the last one cannot be merged
-KINDS = ("lora", "linear_exact", "toast", "convpass", "adapter_plus", "repadapter", "gift_v1", "ssf", "knn")
+METHODS = ("gift", "lora", "vpt_deep")  # the last one cannot be merged
+KINDS = ("linear_exact", "toast", "convpass", "adapter_plus", "repadapter", "gift_v1", "ssf", "knn")
 
 
 @pytest.fixture(scope="module")

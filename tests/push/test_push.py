@@ -279,35 +279,30 @@ def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_
     assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES | {"photo.jpg"}), again.stderr
 
 
-def test_what_the_hub_has_not_is_one_line_without_torch(hub: HubServer, tmp_path: Path) -> None:
+HUB_PROBLEMS: list[tuple[str, dict[str, str], int, str]] = [
+    ("me/nothing", {}, 2, "there is no me/nothing on the Hub, or it is private"),
+    ("me/other", {}, 2, "hf://me/other holds no adapter.safetensors"),
+    ("me/nothing", {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
+    ("me/nothing", {"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, "cannot reach http://127.0.0.1:9"),
+]
+
+
+@pytest.mark.parametrize(("repo", "env", "code", "message"), HUB_PROBLEMS)
+def test_what_the_hub_has_not_is_one_line_without_torch(
+    hub: HubServer, tmp_path: Path, repo: str, env: dict[str, str], code: int, message: str
+) -> None:
     hub.repos["me/other"] = {"README.md": b"text"}
-    predict, absent = ("predict", "images=a.png", "run=hf://me/nothing"), "there is no me/nothing on the Hub, or it is private"
-    more = (
-        ("pull", "repo="),
-        ("evaluate", "run=hf://"),
-        ("merge", "out=a.pth", "run=hf://"),
-        ("explain", "out=maps", "run=hf://"),
-    )
-    cases: list[tuple[dict[str, str], int, list[tuple[tuple[str, ...], str]]]] = [
-        (
-            {},
-            2,
-            [
-                *(((*words, last + "me/nothing"), absent) for *words, last in more),
-                (predict, absent),
-                ((*predict[:2], "run=hf://me/other"), "hf://me/other holds no adapter.safetensors"),
-            ],
-        ),
-        ({"HF_HUB_OFFLINE": "1"}, 1, [(predict, "HF_HUB_OFFLINE is set")]),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, [(predict, "cannot reach http://127.0.0.1:9")]),
+    commands = [
+        ("gift_vit.pull", f"repo={repo}"),
+        ("gift_vit.predict", f"run=hf://{repo}", "images=a.png"),
+        ("gift_vit.evaluate", f"run=hf://{repo}"),
+        ("gift_vit.merge", f"run=hf://{repo}", "out=a.pth"),
+        ("gift_vit.explain", f"run=hf://{repo}", "out=maps"),
     ]
-    for env, code, rows in cases:
-        commands = [(f"gift_vit.{module}", *words) for (module, *words), _ in rows]
-        told = answers(commands, tmp_path, **(environment(hub, tmp_path) | env))
-        for answer, (_, message) in zip(told, rows, strict=True):
-            assert (answer.returncode, answer.stdout, answer.stderr.count("\n")) == (code, "", 1), answer.stderr
-            assert message in answer.stderr
-            assert answer.imported == []
+    for told in answers(commands, tmp_path, **(environment(hub, tmp_path) | env)):
+        assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
+        assert message in told.stderr
+        assert told.imported == []
     assert {path.name for path in tmp_path.iterdir()} <= {"hf"}
 
 
