@@ -6,6 +6,7 @@ that moves a pixel.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is 
 _PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 _WHITE_IS_ZERO = 0
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_HEADER = 2**14  # bytes in which JPEG 2000 and AVIF tell their depth
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Decoder:
         chosen = ["EXIF orientation applied" if self.upright else "EXIF orientation ignored"]
         chosen.append("alpha dropped" if self.ground is None else f"alpha on {_hex(self.ground)}")
         if self.value_range is not None:
-            chosen.append("values {} to {}".format(*map(_exactly, self.value_range)))
+            chosen.append("values {} to {} of the file".format(*map(_exactly, self.value_range)))
         return f"{', '.join(libraries)}; contract {CONTRACT}: {', '.join(chosen)}"
 
     def __call__(self, data: bytes) -> Image.Image:
@@ -113,13 +115,14 @@ class Decoder:
                 raise ValueError("Pillow misreads FITS of more than 8 bits")
             if self.value_range is not None and _is_cut(image):
                 raise NoRangeError(
-                    "Pillow gives out the upper 8 of its 16 bits, to which no range applies; store it as grey without alpha, "
+                    "Pillow gives out the upper 8 of its bits, to which no range applies; store it as grey without alpha, "
                     "or leave dataset.transform.value_range out"
                 )
             _scale_transparency(image)
+            depth = _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
             image.load()
-            picture = self._to_rgb(image)
+            picture = self._to_rgb(image, depth)
             if self.upright:
                 return _turned(picture, _orientation(image.getexif))
             if stored is not None and stored != _orientation(image.getexif):  # Pillow turns a TIFF itself, and forgets the tag
@@ -162,10 +165,10 @@ class Decoder:
             return []
         return [remark for remark, holds in found.items() if holds]
 
-    def _to_rgb(self, image: Image.Image) -> Image.Image:
+    def _to_rgb(self, image: Image.Image, depth: float | None) -> Image.Image:
         key = image.info.get("transparency")
         if _is_deep(image.mode):
-            grey, values = self._grey(image)
+            grey, values = self._grey(image, depth)
             picture = Image.fromarray(grey).convert("RGB")
             if self.ground is not None and isinstance(key, int):
                 picture.paste(self.ground, mask=Image.fromarray(values == key))
@@ -178,7 +181,7 @@ class Decoder:
         picture.paste(layer, mask=layer)
         return picture
 
-    def _grey(self, image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    def _grey(self, image: Image.Image, depth: float | None) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Grey levels and values, (h, w) each, of a picture of one channel with more than 8 bits."""
         values = np.asarray(image)
         if self.value_range is None:
@@ -187,7 +190,7 @@ class Decoder:
             if not np.isfinite(values).all():
                 raise ValueError("it holds values that are not finite")
             low, high = self.value_range
-            scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+            scaled = (_as_stored(image, values.astype(np.float64), depth) - low) * (255 / (high - low))
             grey = np.rint(scaled.clip(0, 255)).astype(np.uint8)
         inverted = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8 bits, and no more than these
         return (255 - grey if inverted else grey), values
@@ -255,8 +258,31 @@ def _is_deep(mode: str) -> bool:
 
 
 def _is_cut(image: Image.Image) -> bool:
-    """Whether Pillow keeps the upper 8 bits alone of a picture that is not loaded yet: 16-bit colours, or grey with alpha."""
-    return ";16" in _raw_mode(image) and not _is_deep(image.mode)
+    """Whether Pillow keeps the upper 8 bits alone of a picture that is not loaded yet: deep colours, or grey with alpha."""
+    return not _is_deep(image.mode) and (";16" in _raw_mode(image) or (_depth(image) or 0) > 8)
+
+
+def _depth(image: Image.Image) -> float | None:
+    """Bits of a value in the file, of formats of which Pillow does not tell it, from the header of a picture not loaded yet.
+
+    The highest value of a PPM need not end a number of bits: the depth is then a fraction. None: of another format.
+    """
+    tiles, file = getattr(image, "tile", None), getattr(image, "fp", None)
+    if image.format == "PPM" and tiles and isinstance(tiles[0][3], tuple):
+        return math.log2(tiles[0][3][-1] + 1)  # (mode, highest value)
+    if image.format == "SGI" and tiles:
+        return 16 if tiles[0][0] == "SGI16" else 8
+    if image.format not in ("JPEG2000", "AVIF") or file is None:
+        return None
+    place = file.tell()
+    file.seek(0)
+    head = file.read(_HEADER)
+    file.seek(place)
+    if image.format == "AVIF":  # the configuration of its codec, AV1 in ISOBMFF, 2.3.3
+        flags = head[head.find(b"av1C") + 6] if b"av1C" in head else 0
+        return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    bits = head[head.find(b"ihdr") + 14] if b"ihdr" in head else head[42]  # ISO 15444-1, I.5.3.1; a bare codestream, A.5.1
+    return (bits & 0x7F) + 1
 
 
 def _bits(image: Image.Image) -> int:
@@ -267,6 +293,13 @@ def _bits(image: Image.Image) -> int:
         return 16
     kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
     raise NoRangeError(f"its values are {kind}, which have no range; give dataset.transform.value_range=[<lowest>,<highest>]")
+
+
+def _as_stored(image: Image.Image, values: NDArray[np.float64], depth: float | None) -> NDArray[np.float64]:
+    """The file's own values, where Pillow has brought them to 16 bits: JPEG 2000 by a shift, PPM by a factor."""
+    if depth is None:
+        return values
+    return values / 2 ** (16 - depth) if image.format == "JPEG2000" else np.rint(values * ((2**depth - 1) / (2**16 - 1)))
 
 
 def _tag(image: Image.Image, number: int) -> Any:

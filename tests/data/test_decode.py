@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,12 +84,37 @@ def test_sixteen_bits_become_the_upper_eight(data: bytes) -> None:
     assert OWN_DATA.remarks(data) == ["reduced to 8 bits"]
 
 
+def test_a_range_is_of_the_values_in_the_file_where_pillow_scales_them() -> None:
+    up_to_1000 = b"P5 3 1 1000\n" + np.array([0, 500, 1000], ">u2").tobytes()
+    assert pixels(Decoder(value_range=(0, 1000))(up_to_1000))[0, :, 0].tolist() == [0, 128, 255]
+    of_12_bits = bytes.fromhex(  # 0, 500, 2048, 4095 by imagecodecs' OpenJPEG, without loss
+        "ff4fff5100290000000000040000000100000000000000000000000400000001000000000000000000010b0101ff52000c00000001000004040001ff5c"
+        "00044060ff90000a0000000000180001ff93dfe01c066a28a5d4587fffd9"
+    )
+    assert pixels(Decoder(value_range=(0, 4095))(of_12_bits))[0, :, 0].tolist() == [0, 31, 128, 255]
+    assert pixels(Decoder(value_range=(0, 500))(of_12_bits))[0, :, 0].tolist() == [0, 255, 255, 255]
+
+
 def test_colours_and_alpha_of_sixteen_bits_as_grey_of_sixteen() -> None:
     dark, light = b"\x12\x34", b"\xfe\xdc"
     assert pixels(OWN_DATA(png(16, 2, dark * 3 + light * 3, 2))).tolist() == [[[0x12] * 3, [0xFE] * 3]]
     assert pixels(OWN_DATA(png(16, 6, dark * 3 + b"\0\0" + light * 3 + b"\xff\xff", 2))).tolist() == [[[255] * 3, [0xFE] * 3]]
     assert pixels(OWN_DATA(png(16, 4, dark + b"\0\0" + light + b"\xff\xff", 2))).tolist() == [[[255] * 3, [0xFE] * 3]]
     assert OWN_DATA.remarks(png(16, 2, dark * 3, 1)) == ["reduced to 8 bits"]
+
+
+@pytest.mark.parametrize(("ending", "depth"), [("jp2", 16), ("ppm", 16), ("sgi", 16), ("avif", 10), ("avif", 12)])
+def test_colours_of_more_than_eight_bits_of_other_formats(ending: str, depth: int) -> None:
+    colours = np.full((64, 64, 3), 2000 if depth > 10 else 1000, np.uint16)
+    eight = {"jp2": "JPEG2000", "ppm": "PPM", "sgi": "SGI", "avif": "AVIF"}[ending]
+    if ending == "sgi":
+        data = encode(Image.new("RGB", (64, 64)), "SGI", bpc=2)
+    else:
+        data = cv2.imencode(f".{ending}", colours, [cv2.IMWRITE_AVIF_DEPTH, depth] if ending == "avif" else [])[1].tobytes()
+    assert OWN_DATA.remarks(data) == ["reduced to 8 bits"]
+    assert OWN_DATA.remarks(encode(Image.new("RGB", (64, 64)), eight)) == []
+    with pytest.raises(ConfigError, match=r"\Acannot decode image x: Pillow gives out the upper 8 of its bits, "):
+        Decoder(value_range=(0, 4095)).decode(data, "x")
 
 
 def test_white_may_be_zero_and_depths_between() -> None:
@@ -118,7 +144,7 @@ def test_a_range_that_a_person_gives(values: NDArray[Any], value_range: tuple[fl
 
 @pytest.mark.parametrize(("colour", "values"), [(2, b"\x07\xd0" * 3), (4, b"\x07\xd0\xff\xff"), (6, b"\x07\xd0" * 4)])
 def test_a_range_for_what_pillow_gives_eight_bits_of_is_refused(colour: int, values: bytes) -> None:
-    told = r"\Acannot decode image x\.png: Pillow gives out the upper 8 of its 16 bits, .*leave dataset\.transform\.value_range"
+    told = r"\Acannot decode image x\.png: Pillow gives out the upper 8 of its bits, .*leave dataset\.transform\.value_range"
     with pytest.raises(ConfigError, match=told):
         Decoder(value_range=(0, 4095)).decode(png(16, colour, values, 1), "x.png")
     assert Decoder(value_range=(0, 4095)).decode(png(8, 2, b"\1\2\3", 1), "x.png").getpixel((0, 0)) == (1, 2, 3)
@@ -135,7 +161,7 @@ def test_a_range_for_what_pillow_gives_eight_bits_of_is_refused(colour: int, val
     ],
 )
 def test_a_name_says_all_of_a_range(value_range: tuple[float, float], name: str) -> None:
-    assert Decoder(value_range=value_range).name.endswith(f", {name}")
+    assert Decoder(value_range=value_range).name.endswith(f", {name} of the file")
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(16, ">i2"), (32, ">i4"), (-32, ">f4")])
@@ -201,7 +227,7 @@ def test_modes_that_only_formats_of_their_own_have() -> None:
         "HSV": (Image.new("HSV", (1, 1), (0, 255, 255)), [255, 0, 0]),
     }
     for mode, (image, expected) in made.items():
-        np.testing.assert_allclose(pixels(OWN_DATA._to_rgb(image))[0, 0].astype(int), expected, atol=1, err_msg=mode)
+        np.testing.assert_allclose(pixels(OWN_DATA._to_rgb(image, None))[0, 0].astype(int), expected, atol=1, err_msg=mode)
 
 
 def with_alpha(form: str) -> bytes:
