@@ -1,10 +1,11 @@
 """Tensors before they are used or written: finite, and in a file the same bytes whenever they are the same."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,20 @@ def check_finite(what: str, **tensors: Tensor) -> None:
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             remedy = "the training diverged, repeat it with a lower optim.lr"
             raise RunError(f"{what}: {name} are NaN or infinite in places; {remedy}")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> Any:
+    """A tensor's values as a buffer of bytes, for a hash."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def read_made(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gift_vit.common.files import LockedError, alone
-from gift_vit.common.tensors import read_made, write_tensors
+from gift_vit.common.tensors import bytes_of, read_made, tensors_digest, write_tensors
 from gift_vit.invariance.inversion import Descent, Inversion, invert_layers, noise_like
 from gift_vit.invariance.representations import Layers
 
@@ -93,26 +93,13 @@ class KeptInversion:
 
     def _key(self) -> str:
         descent = self.descent.resolved(self.images.shape[-1])
-        weights = weights_digest(self.layers.model)
+        weights = tensors_digest(self.layers.model.state_dict())
         return json.dumps([FORMAT, self.facts, weights, self.layers.blocks, self.layers.tokens, descent])
 
     def _file(self, key: Any, images: Tensor, noise: Tensor) -> Path:
         for tensor in (images, noise):
-            key.update(str(tuple(tensor.shape)).encode() + _bytes(tensor))
+            key.update(str(tuple(tensor.shape)).encode() + bytes_of(tensor))
         return self.folder / f"{key.hexdigest()[:32]}.safetensors"
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of all that a model's state dict holds."""
-    digest = sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def count_steps(inversions: Sequence[KeptInversion]) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
-from gift_vit.invariance.kept import weights_digest
+from gift_vit.common.tensors import tensors_digest
 from gift_vit.invariance.representations import open_layers
 from gift_vit.methods.adapter import applied_method, describe_method, merge_method
 from gift_vit.runs.build import build_pretrained
@@ -59,7 +59,8 @@ def open_pair(run: Run, device: torch.device) -> Pair:
     except ConfigError as error:
         raise ConfigError(f"{run.folder}: {error}") from error
     shared = [cfg.backbone.model, cfg.backbone.img_size, str(getattr(pretrained, "global_pool", None))]
-    unchanged = weights_digest(pretrained) == weights_digest(tuned)  # so of a method that replaces the head, merged or not
+    before, after = (tensors_digest(model.state_dict()) for model in (pretrained, tuned))
+    unchanged = before == after  # so of a method that replaces the head, merged or not
     return Pair(pretrained, tuned, [*shared, None], [*shared, None if unchanged else method], unchanged)
 
 

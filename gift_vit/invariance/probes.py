@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from gift_vit.acceleration.accelerate import accelerate
 from gift_vit.common.files import alone
-from gift_vit.common.tensors import read_made, write_tensors
+from gift_vit.common.tensors import read_made, tensors_digest, write_tensors
 from gift_vit.config.keys import best_of
 from gift_vit.config.run_config import RunConfig
-from gift_vit.invariance.kept import weights_digest
 from gift_vit.invariance.known import Known
 from gift_vit.methods.config import KnnConfig, LinearExactConfig, spec_of
 from gift_vit.methods.knn import fit_knn
@@ -65,7 +64,7 @@ def probe(cfg: RunConfig, model: nn.Module, facts: Any, known: Known, device: to
         RunError: If a feature is not finite, or the disk is full.
     """
     settings = {name: config.settings() for name, config in CLASSIFIERS.items()}
-    key = json.dumps([FORMAT, facts, weights_digest(model), known.facts, settings, DRIFT_IMAGES])
+    key = json.dumps([FORMAT, facts, tensors_digest(model.state_dict()), known.facts, settings, DRIFT_IMAGES])
     file = Path(cfg.paths.cache_root, "forgetting", f"{sha256(key.encode()).hexdigest()[:32]}.safetensors")
     if found := read_made(file, _probed):
         return found

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import alone
-from gift_vit.common.tensors import read_made, write_tensors
+from gift_vit.common.tensors import read_made, tensors_digest, write_tensors
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, fingerprint
 from gift_vit.data.cache import pixels_key
@@ -61,10 +61,8 @@ def open_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: 
         ConfigError: If an image cannot be read, or with ``dataset.cache=disk`` the folder cannot be written.
         RunError: If a feature is NaN or infinite, or with ``dataset.cache=disk`` the disk is full.
     """
-    [source] = data.parts(split)
-    labels = torch.as_tensor(source.labels, device=device)
     key = _key(cfg, model, data, split, device)
-    return kept_features(cfg, data, split, labels, key, lambda: _compute(cfg, model, data, split, device, labels))
+    return kept_features(cfg, data, split, device, key, lambda: compute_features(cfg, model, data, split, device))
 
 
 def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device) -> Features:
@@ -74,14 +72,53 @@ def compute_features(cfg: RunConfig, model: nn.Module, data: VisionDataset, spli
         ConfigError: If an image cannot be read.
         RunError: If a feature is NaN or infinite.
     """
+
+    def features(images: Tensor) -> Tensor:
+        tokens = model.forward_features(images)  # pyright: ignore[reportCallIssue]
+        return model.forward_head(tokens, pre_logits=True).float()  # pyright: ignore[reportCallIssue]
+
+    return outputs_of(features, cfg, model, data, split, device)
+
+
+@torch.no_grad()
+def outputs_of(
+    part: Callable[[Tensor], Tensor],
+    cfg: RunConfig,
+    model: nn.Module,
+    data: VisionDataset,
+    split: str,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Features:
+    """What a part of a model makes of a split's images, without augmentation and dropout, where the part leaves it.
+
+    Raises:
+        ConfigError: If an image cannot be read.
+        RunError: If a value is NaN or infinite.
+    """
+    started, autocast, training = time.perf_counter(), Precision(precision, device).autocast, model.training
+    model.eval()
+    found = []
+    for images, _ in eval_loader(cfg, model, data, split, device):
+        with autocast():
+            found.append(part(images))
+    model.train(training)
+    values = torch.cat(found)
+    if not values.isfinite().all():
+        raise RunError(f"features of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
+    return Features(values, labels_of(data, split, values.device), time.perf_counter() - started)
+
+
+def labels_of(data: VisionDataset, split: str, device: torch.device) -> Tensor:
+    """The labels (N,) of a split's images, on a device."""
     [source] = data.parts(split)
-    return _compute(cfg, model, data, split, device, torch.as_tensor(source.labels, device=device))
+    return torch.as_tensor(source.labels, device=device)
 
 
 def kept_features(
-    cfg: RunConfig, data: VisionDataset, split: str, labels: Tensor, key: str, compute: Callable[[], Features]
+    cfg: RunConfig, data: VisionDataset, split: str, device: torch.device, key: str, compute: Callable[[], Features]
 ) -> Features:
-    """Features with these labels, on their device, from the file of that key, or computed and kept; other runs wait meanwhile.
+    """Features of a split, on a device, from the file of that key, or computed and kept; other runs wait meanwhile.
 
     Raises:
         ConfigError: As :func:`open_features`.
@@ -95,7 +132,7 @@ def kept_features(
                 stack.enter_context(alone(file))  # another run may be computing the same
         except (ConfigError, RunError) as error:
             keep = _go_on(cfg, error)
-        if keep and (kept := _read(file, labels)) is not None:
+        if keep and (kept := _read(file, labels_of(data, split, device))) is not None:
             log.info("features of %s %s: from %s", data.name, split, file)
             return kept
         features = compute()
@@ -113,23 +150,6 @@ def _go_on(cfg: RunConfig, error: Exception) -> bool:
         raise error
     log.warning("features are not kept for other runs (dataset.cache=auto): %s", error)
     return False
-
-
-@torch.inference_mode()
-def _compute(
-    cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, device: torch.device, labels: Tensor
-) -> Features:
-    started, precision = time.perf_counter(), Precision("fp32", device)
-    model.eval()
-    found = []
-    for images, _ in eval_loader(cfg, model, data, split, device):
-        with precision.autocast():
-            tokens = model.forward_features(images)  # pyright: ignore[reportCallIssue]
-            found.append(model.forward_head(tokens, pre_logits=True).float())  # pyright: ignore[reportCallIssue]
-    values = torch.cat(found)
-    if not values.isfinite().all():
-        raise RunError(f"features of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
-    return Features(values.clone(), labels, time.perf_counter() - started)
 
 
 def _read(file: Path, labels: Tensor) -> Features | None:
@@ -158,8 +178,5 @@ def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, devi
 
 def digest_of(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:
     """Names what features depend on: plain values, and weights by name."""
-    digest = hashlib.sha256(json.dumps([*facts, torch.__version__, timm.__version__]).encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
+    of = json.dumps([*facts, torch.__version__, timm.__version__, tensors_digest(tensors)])
+    return hashlib.sha256(of.encode()).hexdigest()[:32]

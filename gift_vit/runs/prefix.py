@@ -5,7 +5,6 @@ tokens are kept as :mod:`gift_vit.runs.features` keeps features, under a name th
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, replace
@@ -24,15 +23,14 @@ from torch.utils.data import default_collate
 from gift_vit.acceleration.accelerate import plan_of
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common import distributed
-from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.cache import pixels_key
 from gift_vit.data.loaders import EvalLoader, TrainLoader
 from gift_vit.data.transforms import ImageTransform, build_train_transform
 from gift_vit.engine.state import Precision
-from gift_vit.runs.build import eval_loader
-from gift_vit.runs.features import Features, digest_of, kept_features
+from gift_vit.runs.features import Features, digest_of, kept_features, outputs_of
 
 log = logging.getLogger(__name__)
 _LARGEST = 2 * 2**30  # bytes of tokens that ``auto`` computes
@@ -206,24 +204,10 @@ def _open(
     facts += [cfg.backbone.model, device.type, torch.get_num_threads(), acceleration]
     own = [f"blocks.{index}." for index in range(number)] + [f"{name}." for name in _STEM]
     whole = {name: tensor for name, tensor in model.state_dict().items() if "." not in name or name.startswith(tuple(own))}
-    labels = torch.as_tensor(source.labels)
-    compute = partial(_compute, cfg, model, data, split, device, number)
-    return kept_features(cfg, data, split, labels, digest_of(facts, whole), compute)
+    in_batches = replace(cfg, loading=replace(cfg.loading, eval_batch_size=cfg.trainer.batch_size))  # computed as in training
 
+    def to_tokens(images: Tensor) -> Tensor:
+        return _to_tokens(model, number, images).cpu()
 
-@torch.no_grad()
-def _compute(cfg: RunConfig, model: Any, data: VisionDataset, split: str, device: torch.device, number: int) -> Features:
-    """The tokens of a split on the CPU, computed in batches as in training."""
-    started, precision, training = time.perf_counter(), Precision(cfg.trainer.precision, device), model.training
-    model.eval()
-    batches = replace(cfg, loading=replace(cfg.loading, eval_batch_size=cfg.trainer.batch_size))
-    found, labels = [], []
-    for images, classes in eval_loader(batches, model, data, split, device):
-        with precision.autocast():
-            found.append(_to_tokens(model, number, images).cpu())
-        labels.append(classes.cpu())
-    model.train(training)
-    values = torch.cat(found)
-    if not values.isfinite().all():
-        raise RunError(f"tokens of {data.name} {split} are NaN or infinite: the weights of {cfg.backbone.model} do not fit")
-    return Features(values, torch.cat(labels), time.perf_counter() - started)
+    compute = partial(outputs_of, to_tokens, in_batches, model, data, split, device, cfg.trainer.precision)
+    return kept_features(cfg, data, split, torch.device("cpu"), digest_of(facts, whole), compute)

@@ -178,7 +178,7 @@ def test_features_are_those_before_the_head_and_are_computed_once(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    compute, cpu = features_module._compute, torch.device("cpu")
+    compute, cpu = features_module.compute_features, torch.device("cpu")
 
     def counted(cfg: RunConfig, model: Any, data: Any, split: str, *rest: Any) -> Features:
         computed.append(split)
@@ -189,7 +189,7 @@ def test_features_are_those_before_the_head_and_are_computed_once(
         data = open_data(cfg)
         return features_module.open_features(cfg, build_model(cfg, 10).eval(), data, "val", cpu)
 
-    monkeypatch.setattr(features_module, "_compute", counted)
+    monkeypatch.setattr(features_module, "compute_features", counted)
     first = opened()
     cfg = configure("method=linear_exact")
     model, seen = build_model(cfg, 10).eval(), []

@@ -65,8 +65,8 @@ def test_what_is_kept_is_computed_once_for_what_depends_on_the_same(
 ) -> None:
     """Over 3 s: a run for each."""
     computed: list[str] = []
-    compute = prefix_module._compute
-    monkeypatch.setattr(prefix_module, "_compute", lambda *args: computed.append(args[3]) or compute(*args))
+    compute = prefix_module.outputs_of
+    monkeypatch.setattr(prefix_module, "outputs_of", lambda *args: computed.append(args[4]) or compute(*args))
     first, _ = trained("auto", "method=lora", LAST)
     assert computed == ["train", "val"]
     again, _ = trained("auto", "method=lora", LAST, "optim.lr=0.01", "run_name=faster")
