@@ -18,6 +18,12 @@ def data_root(given: str) -> Path:
     return Path(given).expanduser()
 
 
+def is_folder(key: str, value: str) -> None:
+    """Check of an option that names a folder with files to read."""
+    if not Path(value).expanduser().is_dir():
+        raise ConfigError(f"{key}={value} is no folder; give the one that holds the files")
+
+
 def is_default_root(root: Path) -> bool:
     """Whether commands take this data root unless told otherwise."""
     return root.expanduser() == Path(OmegaConf.create({"root": DEFAULT_ROOT}).root).expanduser()

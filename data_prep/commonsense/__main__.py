@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.commands import DEFAULT_ROOT, data_root, is_folder
 from data_prep.commonsense.facts import SOURCE
 from gift_vit.common import cli
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.checks import Options, matches
 from gift_vit.common.files import check_writable
+
+_address = matches("https?://.*", "an address that begins with https://; a folder is given by folder=")
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Prepare Commonsense170k: 170,420 training questions, and eight test sets of 22,419.
 
         python -m data_prep.commonsense [root=…] [folder=…]
@@ -27,8 +30,8 @@ class Arguments:
     """
 
     root: str = DEFAULT_ROOT
-    folder: str | None = None
-    source: str = SOURCE
+    folder: Annotated[str | None, is_folder] = None
+    source: Annotated[str, _address] = SOURCE
 
 
 def main() -> None:
@@ -39,10 +42,6 @@ def main() -> None:
 def prepare_given(given: Arguments) -> None:
     """Check what was typed, prepare, and say what there is."""
     root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"folder={given.folder} is no folder; give the one that holds the files")
-    if not given.source.startswith(("http://", "https://")):
-        raise ConfigError(f"source={given.source}: expected an address that begins with https://; a folder is given by folder=")
     check_writable(root)
     from data_prep.commonsense.prepare import prepare  # NumPy and pyarrow
 

@@ -26,7 +26,7 @@ def paper_files(work: Workspace) -> dict[str, Path]:
     given, folder = work.request.splits_from, work.facts.lists_folder
     if given is None:
         return {split: fetch(file, work.archives / "fgvc_splits" / folder) for split, file in work.facts.lists.items()}
-    found = {split: given.expanduser() / folder / f"{split}.json" for split in work.facts.lists}
+    found = {split: Path(given).expanduser() / folder / f"{split}.json" for split in work.facts.lists}
     for split, path in found.items():
         if not path.is_file():
             raise ConfigError(

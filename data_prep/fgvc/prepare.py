@@ -13,14 +13,14 @@ from data_prep.fgvc.facts import DatasetFacts
 from data_prep.fgvc.images import SOURCES, archive_names, ensure_folders, keep_sources, remove_staging, source_of
 from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
-from data_prep.fgvc.workspace import FORMAT, KINDS, Request, Workspace, library_versions, list_digests, read_record
+from data_prep.fgvc.workspace import FORMAT, KINDS, Arguments, Workspace, library_versions, list_digests, read_record
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import atomic_path, locked, remove_leftovers, write_json, writing
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(facts: DatasetFacts, request: Request) -> dict[str, Any]:
+def prepare(facts: DatasetFacts, request: Arguments) -> dict[str, Any]:
     """Prepare one dataset, or what is not ready of it yet, one process at a time; returns what ``prepared.json`` holds.
 
     Raises:
@@ -150,7 +150,7 @@ def _make_lists(work: Workspace) -> dict[str, Any]:
         files = paper_files(work)
         contents = {split: file.read_bytes() for split, file in files.items()}
         given = work.request.splits_from
-        about = {"source": str(given) if given else work.facts.lists["train"].url.rpartition("/")[0]}
+        about = {"source": given or work.facts.lists["train"].url.rpartition("/")[0]}
     else:
         lists, source = official_lists(work)
         contents = {split: (json.dumps(listed, indent=0) + "\n").encode() for split, listed in lists.items()}

@@ -7,13 +7,15 @@ import shlex
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from data_prep.commands import training_words
+from omegaconf import MISSING
+
+from data_prep.commands import DEFAULT_ROOT, data_root, training_words
 from data_prep.download import fetch
-from data_prep.fgvc.facts import DatasetFacts
+from data_prep.fgvc.facts import FACTS, DatasetFacts
 from gift_vit import __version__
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.checks import Options, one_of, random_seed, split_off
 from gift_vit.common.programs import as_typed
 
 ClassId: TypeAlias = int | str
@@ -24,39 +26,36 @@ FORMAT = 1
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command was asked to do.
+@dataclass
+class Arguments(Options):
+    """Prepare FGVC datasets.
+
+        python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all> [key=value …]
+
+    Downloads what can be downloaded, verifies and unpacks it, writes the split lists and the bounding boxes, and checks every
+    image. What is ready is not done again. NABirds and Cars must be fetched by hand; the command says how.
 
     Attributes:
-        root: The data root; each dataset gets a folder in it.
-        archives: Where archives are downloaded to or were put by hand; None is ``<root>/downloads``.
-        splits: ``paper`` or ``official``.
-        splits_from: A folder with copies of the paper's lists, as the authors' ``data/`` folder is: ``cub/train.json`` ….
-        val_fraction: The part of the official train that becomes val where there is no official val.
-        split_seed: Draws that part.
-        check_images: Decode every image once.
-        annotations: Keep boxes, parts and segmentations too.
+        dataset: cub, nabirds, flowers, dogs, cars or all
+        root: data root (default: the environment variable GIFT_VIT_DATA, else data)
+        archives: folder that archives are downloaded to or were put in by hand (default: <root>/downloads)
+        splits: paper or official: train and test as the archives list them, val a part of train
+        splits_from: folder with copies of the paper's lists, like data/ of the repository github.com/savadikarc/gift
+        val_fraction: official: the part of train that becomes val (default: 0.1; Flowers has a val of its own)
+        split_seed: official: draws that part
+        check_images: decode every image once
+        annotations: also boxes.parquet, parts.parquet and segmentations
     """
 
-    root: Path
-    archives: Path | None = None
-    splits: str = "paper"
-    splits_from: Path | None = None
-    val_fraction: float = 0.1
-    split_seed: int = 0
+    dataset: Annotated[str, one_of([*FACTS, "all"])] = MISSING
+    root: str = DEFAULT_ROOT
+    archives: str | None = None
+    splits: Annotated[str, one_of(KINDS)] = "paper"
+    splits_from: str | None = None
+    val_fraction: Annotated[float, split_off] = 0.1
+    split_seed: Annotated[int, random_seed] = 0
     check_images: bool = True
     annotations: bool = True
-
-    def __post_init__(self) -> None:
-        if self.splits not in KINDS:
-            raise ConfigError(f"splits={self.splits}: give one of {', '.join(KINDS)}")
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(
-                f"val_fraction={self.val_fraction}: give a number between 0 and 1, the part of train that becomes val"
-            )
-        if not 0 <= self.split_seed < 2**32:
-            raise ConfigError(f"split_seed={self.split_seed}: give an integer from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,18 @@ class Workspace:
     """One dataset and its places on disk."""
 
     facts: DatasetFacts
-    request: Request
+    request: Arguments
 
     @property
     def folder(self) -> Path:
         """The dataset's folder."""
-        return self.request.root.expanduser().absolute() / self.facts.name
+        return data_root(self.request.root).absolute() / self.facts.name
 
     @property
     def archives(self) -> Path:
         """The folder of archives."""
         given = self.request.archives
-        return given.expanduser().absolute() if given else self.folder.parent / "downloads"
+        return Path(given).expanduser().absolute() if given else self.folder.parent / "downloads"
 
     @property
     def image_root(self) -> Path:
@@ -105,8 +104,8 @@ class Workspace:
         """The command that asks for this."""
         changed = [
             f"{field.name}={getattr(self.request, field.name)}"
-            for field in fields(Request)
-            if field.name != "root" and getattr(self.request, field.name) != field.default
+            for field in fields(Arguments)
+            if field.name not in {"dataset", "root"} and getattr(self.request, field.name) != field.default
         ]
         words = ["python", "-m", "data_prep.fgvc", self.facts.name, f"root={self.request.root}", *changed]
         return as_typed(shlex.join(words))

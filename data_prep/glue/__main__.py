@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root, prepare_each
+from data_prep.commands import DEFAULT_ROOT, data_root, is_folder, prepare_each
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
-from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.checks import Options, one_of
 from gift_vit.common.files import check_writable
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Prepare tasks of GLUE.
 
         python -m data_prep.glue <task> [root=…] [folder=…]
@@ -28,9 +29,9 @@ class Arguments:
     Numbers of examples and labels are checked. A task that is ready is left alone; one that fails does not stop the others.
     """
 
-    task: str = MISSING
+    task: Annotated[str, one_of([*TASKS, "all"])] = MISSING
     root: str = DEFAULT_ROOT
-    folder: str | None = None
+    folder: Annotated[str | None, is_folder] = None
 
 
 def main() -> None:
@@ -40,12 +41,7 @@ def main() -> None:
 
 def prepare_named(given: Arguments) -> None:
     """Prepare one task, or all."""
-    known = [*TASKS, "all"]
-    if given.task not in known:
-        raise ConfigError(f"unknown task {given.task!r}{did_you_mean(given.task, known)} (known: {', '.join(known)})")
     root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"folder={given.folder} is no folder; give the one that holds the tasks' files")
     check_writable(root)
     from data_prep.glue.prepare import prepare  # pyarrow
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root
+from data_prep.commands import DEFAULT_ROOT, data_root, is_folder
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from data_prep.vtab.tfds_prepare import INSTALL
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import check_writable
 
@@ -24,7 +25,7 @@ SOURCES = ("auto", "original", "tfds", "folder")
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """Prepare tasks of VTAB-1k.
 
         python -m data_prep.vtab <what> [source=auto] [root=…] [folder=…] [tfds_dir=…] [manual_dir=…]
@@ -46,21 +47,18 @@ class Arguments:
     """
 
     task: str = MISSING
-    source: str = "auto"
+    source: Annotated[str, one_of(SOURCES)] = "auto"
     root: str = DEFAULT_ROOT
-    folder: str | None = None
-    archives: str | None = None
+    folder: Annotated[str | None, is_folder] = None
+    archives: Annotated[str | None, is_folder] = None
     tfds_dir: str | None = None
     manual_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ConfigError(f"source={self.source}: give one of {', '.join(SOURCES)}{did_you_mean(self.source, SOURCES)}")
+        super().__post_init__()
         if self.folder and self.archives:
             raise ConfigError("folder=… and archives=… mean the same; give one of them")
         self.folder = self.folder or self.archives
-        if self.folder and not Path(self.folder).expanduser().is_dir():
-            raise ConfigError(f"folder={self.folder} is no folder; give the one that holds the archives or the image folders")
         if self.source == "folder" and not self.folder:
             raise ConfigError("source=folder needs folder=…, the folder that holds the image folders of the tasks")
         if self.source == "tfds" and self.folder:

@@ -116,6 +116,11 @@ def between(lowest: float, highest: float) -> Check:
     return fulfils(lambda value: lowest <= value < highest, f"a number in [{lowest}, {highest})")
 
 
+split_off = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part that is split off")
+random_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
+"""Of NumPy's generators, which draw splits."""
+
+
 def pair(lowest: float, highest: float) -> Check:
     """Two numbers, each at least ``lowest`` and below ``highest``."""
     return fulfils(

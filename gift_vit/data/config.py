@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of
+from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of, random_seed, split_off
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, check_series, is_table, table_files
 from gift_vit.data.trees import read_trees
@@ -35,9 +35,7 @@ CACHES = ("auto", "ram", "disk", "off")
 CACHES_OF_FEATURES = ("auto", "on", "off")
 JPEG_DECODERS = ("auto", "simplejpeg", "pillow")
 _crop_ratio = fulfils(lambda ratio: 0 < ratio <= 1, "a number above 0 and up to 1, or null to squash")
-_part = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part that is split off")
 _NAME_TRAIN = "name train, and if there are any val and test"
-_split_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
 _folder_name = matches(
     r"[a-z0-9][a-z0-9._-]{0,149}", "lower-case letters, digits and . _ - only, for it names folders; 150 at most, no dot first"
 )
@@ -237,9 +235,9 @@ class OwnConfig(DatasetConfig):
     kind: ClassVar[str]
 
     root: str
-    val_fraction: Annotated[float, _part] = 0.2
-    test_fraction: Annotated[float | None, _part] = None
-    split_seed: Annotated[int, _split_seed] = 0
+    val_fraction: Annotated[float, split_off] = 0.2
+    test_fraction: Annotated[float | None, split_off] = None
+    split_seed: Annotated[int, random_seed] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -458,7 +456,7 @@ class GlueConfig(TextTaskConfig):
     classes: list[str] = field(default_factory=list)
     dev: Annotated[str, one_of(("test", "val"))] = "test"
     train_size: Annotated[int | None, at_least(2)] = None
-    split_seed: Annotated[int, _split_seed] = 0
+    split_seed: Annotated[int, random_seed] = 0
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     answers: Annotated[str, one_of(("numbers", "names"))] = "numbers"
 
@@ -490,8 +488,8 @@ class CommonsenseConfig(TextsConfig):
     root: str
     train: list[str] = field(default_factory=lambda: ["commonsense_170k.json"])
     sets: list[str] = field(default_factory=lambda: list(COMMONSENSE_SETS))
-    val_fraction: Annotated[float, _part] = 0.01
-    split_seed: Annotated[int, _split_seed] = 0
+    val_fraction: Annotated[float, split_off] = 0.01
+    split_seed: Annotated[int, random_seed] = 0
     max_length: Annotated[int, at_least(16)] = 512
     max_new_tokens: Annotated[int, at_least(1)] = 32
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=3, batch_size=32, warmup_ratio=0.1))
@@ -549,7 +547,7 @@ class Vtab1kConfig(DatasetConfig):
 class DigitsConfig(DatasetConfig):
     """The split into train 800, val 200 and test 797 is drawn, stratified, from ``split_seed``."""
 
-    split_seed: Annotated[int, _split_seed] = 0
+    split_seed: Annotated[int, random_seed] = 0
 
 
 def composed_score(dataset: Mapping[str, Any]) -> str:

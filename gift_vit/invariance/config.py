@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, between, device_name, expect, one_of, positive, writable_folder
+from gift_vit.common.checks import Options, at_least, device_name, expect, one_of, positive, random_seed, writable_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.hub import is_reference
 
@@ -58,7 +58,7 @@ class InvarianceArguments(Options):
     steps: Annotated[int | None, at_least(0)] = None
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam"
     step_size: Annotated[float | None, positive] = None
-    seed: Annotated[int, between(0, 2**32)] = 0
+    seed: Annotated[int, random_seed] = 0
     forgetting: str | None = None
     forgetting_root: str | None = None
     per_class: Annotated[int, at_least(0)] = 50

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from data_prep.fgvc.facts import DatasetFacts
 from data_prep.fgvc.prepare import prepare
-from data_prep.fgvc.workspace import Request
+from data_prep.fgvc.workspace import Arguments
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.config import SplitListsConfig
 from tests.conf.files import composed
@@ -36,7 +36,8 @@ class Bench:
             (folder / self.facts.lists_folder / f"{split}.json").write_bytes(self.small.list_bytes(split))
 
     def prepare(self, facts: DatasetFacts | None = None, **request: Any) -> dict[str, Any]:
-        return prepare(facts or self.facts, Request(root=self.root, **request))
+        typed: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in request.items()}
+        return prepare(facts or self.facts, Arguments(self.facts.name, str(self.root), **typed))
 
     def read(self, kind: str = "paper") -> VisionDataset:
         """The dataset through its YAML."""

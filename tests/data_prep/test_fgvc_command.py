@@ -77,9 +77,9 @@ MISTAKES = [
     (["cup"], "unknown dataset 'cup'; did you mean cub? (known: cub, nabirds, flowers, cars, dogs, all)"),
     ([], "a name is required; --help explains"),
     (["cub", "split=official"], "unexpected argument 'split=official': expected dataset=…, root=…"),
-    (["cub", "splits=mine"], "splits=mine: give one of paper, official"),
-    (["cub", "val_fraction=1.0"], "val_fraction=1.0: give a number between 0 and 1"),
-    (["cub", "split_seed=-1"], "split_seed=-1: give an integer from 0"),
+    (["cub", "splits=mine"], "unknown splits 'mine' (known: paper, official)"),
+    (["cub", "val_fraction=1.0"], "val_fraction=1.0: expected a number between 0 and 1"),
+    (["cub", "split_seed=-1"], "split_seed=-1: expected a whole number from 0"),
     (["cub", "check_images=perhaps"], "Value 'perhaps' is not a valid bool"),
 ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.fgvc.facts import FACTS, Archive
 from data_prep.fgvc.prepare import prepare
-from data_prep.fgvc.workspace import Request, read_record
+from data_prep.fgvc.workspace import Arguments, read_record
 from gift_vit.config import load_config
 from gift_vit.config.compose import compose_config, conf_dir
 from gift_vit.data.base import build_dataset
@@ -66,7 +66,7 @@ def test_the_real_lists_prepare(name: str, tmp_path: Path) -> None:
         (image_root / folder).mkdir(parents=True, exist_ok=True)
     for path in paths:
         os.link(one, image_root / path)
-    request = Request(root=tmp_path, splits_from=LISTS, check_images=False, annotations=False)
+    request = Arguments(name, str(tmp_path), splits_from=str(LISTS), check_images=False, annotations=False)
     record = prepare(facts, request)
     assert record["splits"]["paper"]["counts"] == facts.paper
     assert record["splits"]["paper"]["sha256"] == {split: file.sha256 for split, file in facts.lists.items()}

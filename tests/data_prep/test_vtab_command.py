@@ -169,7 +169,7 @@ MISTAKES = [
     ([], "a name is required"),
     (["kitti_distanse"], "no task 'kitti_distanse': give a task (cifar100, .*) or one of .*; did you mean kitti_distance?"),
     (["natral"], "did you mean natural?"),
-    (["dtd", "source=tdfs"], "source=tdfs: give one of auto, original, tfds, folder; did you mean tfds?"),
+    (["dtd", "source=tdfs"], "unknown source 'tdfs'; did you mean tfds? (known: auto, original, tfds, folder)"),
     (["dtd", "out=x"], "unexpected argument 'out=x': expected task=…, source=…, root=…"),
     (["dtd", "source=folder"], "source=folder needs folder=…"),
     (["dtd", "folder=absent"], "folder=absent is no folder"),
