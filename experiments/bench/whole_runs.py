@@ -63,15 +63,16 @@ class Run:
 
 
 def make_images(root: Path, arguments: "Arguments") -> None:
-    """JPEG files in ``train/<class>/``, and the same ones as the test split."""
-    if (root / "test").exists():
+    """JPEG files in ``train/<class>/``, and as many others in ``test/<class>/``."""
+    if (root / "done").exists():
         return
-    numbers = range(arguments.images)
-    for number in range(arguments.classes):
-        (root / "train" / f"{number:03}").mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(max(arguments.workers, 1)) as pool:
-        list(pool.map(partial(_make_image, root / "train", arguments.classes, arguments.side), numbers, chunksize=16))
-    (root / "test").symlink_to(root / "train", target_is_directory=True)
+    for split, first in (("train", 0), ("test", arguments.images)):
+        for number in range(arguments.classes):
+            (root / split / f"{number:03}").mkdir(parents=True, exist_ok=True)
+        make = partial(_make_image, root / split, arguments.classes, arguments.side)
+        with ProcessPoolExecutor(max(arguments.workers, 1)) as pool:
+            list(pool.map(make, range(first, first + arguments.images), chunksize=16))
+    (root / "done").touch()
 
 
 def _make_image(folder: Path, classes: int, side: int, number: int) -> None:

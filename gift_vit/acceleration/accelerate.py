@@ -97,13 +97,13 @@ def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig)
     for block in blocks:
         drop_plan(block)
     on_class_token = _adopt_class_token(model, compute.cls_last_block)
-    dropping = [block for block in blocks if any(isinstance(m, DropPath) and m.drop_prob for m in block.children())]
+    some = next(model.parameters())
+    on_cpu = some.device.type == "cpu"
+    dropping = [block for block in blocks if on_cpu and any(isinstance(m, DropPath) and m.drop_prob for m in block.children())]
     skipping = [_adopt(block, kept_samples_only=True) for block in dropping]
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
     _set_memory(model, compute.memory)
-    some = next(model.parameters())
-    on_cpu = some.device.type == "cpu"
     slow_products = on_cpu and some.dtype == torch.float32 and trainer.precision == "fp32" and onednn_is_faster()
     by_onednn = blocks if slow_products and not trainer.compile and all(map(is_computable, blocks)) else []
     for block in by_onednn:  # the products are the same to rounding whatever the block is: there is nothing to try
@@ -115,7 +115,7 @@ def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig)
     _set_fused_attention(model, not plain and bool(use_fused_attn()))
     return {
         "cls_last_block": on_class_token,
-        "drop_path_on_kept": bool(skipping) and all(skipping) and on_cpu and not trainer.compile,
+        "drop_path_on_kept": bool(skipping) and all(skipping) and not trainer.compile,
         "plain_attention": plain,
         "onednn_products": bool(by_onednn),
         "memory": compute.memory,

@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.engine.config import TrainerConfig
 
 _AMPERE = (8, 0)  # the first compute capability with bf16 and TF32 units
+_VOLTA = (7, 0)  # the first that Triton builds kernels for
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 # On one H200, ViT-B/16 (34 GFLOP a forward pass) at batch 32: the kernels of a recorded step take 9.5 ms, compiled 6.8. Up to
@@ -88,7 +90,8 @@ def settle_speed(
     """
     if compute.speed == "exact" or device.type != "cuda":
         return trainer, replace(compute, speed="exact")
-    has_bf16 = torch.cuda.get_device_capability(device) >= _AMPERE
-    precision = "bf16" if has_bf16 and trainer.precision in ("fp32", "tf32") else trainer.precision
-    possible = shutil.which(os.environ.get("CC", "gcc")) is not None and not trainer.deterministic
+    capability = torch.cuda.get_device_capability(device)
+    precision = "bf16" if capability >= _AMPERE and trainer.precision in ("fp32", "tf32") else trainer.precision
+    tools = shutil.which(os.environ.get("CC", "gcc")) is not None and find_spec("triton") is not None
+    possible = tools and capability >= _VOLTA and not trainer.deterministic
     return replace(trainer, precision=precision, compile=trainer.compile or (possible and work.repays_compiling)), compute

@@ -40,28 +40,29 @@ class CudaCapture:
 
     What one of them leaves in its output may be overwritten by the next one's run. A function that waits for the device is
     refused before it is recorded: after a recording that broke off, torch draws no more random numbers on the device.
+
+    All rehearse and are recorded on one stream, for cuBLAS keeps memory of its own for each that it ever saw.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def __call__(self, run: Launch) -> Launch:
         """Record a function's kernels."""
         with torch.cuda.device(self._device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            self._stream.wait_stream(torch.cuda.current_stream())
             try:
-                with torch.cuda.stream(side):
+                with torch.cuda.stream(self._stream):
                     for _ in range(_REHEARSALS - 1):
                         run()
                     with _waiting_refused():
                         run()
             finally:
-                torch.cuda.current_stream().wait_stream(side)
+                torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             # of this thread alone: a loader's own thread goes on to pin memory meanwhile, which else would end both
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 run()
         return graph.replay
 

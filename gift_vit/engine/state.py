@@ -339,7 +339,7 @@ def _described(tensor: torch.Tensor) -> str:
 
 
 def _random_state() -> dict[str, Any]:
-    return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
 
 
 def _set_random_state(state: dict[str, Any]) -> None:

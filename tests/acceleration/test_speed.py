@@ -16,6 +16,13 @@ from tests.acceleration.settings import configs
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
+def use_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), missing: str = "") -> None:
+    """A GPU of a compute capability, on a machine that has a C compiler and Triton but for what is missing."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}")
+    monkeypatch.setattr(speed, "find_spec", lambda name: None if name == missing else object())
+
+
 LONG = Work(images=5_994 * 100, gflop=34.0, cached=False)  # a ViT-B on CUB
 
 
@@ -33,19 +40,20 @@ def test_what_is_given_stays_on_a_cpu_and_where_it_is_asked_for(device: torch.de
 
 
 @pytest.mark.parametrize(
-    ("capability", "compiler", "precision", "expected"),
+    ("capability", "missing", "precision", "expected"),
     [
-        ((9, 0), "/usr/bin/gcc", "tf32", ("bf16", True)),
-        ((9, 0), "/usr/bin/gcc", "fp16", ("fp16", True)),  # chosen by a person
-        ((8, 0), None, "fp32", ("bf16", False)),
-        ((7, 5), "/usr/bin/gcc", "tf32", ("tf32", True)),
+        ((9, 0), "", "tf32", ("bf16", True)),
+        ((9, 0), "", "fp16", ("fp16", True)),  # chosen by a person
+        ((8, 0), "gcc", "fp32", ("bf16", False)),
+        ((8, 0), "triton", "fp32", ("bf16", False)),
+        ((7, 5), "", "tf32", ("tf32", True)),
+        ((6, 1), "", "fp32", ("fp32", False)),
     ],
 )
 def test_a_gpu(
-    capability: tuple[int, int], compiler: str | None, precision: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], missing: str, precision: str, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(speed.shutil, "which", lambda _: compiler)
+    use_gpu(monkeypatch, capability, missing)
     trainer = settled(GPU, speed="auto", precision=precision)
     assert (trainer.precision, trainer.compile) == expected
     assert settled(GPU, speed="auto", precision=precision, compile=True).compile
@@ -65,8 +73,7 @@ def test_a_gpu(
 def test_a_gpu_compiles_where_the_images_repay_it(
     images: int, gflop: float, cached: bool, compiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(speed.shutil, "which", lambda _: "/usr/bin/gcc")
+    use_gpu(monkeypatch)
     work = Work(images, gflop, cached)
     assert settled(GPU, work, speed="auto").compile == compiles
     assert not settled(GPU, work, speed="auto", deterministic=True).compile

@@ -300,9 +300,9 @@ class Cuda:
         calls: dict[str, Any] = {
             "graph_pool_handle": lambda: "pool",
             "device": lambda _: nullcontext(),
-            "Stream": lambda: SimpleNamespace(wait_stream=lambda _: None),
+            "Stream": lambda _: SimpleNamespace(name="its own", wait_stream=lambda _: None),
             "current_stream": lambda: stream,
-            "stream": lambda _: nullcontext(),
+            "stream": self._on,
             "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.done.append("repeated")),
             "graph": self._graph,
             "get_sync_debug_mode": lambda: self.mode,
@@ -311,8 +311,12 @@ class Cuda:
         for name, call in calls.items():
             monkeypatch.setattr(torch.cuda, name, call)
 
-    def _graph(self, _: Any, pool: str, capture_error_mode: str = "global") -> Any:
-        self.done.append(f"recorded in {pool}, {capture_error_mode}")
+    def _on(self, stream: Any) -> Any:
+        self.done.append(f"on {stream.name}")
+        return nullcontext()
+
+    def _graph(self, _: Any, pool: str, stream: Any, capture_error_mode: str = "global") -> Any:
+        self.done.append(f"recorded in {pool} on {stream.name}, {capture_error_mode}")
         return nullcontext()
 
     def wait(self) -> None:
@@ -324,7 +328,7 @@ class Cuda:
 def test_a_gpu_records_while_other_threads_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
     repeat = CudaCapture(torch.device("cuda", 0))(lambda: cuda.done.append("run"))
-    assert cuda.done == ["run", "run", "run", "joined", "recorded in pool, thread_local", "run"]
+    assert cuda.done == ["on its own", "run", "run", "run", "joined", "recorded in pool on its own, thread_local", "run"]
     repeat()
     assert cuda.done[-1] == "repeated"
 
@@ -333,7 +337,7 @@ def test_what_waits_for_a_gpu_is_refused_before_it_is_recorded(monkeypatch: pyte
     cuda = Cuda(monkeypatch)
     with pytest.raises(RuntimeError, match="synchronizing"):
         CudaCapture(torch.device("cuda", 0))(cuda.wait)
-    assert cuda.done == ["joined"], "what follows comes after what was tried"
+    assert cuda.done == ["on its own", "joined"], "what follows comes after what was tried"
     assert cuda.mode == 0
 
 

@@ -74,6 +74,7 @@ def test_repeated_and_killed_and_resumed_it_ends_with_the_same_bits(finished: Pa
     process.wait()
     assert not (folder / "result.json").exists()
     call(words)
+    assert "resumed after" in (folder / "train.log").read_text()
     found, expected = (load_file(own / "adapter.safetensors") for own in (folder, finished))
     for name, tensor in expected.items():  # the files differ in the order of their metadata
         assert torch.equal(found[name], tensor), name
