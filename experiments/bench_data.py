@@ -42,7 +42,7 @@ def measure(arguments: Arguments) -> None:
     text = run_benchmark(arguments.images, arguments.rounds)
     print(text, end="")
     if arguments.out:
-        write_text(Path(arguments.out), text)
+        write_text(Path(arguments.out).expanduser(), text)
 
 
 def main() -> None:

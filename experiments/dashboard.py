@@ -72,7 +72,7 @@ def make_dashboard(cfg: DashboardConfig) -> str:
         chosen = {name: value for name, value in chosen.items() if value is not None}
         report = build_report(chosen, cfg.methods, *what_is_drawn(chosen))
     if cfg.out is not None:
-        write_definition(report, Path(cfg.out))
+        write_definition(report, Path(cfg.out).expanduser())
         return cfg.out
     return publish(report, cfg.entity, cfg.project)
 

@@ -120,7 +120,7 @@ def train(cfg: PretrainConfig) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         set_fused_attn(False)  # the fused CPU kernel's backward is half as fast as plain products at 65 tokens
-    out = Path(cfg.out)
+    out = Path(cfg.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(cfg.seed)
     model = build_model(cfg).to(device)

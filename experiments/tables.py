@@ -102,7 +102,7 @@ def print_table(cfg: TablesConfig) -> None:
     text = make_table(cfg)
     print(text, end="")
     if cfg.out:
-        write_text(Path(cfg.out), text)
+        write_text(Path(cfg.out).expanduser(), text)
 
 
 def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:

@@ -39,7 +39,7 @@ class Arguments(Options):
 
 def import_file(arguments: Arguments) -> None:
     """Read the checkpoint, write the folder, and say what can be done with it."""
-    released, folder = read_released(Path(arguments.file), arguments.dataset), Path(arguments.out)
+    released, folder = read_released(Path(arguments.file), arguments.dataset), Path(arguments.out).expanduser()
     from gift_vit.runs.imported import import_checkpoint  # timm: an unsafe or broken file is refused without it
 
     counts = import_checkpoint(released, folder, arguments.weights)

@@ -40,7 +40,7 @@ class Arguments(Options):
 
 def merge_run(arguments: Arguments) -> None:
     """Merge, write, and say how the file is loaded."""
-    run, out = Run.open(arguments.run), Path(arguments.out)
+    run, out = Run.open(arguments.run), Path(arguments.out).expanduser()
     run.check_finished()
     if run.config.backbone.is_text:
         expect(out.suffix not in SUFFIXES and not out.exists(), "out", arguments.out, _A_FOLDER)

@@ -277,7 +277,12 @@ def test_tables_that_a_command_shows_are_what_it_prints() -> None:
     ("page", "start", "end", "files"),
     [
         ("docs/forgetting.md", "", "", ["forgetting", "forgetting_rates"]),
-        ("docs/results.md", "### Three tasks", "## On real text", ["forgetting", "chain/table", "cifar10_rates", "other_seeds"]),
+        (
+            "docs/results.md",
+            "### Three tasks",
+            "## On real text",
+            ["forgetting", "chain/table", "cifar10_rates", "other_seeds"],
+        ),
     ],
 )
 def test_numbers_in_the_text_are_those_of_the_tables(page: str, start: str, end: str, files: list[str]) -> None:

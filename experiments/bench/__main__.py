@@ -66,7 +66,7 @@ def bench(arguments: Arguments) -> None:
         for found in measure(variants, architecture, size, rounds, device):
             lines = records([*before, *found], rates, {"model": architecture, **facts})
             markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", commit_line(facts))
-            write(lines, markdown, Path(arguments.out), title)
+            write(lines, markdown, Path(arguments.out).expanduser(), title)
         before += found
     print(markdown, end="")
 

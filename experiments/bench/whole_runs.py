@@ -193,7 +193,7 @@ def bench(arguments: "Arguments") -> None:
             found.append(run)
             if arguments.out:
                 asked = {k: v for k, v in asdict(arguments).items() if k not in {"folder", "out", "contenders"}}
-                with Path(arguments.out).open("a") as file:
+                with Path(arguments.out).expanduser().open("a") as file:
                     file.write(json.dumps({**asked, **facts, **asdict(run)}) + "\n")
     setting = f"{arguments.images:,} images of {arguments.side} pixels, {arguments.model}, batch {arguments.batch_size}"
     print(table(found, f"Whole runs on {setting}; on {described}.", commit_line(facts)), end="")

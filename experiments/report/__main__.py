@@ -35,7 +35,7 @@ class ReportConfig(Options):
 def write_report(cfg: ReportConfig) -> None:
     """Write the page and print where it lies."""
     roots = [str(root) for root in (cfg.root if isinstance(cfg.root, list) else [cfg.root])]
-    out = Path(cfg.out)
+    out = Path(cfg.out).expanduser()
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; give the file to write, as out={out / 'report.html'}")
     runs = collect_runs(roots, cfg.benchmark)

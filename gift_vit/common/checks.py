@@ -10,7 +10,6 @@ what was given and what was expected.
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -151,18 +150,20 @@ device_name: Check = matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<
 def writable_folder(key: str, value: str) -> None:
     """A folder that can be made, or written to."""
     expect(value != "", key, value, "a folder")
-    check_writable(Path(value))
+    check_writable(Path(value).expanduser())
 
 
 def writable_file(key: str, value: str) -> None:
     """A file that can be written; no folder."""
-    expect(value != "" and not os.path.isdir(value), key, value, "a file to write, no folder")
-    check_writable(Path(value).parent, Path(value).name)
+    path = Path(value).expanduser()
+    expect(value != "" and not path.is_dir(), key, value, "a file to write, no folder")
+    check_writable(path.parent, path.name)
 
 
 def writable_stem(key: str, value: str) -> None:  # noqa: ARG001 - a check
     """The beginning of the names of files that can be written."""
-    check_writable(Path(value).parent, Path(value).name)
+    path = Path(value).expanduser()
+    check_writable(path.parent, path.name)
 
 
 def one_of(known: Collection[str]) -> Check:

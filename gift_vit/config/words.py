@@ -15,7 +15,9 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
-_PATHS = {f"{section}.{key}" for section, key in PATHS}  # one that is there is no list of values, whatever its name
+_PATHS = {
+    f"{section}.{key}" for section, key in PATHS
+}  # one that is there is no list of values and no number, whatever its name
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 
@@ -80,7 +82,8 @@ def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
     key, _, value = word.partition("=")
     try:
         override = parser.parse_override(word)
-        if not (override.is_sweep_override() and key.lstrip("+") in _PATHS and os.path.exists(os.path.expanduser(value))):
+        is_text = not override.is_sweep_override() and isinstance(override.value(), str)
+        if is_text or key.lstrip("+") not in _PATHS or not os.path.exists(os.path.expanduser(value)):
             return word, override
     except HydraException as error:
         if re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told

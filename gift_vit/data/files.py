@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.layout import is_of_the_system
+from gift_vit.data.layout import check_name, is_of_the_system
 from gift_vit.data.trees import readable_endings
 
 
@@ -32,4 +32,6 @@ def image_files(where: str | Path) -> list[Path]:
     files = sorted(file for file in found if file.suffix.lower() in endings and file.is_file())
     if not files:
         raise ConfigError(f"images={where}: {problem}")
+    for file in files:
+        check_name(str(file))
     return files

@@ -15,6 +15,7 @@ from gift_vit.common.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 ALL = "all"  # in the place of a split: everything, of which val and test are still to be split off
+LEARNT = ("train", ALL)  # what classes come from; a table of these may have a column that names the split of each row
 USUAL_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "development"),
@@ -60,6 +61,19 @@ def one_form(text: str) -> str:
     return text if text.isascii() else normalize("NFC", text)
 
 
+def check_name(name: str) -> None:
+    """Refuse a file's or folder's name that no record could hold: old archives have names in other encodings than UTF-8.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = name.encode(errors="backslashreplace").decode()
+        raise ConfigError(f"{shown} has a name that is no UTF-8; rename it") from error
+
+
 def said(skipped: Mapping[str, int]) -> str:
     """What was left out, in words."""
     return ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
@@ -91,9 +105,13 @@ def kind_of(root: Path) -> str:
         return _refuse_file(root, "a folder of images, a CSV or a Parquet file") if kind in (None, "text") else kind
     if _parquet_series(root):
         return "parquet"
+    tables = _tables_in(root, "csv")
     folders = [entry for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
-    in_classes = any(_has_folders(entry.path) if split_named(entry.name) else True for entry in folders)
-    return "csv" if _tables_in(root, "csv") and not in_classes else "folder"
+    classes = [entry for entry in folders if split_named(entry.name) is None]
+    in_splits = any(_has_folders(entry.path) for entry in folders if entry not in classes)
+    # beside lists of the splits folders hold the images, and so does a single one beside any list: it makes no classes
+    in_classes = len(classes) > 1 and not any(split_named(file.stem) for file in tables)
+    return "csv" if tables and not in_splits and not in_classes else "folder"
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """What all kinds of a person's own data share: from labels as they stand there to classes, and splits that are not there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint
-from gift_vit.data.config import OwnConfig
+from gift_vit.data.config import CommonsenseConfig, OwnConfig
 from gift_vit.data.decode import Decoder
 from gift_vit.data.layout import ALL, KNOWN_NAMES, SPLITS, one_form, split_named
 from gift_vit.data.splitting import stratified_split
@@ -69,7 +69,7 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
         )
     decode = Decoder.of(cfg.transform, cfg.as_published)
     sources = {split: part.source(labels[split], decode=decode) for split, part in parts.items()}
-    splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()})
+    splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()}, names)
     return VisionDataset(
         *(cfg.name, cfg.num_classes or count, names, splits, fingerprint(splits), decode.name),
         class_order=order,
@@ -78,11 +78,14 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
     )
 
 
-def rows_of_splits(split: str, columns: Sequence[Sequence[object]], count: int, place: str) -> dict[str, NDArray[np.intp]]:
+def rows_of_splits(
+    split: str, columns: Sequence[Sequence[object]], count: int, place: str, with_files: Collection[str]
+) -> dict[str, NDArray[np.intp]]:
     """The rows of each split of several files, by their columns that name it; where they have none all are of ``split``.
 
     Raises:
-        ConfigError: If some files have no such column, a value is of no known split, or none is train.
+        ConfigError: If some files have no such column, a value is of no known split, none is train, or one is of a split
+            that has files of its own, which are ``with_files``.
     """
     values = [value for column in columns for value in column]
     if not values:
@@ -100,12 +103,17 @@ def rows_of_splits(split: str, columns: Sequence[Sequence[object]], count: int, 
         )
     if "train" not in splits:
         raise ConfigError(f"{place}: no row is of train in the column of the split; a model needs some to be trained on")
-    rows = {split: np.flatnonzero([found == split for found in splits]) for split in SPLITS}
-    return {split: found for split, found in rows.items() if len(found)}
+    twice = next((found for found in SPLITS if found != split and found in splits and found in with_files), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{place}: rows are of {twice} by the column of the split, and there are files of {twice}, too; keep one of them"
+        )
+    rows = {name: np.flatnonzero([found == name for found in splits]) for name in SPLITS}
+    return {name: found for name, found in rows.items() if len(found)}
 
 
 def complete_splits(
-    cfg: OwnConfig, found: Mapping[str, ImageSource], origins: Mapping[str, Origin]
+    cfg: OwnConfig, found: Mapping[str, ImageSource], origins: Mapping[str, Origin], names: Sequence[str] | None = None
 ) -> tuple[dict[str, ImageSource], dict[str, Origin]]:
     """The splits of a person's data, and where each comes from: test split off :data:`ALL`, val split off train.
 
@@ -116,36 +124,47 @@ def complete_splits(
     if ALL in splits:
         whole, origin = splits.pop(ALL), origins.pop(ALL)
         fraction = cfg.val_fraction if cfg.test_fraction is None else cfg.test_fraction
-        splits["train"], splits["test"], drawn = split_off(cfg.name, "test", ALL, whole, fraction, cfg.split_seed, cfg.thing)
+        splits["train"], splits["test"], drawn = split_off(cfg, "test", ALL, whole, fraction, names)
         origins |= {"train": origin, "test": Origin(origin.files, drawn=drawn)}
     if "val" not in splits:
         train = splits["train"]
-        splits["train"], splits["val"], drawn = split_off(
-            cfg.name, "val", "train", train, cfg.val_fraction, cfg.split_seed, cfg.thing
-        )
+        splits["train"], splits["val"], drawn = split_off(cfg, "val", "train", train, cfg.val_fraction, names)
         origins["val"] = Origin(origins["train"].files, drawn=drawn)
     return {split: splits[split] for split in SPLITS if split in splits}, origins
 
 
 def split_off(
-    dataset: str, part: str, of: str, source: ImageSource, fraction: float, seed: int, thing: str = "image"
+    cfg: OwnConfig | CommonsenseConfig,
+    part: str,
+    of: str,
+    source: ImageSource,
+    fraction: float,
+    names: Sequence[str] | None = None,
 ) -> tuple[SubsetSource, SubsetSource, str]:
     """The rest and ``part`` out of the images ``of`` a split, and how that is said; the same for the same order of images.
+
+    Args:
+        cfg: Of the dataset; its ``split_seed`` draws.
+        part: The split that is made.
+        of: The split that it is taken from.
+        source: The images of that.
+        fraction: How many become ``part``.
+        names: Of the classes, for errors.
 
     Raises:
         ConfigError: If a class is too small to stand in both.
     """
     strata = source.labels if source.labels.dtype.kind == "i" else np.zeros(len(source), np.int64)
     try:
-        rest, drawn = stratified_split(strata, fraction, seed)
+        rest, drawn = stratified_split(strata, fraction, cfg.split_seed, names)
     except ValueError as error:
-        images = f"{thing}s" if of == ALL else f"training {thing}s"
+        images = f"{cfg.thing}s" if of == ALL else f"training {cfg.thing}s"
         raise ConfigError(
-            f"dataset {dataset}: cannot split dataset.{part}_fraction={fraction} of its {len(source)} {images} off as {part}: "
+            f"dataset {cfg.name}: cannot split dataset.{part}_fraction={fraction} of its {len(source)} {images} off as {part}: "
             f"{error}; give a {part} split or another fraction"
         ) from error
-    whole = f"all {thing}s" if of == ALL else of
-    said = f"split off {whole}: {len(drawn):,} of {len(source):,}, stratified, seed {seed}"
+    whole = f"all {cfg.thing}s" if of == ALL else of
+    said = f"split off {whole}: {len(drawn):,} of {len(source):,}, stratified, seed {cfg.split_seed}"
     return SubsetSource(source, rest), SubsetSource(source, drawn), said
 
 

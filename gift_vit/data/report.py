@@ -187,6 +187,12 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
     elif absent:
         names = [data.class_names[index] if data.class_names else str(index) for index in absent]
         yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_shortened(names)}"
+    for split, origin in data.origins.items():
+        if origin.drawn:
+            lost = np.flatnonzero((counts > 0) & (np.bincount(data.splits[split].labels, minlength=len(counts)) == 0)).tolist()
+            names = [data.class_names[index] if data.class_names else str(index) for index in lost]
+            if lost:
+                yield f"{split}, as it is drawn, has no {data.thing} of {len(lost)} classes: {_shortened(names)}"
 
 
 def _skipped(splits: Mapping[str, SplitReport]) -> Iterator[str]:

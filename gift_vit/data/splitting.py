@@ -1,18 +1,22 @@
 """A part of a set of images, stratified: as scikit-learn draws it."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def stratified_split(
+    labels: NDArray[np.int64], size: int | float, seed: int, names: Sequence[str] | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Indices of the rest and of a part of ``size`` (a count or a fraction), both ascending, each class in proportion.
 
     Draw for draw scikit-learn's ``train_test_split(stratify=labels)``, which takes two seconds to import.
 
     Raises:
-        ValueError: If a class is too small to stand in both.
+        ValueError: If there are fewer images than classes in one of the two, or a class has a single one; says which of
+            ``names``. Of a rare class the part may still have none.
     """
     classes, counts = np.unique(labels, return_counts=True)
     in_part = math.ceil(size * len(labels)) if isinstance(size, float) else size
@@ -20,7 +24,8 @@ def stratified_split(labels: NDArray[np.int64], size: int | float, seed: int) ->
     if min(in_part, in_rest) < max(len(classes), 1):
         raise ValueError(f"{in_part} and {in_rest} images cannot both hold all of {len(classes)} classes")
     if counts.min() < 2:
-        raise ValueError(f"class {classes[counts.argmin()]} has one image only")
+        rare = classes[counts.argmin()]
+        raise ValueError(f"class {names[rare] if names else rare} has one image only")
     generator = np.random.RandomState(seed)
     of_rest = _apportion(counts, in_rest, generator)
     of_part = _apportion(counts - of_rest, in_part, generator)

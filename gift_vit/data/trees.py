@@ -7,10 +7,11 @@ from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.layout import (
-    ALL,
     CLASS_FOLDERS,
+    LEARNT,
     LINKED,
     OF_THE_SYSTEM,
+    check_name,
     is_of_the_system,
     listed,
     one_form,
@@ -78,12 +79,14 @@ class Tree:
             if is_of_the_system(entry.name):
                 self.skipped[OF_THE_SYSTEM] += 1
             elif entry.is_dir():
+                check_name(entry.path)
                 (self._linked_folders if entry.is_symlink() else self._folders).append((label or entry.name, entry.path))
             elif os.path.splitext(entry.name)[1].lower() not in readable_endings():
                 self.skipped[os.path.splitext(entry.name)[1].lower() or "without an ending"] += 1
             elif not label:
                 self.skipped[LOOSE] += 1
             else:
+                check_name(entry.path)
                 (self._linked_files if entry.is_symlink() else self.images).append((label, here, entry.name))
 
 
@@ -95,7 +98,7 @@ def read_trees(root: Path) -> dict[str, Tree]:
     """
     trees = {split: Tree(folder) for split, folder in split_folders(root).items()}
     for split, tree in trees.items():
-        _check_classes(tree, split in ("train", ALL))
+        _check_classes(tree, split in LEARNT)
     return trees
 
 

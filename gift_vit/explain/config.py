@@ -88,7 +88,7 @@ class RunArguments(Options):
     @property
     def folder(self) -> Path:
         """The folder to write."""
-        return Path(self.out or Path(self.run, "explain"))
+        return Path(self.out or Path(self.run, "explain")).expanduser()
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Arguments(Options):
 
 def export(arguments: Arguments) -> None:
     """Write the file, and say how it compares."""
-    out = Path(arguments.out)
+    out = Path(arguments.out).expanduser()
     run = Run.open(arguments.run, arguments.dataset_root)
     run.check_takes_images("ONNX files and torch programs")
     require(f"out={out}", *SUFFIXES[out.suffix], install="gift-vit[export]")

@@ -114,7 +114,7 @@ class _Part:
 
 
 def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> list[_Part]:
-    folder = Path(arguments.out or run.folder / FOLDER)
+    folder = Path(arguments.out or run.folder / FOLDER).expanduser()
     adapter = sha256_of(run.folder / ADAPTER)
     parts = []
     if arguments.images:

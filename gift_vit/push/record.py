@@ -17,7 +17,7 @@ from gift_vit.runs.run import RESULT, Run
 _PLACES = {"output_root": "outputs", "data_root": "data", "cache_root": "data/cache"}
 _TRACKER = {"kind": "none", "project": "gift-vit", "entity": None, "mode": "offline", "log_adapter": False}
 _PRIVATE = ("paths", "tracker", "hydra")  # sections of words that say where and for whom
-_PATH = re.compile(r"(?<![\w.:/~<-])~?(?:/[^/\s'\",;:()\[\]{}]+)+/?")  # an absolute path in a text; no address of the web
+_PATH = re.compile(r"(?<![\w.:/~<>-])~?(?:/[^/\s'\",;:()\[\]{}]+)+/?")  # an absolute path in a text; no address of the web
 
 
 def check_pushable(run: Run) -> None:
@@ -33,7 +33,9 @@ def shareable(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     record = json.loads(to_json(run.result))
     config = _shareable_config(record["run"]["config"])
     known = _known_paths(record["run"]["config"])
+    names = record["data"]["class_names"]
     record = _without_paths(record, known)
+    record["data"]["class_names"] = names  # words, though they may look like paths
     overrides = [word for given in run.result.run.overrides if (word := _shareable_word(given, config, known)) is not None]
     record["run"] |= {
         "config": config,

@@ -210,7 +210,7 @@ def select(cfg: Arguments) -> None:
     sweeps = read_sweeps(Path(cfg.root))
     wanted.sort(key=lambda run: (run.run.dataset, run.run.method))
     cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
-    out = Path(cfg.out) if cfg.out else conf_dir() / "recipe"
+    out = Path(cfg.out).expanduser() if cfg.out else conf_dir() / "recipe"
     for choice in [choose(cell, sweeps) for cell in cells]:  # all or none
         path = out / f"{choice.dataset}_{choice.method}.yaml"
         write_text(path, recipe_text(choice, out if cfg.out else None))

@@ -246,6 +246,14 @@ def test_paths_are_taken_as_they_are_typed(key: str, typed: str, path: str) -> N
     assert OmegaConf.select(OmegaConf.create(load_config(cfg).values), key) == path.replace("{home}", str(Path.home()))
 
 
+@pytest.mark.parametrize("name", ["2024_05", "1e3", "true", "null", "a,b"])
+def test_a_folder_that_is_there_is_meant_whatever_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    cfg = compose_config(overrides_of(["dataset=folder", f"dataset.root={name}"]))
+    assert cfg.dataset.root == name
+
+
 def test_protocols_are_what_they_are_named_for() -> None:
     paper = loaded("dataset=cub", "protocol=gift_paper", "phase=search")
     assert (paper.trainer.batch_size, paper.trainer.epochs, paper.compute.drop_path_rate, paper.seed) == (32, 100, 0.1, 42)

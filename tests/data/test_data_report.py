@@ -105,6 +105,12 @@ def test_classes_without_an_image_are_said(
     assert describe(build_dataset(ParquetConfig(name="some", root=str(tmp_path)))).warnings == warnings
 
 
+def test_a_rare_class_that_a_drawn_split_lacks_is_said(tmp_path: Path, make_tree: Make, make_config: Make) -> None:
+    root = make_tree(tmp_path / "own", {"cat": 40, "dog": 2})
+    described = describe(build_dataset(make_config(FolderConfig, root=root)))
+    assert described.warnings == [f"{split}, as it is drawn, has no image of 1 classes: dog" for split in ("test", "val")]
+
+
 def test_the_digits_have_no_picture_in_two_splits(make_config: Make) -> None:
     described = describe(build_dataset(make_config(DigitsConfig)))
     assert described.warnings == []

@@ -113,18 +113,24 @@ def test_the_stratified_split_is_scikit_learns(seed: int) -> None:
     assert split > 20
 
 
+def toy(seed: int) -> FolderConfig:
+    return FolderConfig(name="toy", root="/nowhere", split_seed=seed)
+
+
 def test_val_is_split_off_in_proportion_and_classes_of_one_image_cannot_be_split() -> None:
     labels = [0] * 50 + [1] * 30 + [2] * 20
-    train, val, said = split_off("toy", "val", "train", source(labels), 0.2, 7)
+    train, val, said = split_off(toy(7), "val", "train", source(labels), 0.2)
     assert said == "split off train: 20 of 100, stratified, seed 7"
     assert np.bincount(val.labels).tolist() == [10, 6, 4]
     assert sorted([*train.indices, *val.indices]) == list(range(100))
-    assert val.indices.tolist() != split_off("toy", "val", "train", source(labels), 0.2, 8)[1].indices.tolist()
+    assert val.indices.tolist() != split_off(toy(8), "val", "train", source(labels), 0.2)[1].indices.tolist()
     image, label = val[3]
     assert (image.getpixel((0, 0)), label) == ((int(val.indices[3]),) * 3, int(val.labels[3]))
-    message = r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 5 training images.*give a val"
+    message = (
+        r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 15 training images.*: class dog has one image only; give"
+    )
     with pytest.raises(ConfigError, match=message):
-        split_off("toy", "val", "train", source([0, 0, 0, 0, 1]), 0.2, 0)
+        split_off(toy(0), "val", "train", source([0] * 14 + [1]), 0.2, ["cat", "dog"])
 
 
 def test_fingerprint_is_this_hash_and_sees_every_change() -> None:

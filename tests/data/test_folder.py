@@ -72,6 +72,20 @@ def test_names_that_look_the_same_are_one_class(tmp_path: Path, make_tree: Tree,
     assert [dataset.split(split).labels.tolist() for split in ("train", "val", "test")] == [[0, 1, 1, 1], [1], [1]]
 
 
+def test_names_that_no_record_could_hold_are_refused(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    root = make_tree(tmp_path / "own", {"train/a": 2, "train/b": 2})
+    os.mkdir(os.fsencode(root) + b"/train/caf\xe9")
+    told = rf"\A{root}/train/caf\\udce9 has a name that is no UTF-8; rename it"
+    with pytest.raises(ConfigError, match=told):
+        build_dataset(make_config(FolderConfig, root=root))
+    os.rename(os.fsencode(root) + b"/train/caf\xe9", root / "train/c")
+    os.rename(root / "train/a/0.png", os.fsencode(root) + b"/train/a/\xe9.png")
+    with pytest.raises(ConfigError, match=r"a/\\udce9\.png has a name that is no UTF-8"):
+        build_dataset(make_config(FolderConfig, root=root))
+    with pytest.raises(ConfigError, match=r"a/\\udce9\.png has a name that is no UTF-8"):
+        image_files(root / "train/a")
+
+
 def test_image_formats_and_modes(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make) -> None:
     extensions, modes = ["jpg", "JPEG", "png", "webp", "bmp", "tif", "tiff"], ["L", "P", "RGBA", "1"]
     make_tree(tmp_path, {"train/a": 0, "val/a": 1})

@@ -77,6 +77,26 @@ def test_the_same_names_for_every_kind(tmp_path: Path, put: Make, read: Read, ki
     assert all(source.labels.tolist() == [0, 1] * (len(source) // 2) or kind == "folder" for source in dataset.splits.values())
 
 
+@pytest.mark.parametrize(
+    ("folders", "lists", "kind"),
+    [
+        (["images"], ["train.csv", "val.csv"], "csv"),
+        (["images", "masks"], ["Training.tsv"], "csv"),
+        (["images"], ["labels.csv"], "csv"),
+        (["train", "test"], ["train.csv"], "csv"),  # pictures lie in them, and no class folders
+        (["cat", "dog"], ["labels.csv"], "folder"),
+        (["train/cat", "train/dog"], ["train.csv"], "folder"),
+        (["images"], [], "folder"),
+    ],
+)
+def test_lists_beside_folders(tmp_path: Path, folders: list[str], lists: list[str], kind: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    for name in lists:
+        (tmp_path / name).write_text("image,label\n")
+    assert kind_of(tmp_path) == kind
+
+
 @pytest.mark.parametrize("name", ["lines.jsonl", "lines.JSON"])
 def test_a_file_of_texts_is_no_images(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": "a", "label": 0}\n')

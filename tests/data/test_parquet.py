@@ -186,6 +186,7 @@ BOOL, CATEGORY = pa.array([True, False, True]), pa.array(["b", "a", "b"]).dictio
         ({"foto": 0, "art": ["b", "a", "b"]}, {"image": "foto", "label": "art"}, ["a", "b"], [1, 0, 1]),
         ({"image": 0, "img": 0, "label": [1, 0, 1], "y": [0, 0, 0]}, {"image": "img", "label": "label"}, None, [1, 0, 1]),
         ({"image": 0, "label": ["caf\u00e9", "a", "cafe\u0301"]}, {}, ["a", "caf\u00e9"], [1, 0, 1]),
+        ({"image": 0, "label": ["cat ", "ant", "cat"]}, {}, ["ant", "cat"], [1, 0, 1]),
     ],
 )
 def test_columns_and_labels_as_people_have_them(
@@ -219,6 +220,27 @@ def test_a_column_names_the_splits_in_every_shard(tmp_path: Path, png: Png, make
     table = table.drop_columns("subset")
     with pytest.raises(ConfigError, match=r"all-00000-of-00002\.parquet …: some of the files have a column of the split"):
         read()
+
+
+def test_a_column_names_the_splits_in_a_file_named_train(tmp_path: Path, png: Png, make_config: Make) -> None:
+    images, splits = [png(seed) for seed in range(10)], ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    table = pa.table({"image": images, "label": [0, 1] * 5, "split": splits})
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+
+    def read() -> Any:
+        return build_dataset(make_config(ParquetConfig, root=tmp_path, files={}.fromkeys(("train", "val", "test"))))
+
+    assert {split: len(source) for split, source in read().splits.items()} == {"train": 6, "val": 2, "test": 2}
+    pq.write_table(table.slice(0, 2), tmp_path / "test.parquet")
+    told = r"train-00000-of-00001\.parquet: rows are of test by the column of the split, and there are files of test, too; keep"
+    with pytest.raises(ConfigError, match=told):
+        read()
+
+
+def test_an_empty_label_is_named(tmp_path: Path, png: Png, make_config: Make) -> None:
+    pq.write_table(pa.table({"image": [png(0), png(1)], "label": ["cat", " "]}), tmp_path / "all.parquet")
+    with pytest.raises(ConfigError, match=r"all\.parquet row 1 has an empty label; write it into the file, or leave the row"):
+        build_dataset(make_config(ParquetConfig, root=tmp_path, files={"train": ["all.parquet"]}))
 
 
 def test_an_undecodable_image_is_named(tmp_path: Path, png: Png, write_parquet: Write) -> None:

@@ -20,7 +20,7 @@ from gift_vit.config import compose_config, load_config
 from gift_vit.methods.adapter import load_adapter
 from gift_vit.push.__main__ import _seeds, write_shared
 from gift_vit.push.card import model_card
-from gift_vit.push.record import shareable
+from gift_vit.push.record import _without_paths, shareable
 from gift_vit.runs.result import read_result, to_json
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -108,6 +108,18 @@ def test_what_is_pushed_is_verified_but_for_what_stays_behind(run: Run, tmp_path
     (run.folder / "README.md").write_text("my notes")
     assert not run.is_pushed
     (run.folder / "README.md").unlink()
+
+
+def test_names_of_classes_are_no_paths(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    record = json.loads((copy / "result.json").read_text())
+    record["data"]["class_names"] = names = ["/m/0k4j", "A /B", *"23456789"]
+    (copy / "result.json").write_text(json.dumps(record))
+    config, shared = shareable(Run.open(copy))
+    assert shared["data"]["class_names"] == names
+    assert _without_paths("train/<class>*.jpg, val/<class>/", {}) == "train/<class>*.jpg, val/<class>/"
+    assert str(run.folder) not in json.dumps([config, shared])
 
 
 def test_nothing_of_the_machine_is_in_what_is_shared(run: Run, tmp_path: Path) -> None:

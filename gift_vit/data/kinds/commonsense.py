@@ -17,7 +17,7 @@ def build_commonsense(cfg: CommonsenseConfig) -> VisionDataset:
     """Read all files; val is drawn from the training questions."""
     train: Any = read_questions(dict.fromkeys(cfg.train_files(), ""))  # it stands where images do
     test: Any = read_questions({file: name for name, file in cfg.test_files().items()})
-    rest, val, drawn = split_off(cfg.name, "val", "train", train, cfg.val_fraction, cfg.split_seed, cfg.thing)
+    rest, val, drawn = split_off(cfg, "val", "train", train, cfg.val_fraction)
     splits: dict[str, ImageSource] = {"train": rest, "val": val, "test": test}
     root = Path(cfg.root).expanduser()
     files = {

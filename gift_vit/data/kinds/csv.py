@@ -20,7 +20,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import FileSource, Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, CsvConfig
-from gift_vit.data.layout import ALL, REPEATED, one_form
+from gift_vit.data.layout import LEARNT, REPEATED, one_form
 from gift_vit.data.own import Labels, Part, own_dataset, rows_of_splits, taken
 
 _SEPARATORS = ",;\t|"
@@ -49,7 +49,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
     """Read the lists, and look whether every listed image is there."""
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     found = cfg.found()
-    listings = {split: [read_listing(file, cfg.columns, split == ALL) for file in files] for split, files in found.items()}
+    listings = {split: [read_listing(file, cfg.columns, split in LEARNT) for file in files] for split, files in found.items()}
     numbers = all(NUMBER.fullmatch(text) for several in listings.values() for listing in several for text in listing.labels)
     parts: dict[str, Part] = {}
     for split, files in found.items():
@@ -60,7 +60,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
         labels = as_labels([label for listing in several for label in listing.labels], numbers, files[0])
         repeated = sum(listing.repeated for listing in several)
         origin = Origin(tuple(os.path.relpath(file, root) for file in files), {REPEATED: repeated} if repeated else {})
-        rows = rows_of_splits(split, [listing.splits for listing in several], len(paths), str(files[0]))
+        rows = rows_of_splits(split, [listing.splits for listing in several], len(paths), str(files[0]), found)
         for name, indices in rows.items():
             chosen = [paths[index] for index in indices]
             source = partial(FileSource, root, chosen, listed_in=files[0], hint=cfg.how_to_prepare())

@@ -26,7 +26,7 @@ from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset,
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, ParquetConfig
 from gift_vit.data.decode import OWN_DATA, Decoder
-from gift_vit.data.layout import ALL
+from gift_vit.data.layout import LEARNT
 from gift_vit.data.own import Labels, Part, joined, own_dataset, rows_of_splits, taken
 
 
@@ -94,7 +94,7 @@ class _File:
 @register_dataset("parquet", ParquetConfig)
 def build_parquet(cfg: ParquetConfig) -> VisionDataset:
     """Read the Parquet files of each split."""
-    read = {split: [_read_file(file, cfg.columns, split == ALL) for file in files] for split, files in cfg.found().items()}
+    read = {split: [_read_file(file, cfg.columns, split in LEARNT) for file in files] for split, files in cfg.found().items()}
     names = agreed_names([(f"{cfg.name}'s {split} files", _names_of(several)) for split, several in read.items()])
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     parts: dict[str, Part] = {}
@@ -102,7 +102,7 @@ def build_parquet(cfg: ParquetConfig) -> VisionDataset:
         table = _table(several)
         labels = joined([file.labels for file in several], f"the {split} files of {root}")
         origin, place = Origin(tuple(os.path.relpath(file, root) for file in table.files)), str(table.files[0])
-        rows = rows_of_splits(split, [file.splits for file in several], len(labels), place)
+        rows = rows_of_splits(split, [file.splits for file in several], len(labels), place, read)
         for name, indices in rows.items():
             parts[name] = Part(taken(labels, indices), partial(_some_of, table, indices), place, origin)
     return own_dataset(cfg, parts, names)
@@ -177,8 +177,16 @@ def _read_file(file: Path, columns: ColumnsConfig, with_splits: bool = False) ->
     for name, column in (("image bytes", images), ("label", labels)):
         if column.null_count:
             raise ConfigError(f"{file} row {pc.index(column.is_null(), True).as_py()} has no {name}; write them into the file")
-    plain = labels.to_numpy() if pa.types.is_integer(labels.type) else labels.to_pylist()
+    plain = labels.to_numpy() if pa.types.is_integer(labels.type) else _stripped(labels.to_pylist(), file)
     return _File(file, images.cast(pa.large_binary()), paths, plain, splits, names)
+
+
+def _stripped(labels: list[str], file: Path) -> list[str]:
+    """Labels that are text, as those of a CSV file are read: without space around them, and none empty."""
+    stripped = [label.strip() for label in labels]
+    if "" in stripped:
+        raise ConfigError(f"{file} row {stripped.index('')} has an empty label; write it into the file, or leave the row out")
+    return stripped
 
 
 def _holds_images(kind: pa.DataType) -> bool:

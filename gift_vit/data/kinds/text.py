@@ -23,7 +23,7 @@ from gift_vit.data.columns import find_column, find_split_column, find_texts
 from gift_vit.data.config import TextColumnsConfig, TextConfig
 from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows
 from gift_vit.data.kinds.parquet import agreed_names, names_in
-from gift_vit.data.layout import ALL
+from gift_vit.data.layout import LEARNT
 from gift_vit.data.own import Part, own_dataset, rows_of_splits, taken
 from gift_vit.data.texts import TextSource
 
@@ -53,7 +53,7 @@ def build_text(cfg: TextConfig) -> VisionDataset:
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
     found = cfg.found()
     read = {
-        split: [read_rows(file, cfg.columns, split == ALL, numbers=cfg.is_regression) for file in files]
+        split: [read_rows(file, cfg.columns, split in LEARNT, numbers=cfg.is_regression) for file in files]
         for split, files in found.items()
     }
     numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
@@ -65,7 +65,7 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         stated = [label for rows in several for label in rows.labels]
         labels = np.asarray(stated, np.float32) if cfg.is_regression else as_labels(stated, numbers, files[0])
         origin = Origin(tuple(os.path.relpath(file, root) for file in files))
-        by_split = rows_of_splits(split, [rows.splits for rows in several], len(texts), str(files[0]))
+        by_split = rows_of_splits(split, [rows.splits for rows in several], len(texts), str(files[0]), found)
         for name, indices in by_split.items():
             source = partial(_source, [texts[index] for index in indices], [places[index] for index in indices])
             parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)

@@ -56,8 +56,8 @@ def compare_runs(runs: Sequence[Run], arguments: StabilityArguments) -> None:
     }
     markdown = _markdown(found)
     print(markdown, end="")
-    write_json(Path(f"{arguments.out}.json"), found)
-    write_text(Path(f"{arguments.out}.md"), markdown)
+    write_json(Path(f"{arguments.out}.json").expanduser(), found)
+    write_text(Path(f"{arguments.out}.md").expanduser(), markdown)
 
 
 def _bases(explainers: Sequence[Explainer]) -> dict[str, list[MapChoice]]:
