@@ -95,6 +95,11 @@ class GridSweeper(BasicSweeper):
         for key, several in (("sweep", "sweep files"), ("grid", "grids")):
             if key in swept:
                 raise ConfigError(f"{swept[key].input_line}: the axes of several {several} would be lost; give one a command")
+        if "seeds" in swept:  # the axis of the finals' seeds would be that of the protocol
+            given = swept["seeds"].input_line
+            raise ConfigError(
+                f"{given}: the list of a sweep's seeds is one value; write seeds=[{str(given).partition('=')[2]}]"
+            )
         if self.params and "method" in swept:
             self._check_methods(swept["method"], [o.input_line for o in overrides if not o.is_sweep_override()])
 

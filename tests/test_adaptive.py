@@ -62,6 +62,29 @@ def test_an_edge_is_widened_with_every_value_of_the_other_axes() -> None:
     assert asked_after(runs, widen=1, seeds=1) == []
 
 
+def test_two_open_axes_are_widened_one_after_the_other_so_that_the_grid_stays_whole() -> None:
+    """The score rises with both axes up to 0.008 and 0.2."""
+    runs: list[Tried] = []
+    words = [f"optim.lr={lr} optim.weight_decay={wd} seed=0" for lr in ("0.001", "0.002") for wd in ("0.05", "0.1")]
+    while words:
+        for word in words:
+            lr, wd = (float(value.partition("=")[2]) for value in sorted(word.split())[:2])
+            score = 50 + 1000 * min(lr, 0.016 - lr) + 50 * min(wd, 0.4 - wd)
+            runs.append(tried(word, score, of_grid=len(runs) < 4))
+        words = [" ".join(sorted(asked)) for asked in asked_after(runs, widen=4, seeds=1)]
+    points = {(run.config["optim.lr"], run.config["optim.weight_decay"]) for run in runs}
+    assert points == {(lr, wd) for lr in (0.001, 0.002, 0.004, 0.008, 0.016) for wd in (0.05, 0.1, 0.2, 0.4)}
+
+
+def test_an_axis_without_effect_is_not_widened() -> None:
+    """Of equal scores the smallest value is chosen, which lies on the edge."""
+    grid = {(lr, wd): 90.0 - abs(lr - 2) for lr in (1, 2, 3) for wd in (0.1, 0.2, 0.3)}
+    runs = [tried(f"optim.lr={lr} optim.weight_decay={wd} seed=0", score) for (lr, wd), score in grid.items()]
+    assert asked_after(runs, widen=2, seeds=1) == []
+    runs = [run for run in runs if run.config["optim.weight_decay"] != 0.2]
+    assert {words[-1] for words in asked_after(runs, widen=2, seeds=1)} == {"optim.weight_decay=0.033"}, "none lies between"
+
+
 def test_settings_that_val_cannot_tell_apart_get_another_seed_once_no_edge_is_open() -> None:
     """At 90 % of 200 images the standard error is 2.12 points."""
     scores = {"1e-3": 70.0, "2e-3": 88.0, "4e-3": 90.0, "8e-3": 87.5}

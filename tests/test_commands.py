@@ -40,6 +40,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "sweep": ([TRAIN, "sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
     "sweeps": ([TRAIN, "-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
     "grids": ([TRAIN, "sweep=cub", "grid=paper,equal"], "grid=paper,equal: the axes of several grids would be lost"),
+    "seeds": (
+        [TRAIN, "sweep=final", "dataset=digits", "seeds=10,11"],
+        "seeds=10,11: the list of a sweep's seeds is one value; ",
+    ),
+    "no list": (["experiments.tables", "datasets=cub,dogs"], "datasets=cub,dogs: expected a list, as datasets=[cub,dogs]"),
     "a grid": ([TRAIN, "sweep=cub", "grid=equl"], "unknown grid 'equl'; did you mean equal? (known: paper, equal)"),
     "missing data": (
         [*SMOKE, "dataset=tiny_mammals"],

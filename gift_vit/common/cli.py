@@ -132,7 +132,14 @@ def _value(word: str, hint: Any) -> Any:
     key, _, text = word.partition("=")
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if str not in kinds:
-        return OmegaConf.from_dotlist([f"{key}={text}"])[key]
+        value = OmegaConf.from_dotlist([f"{key}={text}"])[key]
+        if (
+            value is not None
+            and not OmegaConf.is_list(value)
+            and {get_origin(kind) or kind for kind in kinds} <= {list, NoneType}
+        ):
+            raise ConfigError(f"{word}: expected a list, as {key}=[{text}]")
+        return value
     return None if NoneType in kinds and text in ("", "null") else text.replace("${", r"\${")
 
 

@@ -70,7 +70,7 @@ def mean_ranks(scores: Mapping[Row, Sequence[float]]) -> dict[Row, float]:
     """Each row's rank on every dataset, averaged; 1 is best, and what prints the same shares the mean of its places."""
     from scipy.stats import rankdata
 
-    printed = np.round([list(row) for row in scores.values()], 2)
+    printed = np.array([[round(score, 2) for score in row] for row in scores.values()])  # as a table's cells are rounded
     return dict(zip(scores, rankdata(-printed, axis=0).mean(axis=1).tolist(), strict=True))
 
 

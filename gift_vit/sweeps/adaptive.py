@@ -68,7 +68,8 @@ def _of_cell(cell: Sequence[Tried], asked: Collection[Words], widen: int, seeds:
     if not results:
         return
     choice = choose(results)
-    wider = [words for edge in choice.edges for words in _wider(cell, edge, asked, widen)]
+    # one axis at a time: the next round's grid has the new value with all of the others'
+    wider = next((words for edge in choice.edges if (words := _wider(cell, edge, asked, widen))), [])
     yield from wider
     if wider or choice.near == 1:
         return

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
@@ -202,6 +202,16 @@ def select(cfg: Arguments) -> None:
     """Choose, tell, and write a recipe for every dataset and method that has search runs."""
     found = collect_results(cfg.root, phase="search", protocol=cfg.protocol, backbone=cfg.backbone)
     wanted = [run for run in found if _asked(cfg.datasets, run.run.dataset) and _asked(cfg.methods, run.run.method)]
+    for key, names, there in (
+        ("datasets", cfg.datasets, {run.run.dataset for run in wanted}),
+        ("methods", cfg.methods, {run.run.method for run in wanted}),
+    ):
+        absent = [name for name in names or () if name not in there]
+        if wanted and absent:
+            known = ", ".join(sorted(there))
+            raise ConfigError(
+                f"{key}: no finished search run of {absent[0]}{did_you_mean(absent[0], there)} (there are: {known})"
+            )
     if not wanted:
         raise ConfigError(
             f"no finished search run among {len(found)} below {cfg.root}; "
@@ -261,11 +271,20 @@ def _given(runs: Sequence[Result], config: Mapping[str, Any]) -> list[str]:
 
 
 def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
-    """Axes on which the best value is the lowest or highest tried; below zero there is nothing to try."""
+    """Axes on which the best value is the lowest or highest tried, and no value between scores the same.
+
+    Of equal ones the smallest is chosen, so that an axis without effect would always be open. Below zero nothing can be tried.
+    """
     for key in swept:
         values = sorted({setting.values[key] for setting in settings if _is_number(setting.values[key])})
         best = settings[0].values[key]
-        if len(values) > 1 and best in (values[0], values[-1]) and best != 0:
+        others = {name: value for name, value in settings[0].values.items() if name != key}
+        equal = {
+            setting.values[key]
+            for setting in settings
+            if score_order(setting.score) == score_order(settings[0].score) and {**setting.values, **others} == setting.values
+        }
+        if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not equal & set(values[1:-1]):
             yield Edge(key, best, tuple(values))
 
 

@@ -178,6 +178,8 @@ def test_only_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(list((tmp_path / "recipe").iterdir())) == 4
     capsys.readouterr()
     assert "no finished search run among 4 below" in refused(command, capsys, *words, "methods=[vpt_deep]")
+    said = refused(command, capsys, *words, "datasets=[cub]", "methods=[lora,gfit]")
+    assert "methods: no finished search run of gfit (there are: lora)" in said
     store(tmp_path, search(None, method="ssf"))
     said = refused(command, capsys, words[0], f"out={tmp_path / 'none'}")
     assert "outputs/search/ssf0/result.json is a search run without val_top1" in said
