@@ -18,7 +18,7 @@ def data_root(given: str) -> Path:
     return Path(given).expanduser()
 
 
-def is_folder(key: str, value: str) -> None:
+def existing_folder(key: str, value: str) -> None:
     """Check of an option that names a folder with files to read."""
     if not Path(value).expanduser().is_dir():
         raise ConfigError(f"{key}={value} is no folder; give the one that holds the files")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from data_prep.commands import DEFAULT_ROOT, data_root, is_folder
+from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder
 from data_prep.commonsense.facts import SOURCE
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, matches
@@ -30,7 +30,7 @@ class Arguments(Options):
     """
 
     root: str = DEFAULT_ROOT
-    folder: Annotated[str | None, is_folder] = None
+    folder: Annotated[str | None, existing_folder] = None
     source: Annotated[str, _address] = SOURCE
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root, is_folder, prepare_each
+from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder, prepare_each
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of
@@ -31,7 +31,7 @@ class Arguments(Options):
 
     task: Annotated[str, one_of([*TASKS, "all"])] = MISSING
     root: str = DEFAULT_ROOT
-    folder: Annotated[str | None, is_folder] = None
+    folder: Annotated[str | None, existing_folder] = None
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root, is_folder
+from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from data_prep.vtab.tfds_prepare import INSTALL
@@ -49,8 +49,8 @@ class Arguments(Options):
     task: str = MISSING
     source: Annotated[str, one_of(SOURCES)] = "auto"
     root: str = DEFAULT_ROOT
-    folder: Annotated[str | None, is_folder] = None
-    archives: Annotated[str | None, is_folder] = None
+    folder: Annotated[str | None, existing_folder] = None
+    archives: Annotated[str | None, existing_folder] = None
     tfds_dir: str | None = None
     manual_dir: str | None = None
 

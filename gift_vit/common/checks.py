@@ -155,9 +155,8 @@ def writable_folder(key: str, value: str) -> None:
 
 def writable_file(key: str, value: str) -> None:
     """A file that can be written; no folder."""
-    path = Path(value).expanduser()
-    expect(value != "" and not path.is_dir(), key, value, "a file to write, no folder")
-    check_writable(path.parent, path.name)
+    expect(value != "" and not Path(value).expanduser().is_dir(), key, value, "a file to write, no folder")
+    writable_stem(key, value)
 
 
 def writable_stem(key: str, value: str) -> None:  # noqa: ARG001 - a check

@@ -15,9 +15,8 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
-_PATHS = {
-    f"{section}.{key}" for section, key in PATHS
-}  # one that is there is no list of values and no number, whatever its name
+# one that is there is no list of values and no number, whatever its name
+_PATHS = {f"{section}.{key}" for section, key in PATHS}
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 

@@ -119,7 +119,7 @@ class Decoder:
                     "or leave dataset.transform.value_range out"
                 )
             _scale_transparency(image)
-            depth = _depth(image)
+            depth = None if self.value_range is None else _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
             image.load()
             picture = self._to_rgb(image, depth)

@@ -185,14 +185,16 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
         lacks = f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no {data.thing}s"
         yield f"{lacks}; write them from 0, or as text"
     elif absent:
-        names = [data.class_names[index] if data.class_names else str(index) for index in absent]
-        yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_shortened(names)}"
+        yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_named(data, absent)}"
     for split, origin in data.origins.items():
         if origin.drawn:
             lost = np.flatnonzero((counts > 0) & (np.bincount(data.splits[split].labels, minlength=len(counts)) == 0)).tolist()
-            names = [data.class_names[index] if data.class_names else str(index) for index in lost]
             if lost:
-                yield f"{split}, as it is drawn, has no {data.thing} of {len(lost)} classes: {_shortened(names)}"
+                yield f"{split}, as it is drawn, has no {data.thing} of {len(lost)} classes: {_named(data, lost)}"
+
+
+def _named(data: VisionDataset, classes: Sequence[int]) -> str:
+    return _shortened([data.class_names[index] if data.class_names else str(index) for index in classes])
 
 
 def _skipped(splits: Mapping[str, SplitReport]) -> Iterator[str]:

@@ -278,12 +278,9 @@ def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
     for key in swept:
         values = sorted({setting.values[key] for setting in settings if _is_number(setting.values[key])})
         best = settings[0].values[key]
-        others = {name: value for name, value in settings[0].values.items() if name != key}
-        equal = {
-            setting.values[key]
-            for setting in settings
-            if score_order(setting.score) == score_order(settings[0].score) and {**setting.values, **others} == setting.values
-        }
+        others = [name for name in settings[0].values if name != key]
+        line = [setting for setting in settings if all(setting.values[name] == settings[0].values[name] for name in others)]
+        equal = {setting.values[key] for setting in line if score_order(setting.score) == score_order(settings[0].score)}
         if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not equal & set(values[1:-1]):
             yield Edge(key, best, tuple(values))
 
