@@ -194,14 +194,15 @@ class Halving:
         return self._by_name[min(ranked)[-1]] if ranked else None
 
     def summary(self) -> str:
-        """What was trained of the cell's whole grid."""
-        ended, whole = self._ended(), sum(map(_epochs, self._plans))
-        trained = sum(max(trial.intermediate_values) for trial in ended)
-        finished = sum(trial.state.name == "COMPLETE" for trial in ended)
-        return (
-            f"asha: {finished} of {len(self._plans)} runs finished, {len(ended) - finished} stopped early; "
-            f"{trained} of {whole} epochs trained, {100 - 100 * trained / whole:.0f} % saved"
-        )
+        """What was trained of the runs that have ended; what failed saves nothing."""
+        ended = {name: trial for trial in self._ended() if (name := trial.user_attrs[_RUN]) in self._by_name}
+        whole = sum(_epochs(self._by_name[name]) for name in ended)
+        trained = sum(max(trial.intermediate_values) for trial in ended.values())
+        finished = sum(trial.state.name == "COMPLETE" for trial in ended.values())
+        summary = f"asha: {finished} of {len(self._plans)} runs finished, {len(ended) - finished} stopped early"
+        if failed := len(self._plans) - len(ended):
+            summary += f", {failed} failed"
+        return f"{summary}; {trained} of {whole} epochs trained, {100 * (whole - trained) / max(1, whole):.0f} % saved"
 
     def _trials(self) -> "list[optuna.trial.FrozenTrial]":
         return self._study.get_trials(deepcopy=False)

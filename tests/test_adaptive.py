@@ -137,7 +137,7 @@ def test_a_whole_sweep_goes_on_until_its_choice_is_settled_and_its_record_has_al
 ) -> None:
     monkeypatch.setattr("gift_vit.runs.train.fit", finish)
     grid = 'method.grid.mini={optim.lr:"0.01,0.02",optim.weight_decay:"0"}'
-    words = ["sweep=digits", "sweeper=adaptive", "method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32", grid]
+    words = ["sweep=digits", "sweeper=adaptive", "method=gift", "debug=smoke", "backbone.img_size=32", grid]
     words += ["trainer.epochs=1", f"paths.output_root={tmp_path}", "hydra/launcher=basic"]
     for _ in range(2):  # started again there is nothing left to run
         assert train_here(*words) == 0
@@ -157,7 +157,7 @@ def test_a_run_that_fails_closes_its_edge_until_it_is_mended(
             raise RunError("the loss became nan")
         return finish(*args)
 
-    words = ["-m", "sweeper=adaptive", "debug=smoke", "run_name=null", "backbone.img_size=32", "optim.lr=0.01,0.02"]
+    words = ["-m", "sweeper=adaptive", "debug=smoke", "backbone.img_size=32", "optim.lr=0.01,0.02"]
     words += ["method=linear", "trainer.epochs=1", f"paths.output_root={tmp_path}", "hydra/launcher=basic"]
     near = {0.01: 69.0, 0.02: 70.0, 0.04: 10.0}
     monkeypatch.setitem(globals(), "scored", lambda lr, _: near[lr])

@@ -66,7 +66,7 @@ def command(tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.
     def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES), file: bool = True) -> int:
         grid = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
         common = ["sweep=digits", grid] if file else ["-m", "dataset=digits", f"optim.lr={lr}"]
-        common += ["method=gift", "debug=smoke", "run_name=null", "backbone.img_size=32"]
+        common += ["method=gift", "debug=smoke", "backbone.img_size=32"]
         common += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic"]
         return train_here(*words, *common)
 
@@ -169,17 +169,23 @@ def test_only_runs_of_one_cell_are_compared(
     ]
 
 
-def test_a_run_that_fails_is_tried_again(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: object, **kwargs: object) -> FitResult:
-        raise RunError("no space left")
+def test_a_run_that_fails_saves_nothing_and_is_tried_again(
+    command: Command, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(model: nn.Module, inputs: FitInputs, optim: OptimConfig, *others: Any) -> FitResult:
+        if optim.lr < 1e-2:
+            raise RunError("no space left")
+        return follow_curve(model, inputs, optim, *others)
 
     with monkeypatch.context() as broken:
         broken.setattr("gift_vit.runs.train.fit", fails)
-        assert command("sweeper=asha", lr="1e-4,1e-3") == 1
+        assert command("sweeper=asha", lr="1e-4,1e-3,1e-2") == 1
     assert len(list(tmp_path.rglob("failed.json"))) == 2
+    said = f"asha: 1 of 3 runs finished, 0 stopped early, 2 failed; {EPOCHS} of {EPOCHS} epochs trained, 0 % saved\n"
+    assert said in capsys.readouterr().err
     assert command("sweeper=asha", lr="1e-4,1e-3") == 0
     assert not list(tmp_path.rglob("failed.json"))
-    assert set(epochs_by_rate(tmp_path)) == {1e-4, 1e-3}
+    assert set(epochs_by_rate(tmp_path)) == {1e-4, 1e-3, 1e-2}
 
 
 def test_of_equal_ones_it_names_what_the_choice_takes(

@@ -33,7 +33,7 @@ def write_images(folder: Path, count: int) -> None:
             Image.new("RGB", (70, 50), colour).save(folder / label / f"{index}.jpg")
 
 
-OWN = ["debug=smoke", "dataset=folder", "dataset.root=images", "trainer.batch_size=8", "phase=final"]
+OWN = ["debug=smoke", "run_name=smoke", "dataset=folder", "dataset.root=images", "trainer.batch_size=8", "phase=final"]
 RUN = Path("outputs/final/folder_images/gift/test_vit/smoke")
 
 
@@ -56,7 +56,7 @@ def test_a_run_on_a_folder_from_another_directory_prints_plain_lines(finished: P
     assert "\x1b" not in again.stderr
     assert {path.name for path in finished.iterdir()} == {"images", "outputs"}, "nothing is left anywhere else"
     result = json.loads((finished / RUN / "result.json").read_text())
-    assert result["run"]["command"].startswith("python -m gift_vit.train debug=smoke dataset=folder")
+    assert result["run"]["command"].startswith("python -m gift_vit.train debug=smoke run_name=smoke dataset=folder")
     assert result["run"]["overrides"] == OWN
 
 
@@ -142,12 +142,12 @@ def test_nothing_is_made_of_a_model_that_has_diverged(finished: Path, tmp_path: 
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    done = command(tmp_path, "gift_vit.train", "debug=smoke", "paths.output_root=/dev/null")
+    done = command(tmp_path, "gift_vit.train", "debug=smoke", "run_name=smoke", "paths.output_root=/dev/null")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: cannot write /dev/null/search/digits/gift/test_vit/smoke")
 
 
-ENDLESS = ["gift_vit.train", "debug=smoke", "trainer.epochs=2000"]
+ENDLESS = ["gift_vit.train", "debug=smoke", "run_name=smoke", "trainer.epochs=2000"]
 ENDLESS_RUN = Path("outputs/search/digits/gift/test_vit/smoke")
 
 

@@ -23,7 +23,7 @@ from tests.pages import BLOCKS, COMMANDS, PAGES, Block, Command, commands_of_tar
 from tests.test_readme import write_yaml
 from tests.warm import SECONDS, Ended, run_module
 
-SHORT = ("debug=smoke", "backbone=vit_mini", "trainer.batch_size=4", "run_name=null", "dataset.num_classes=null")
+SHORT = ("debug=smoke", "backbone=vit_mini", "trainer.batch_size=4", "dataset.num_classes=null")
 GRID = 'method.grid.fgvc={optim.lr:"1e-3,1e-2",optim.weight_decay:"0"}'
 DEAD_PROXY = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 TESTED = [command for command in COMMANDS if command.tested]

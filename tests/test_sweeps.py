@@ -13,6 +13,7 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, compose_config
 from gift_vit.data.config import DatasetConfig
 from gift_vit.engine.observer import Observer
+from gift_vit.runs.run import Run, write_failure
 from gift_vit.runs.train import Call
 from gift_vit.sweeps.plan import Job, Sweep, read_sweeps, unfinished, write_sweep
 
@@ -164,7 +165,7 @@ def test_a_recipe_of_other_circumstances_is_refused(
 
 def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, tmp_path: Path) -> None:
     said = "unknown recipe 'nonne'; did you mean none? (known: "
-    code, runs = sweep("-m", "debug=smoke", "run_name=null", "seed=0,1", "recipe=nonne")
+    code, runs = sweep("-m", "debug=smoke", "seed=0,1", "recipe=nonne")
     assert (code, runs) == (2, [])
     assert f"error: none of 2 runs can start: {said}" in capsys.readouterr().err
     assert not read_sweeps(tmp_path / "outputs")
@@ -183,6 +184,22 @@ def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep:
         (False, None),
         (True, "optim.lr=-1.0: expected a number above 0"),
     ]
+
+
+def test_a_failed_job_that_cannot_begin_again_has_the_new_reason(
+    sweep: Sweeping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_present(cfg: DatasetConfig) -> None:
+        if cfg.name == "cub":
+            raise ConfigError("its images are gone")
+
+    monkeypatch.setattr(DatasetConfig, "check_present", check_present)
+    folder = tmp_path / "outputs/search/cub/gift/vit_b16_in21k/clean_lr0.001_wd0.0001_seed0"
+    folder.mkdir(parents=True)
+    write_failure(folder, RunError("no space left"))
+    code, runs = sweep("-m", "dataset=digits,cub")
+    assert (code, [run.dataset.name for run in runs]) == (2, ["digits"])
+    assert Run.open(folder).reason == "its images are gone"
 
 
 def test_records_of_sweeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -134,8 +134,8 @@ def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
 
     A name too long for a folder is cut and ends in a hash of the whole.
     """
-    optim = values["optim"]
-    parts = [values["protocol"]["name"], f"lr{optim['lr']:g}", f"wd{optim['weight_decay']:g}", f"seed{values['seed']}"]
+    rate, decay = (_slug(values["optim"][key]) for key in ("lr", "weight_decay"))
+    parts = [values["protocol"]["name"], f"lr{rate}", f"wd{decay}", f"seed{values['seed']}"]
     for key, (_, value) in _difference(_placed_anywhere(baseline), _placed_anywhere(values)).items():
         if key not in _IN_EVERY_NAME | _IN_THE_PATH:
             parts.append(f"{_slug(key.rsplit('.', 1)[-1])}{_slug(value)}")
@@ -148,5 +148,5 @@ def _slug(value: Any) -> str:
         value = list(value.items())
     if isinstance(value, list | tuple):
         return "-".join(_slug(item) for item in value)
-    text = f"{value:g}" if isinstance(value, float) else str(value).rsplit("/", 1)[-1]
+    text = f"{value:g}".replace("e+", "e") if isinstance(value, float) else str(value).rsplit("/", 1)[-1]
     return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")

@@ -76,7 +76,7 @@ def _kept(run: RunConfig) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        if distributed.is_main() and Run.open(run.folder).state == "missing":
+        if distributed.is_main() and Run.open(run.folder).state in ("missing", "failed"):
             write_failure(run.folder, error)
         raise
 

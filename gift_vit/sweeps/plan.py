@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -90,31 +91,37 @@ def cell_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def write_sweep(output_root: Path, sweep: Sweep) -> Path:
-    """Record a sweep under ``<output root>/sweeps``; the same command has one record, however often it is started."""
+    """Record a sweep under ``<output root>/sweeps``; the same command has one record, however often it is started.
+
+    Folders are recorded as seen from the output root, which may be moved.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", sweep.command.partition("gift_vit.train")[2].lower()).strip("-")[:80]
     path = output_root / SWEEPS / f"{words}-{sha256(sweep.command.encode()).hexdigest()[:8]}.json"
-    write_json(path, asdict(sweep))
+    record = asdict(sweep)
+    for job in record["jobs"]:
+        job["folder"] = job["folder"] and os.path.relpath(job["folder"], output_root)
+    write_json(path, record)
     return path
 
 
 def read_sweeps(output_root: Path) -> list[Sweep]:
     """The recorded sweeps, oldest first; a record that cannot be read is left out, with a warning."""
-    found = filter(None, map(_read_sweep, sorted((output_root / SWEEPS).glob("*.json"))))
+    found = filter(None, (_read_sweep(path, output_root) for path in sorted((output_root / SWEEPS).glob("*.json"))))
     return sorted(found, key=lambda sweep: sweep.started_at)
 
 
-def _read_sweep(path: Path) -> Sweep | None:
+def _read_sweep(path: Path, output_root: Path) -> Sweep | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(_read_job(**job) for job in record["jobs"])
+        jobs = tuple(_read_job(output_root, **job) for job in record["jobs"])
         return Sweep(str(record["command"]), str(record["started_at"]), jobs)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is no readable record of a sweep (%r), and is left out; delete it", path, error)
         return None
 
 
-def _read_job(overrides: list[str], folder: str | None, problem: str | None) -> Job:
-    return Job(tuple(map(str, overrides)), None if folder is None else str(folder), problem)
+def _read_job(output_root: Path, overrides: list[str], folder: str | None, problem: str | None) -> Job:
+    return Job(tuple(map(str, overrides)), None if folder is None else str(output_root / folder), problem)
 
 
 def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:

@@ -1,7 +1,7 @@
 """How far sweeps are."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,10 +12,11 @@ from rich.text import Text
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.config.keys import identifying
 from gift_vit.runs.result import Result, score_of
 from gift_vit.runs.run import Run, find_runs, path_labels
-from gift_vit.sweeps.plan import Job, Sweep, read_sweeps
+from gift_vit.sweeps.plan import Job, Sweep, cell_of, read_sweeps
+from gift_vit.sweeps.select import choose
 
 STYLES = {
     "done": "green",
@@ -124,13 +125,8 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
     words = axes(sweep.jobs)
     console.print(Text(sweep.command, style="bold"), soft_wrap=True)
     _print_counts(console, statuses)
-    scored = [(*order, index) for index, status in enumerate(statuses) if (order := _order(status)) is not None]
-    if scored:
-        *_, index = min(scored)
-        score = statuses[index].score
-        listed = " ".join(f"{key}={value}" for key, value in words[index].items())
-        best = f"  best so far: {_score_name(statuses)} {score:.2f} %"
-        console.print(f"{best} with {listed}" if listed else best, highlight=False)
+    for line in _best(statuses):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     if (seconds := seconds_left(statuses)) is not None:
         running = max(1, sum(status.state == "running" for status in statuses))
         console.print(f"  about {_duration(seconds)} left, {running} run(s) at a time", highlight=False)
@@ -139,11 +135,22 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
     console.print()
 
 
-def _order(status: JobStatus) -> tuple[float, tuple[object, ...]] | None:
-    """A sort key, the best first; None without a score."""
-    if status.result is None or status.score is None:
-        return None
-    return score_order(status.score), tie_order(identifying(status.result.run.config))
+def _best(statuses: Sequence[JobStatus]) -> Iterator[str]:
+    """What ``select`` would choose from the search runs that are done, of every dataset, method, backbone and protocol."""
+    cells: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for status in statuses:
+        if status.result and status.result.run.phase == "search":
+            cells[cell_of(identifying(status.result.run.config))].append(status.result)
+    for cell, results in cells.items():
+        of_cell = f" for {cell[1]} on {cell[0]}" if len(cells) > 1 else ""
+        try:
+            best = choose(results).settings[0]
+        except ConfigError as error:
+            yield f"no best{of_cell}: {error}"
+            continue
+        listed = " ".join(f"{key}={value}" for key, value in best.values.items())
+        mean = f", mean of {len(best.seeds)} seeds" if len(best.seeds) > 1 else ""
+        yield f"best so far{of_cell}: val {results[0].score_name} {best.score:.2f} % with {listed}{mean}"
 
 
 def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) -> Table:

@@ -284,6 +284,7 @@ def test_run_name_lists_what_differs_from_the_defaults() -> None:
     assert name() == "clean_lr0.001_wd0.0001_seed0"
     assert name("method.rank=16", "optim.lr=1e-3") == name(), "a default spelt out is the same run"
     assert name("method.rank=4", "optim.lr=2.5e-4", "seed=2") == "clean_lr0.00025_wd0.0001_seed2_rank4"
+    assert name("optim.lr=1e16") == "clean_lr1e16_wd0.0001_seed0"
     assert name("trainer.precision=bf16") == "clean_lr0.001_wd0.0001_seed0_precisionbf16"
     assert name("trainer.speed=exact") == "clean_lr0.001_wd0.0001_seed0_speedexact"
     assert name("method.target_modules=[attn.q,attn.v]") == "clean_lr0.001_wd0.0001_seed0_target-modulesattn.q-attn.v"

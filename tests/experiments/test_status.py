@@ -25,7 +25,8 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     root = tmp_path / "outputs"
     folders = [root / f"search/digits/gift/vit_mini/lr{index}" for index in range(5)]
     for index, (val, seconds) in enumerate([(71.25, 100.0), (75.5, 140.0)]):
-        result = make_result(val=val, run={"phase": "search"}, cost={"total_seconds": seconds})
+        config = {"optim.lr": 10.0**-index}
+        result = make_result(val=val, run={"phase": "search"}, cost={"total_seconds": seconds}, config=config)
         write_result(folders[index] / "result.json", result)
     folders[2].mkdir()
     failure = {"error": "RunError", "message": "the loss became nan in epoch 0", "failed_at": "", "traceback": ""}
@@ -46,7 +47,33 @@ def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys:
         jobs.append(Job((f"optim.lr={lr:g}", f"optim.weight_decay={decay:g}"), str(folder)))
     write_sweep(tmp_path, Sweep(COMMAND, "2026-01-01T00:00:00+00:00", tuple(jobs)))
     assert print_status(f"root={tmp_path}") == 0
-    assert "best so far: top-1 75.00 % with optim.lr=0.001 optim.weight_decay=0.01\n" in capsys.readouterr().out
+    assert "best so far: val top-1 75.00 % with optim.lr=0.001 optim.weight_decay=0.01\n" in capsys.readouterr().out
+
+
+def test_the_best_is_a_mean_over_seeds_of_each_cell_and_of_search_runs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recorded sweep says so where the output folder was moved to as well."""
+    jobs = []
+    runs = [("gift", 0.1, 0, 80.0), ("gift", 0.1, 1, 70.0), ("gift", 0.2, 0, 76.0), ("lora", 0.1, 0, 60.0)]
+    for method, lr, seed, val in runs:
+        folder = tmp_path / f"outputs/search/digits/{method}/vit_mini/lr{lr}seed{seed}"
+        result = make_result(method, seed=seed, val=val, run={"phase": "search"}, config={"optim.lr": lr})
+        write_result(folder / "result.json", result)
+        jobs.append(Job((f"method={method}", f"optim.lr={lr}", f"seed={seed}"), str(folder)))
+    final = tmp_path / "outputs/final/digits/gift/vit_mini/seed0"
+    write_result(final / "result.json", make_result(top1=99.0))
+    sweep = Sweep(COMMAND, "2026-01-01T00:00:00+00:00", (*jobs, Job(("method=gift",), str(final))))
+    write_sweep(tmp_path / "outputs", sweep)
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    assert print_status(f"root={tmp_path / 'moved'}") == 0
+    told = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "5 runs: 5 done" in told
+    assert [line for line in told if "best" in line] == [
+        "best so far for gift on digits: val top-1 76.00 % with optim.lr=0.2 optim.weight_decay=0.01",
+        "best so far for lora on digits: val top-1 60.00 % with optim.lr=0.1 optim.weight_decay=0.01",
+    ]
+    assert "single runs" not in told
 
 
 def test_everything_about_a_sweep(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +82,7 @@ def test_everything_about_a_sweep(outputs: Path, capsys: pytest.CaptureFixture[s
     assert lines == [
         COMMAND,
         "6 runs: 2 done, 1 running, 1 failed, 1 refused, 1 missing",
-        "best so far: top-1 75.50 % with optim.lr=0.1",
+        "best so far: val top-1 75.50 % with optim.lr=0.1 optim.weight_decay=0.01",
         "about 5 min left, 1 run(s) at a time",  # (0.5 running + 1 failed + 1 missing) of 120 s
         "optim.lr state top-1 % reason",
         "1 done 71.25",

@@ -31,7 +31,7 @@ SLOW = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(600)]) f
 def words_of(launcher: str, *words: str) -> list[str]:
     if launcher != "processes" and find_spec(f"hydra_plugins.hydra_{launcher}_launcher") is None:
         pytest.skip(f"hydra-{launcher}-launcher is not installed")
-    return ["gift_vit.train", "-m", "debug=smoke", "run_name=null", *LAUNCHERS[launcher], *words]
+    return ["gift_vit.train", "-m", "debug=smoke", *LAUNCHERS[launcher], *words]
 
 
 def children(process: Process) -> list[int]:
@@ -68,7 +68,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
     if launcher == "processes":  # each line says whose it is
         lines = ended.stderr.splitlines()
         assert [line for line in lines if line.startswith("run ")] == [
-            f"run {number} of 3: {' '.join(words[2:4])} {' '.join(images)} method.rank={rank}"
+            f"run {number} of 3: {' '.join(words[2:3])} {' '.join(images)} method.rank={rank}"
             for number, rank in ((1, 2), (2, 99), (3, 4))
         ]
         names = {path.parent.name for path in tmp_path.rglob("train.log")}
@@ -106,7 +106,7 @@ def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launc
 
 
 def test_a_killed_run_stops_no_other_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    words = ["gift_vit.train", "-m", "debug=smoke", "run_name=null", "trainer.epochs=5000,2"]
+    words = ["gift_vit.train", "-m", "debug=smoke", "trainer.epochs=5000,2"]
     with start(*words, cwd=tmp_path) as process:
         process.until(lambda: list(tmp_path.rglob("last.ckpt")))
         [run] = [Run.open(path.parent) for path in tmp_path.rglob("last.ckpt")]

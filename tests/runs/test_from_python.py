@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.runs import Run
 
-WORDS = ["debug=smoke", "phase=final", "method.rank=2", "trainer.precision=tf32"]
+WORDS = ["debug=smoke", "run_name=smoke", "phase=final", "method.rank=2", "trainer.precision=tf32"]
 FOLDER = Path("outputs/final/digits/gift/test_vit/smoke")
 
 
@@ -42,7 +42,7 @@ def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, 
     assert (first.state, second.state) == ("done", "done")
     assert first.result is not None
     assert first.result.run.overrides == WORDS
-    assert first.result.run.command == "python -m gift_vit.train debug=smoke phase=final method.rank=2 trainer.precision=tf32"
+    assert first.result.run.command == f"python -m gift_vit.train {' '.join(WORDS)}"
     assert first.result == second.result
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 

@@ -55,7 +55,7 @@ def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test
     result = train_run(cfg, CALL)
     assert (result.run.git_sha, result.run.git_dirty) == ("now", False), "of when the run began"
     assert {path.name for path in cfg.folder.iterdir()} == FILES
-    assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "smoke")
+    assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "clean_lr0.001_wd0.0001_seed0")
     assert result.metrics["test_top1"] is None
     assert result.metrics["val_top1"] == without_times(cfg.folder / "metrics.jsonl")[-1]["val_top1"]
     assert (result.data.train_split, result.data.train_images) == ("train", 800)
@@ -473,6 +473,6 @@ def test_on_a_cpu_the_speed_that_is_picked_is_exact(configure: Configure) -> Non
 def test_a_folder_in_the_place_of_a_file_is_one_line(configure: Configure, name: str) -> None:
     cfg = configure("trainer.epochs=1")
     (cfg.folder / name / "x").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=rf"cannot write .*smoke(/{name})? \("):
+    with pytest.raises(ConfigError, match=rf"cannot write .*seed0(/{name})? \("):
         train_run(cfg, CALL)
     assert Run.open(cfg.folder).result is None

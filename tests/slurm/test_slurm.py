@@ -12,7 +12,7 @@ from tests.warm import run_module, start, until
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
-WORDS = ["gift_vit.train", "-m", "debug=smoke", "run_name=null", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"]
+WORDS = ["gift_vit.train", "-m", "debug=smoke", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"]
 WORDS += ["hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=null"]
 
 
