@@ -186,10 +186,8 @@ def _set_memory(model: nn.Module, memory: str) -> None:
             module.set_mlp_recomputed(memory == "lean")  # pyright: ignore[reportCallIssue]
     blocks = _blocks(model)
     if memory == "lean" and not (blocks and all(_adopt(block, recompute_mlp=True) for block in blocks)):
-        raise ConfigError(
-            f"trainer.memory=lean is not possible with {type(model).__name__}, whose blocks are not built as those of timm's "
-            "VisionTransformer; use minimal"
-        )
+        kinds = " and ".join(sorted({type(block).__name__ for block in blocks})) or type(model).__name__
+        raise ConfigError(f"trainer.memory=lean is not possible with {kinds}: it is not timm's Block of a ViT; use minimal")
     if hasattr(model, "set_grad_checkpointing"):
         model.set_grad_checkpointing(memory == "minimal")  # pyright: ignore[reportCallIssue]
     elif memory == "minimal":

@@ -17,7 +17,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.layers import weight_init
+from timm.layers import PatchEmbed, weight_init
 from timm.models import PretrainedCfg, _builder, clean_state_dict, is_model_pretrained
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
@@ -62,6 +62,7 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     with _loading(cfg) as adapting:
         model = _create(cfg, kwargs)
     check_vit(model, cfg.model)
+    _check_img_size(model, cfg.img_size)
     if cfg.weights is not None:
         load_local_weights(model, Path(cfg.weights), *adapting)
     if cfg.global_pool is not None:
@@ -71,6 +72,19 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
     return model
+
+
+def _check_img_size(model: Any, img_size: int | None) -> None:
+    """Refuse images whose last rows and columns no patch would cover."""
+    if img_size is None or not isinstance(getattr(model, "patch_embed", None), PatchEmbed) or model.patch_embed.dynamic_img_pad:
+        return
+    patch = max(model.patch_embed.patch_size)
+    if img_size % patch:
+        below = img_size // patch * patch
+        near = f"{below} or {below + patch}" if below else str(patch)
+        raise ConfigError(
+            f"backbone.img_size={img_size}: the patches of {architecture(model)} are {patch} pixels wide; give {near}"
+        )
 
 
 def set_pooling(model: Any, pooling: str) -> None:
@@ -169,6 +183,7 @@ def _loading(cfg: BackboneConfig) -> Iterator[list[Adapt | None]]:
 
     def load(model: nn.Module, *args: Any, filter_fn: Adapt | None = None, **kwargs: Any) -> None:
         check_vit(model, cfg.model)
+        _check_img_size(model, cfg.img_size)
         if cfg.weights is None:
             original(model, *args, filter_fn=filter_fn, **kwargs)
         else:

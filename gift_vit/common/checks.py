@@ -39,8 +39,10 @@ class Options:
             cls._prefix = f"{section}."
 
     def __post_init__(self) -> None:
-        for name in get_type_hints(type(self)).keys() & vars(self).keys():
-            check_number(self._key(name), getattr(self, name))
+        for name, hint in get_type_hints(type(self)).items():
+            if name in vars(self):
+                _check_list(self._key(name), getattr(self, name), hint)
+                check_number(self._key(name), getattr(self, name))
         for name, checks in _checks(type(self)).items():
             value = getattr(self, name)
             for check in checks if value is not None else ():
@@ -54,6 +56,13 @@ class Options:
 def _checks(cls: type[Options]) -> dict[str, tuple[Check, ...]]:
     hints = get_type_hints(cls, include_extras=True)
     return {name: checks for name, hint in hints.items() if (checks := getattr(hint, "__metadata__", ()))}
+
+
+def _check_list(key: str, value: Any, hint: Any) -> None:
+    """Refuse a text where a list is expected, which would be gone through letter by letter."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, str) and any(get_origin(kind) is list for kind in kinds) and str not in kinds:
+        raise ConfigError(f"{key} is a list, not the string {value!r}: write [{value}]")
 
 
 def check_number(key: str, value: Any) -> None:

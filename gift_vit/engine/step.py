@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
@@ -186,4 +186,5 @@ def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     flat = parameters_to_vector([loss, *gradients])
     distributed.sum_over_processes(flat)
-    vector_to_parameters(flat, [loss, *gradients])
+    for part, own in zip(flat.split([own.numel() for own in (loss, *gradients)]), (loss, *gradients), strict=True):
+        own.copy_(part.view_as(own))  # in its own precision, which need not be the sum's

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from gift_vit.data.transforms import InputStatistics
-from gift_vit.methods.adapter import adapter_state_dict, applied_method
+from gift_vit.methods.adapter import adapter_state_dict, applied_method, head_names
 from gift_vit.methods.config import GiftConfig
 
 _LARGEST_BATCH, _LARGEST_RANK, _MOST_CLASSES = 4096, 4096, 65536
@@ -66,14 +66,13 @@ def adapter_inputs(model: nn.Module) -> Inputs:
 
     Free are the number of classes, and the rank of GIFT's φ (d × r) and ψ (r × d) where nothing else depends on it.
     """
-    applied = applied_method(model)
     classes = Dim("classes", min=1, max=_MOST_CLASSES)
-    gift = applied.config
+    gift, head = applied_method(model).config, head_names(model)
     free_rank = isinstance(gift, GiftConfig) and gift.schema == "linear" and not gift.phi_bias and gift.alpha is None
     tensors = {name: tensor.detach().clone() for name, tensor in adapter_state_dict(model).items()}
     rank = Dim("rank", min=1, max=_LARGEST_RANK)
     axes = {"phi": {1: rank}, "psi": {0: rank}} if free_rank else {}
-    free = [{0: classes} if name in applied.head_names else axes.get(name.rpartition(".")[2], {}) for name in tensors]
+    free = [{0: classes} if name in head else axes.get(name.rpartition(".")[2], {}) for name in tensors]
     return Inputs(tensors, free)
 
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 _APPLIED = "applied_method"
+_UNTRAINABLE = "refuses_training"  # the hook of a model whose method has not had its start
 FORMAT = "gift_vit adapter 1"
 _STATISTICS = ("architecture", "tag", "input_size", "mean", "std", "interpolation", "global_pool")
 _NEWER = ("global_pool",)  # files of older versions do not say it
@@ -43,7 +44,6 @@ class AppliedMethod:
         config: The method's config.
         adapter_names: State-dict names of the trainable parameters outside the head.
         state_names: State-dict names of the other tensors that the method brought along, such as frozen random projections.
-        head_names: State-dict names of the classification head.
         backbone_size: Parameters of the model before the method was applied, without its head.
         backbone: The timm name, input statistics and pooling of the backbone, and a fingerprint of its weights.
     """
@@ -51,7 +51,6 @@ class AppliedMethod:
     config: Any
     adapter_names: tuple[str, ...]
     state_names: tuple[str, ...]
-    head_names: tuple[str, ...]
     backbone_size: int
     backbone: dict[str, Any]
 
@@ -92,34 +91,70 @@ def apply_method(model: Model, config: Any) -> Model:
         The same model.
 
     Raises:
-        ConfigError: If a method is applied already, or the config does not fit the model.
+        ConfigError: If a method is applied already, the config does not fit the model, or an adapter file could not hold it.
     """
     spec = spec_of(config)
+    method_config(describe_method(config))
     if hasattr(model, _APPLIED):
         kind = spec_of(applied_method(model).config).kind
         raise ConfigError(f"method {kind!r} is applied to this model already; merge it first or build a new model")
-    head_names = _head_names(model)
+    names = head_names(model)
     if getattr(model, "tokenizer", None) is None:
         check_vit(model)
     elif spec.kind not in FOR_TEXT:
         known = "linear, full, bitfit, gift_qv, lora_text, linear_exact, knn and the methods of peft"
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
-    backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in head_names)
+    backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in names)
     backbone = describe_backbone(model)
     model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
-    had_head, head_names = bool(head_names), _head_names(model)  # a method may have put another head in its place
-    adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in head_names)
+    had_head, names = bool(names), head_names(model)  # a method may have put another head in its place
+    adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in names)
     if not adapter_names and not had_head:
         raise ConfigError(
             f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
         )
     state_names = _new_names(model, before.values(), adapter_names)
-    for name in head_names:
+    for name in names:
         model.get_parameter(name).requires_grad_(True)
-    setattr(model, _APPLIED, AppliedMethod(config, adapter_names, state_names, head_names, backbone_size, backbone))
+    setattr(model, _APPLIED, AppliedMethod(config, adapter_names, state_names, backbone_size, backbone))
+    if getattr(config, "needs_start", False):
+        vars(model)[_UNTRAINABLE] = model.register_forward_pre_hook(_refuse_training)
     return model
+
+
+def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Let an applied method start from training images where it does (EVA's directions, TOAST's decoders and its prior).
+
+    Needed before training with ``LoraConfig(init="eva")`` and ``ToastConfig(weights=…)``; a loaded adapter needs none.
+
+    Args:
+        model: The model on its device, in eval mode.
+        batches: Training images (B, 3, H, W) in a random order, without augmentation, read as they are asked for.
+
+    Raises:
+        ConfigError: If no method is applied, or a file that it starts from does not fit.
+    """
+    config = applied_method(model).config
+    if (start := spec_of(config).initialise) is not None:
+        start(model, config, batches)
+    _allow_training(model)
+
+
+def _refuse_training(model: nn.Module, args: Any) -> None:
+    del args
+    if model.training:
+        described = describe_method(applied_method(model).config)
+        start = {key: described[key] for key in ("init", "weights") if key in described}
+        raise ConfigError(
+            f"method {described['kind']!r} with {start} has not had its start; call initialise_method(model, batches) first"
+        )
+
+
+def _allow_training(model: nn.Module) -> None:
+    if (hook := vars(model).pop(_UNTRAINABLE, None)) is not None:
+        hook.remove()
 
 
 def applied_method(model: nn.Module) -> AppliedMethod:
@@ -155,7 +190,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return ParameterCount(
         adapter=sum(sizes[name] for name in applied.adapter_names),
-        head=sum(sizes[name] for name in applied.head_names),
+        head=sum(sizes[name] for name in head_names(model)),
         backbone=applied.backbone_size,
     )
 
@@ -164,7 +199,7 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The adapter's and the head's tensors by state-dict name: all that the backbone's weights do not tell."""
     applied = applied_method(model)
     state = model.state_dict()
-    return {name: state[name] for name in (*applied.adapter_names, *applied.state_names, *applied.head_names)}
+    return {name: state[name] for name in (*applied.adapter_names, *applied.state_names, *head_names(model))}
 
 
 def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -197,6 +232,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             else:
                 owner, _, buffer = name.rpartition(".")
                 setattr(model.get_submodule(owner), buffer, state[name].to(tensor.device, copy=True))
+    _allow_training(model)
 
 
 def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
@@ -206,18 +242,29 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
     whatever else is given (``dataset=``, ``class_names=``), each as JSON.
 
     Raises:
+        ConfigError: If something else of the model is trainable, which would be lost, or the metadata could not be read back.
         RunError: If the disk is full; a file of that name is then as it was.
     """
     applied = applied_method(model)
-    facts = {
-        "format": FORMAT,
-        "version": __version__,
-        "method": describe_method(applied.config),
-        "backbone": applied.backbone,
-        **metadata,
-    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
-    write_tensors(Path(path), tensors, {key: json.dumps(value) for key, value in facts.items()})
+    lost = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in tensors]
+    if lost:
+        raise ConfigError(
+            f"{path} is not written: {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''} is trainable and belongs to neither "
+            "the adapter nor the head; freeze it, or save the model's whole state dict"
+        )
+    own = {"format": FORMAT, "version": __version__, "method": describe_method(applied.config)}
+    facts = own | {"backbone": applied.backbone} | metadata
+    try:
+        written = {key: json.dumps(value) for key, value in facts.items()}
+        _check_names(facts)
+        if taken := own.keys() & metadata.keys():
+            raise ValueError(f"{min(taken)} is the file's own")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is not written: {error}; expected metadata that JSON can hold, as class_names=['cat', 'dog']"
+        ) from error
+    write_tensors(Path(path), tensors, written)
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
@@ -243,12 +290,16 @@ def read_adapter(path: str | Path) -> AdapterFile:
     _check_numbers(path, tensors)
     try:
         metadata = {key: json.loads(value) for key, value in raw.items()}
-        names = metadata["method"]["kind"], metadata["backbone"]["architecture"]
-        if not all(isinstance(name, str) for name in (*names, *(metadata.get("class_names") or []))):
-            raise ValueError("its names are no texts")
+        _check_names(metadata)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} has damaged metadata ({error!r}); train it again, or restore the file") from error
     return AdapterFile(path, tensors, metadata)
+
+
+def _check_names(metadata: Mapping[str, Any]) -> None:
+    names = metadata["method"]["kind"], metadata["backbone"]["architecture"]
+    if not all(isinstance(name, str) for name in (*names, *(metadata.get("class_names") or []))):
+        raise ValueError("its names are no texts")
 
 
 def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -271,7 +322,8 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
         The same model.
 
     Raises:
-        ConfigError: If the file was trained with another backbone or method, or its tensors do not fit.
+        ConfigError: If the file was trained with another backbone or method, or its tensors do not fit. Where its method is
+            applied by then, the model has an untrained adapter: build it anew.
     """
     file = read_adapter(path)
     if hasattr(model, _APPLIED):
@@ -299,7 +351,10 @@ def describe_method(config: Any) -> dict[str, Any]:
     values = {"kind": spec_of(config).kind, **asdict(config)}
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
-    return json.loads(json.dumps(values))
+    try:
+        return json.loads(json.dumps(values))
+    except TypeError as error:
+        raise ConfigError(f"{config}: expected plain numbers, texts and lists of them ({error})") from error
 
 
 def method_config(values: Mapping[str, Any]) -> Any:
@@ -332,10 +387,10 @@ def holds_weights(backbone: Mapping[str, Any], recorded: Mapping[str, Any]) -> b
 
 def _fingerprints(model: nn.Module) -> dict[str, str]:
     """SHA-256 over names, shapes and some values of the frozen weights, in float16 so that storage does not matter."""
-    head_names = _head_names(model)
+    names = head_names(model)
     first, spread = digests = sha256(), sha256()
     for name, parameter in model.named_parameters():
-        if name in head_names or name == "pos_embed" or parameter.is_meta:
+        if name in names or name == "pos_embed" or parameter.is_meta:
             continue  # a resampled position embedding differs in the last bits from one processor to the next
         values = parameter.detach().flatten()
         for digest, some in ((first, values[:_FINGERPRINTED]), (spread, values[:: max(1, len(values) // _FINGERPRINTED)])):
@@ -353,7 +408,8 @@ def _new_names(model: nn.Module, before: Iterable[Tensor], adapter_names: Iterab
     return tuple(name for key, name in named.items() if key not in old and name not in adapter_names)
 
 
-def _head_names(model: nn.Module) -> tuple[str, ...]:
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """State-dict names of a timm model's classification head."""
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
         raise ConfigError(f"{type(model).__name__} has no get_classifier(); expected a timm model")
@@ -393,7 +449,7 @@ def _check_weights(file: AdapterFile, backbone: Mapping[str, Any], strict: bool)
 
 
 def _check_head(model: nn.Module, file: AdapterFile) -> None:
-    for name in _head_names(model):
+    for name in head_names(model):
         stored = file.tensors.get(name)
         if stored is not None and name.endswith("weight") and len(stored) != len(model.get_parameter(name)):
             raise ConfigError(

@@ -75,7 +75,8 @@ class GiftConfig(Options, section="method"):
             function; else residual blocks over the d_out rows of ω φ as tokens of width r (gift_schemas.py).
         phi_bias: Add a trainable bias (r) to the clusters.
         psi_bias: Add a trainable bias (d_in) to every row of the update. At attn.proj and mlp.fc2 of a ViT with LayerNorm and
-            without LayerScale it has no effect, since every norm subtracts it: there it stays zero and is not counted.
+            without LayerScale it has no effect, nor has ``phi_bias`` of the linear schema, since every norm subtracts what is
+            the same in all channels: there they stay as they are drawn and are not counted.
         num_blocks: Blocks of the schema, one after the other.
         norm: What every branch of a block sees: ``l2``: tokens scaled to unit length; ``none``: the tokens as they are.
         pos_embed: ``learned``: a trainable (d_out, r), zero at the start, added to the tokens.
@@ -190,6 +191,11 @@ class LoraConfig(Options, section="method"):
                 raise ConfigError(
                     f"method.{name}={getattr(self, name)} has no effect with method.init={self.init}; it belongs to eva"
                 )
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether A is made from training images."""
+        return self.init == "eva"
 
 
 @dataclass
@@ -480,6 +486,11 @@ class ToastConfig(Options, section="method"):
     decoder_std: Annotated[float, positive] = 0.02
     weights: str | None = None
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether decoders are read from a file."""
+        return self.weights is not None
+
     def check_present(self) -> None:
         """Refuse a file that is not there."""
         if self.weights is not None and not Path(self.weights).is_file():
@@ -529,6 +540,7 @@ class MethodSpec:
     ``initialise`` is what a method does between being applied and being trained: ``initialise(model, cfg, batches)`` takes a
     model on its device in eval mode, and the training images (B, 3, H, W) in a random order, without augmentation, which are
     read as they are asked for. Nobody calls it for a model whose adapter is loaded. It gives the same whenever it is called.
+    With a config whose ``needs_start`` is true a model is not trained before.
 
     ``fit(model, setting, features, labels)`` sets the head from features (N, d) and labels (N,) with one of the settings of its
     :class:`Candidates`; None: the method is trained by gradient.

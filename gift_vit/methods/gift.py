@@ -241,7 +241,7 @@ def apply_gift(model: nn.Module, cfg: GiftConfig) -> None:
     """Replace the target layers of a timm ViT by :class:`GiftLinear`; the pairs live in ``model.gift``."""
     targets = find_targets(model, cfg.target_modules, cfg.blocks)
     pairs = _build_pairs(targets, cfg)
-    if cfg.psi_bias:
+    if cfg.psi_bias or cfg.phi_bias:
         _freeze_idle_biases(model, pairs, targets, cfg)
     model.gift = adapter = GiftAdapter(pairs).train(model.training)
     parts: dict[str, tuple[nn.Linear, list[tuple[GiftPair, slice]]]] = {}
@@ -274,16 +274,21 @@ def _build_pairs(targets: dict[str, list[TargetLayer]], cfg: GiftConfig) -> dict
 def _freeze_idle_biases(
     model: nn.Module, pairs: dict[str, GiftPair], targets: dict[str, list[TargetLayer]], cfg: GiftConfig
 ) -> None:
-    """Leave a ψ bias at zero where nothing would follow from it: it has no gradient, and an optimiser moves it by rounding.
+    """Leave a bias as it is where nothing would follow from it: it has no gradient, and an optimiser moves it by rounding.
 
-    A token's update by it is the same in all output channels. Added to the residual stream of a ViT with LayerNorm, such a
-    number is what the next norm subtracts, in every block and before the head.
+    A token's update by ψ's bias is the same in all output channels, and so is that by φ's where nothing stands between φ and ψ.
+    Added to the residual stream of a ViT with LayerNorm, such a number is what the next norm subtracts, in every block and
+    before the head.
     """
     for name, pair in pairs.items():
         layers = [layer for target, own in targets.items() if cfg.share or target == name for layer in own]
-        if pair.psi_bias is not None and all(_is_subtracted(model, layer) for layer in layers):
-            pair.psi_bias.requires_grad_(False)
-            log.warning("method.psi_bias does nothing at %s, where LayerNorm subtracts it: not trained, not counted", name)
+        biases = {"psi_bias": pair.psi_bias, "phi_bias": pair.phi_bias if pair.is_linear else None}
+        for option, bias in biases.items():
+            if bias is not None and all(_is_subtracted(model, layer) for layer in layers):
+                bias.requires_grad_(False)
+                log.warning(
+                    "method.%s does nothing at %s, where LayerNorm subtracts it: not trained, not counted", option, name
+                )
 
 
 def _is_subtracted(model: nn.Module, layer: TargetLayer) -> bool:

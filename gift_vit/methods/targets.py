@@ -52,8 +52,6 @@ def find_targets(
     Raises:
         ConfigError: If a target matches nothing or no ``nn.Linear``, a layer is named twice, or a block does not exist.
     """
-    if isinstance(target_modules, str):
-        raise ConfigError(f"target_modules is a list, not the string {target_modules!r}: write [{target_modules}]")
     if not target_modules:
         known = choose_from(nameable_targets(model), "nn.Linear").replace("name one", "name at least one")
         raise ConfigError(f"target_modules is empty; {known}")

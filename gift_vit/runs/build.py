@@ -24,7 +24,7 @@ from gift_vit.data.transforms import ImageTransform, build_eval_transform, build
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, cross_entropy, squared_error
 from gift_vit.engine.state import Precision, set_product_precision
-from gift_vit.methods.adapter import apply_method, count_parameters
+from gift_vit.methods.adapter import apply_method, count_parameters, initialise_method
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.scores import task_scores
 
@@ -122,8 +122,7 @@ def eval_loader(
 
 def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: torch.device) -> None:
     """Do what the run's method does with training images before it is trained; every process sees the same ones."""
-    method = spec_of(cfg.method)
-    if method.initialise is None or isinstance(cfg.dataset, TextsConfig):
+    if spec_of(cfg.method).initialise is None or isinstance(cfg.dataset, TextsConfig):
         return
 
     def batches() -> Iterator[Tensor]:
@@ -133,7 +132,7 @@ def initialise(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: to
         loader = EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device, order)
         yield from (images for images, _ in loader)
 
-    method.initialise(model.eval(), cfg.method, batches())
+    initialise_method(model.eval(), batches())
 
 
 def objective_of(dataset: DatasetConfig) -> Objective:

@@ -30,7 +30,7 @@ from gift_vit.data.cache import pixels_key
 from gift_vit.data.config import TextTaskConfig
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.engine.state import Precision
-from gift_vit.methods.adapter import applied_method
+from gift_vit.methods.adapter import adapter_state_dict
 from gift_vit.runs.build import eval_loader
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, devi
         transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
         facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
     facts += [str(getattr(model, "global_pool", None)), device.type]
-    own = {*applied_method(model).head_names, *applied_method(model).adapter_names, *applied_method(model).state_names}
+    own = adapter_state_dict(model)
     return digest_of(facts, {name: tensor for name, tensor in model.state_dict().items() if name not in own})
 
 

@@ -19,7 +19,7 @@ from gift_vit.engine.fit import Evaluation
 from gift_vit.methods.adapter import merge_method, read_adapter
 from gift_vit.runs.build import finished_model, score
 from gift_vit.runs.predictions import keep_predictions
-from gift_vit.runs.result import write_result
+from gift_vit.runs.result import PREDICTIONS, write_result
 from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
 
@@ -43,11 +43,18 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
 
     Raises:
         ConfigError: As :func:`evaluate_split` does, and for an imported adapter, which has no record to keep them with.
-        RunError: If the scores are not those of the record; nothing is written then.
+        RunError: If the files or the scores are not those of the record; nothing is written then.
     """
     run.check_keeps_predictions()
     if run.result is None:
         raise ConfigError(f"{run.folder} is an imported adapter, without a result.json that could vouch for its predictions")
+    found = file_hashes(run.folder)
+    for name, recorded in (run.result.files or {}).items():
+        if name != PREDICTIONS and found.get(name) != recorded:
+            raise RunError(
+                f"{run.folder}: {name} has another SHA-256 than {RESULT} says, and no predictions are kept; "
+                "restore the file, or train the run again"
+            )
     data, own = run.data(), run.split()
     model, _ = finished_model(run, device)
     splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]

@@ -156,6 +156,8 @@ def _targets(state: Mapping[str, Any], args: Namespace, file: Path) -> list[str]
         expected = "the head, and one in_ and out_projections.<target>.weight per target (the simple block, without biases)"
         raise _unexpected(file, f"its state_dict {' and '.join(parts)}", expected)
     named = _argument(args, "gift_target_modules", targets)
+    if not isinstance(named, list) or not all(isinstance(target, str) for target in named):
+        raise _unexpected(file, f"its args have gift_target_modules={named!r}", "a list of targets")
     if sorted(set(named)) != targets:  # one pair for several targets, or slices of qkv, which their code cannot train
         raise _unexpected(file, f"its pairs are of {_listed(targets)}, its args name {_listed(named)}", "one pair per target")
     return targets
@@ -172,6 +174,8 @@ def _tensors(state: Mapping[str, Any], targets: list[str], file: Path) -> "tuple
             raise _unexpected(
                 file, f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}", "floats, weights in 2 dimensions"
             )
+        if not tensor.isfinite().all():
+            raise _unexpected(file, f"{name} holds values that are not finite", "finite ones")
     tensors = {ours: state[theirs].float() for theirs, ours in HEAD.items()}
     rank = len(state[f"in_projections.{targets[0]}.weight"])
     for target in targets:

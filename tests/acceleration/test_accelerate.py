@@ -337,7 +337,7 @@ def test_copies_and_merged_models_stay_accelerated(images: Tensor) -> None:
 
 
 def test_lean_and_minimal_need_blocks_they_know() -> None:
-    with pytest.raises(ConfigError, match=r"memory=lean is not possible with VisionTransformer, whose blocks .*; use minimal"):
+    with pytest.raises(ConfigError, match=r"memory=lean is not possible with ResPostBlock: .*; use minimal"):
         accelerated(tiny(block_fn=ResPostBlock), memory="lean")
     with pytest.raises(ConfigError, match="memory=minimal is not possible: Linear cannot checkpoint its blocks"):
         accelerated(nn.Linear(2, 2), memory="minimal")

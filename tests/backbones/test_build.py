@@ -231,6 +231,13 @@ def test_image_size_and_drop_path_reach_the_model() -> None:
     assert rates == pytest.approx([0.06, 0.12, 0.18, 0.24, 0.3])
 
 
+@pytest.mark.parametrize(("size", "near"), [(60, "48 or 64"), (4, "16")])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_an_image_size_that_patches_do_not_cover(size: int, near: str, pretrained: bool) -> None:
+    with pytest.raises(ConfigError, match=f"backbone.img_size={size}: the patches of test_vit are 16 pixels wide; give {near}"):
+        build_backbone(config(img_size=size, pretrained=pretrained), num_classes=3)
+
+
 STATISTICS = {
     "vit_b16_in21k": (224, (0.5, 0.5, 0.5), "bicubic", 768, 12),
     "vit_b16_in21k_orig": (224, (0.5, 0.5, 0.5), "bicubic", 768, 12),

@@ -360,6 +360,20 @@ def test_undone_keeps_the_memory_that_was_recorded() -> None:
     assert [tensor.data_ptr() for tensor in everything(model, optimizer)[:-1]] == places
 
 
+def test_gradients_are_summed_each_in_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 3).bfloat16(), nn.Linear(3, 2))
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, number + 1.5)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda flat: flat.mul_(2))
+    loss = torch.tensor(0.25)
+    step_module._sum_over_processes(loss, torch.optim.SGD(model.parameters()))
+    assert loss == 0.5
+    for number, parameter in enumerate(model.parameters()):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2 * (number + 1.5)), atol=0, rtol=0)
+
+
 def test_an_unknown_choice() -> None:
     with pytest.raises(ConfigError, match=r"unknown trainer\.step_graph 'yes'"):
         trainer(step_graph="yes")

@@ -18,9 +18,9 @@ EXAMPLES = {
     "gift_one_block": Example(GiftConfig(rank=4, blocks=[1]), r"gift\.attn\.proj\.(phi|psi)", 2 * 64 * 4),
     "gift_biases": Example(
         GiftConfig(rank=4, phi_bias=True, psi_bias=True),
-        r"gift\.attn\.proj\.(phi|psi|phi_bias)",
-        2 * 64 * 4 + 4,
-        state=r"gift\.attn\.proj\.psi_bias",  # has no effect there
+        r"gift\.attn\.proj\.(phi|psi)",
+        2 * 64 * 4,
+        state=r"gift\.attn\.proj\.(phi|psi)_bias",  # have no effect there
     ),
     "gift_sliced_biases": Example(
         GiftConfig(rank=4, target_modules=["attn.k"], phi_bias=True, psi_bias=True),

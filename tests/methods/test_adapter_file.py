@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -124,6 +125,66 @@ def test_a_file_that_training_started_from_is_told_by_its_name(tiny_vit: nn.Modu
     other = apply_method(timm.create_model("test_vit", num_classes=10), ToastConfig(weights="/moved/decoders.pth"))
     with pytest.warns(UserWarning, match="other pretrained weights"):
         load_adapter(other, tmp_path / "a.safetensors")
+
+
+def test_a_head_that_came_later_is_saved_too(tmp_path: Path) -> None:
+    def features() -> Any:
+        torch.manual_seed(0)
+        return timm.create_model("test_vit", num_classes=0)
+
+    model = apply_method(features(), GiftConfig(rank=4))
+    model.reset_classifier(3)
+    assert (count_parameters(model).head, count_parameters(model).adapter) == (64 * 3 + 3, 2 * 64 * 4)
+    save_adapter(model, tmp_path / "a.safetensors")
+    assert {"head.weight", "head.bias"} <= set(load_file(tmp_path / "a.safetensors"))
+    other = features()
+    other.reset_classifier(3)
+    images = torch.randn(1, 3, 160, 160)
+    assert torch.equal(load_adapter(other, tmp_path / "a.safetensors").eval()(images), model.eval()(images))
+    model.reset_classifier(0)
+    assert count_parameters(model).head == 0
+
+
+def test_what_was_trained_and_would_be_lost_is_refused(trained: nn.Module, tmp_path: Path) -> None:
+    trained.get_submodule("norm").requires_grad_(True)
+    with pytest.raises(
+        ConfigError, match=r"norm\.weight, norm\.bias is trainable and belongs to neither the adapter nor the head"
+    ):
+        save_adapter(trained, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"class_names": [0, 1]}, "its names are no texts"),
+        ({"format": "mine"}, "format is the file's own"),
+        ({"backbone": "my vit"}, "string indices"),
+        ({"seen": {1, 2}}, "set is not JSON serializable"),
+    ],
+)
+def test_metadata_that_could_not_be_read_back_is_refused(
+    trained: nn.Module, tmp_path: Path, metadata: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"is not written: .*{reason}.*; expected metadata that JSON can hold"):
+        save_adapter(trained, tmp_path / "a.safetensors", **metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"blocks": range(2)}, "range is not JSON serializable"),
+        ({"rank": np.int64(4)}, "int64 is not JSON serializable"),
+        ({"blocks": [1.0]}, "Value '1.0' of type 'float' could not be converted to Integer"),
+    ],
+)
+def test_a_config_that_no_file_can_hold_is_refused_before_training(
+    tiny_vit: nn.Module, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        apply_method(tiny_vit, GiftConfig(**options))
+    apply_method(tiny_vit, GiftConfig())
 
 
 def test_a_config_with_tuples_loads_its_own_file_from_a_new_folder(tiny_vit: nn.Module, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.methods import apply_method
+from gift_vit.methods import apply_method, initialise_method
 from gift_vit.methods.config import AdapterConfig, ConvpassConfig, ToastConfig
 from gift_vit.methods.toast import initialise_toast
 from tests.methods.checks import drawn, refused
@@ -93,6 +93,11 @@ def test_adapters_start_as_said(init: str, bound: float, std: float) -> None:
     assert not adapter.up.bias.any()
     assert adapter.down.bias.any() == (init == "lora")
     assert (adapter.scale == 1).all()
+
+
+def test_toast_has_no_intermediates_of_one_pass() -> None:
+    with refused("a model with TOAST passes twice, and has no forward_intermediates"):
+        toast().forward_intermediates(IMAGES)
 
 
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}], ids=str)
@@ -185,7 +190,10 @@ def test_toast_takes_tuned_decoders_of_the_authors(tmp_path: Any, caplog: pytest
         theirs |= {f"module.decoders.{i}.{name}.weight": torch.full((64, 64), 4.0 + i) for name in ("linear", "linear2")}
     torch.save({"state_dict": theirs}, tmp_path / "decoders.pth")
     model: Any = apply_method(vit(), ToastConfig(weights=str(tmp_path / "decoders.pth")))
-    initialise_toast(model, ToastConfig(weights=str(tmp_path / "decoders.pth")), [IMAGES])
+    with refused("method 'toast' with {'weights': 'decoders.pth'} has not had its start; call initialise_method"):
+        model.train()(IMAGES)
+    initialise_method(model.eval(), [IMAGES])
+    model.train()(IMAGES)
     assert (model.toast.prior == 2).all()
     assert (model.toast.transform == 3).all()
     assert (model.toast.decoders[1]["out"].weight == 5).all()

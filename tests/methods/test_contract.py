@@ -23,6 +23,7 @@ from gift_vit.methods import (
     adapter_state_dict,
     apply_method,
     count_parameters,
+    initialise_method,
     load_adapter,
     load_adapter_state_dict,
     merge_method,
@@ -44,9 +45,12 @@ def example(label: str) -> Example:
 
 
 @pytest.fixture
-def model(tiny_vit: nn.Module, example: Example) -> nn.Module:
+def model(tiny_vit: nn.Module, example: Example, images: Tensor) -> nn.Module:
     torch.manual_seed(1)
-    return apply_method(deepcopy(tiny_vit), example.config)
+    model = apply_method(deepcopy(tiny_vit), example.config)
+    if getattr(example.config, "needs_start", False):
+        initialise_method(model.eval(), [images])
+    return model
 
 
 @pytest.fixture

@@ -131,16 +131,18 @@ def test_layers_compute_the_weight_form_and_its_gradients_without_an_update_matr
 
 
 def test_equal_seeds_give_equal_phi_whatever_the_schema() -> None:
-    drawn: dict[str, list[Tensor]] = {}
+    drawn: dict[str, dict[str, Tensor]] = {}
     for schema in SCHEMAS:
         vit = timm.create_model("test_vit", depth=1)
         torch.manual_seed(3)
         apply_method(vit, GiftConfig(rank=4, target_modules=["attn.proj", "attn.q", "mlp.fc2"], schema=schema, phi_bias=True))
-        drawn[schema] = [tensor for name, tensor in adapter_state_dict(vit).items() if name.endswith((".phi", ".phi_bias"))]
+        state = adapter_state_dict(vit)
+        drawn[schema] = {name: tensor for name, tensor in state.items() if name.endswith((".phi", ".phi_bias"))}
     assert len(drawn) == 8
     for tensors in drawn.values():
         assert len(tensors) == 6
-        assert all(torch.equal(own, linear) for own, linear in zip(tensors, drawn["linear"], strict=True))
+        assert tensors.keys() == drawn["linear"].keys()
+        assert all(torch.equal(own, drawn["linear"][name]) for name, own in tensors.items())
 
 
 def test_phi_starts_as_a_linear_layer_and_psi_at_zero() -> None:

@@ -10,10 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.engine.state import Schedule, build_optimizer
-from gift_vit.methods import apply_method, load_adapter, merge_method, read_adapter, save_adapter
+from gift_vit.methods import (
+    adapter_state_dict,
+    apply_method,
+    initialise_method,
+    load_adapter,
+    load_adapter_state_dict,
+    merge_method,
+    read_adapter,
+    save_adapter,
+)
 from gift_vit.methods.config import GiftConfig, LoraConfig, PeftConfig
 from gift_vit.methods.lora import initialise_lora
 from gift_vit.runs.train import Call, train_run
@@ -99,6 +109,20 @@ def inputs_of(model: nn.Module, images: Tensor) -> np.ndarray[Any, Any]:
     model(images)
     hook.remove()
     return seen[0].detach().flatten(0, 1).numpy()
+
+
+def test_eva_is_not_trained_before_it_has_its_start(tiny_vit: nn.Module) -> None:
+    images = torch.randn(2, 3, 160, 160)
+    model, copy = apply_method(deepcopy(tiny_vit), LoraConfig(4, init="eva")), deepcopy(tiny_vit)
+    model.eval()(images)
+    for own in (model, deepcopy(model)):
+        with pytest.raises(ConfigError, match=r"'lora' with {'init': 'eva'} has not had its start; call initialise_method"):
+            own.train()(images)
+        initialise_method(own.eval(), [images])
+        own.train()(images)
+    apply_method(copy, LoraConfig(4, init="eva"))
+    load_adapter_state_dict(copy, adapter_state_dict(model))
+    assert torch.equal(copy.train()(images), model.train()(images))
 
 
 @pytest.mark.parametrize("whiten", [False, True])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import gift_vit.backbones.vit_mini  # noqa: F401 - registers it with timm
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods import KnnConfig, LinearExactConfig, apply_method, load_adapter, merge_method, save_adapter
-from gift_vit.methods.adapter import adapter_state_dict, applied_method
+from gift_vit.methods.adapter import adapter_state_dict, head_names
 from gift_vit.methods.config import spec_of
 from tests.methods.checks import assert_close, assert_same_modules, refused
 
@@ -93,7 +93,7 @@ def test_linear_exact_merges_and_knn_says_why_not(digits: tuple[Tensor, Tensor, 
     assert torch.equal(merge_method(model)(images[:4]), logits)
     assert_same_modules(model, timm.create_model(VIT, num_classes=10))
     model = fitted("knn", SETTINGS["knn"], features, labels)
-    assert applied_method(model).head_names == ()
+    assert head_names(model) == ()
     assert set(adapter_state_dict(model)) == {"head.bank", "head.class_sizes", "head.k", "head.temperature"}
     with refused("method 'knn' cannot be merged into the backbone: it compares an image with the features of the training"):
         merge_method(model)

@@ -85,7 +85,7 @@ TARGET_ERRORS = [
     (["roj"], "target 'roj' matches no layer"),
     (["proj"], f"target 'proj' matches patch_embed.proj, a Conv2d and not an nn.Linear; name one of {NAMEABLE}"),
     (["attn"], f"target 'attn' matches blocks.0.attn, a Attention and not an nn.Linear; name one of {NAMEABLE}"),
-    ("attn.proj", "target_modules is a list, not the string 'attn.proj': write [attn.proj]"),
+    ("attn.proj", "method.target_modules is a list, not the string 'attn.proj': write [attn.proj]"),
     ([], f"target_modules is empty; name at least one of {NAMEABLE}"),
     (["attn.proj", "attn.proj"], "target_modules=['attn.proj', 'attn.proj'] names a target twice"),
     (["attn.qkv", "attn.q"], "targets 'attn.qkv' and 'attn.q' both cover blocks.0.attn.qkv; keep one of them"),

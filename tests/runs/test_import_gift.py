@@ -458,6 +458,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"state": {"backbone.head.bias": torch.zeros(199)}},
         "head.bias has shape (199,), the model expects (200,)",
     ),
+    "no numbers": ({"state": {"backbone.head.bias": torch.full((200,), float("nan"))}}, "holds values that are not finite"),
+    "a target for targets": ({"args": {"hypernet_target_modules": "attn:proj"}}, "gift_target_modules='attn:proj'; expected a"),
+    "targets of nothing": ({"args": {"hypernet_target_modules": None}}, "gift_target_modules=None; expected a list of targets"),
     "no learning rate": ({"args": {"lr": ...}}, "optim.lr"),
 }
 

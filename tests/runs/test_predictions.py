@@ -189,6 +189,14 @@ def test_evaluate_makes_those_of_an_old_run(copied_run: Run, final_run: Run, tmp
     np.testing.assert_array_equal(again.predictions().logits, final_run.predictions().logits)
     refused = run_module(*words, "keep_predictions=true", "split=test", cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    new, adapter = file.read_bytes(), copied_run.folder / "adapter.safetensors"
+    trained = adapter.read_bytes()
+    adapter.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]))
+    other = run_module(*words, "keep_predictions=true", cwd=tmp_path)
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert "adapter.safetensors has another SHA-256 than result.json says" in other.stderr
+    assert file.read_bytes() == new, "the record still tells of the change"
+    adapter.write_bytes(trained)
     old["metrics"]["test_top1"] += 1
     file.write_text(json.dumps(old))
     other = run_module(*words, "keep_predictions=true", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""A bias of ψ that every LayerNorm subtracts is not trained: told by gradients, and by what the model computes."""
+"""A bias of φ or ψ that every LayerNorm subtracts is not trained: told by gradients."""
 
 from typing import Any
 
@@ -27,16 +27,21 @@ CASES: list[tuple[list[str], dict[str, Any], bool, list[bool]]] = [
 ]
 
 
+@pytest.mark.parametrize("option", ["phi_bias", "psi_bias"])
 @pytest.mark.parametrize(("targets", "changes", "share", "idle"), CASES)
 def test_what_has_no_gradient_is_not_trained(
-    targets: list[str], changes: dict[str, Any], share: bool, idle: list[bool]
+    targets: list[str], changes: dict[str, Any], share: bool, idle: list[bool], option: str
 ) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=5, img_size=32, **changes).double()
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    apply_method(model, GiftConfig(rank=2, target_modules=targets, share=share, psi_bias=True))
-    biases = {name: p for name, p in model.named_parameters() if name.endswith("psi_bias")}
+    cfg = GiftConfig(2, targets, share=share, phi_bias=option == "phi_bias", psi_bias=option == "psi_bias")
+    apply_method(model, cfg).double()
+    for name, parameter in model.named_parameters():
+        if name.endswith(".psi"):
+            parameter.data.normal_()
+    biases = {name: p for name, p in model.named_parameters() if name.endswith(option)}
     trained = [bias.requires_grad for bias in biases.values()]
     for bias in biases.values():
         bias.requires_grad_(True)
@@ -54,3 +59,8 @@ def test_it_is_not_counted_but_kept(tiny_vit: nn.Module, caplog: pytest.LogCaptu
     assert "gift.attn.proj.psi_bias" in tiny_vit.state_dict(), "files of older versions hold one"
     assert "method.psi_bias does nothing at attn.proj" in caplog.text
     assert "mlp.fc1" not in caplog.text
+
+
+def test_between_phi_and_its_bias_s_use_a_function_keeps_it(tiny_vit: nn.Module) -> None:
+    apply_method(tiny_vit, GiftConfig(rank=4, schema="gelu", phi_bias=True))
+    assert tiny_vit.get_parameter("gift.attn.proj.phi_bias").requires_grad
