@@ -209,11 +209,14 @@ def test_records_of_sweeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     later = Sweep("python -m gift_vit.train sweep=dogs", "2026-01-02T00:00:00+00:00", jobs[:1])
     assert write_sweep(tmp_path, later) != write_sweep(tmp_path, sweep) == write_sweep(tmp_path, sweep)
     assert read_sweeps(tmp_path) == [sweep, later]
-    assert unfinished([sweep, later], "cub", "gift") == 2
+    assert unfinished([sweep, later], "cub", "gift", "vit", "clean") == 2
+    assert unfinished([sweep, later], "cub", "gift", "vit_b", "clean") == 0
+    told = Sweep(sweep.command, sweep.started_at, (Job(("protocol=gift_paper",), str(done)),))
+    assert [unfinished([told], "cub", "gift", "vit", protocol) for protocol in ("clean", "gift_paper")] == [0, 1]
     done.mkdir(parents=True)
     (done / "result.json").touch()
-    assert unfinished([sweep, later], "cub", "gift") == 1
-    assert unfinished([sweep], "dogs", "lora") == 0
+    assert unfinished([sweep, later], "cub", "gift", "vit", "clean") == 1
+    assert unfinished([sweep], "dogs", "lora", "vit", "clean") == 0
     (tmp_path / "sweeps/broken.json").write_text('{"command": 1}')
     (tmp_path / "sweeps/list.json").write_text("[]")
     assert read_sweeps(tmp_path) == [sweep, later], "what cannot be read hides nothing else"

@@ -14,12 +14,13 @@ from typing import Any
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying, value_order
-from gift_vit.results.names import dataset_name
+from gift_vit.results.names import Value, dataset_name
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import Run, find_runs
 
 Row = tuple[str, ...]
 
+_METHOD_KEYS = ("method.name", "method.kind")
 _SPREAD = "weights_spread_sha256"
 _DATA_FACTS = ("fingerprint", "num_classes", "train_split", "train_images", "val_images", "test_images")
 FILTERS = tuple(f.name for f in fields(RunRecord) if f.type in (str, int) or f.name == "phase")
@@ -152,8 +153,10 @@ def by_row(results: Iterable[Result], keys: Sequence[str] = ()) -> dict[Row, lis
     """
     valued = sorted(((_row_values(r, keys), r) for r in results), key=lambda item: [value_order(value) for value in item[0]])
     rows: dict[Row, list[Result]] = {}
+    labels = [str if key in _METHOD_KEYS else Value for key in keys or _METHOD_KEYS[:1]]
     for values, result in valued:
-        rows.setdefault(tuple(plain_text(value) for value in values), []).append(result)
+        row = tuple(label(plain_text(value)) for label, value in zip(labels, values, strict=True))
+        rows.setdefault(row, []).append(result)
     return rows
 
 

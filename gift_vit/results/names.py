@@ -135,9 +135,15 @@ COMMONSENSE_COLUMNS = {  # its test sets
 DATASET_NAMES = {**MINI, **FGVC, **VTAB, **GLUE, **COMMONSENSE}
 
 
+class Value(str):
+    """A row's label that is a value of the configuration: shown as it is, whatever method is called so."""
+
+    __slots__ = ()
+
+
 def method_name(label: str) -> str:
     """The method's name in tables; its label where it has none."""
-    return METHOD_NAMES.get(label, label)
+    return label if isinstance(label, Value) else METHOD_NAMES.get(label, label)
 
 
 def dataset_name(label: str) -> str:

@@ -16,7 +16,7 @@ from gift_vit.config.compose import baseline_of, compose_job
 from gift_vit.config.loader import load_config
 from gift_vit.config.run_config import RunConfig
 from gift_vit.runs.job import check_ready
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, path_labels
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class Job:
     problem: str | None = None
 
     @property
-    def cell(self) -> tuple[str, ...] | None:
-        """Phase, dataset and method: ``<output root>/<phase>/<dataset>/<method>/<backbone>/<run name>``; None if refused."""
-        return Path(self.folder).parts[-5:-2] if self.folder else None
+    def labels(self) -> dict[str, str]:
+        """Phase, dataset, method and backbone; empty if it is refused, or its folder lies elsewhere."""
+        return path_labels(Path(self.folder)) if self.folder else {}
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,15 @@ def _read_job(output_root: Path, overrides: list[str], folder: str | None, probl
     return Job(tuple(map(str, overrides)), None if folder is None else str(output_root / folder), problem)
 
 
-def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str) -> int:
-    """Search runs that sweeps asked for on one dataset with one method and that are neither done nor pruned."""
+def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str, backbone: str, protocol: str) -> int:
+    """Search runs that sweeps asked for of one dataset, method, backbone and protocol and that are neither done nor pruned."""
+    asked = {"phase": "search", "dataset": dataset, "method": method, "backbone": backbone}
     jobs = [job for sweep in sweeps for job in sweep.jobs]
-    folders = {Path(job.folder) for job in jobs if job.folder and job.cell == ("search", dataset, method)}
+    own = [job for job in jobs if job.labels == asked and _word(job, "protocol") in (None, protocol)]
+    folders = {Path(job.folder) for job in own if job.folder}
     return sum(Run.open(folder).state not in ("done", "pruned") for folder in folders)
+
+
+def _word(job: Job, key: str) -> str | None:
+    """The value that a job's words give to a key; None: they do not say."""
+    return next((word.partition("=")[2] for word in job.overrides if word.startswith(f"{key}=")), None)

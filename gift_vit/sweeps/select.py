@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from omegaconf import OmegaConf
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, writable_folder
+from gift_vit.common.checks import Options, expect, writable_folder
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import write_text
 from gift_vit.common.programs import as_typed
@@ -28,6 +28,14 @@ from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 # what the final runs are told otherwise, or by the recipe
 _OF_THE_SEARCH = ("sweep", "grid", "phase", "seed", "recipe", "run_name", "sweeper", "dataset", "method")
 ALWAYS = ("optim.lr", "optim.weight_decay")  # named in every recipe, swept or not, of a method that is trained
+
+
+_RECIPES = "recipe"  # the group that Hydra looks for below --config-dir
+
+
+def _named_recipe(key: str, value: str) -> None:
+    path = Path(value)
+    expect(path.name == _RECIPES, key, value, f"a folder named {_RECIPES}, where Hydra looks, as {path / _RECIPES}")
 
 
 @dataclass
@@ -57,7 +65,7 @@ class Arguments(Options):
     methods: list[str] | None = None
     protocol: str | None = None
     backbone: str | None = None
-    out: Annotated[str | None, writable_folder] = None
+    out: Annotated[str | None, _named_recipe, writable_folder] = None
 
 
 _SHARES = (None, "exact")  # metrics that are on val shares of right answers
@@ -67,7 +75,7 @@ _SHARES = (None, "exact")  # metrics that are on val shares of right answers
 class Setting:
     """One point of a grid: its values by key, the val top-1 of its runs by seed, and what they changed of the protocol.
 
-    ``overrides`` are the words of its first run.
+    ``overrides`` are the words of its first run, ``config_dir`` the folder of a person's own configuration that it was given.
     """
 
     values: Mapping[str, Any]
@@ -75,6 +83,7 @@ class Setting:
     scores: tuple[float, ...]
     changes: Mapping[str, Any]
     overrides: tuple[str, ...]
+    config_dir: Path | None
 
     @property
     def score(self) -> float:
@@ -145,16 +154,17 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         check_seeds(same, f"one setting of {first.method} on {first.dataset}")
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
-        settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, tuple(same[0].run.overrides)))
+        told = tuple(same[0].run.overrides), _config_dir(same[0].run.command)
+        settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, *told))
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
     warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
     warnings += _gaps(settings, swept)
     if len({len(setting.scores) for setting in settings[:near]}) > 1:
         warnings.append("settings within one standard error of the best have different numbers of seeds")
-    if missing := unfinished(sweeps, first.dataset, first.method):
-        warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
     labels = first.dataset, first.method, first.backbone, first.protocol
+    if missing := unfinished(sweeps, *labels):
+        warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
     return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name)
 
 
@@ -164,6 +174,9 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
     Args:
         choice: The choice.
         folder: Where its recipe lies; None: in ``conf/recipe``.
+
+    Raises:
+        ConfigError: If Hydra would not find the recipe in that folder beside the configuration of the search.
     """
     best = choice.settings[0]
     typed = {word.partition("=")[0]: word for word in best.overrides}
@@ -171,7 +184,13 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
     kept = [word for key, word in typed.items() if key not in (*_OF_THE_SEARCH, *best.values) and "hydra" not in key]
     found = "_".join(word.partition("=")[2] for word in chosen) == f"{choice.dataset}_{choice.method}"
     named = [] if found else [f"recipe={choice.dataset}_{choice.method}"]
-    place = [] if folder is None else ["--config-dir", str(folder.parent)]
+    parent = best.config_dir if folder is None else folder.parent
+    if best.config_dir is not None and parent is not None and best.config_dir.resolve() != parent.resolve():
+        raise ConfigError(
+            f"the search of {choice.method} on {choice.dataset} had --config-dir {best.config_dir}, and Hydra takes one: "
+            f"give out={best.config_dir / _RECIPES}"
+        )
+    place = [] if parent is None else ["--config-dir", str(parent)]
     return shlex.join(["python", "-m", "gift_vit.train", *place, "sweep=final", *chosen, *named, *kept])
 
 
@@ -221,14 +240,26 @@ def select(cfg: Arguments) -> None:
     wanted.sort(key=lambda run: (run.run.dataset, run.run.method))
     cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
     out = Path(cfg.out).expanduser() if cfg.out else conf_dir() / "recipe"
-    for choice in [choose(cell, sweeps) for cell in cells]:  # all or none
+    choices = [choose(cell, sweeps) for cell in cells]
+    texts = [recipe_text(choice, out if cfg.out else None) for choice in choices]
+    for choice, text in zip(choices, texts, strict=True):  # all or none
         path = out / f"{choice.dataset}_{choice.method}.yaml"
-        write_text(path, recipe_text(choice, out if cfg.out else None))
+        write_text(path, text)
         best = choice.settings[0]
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
         print(f"{path}: {listed} (val {choice.score_name} {best.score:.2f} %, best of {len(choice.settings)} settings)")
         for warning in choice.warnings:
             print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
+
+
+def _config_dir(command: str) -> Path | None:
+    """The folder that a command gives Hydra beside this project's own configuration."""
+    words = shlex.split(command)
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value or following)
+    return None
 
 
 def _check_comparable(runs: Sequence[Result]) -> None:

@@ -201,8 +201,8 @@ def print_status(cfg: Arguments) -> None:
 
 def _concern(jobs: Sequence[Job], cfg: Arguments) -> bool:
     """Whether any job is on the asked dataset and of the asked method; where all were refused, nobody can tell."""
-    cells = {job.cell for job in jobs if job.cell}
-    return not cells or any(cfg.dataset in (None, dataset) and cfg.method in (None, method) for _, dataset, method in cells)
+    known = [labels for job in jobs if (labels := job.labels)]
+    return not known or any(cfg.dataset in (None, own["dataset"]) and cfg.method in (None, own["method"]) for own in known)
 
 
 def main() -> None:

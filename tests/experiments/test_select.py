@@ -117,6 +117,24 @@ def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched()
     assert typed[6:] == ["dataset=folder", "method=gift", "recipe=digits_gift", "dataset.root='my images'", "trainer.epochs=5"]
 
 
+def test_the_header_s_command_has_the_search_s_own_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = {"command": "python -m gift_vit.train --config-dir 'my conf' sweep=digits method=gift"}
+    typed = shlex.split(final_command(choose(grid(SCORES, run=started))))
+    assert typed[3:6] == ["--config-dir", "my conf", "sweep=final"]
+    assert shlex.split(final_command(choose(grid(SCORES, run=started)), Path("my conf/recipe"))) == typed
+    store(tmp_path, *grid(SCORES, run=started))
+    words = [f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'recipe'}"]
+    assert "had --config-dir my conf, and Hydra takes one: give out=my conf/recipe" in refused(command, capsys, *words)
+    assert not (tmp_path / "recipe").exists()
+
+
+def test_a_folder_in_which_hydra_would_not_look_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, *grid(SCORES))
+    said = refused(command, capsys, f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'mine'}")
+    assert f"expected a folder named recipe, where Hydra looks, as {tmp_path / 'mine/recipe'}" in said
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_recipe_that_does_not_fit_names_its_file_and_the_words_to_add() -> None:
     cfg = compose_config(["dataset=digits", "method=gift", "trainer.batch_size=16"])
     chosen = {"dataset": "digits", "method": "gift", "backbone": "vit_mini", "protocol": "clean"}
@@ -181,7 +199,7 @@ def test_only_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = refused(command, capsys, *words, "datasets=[cub]", "methods=[lora,gfit]")
     assert "methods: no finished search run of gfit (there are: lora)" in said
     store(tmp_path, search(None, method="ssf"))
-    said = refused(command, capsys, words[0], f"out={tmp_path / 'none'}")
+    said = refused(command, capsys, words[0], f"out={tmp_path / 'none/recipe'}")
     assert "outputs/search/ssf0/result.json is a search run without val_top1" in said
     assert not (tmp_path / "none").exists(), "all or none"
 

@@ -38,6 +38,14 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield root
 
 
+def test_a_run_that_lies_elsewhere_hides_nothing(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_result(outputs / "old/run1/result.json", make_result())
+    assert print_status(f"root={outputs}", "dataset=digits") == 0
+    told = capsys.readouterr().out
+    assert "6 runs: 2 done" in told
+    assert "run1" in told
+
+
 def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = []
     for lr, decay in ((1e-2, 0.0), (1e-3, 0.1), (1e-3, 0.01)):

@@ -187,6 +187,13 @@ def test_times_of_runs_that_an_older_version_trained_together_are_nobodys() -> N
     assert gpu_memory_cell([make(**together)]).text == "–"
 
 
+def test_a_value_that_is_called_as_a_method_is_shown_as_it_is() -> None:
+    runs = [make(top1=90.0, config={"method.schema": schema}) for schema in ("linear", "full")]
+    table = mini_table(runs, rows=["method.name", "method.schema"], compare=["gift, linear", "gift, full"])
+    assert [[cell.text for cell in row[:2]] for row in table.rows] == [["GIFT", "full"], ["GIFT", "linear"]]
+    assert any(note.startswith("GIFT, linear against GIFT, full: ") for note in table.notes)
+
+
 def test_an_ablation_has_the_values_of_its_keys_as_rows() -> None:
     ranks = [make(config={"method.rank": rank}, top1=float(rank), run={"name": str(rank)}) for rank in (16, 2)]
     table = mini_table([*ranks, make("linear")], method="gift", rows=["method.rank", "method.target_modules"])
