@@ -17,11 +17,6 @@ _ASKED_FOR = ("position_ids", "logits_to_keep")
 class LanguageModel(TextModel):
     """A causal language model, called with prompts and answers and giving the logits of the answers' tokens."""
 
-    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
-        super().__init__(cfg, model, tokenizer)
-        limits = (self.max_tokens, getattr(model.config, "max_position_embeddings", None))
-        self.max_tokens = min((limit for limit in limits if limit is not None), default=None)
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, A, V) of the A last tokens of sequences (B, 3, L): ids, attention mask, and where the answer stands.
 

@@ -1,7 +1,9 @@
 """Models of transformers, and those that classify texts. Imported for such a backbone alone: transformers takes seconds."""
 
+import inspect
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Set
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +18,8 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.data.tokens import INPUTS
 
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
+_DRAWN = ("pooler.", "sequence_summary.")  # parts of a head too, where no weights are loaded that could hold them
+_IN_LAYER = re.compile(r"\.\d+\.")  # in names of parameters
 
 
 class TextModel(nn.Module):
@@ -51,11 +55,27 @@ class TextModel(nn.Module):
 
 
 class TextClassifier(TextModel):
-    """A model that gives logits (B, classes)."""
+    """A model that gives logits (B, classes).
 
-    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int) -> None:
+    Args:
+        cfg: What the backbone is told.
+        model: The model of transformers.
+        tokenizer: Its tokenizer.
+        num_classes: Classes, or 1 for a number.
+        new: The names of the model's parameters that its weights lack.
+
+    Attributes:
+        pads_in_front: Whether batches are filled up in front of the texts: the head reads the last position.
+
+    Raises:
+        ConfigError: If the model's own head reads pad tokens, wherever they stand.
+    """
+
+    def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int, new: Set[str]) -> None:
         super().__init__(cfg, model, tokenizer)
         self.num_classes = num_classes
+        self.pads_in_front = _pads_in_front(cfg, model)
+        self._heads = tuple(_heads(model, new))
         self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
         self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
 
@@ -78,22 +98,21 @@ class TextClassifier(TextModel):
         return self.model(**{name: part for name, part in zip(INPUTS, tokens.unbind(1), strict=True) if name in self._names})
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """What is drawn anew for a task: one linear layer, or the modules of the model's own head."""
-        if self.head is not None:
-            return self.head
-        return tuple(module for name, module in self.model.named_children() if name in _HEADS)
+        """What is drawn anew for a task: one linear layer, or the modules of the model's own head, wherever they lie."""
+        return self.head if self.head is not None else tuple(self.model.get_submodule(name) for name in self._heads)
 
 
 def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
     """A model of transformers with a new head of ``num_classes`` classes, drawn from torch's random numbers.
 
     Raises:
-        ConfigError: If there is no such model or folder, transformers has no head for it, or it has no pad token.
+        ConfigError: If there is no such model or folder, transformers has no head for it, its weights are another model's, it
+            has no pad token, or its head reads pad tokens.
         RunError: If the hub cannot be reached.
     """
-    model, tokenizer = loaded(cfg, lambda: _load(cfg, num_classes))
+    (model, new), tokenizer = loaded(cfg, lambda: _load(cfg, num_classes))
     _settle_padding(cfg, model, tokenizer)
-    classifier = TextClassifier(cfg, model, tokenizer, num_classes)
+    classifier = TextClassifier(cfg, model, tokenizer, num_classes, new)
     if not classifier.get_classifier():
         parts = ", ".join(name for name, _ in model.named_children())
         raise ConfigError(
@@ -131,17 +150,70 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
         transformers_logging.set_verbosity(level)
 
 
-def _load(cfg: BackboneConfig, num_classes: int) -> Any:
-    auto = AutoModel if cfg.pooling == "mean" else AutoModelForSequenceClassification
-    labels = {} if cfg.pooling == "mean" else {"num_labels": num_classes}
-    config = AutoConfig.from_pretrained(cfg.model, revision=cfg.revision, **labels)
-    drawn = not cfg.pretrained
-    other_head = {} if cfg.pooling == "mean" else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
-    told = {"config": config, "revision": cfg.revision, "dtype": torch.float32, **other_head}
-    model = auto.from_config(config) if drawn else auto.from_pretrained(cfg.model, **told)
-    if cfg.pooling == "mean" and hasattr(model, "pooler"):
+def _load(cfg: BackboneConfig, num_classes: int) -> tuple[Any, set[str]]:
+    """The model, with ``pooling: mean`` an encoder without a head, and the names of parameters that its weights lack."""
+    mean = cfg.pooling == "mean"
+    auto = AutoModel if mean else AutoModelForSequenceClassification
+    config = AutoConfig.from_pretrained(cfg.model, revision=cfg.revision, **({} if mean else {"num_labels": num_classes}))
+    if cfg.pretrained:
+        other_head = {} if mean else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
+        told = {"config": config, "revision": cfg.revision, "dtype": torch.float32, **other_head}
+        model, info = auto.from_pretrained(cfg.model, output_loading_info=True, **told)
+        new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        _check_layers(type(model).__name__, new, mean)
+    else:
+        model = auto.from_config(config)
+        new = {name for name, _ in model.named_parameters() if name.startswith(_DRAWN)}
+    return (_encoder(model) if mean else model), new
+
+
+def _encoder(model: Any) -> Any:
+    """The model, of an encoder and a decoder the first, as the mean is to be over what was read; without a pooler."""
+    # config.is_encoder_decoder is false where T5's encoder was saved alone
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        model = model.get_encoder()
+        if not hasattr(model, "config"):
+            raise ValueError(f"transformers' {type(model).__name__} is no model by itself, which backbone.pooling=mean needs")
+    if hasattr(model, "pooler"):
         model.pooler = None  # it was made for the first token
     return model
+
+
+def _check_layers(kind: str, new: Set[str], mean: bool) -> None:
+    """Refuse weights that lack a part of a layer, as another model's and an encoder's without the decoder that is used."""
+    passed = ("decoder.",) if mean else _HEADS
+    lacking = sorted(name for name in new if _IN_LAYER.search(name) and not name.startswith(passed))
+    if lacking:
+        other = "" if mean else ", or backbone.pooling=mean for an encoder alone"
+        raise ValueError(
+            f"its weights lack {lacking[0]}, which transformers' {kind} has; give the weights of such a model{other}"
+        )
+
+
+def _heads(model: nn.Module, new: Set[str], prefix: str = "") -> Iterator[str]:
+    """Names of the modules that are a task's own: heads by their names, and the outermost that hold ``new`` parameters alone.
+
+    A pooler that the weights hold is none of them.
+    """
+    for name, module in model.named_children():
+        held = {f"{prefix}{name}.{key}" for key, _ in module.named_parameters()}
+        if (name in _HEADS and not prefix) or (held and held <= new):
+            yield prefix + name
+        else:
+            yield from _heads(module, new, f"{prefix}{name}.")
+
+
+def _pads_in_front(cfg: BackboneConfig, model: Any) -> bool:
+    """Whether the model's head reads the last position, as XLNet's, which counts positions from one token to another."""
+    read = {getattr(module, "summary_type", "first") for module in model.modules()} - {"first"}
+    if not read:
+        return False
+    if read <= {"last", "cls_index"} and model.config.model_type == "xlnet":
+        return True
+    raise ConfigError(
+        f"backbone.model={cfg.model}: its head (summary_type={', '.join(sorted(read))}) reads the tokens that fill up batches; "
+        "give backbone.pooling=mean"
+    )
 
 
 def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
@@ -164,11 +236,18 @@ def take_pad_token(cfg: BackboneConfig, tokenizer: Any) -> None:
 
 
 def max_tokens(model: Any, tokenizer: Any) -> int | None:
-    """The most tokens that both take; RoBERTa counts its positions from the pad token's id on."""
+    """The most tokens that both take, by tokenizer, config and tables of positions; None: none of them says.
+
+    RoBERTa counts its positions from the pad token's id on, OPT and BART from 2.
+    """
     limits = [tokenizer.model_max_length]
+    said = getattr(model.config, "max_position_embeddings", None)
+    if said is not None and said > 0:  # XLNet says -1
+        limits.append(said)
     for name, module in model.named_modules():
-        if name.endswith(("position_embeddings", "wpe")) and isinstance(module, nn.Embedding):
-            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+        if name.endswith(("position_embeddings", "wpe", "embed_positions")) and isinstance(module, nn.Embedding):
+            first = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
+            limits.append(module.num_embeddings - first)
     most = min(limits)
     return most if most < 1 << 20 else None  # tokenizers that do not know it say 1e30
 

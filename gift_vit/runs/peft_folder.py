@@ -36,7 +36,9 @@ def keep_peft_folder(cfg: RunConfig, model: nn.Module, folder: Path) -> None:
     wrapped: Any = model
     inner: nn.Module = wrapped.model
     config = _as_inside(wrapped.peft_config["default"])
-    head = [name for name, module in inner.named_children() if module in head_modules(model)]
+    heads = head_modules(model)
+    parts = [name for name, module in inner.named_modules() if module in heads]
+    head = [name for name in parts if name.rpartition(".")[0] not in parts]
     config.modules_to_save = head or None
     config.base_model_name_or_path, config.revision = cfg.backbone.model, cfg.backbone.revision
     config.task_type = "FEATURE_EXTRACTION" if cfg.backbone.pooling == "mean" else "SEQ_CLS" if head else "CAUSAL_LM"

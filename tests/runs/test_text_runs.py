@@ -15,14 +15,26 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2Model,
+    T5Config,
+    T5Model,
+    XLNetConfig,
+    XLNetModel,
+)
 
 from experiments.crate import crate
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, load_config
 from gift_vit.config.loader import check_present
 from gift_vit.push.__main__ import write_shared
-from gift_vit.runs.build import finished_model
+from gift_vit.runs.build import build_model, eval_loader, finished_model, open_data, train_loader
 from gift_vit.runs.finished import evaluate_split, write_merged
 from gift_vit.runs.predict import check_question
 from gift_vit.runs.predictions import read_predictions
@@ -31,23 +43,31 @@ from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from tests.conf.files import composed
 from tests.runs.conftest import InterruptAfter
-from tests.text_models import rows, text_model, write
+from tests.text_models import SIZES, rows, text_model, write
 
 Configured = Callable[..., RunConfig]
 PEFT = ("adalora", "boft", "delora", "dora", "glora", "gralora", "hira", "hra", "loha", "lokr", "miss", "oft")
 PEFT += ("randlora", "tinylora", "vera")
+BASES: dict[str, Callable[[], Any]] = {  # as they are at the hub, without what a classifier has
+    "deberta": lambda: DebertaV2Model(DebertaV2Config(vocab_size=15, type_vocab_size=0, initializer_range=0.3, **SIZES)),
+    "bert_mlm": lambda: BertForMaskedLM(BertConfig(vocab_size=15, initializer_range=0.3, **SIZES)),
+    "xlnet": lambda: XLNetModel(XLNetConfig(vocab_size=15, d_model=16, n_layer=2, n_head=2, d_inner=24, initializer_range=0.5)),
+    "t5": lambda: T5Model(T5Config(vocab_size=15, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)),
+}
 CALL = Call("python -m gift_vit.train", [])
 pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts, and two models beside them."""
+    """Texts, and models beside them."""
     root = tmp_path_factory.mktemp("text")
     write(root / "reviews" / "train.tsv", rows(64))
     write(root / "reviews" / "test.tsv", rows(40))
     for kind in ("bert", "roberta", "gpt2"):
         text_model(root / kind, kind)
+    for kind, base in BASES.items():
+        base().save_pretrained(text_model(root / kind))
     return root
 
 
@@ -158,6 +178,19 @@ def test_no_text_is_longer_than_the_model_allows(
     assert f"longer than {limit} tokens" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "xlnet"])
+@pytest.mark.parametrize("loader", [train_loader, eval_loader])
+def test_no_prediction_depends_on_what_shares_a_batch(configured: Configured, kind: str, loader: Any) -> None:
+    """XLNet's head reads the last position."""
+    cfg = configured("method=linear", kind=kind)
+    model, data, device = build_model(cfg, 2).eval(), open_data(cfg), torch.device("cpu")
+    loaded = loader(cfg, model, data, device) if loader is train_loader else loader(cfg, model, data, "test", device)
+    tokens = next(iter(loaded if loader is eval_loader else loaded.epoch(0)))[0]
+    assert not tokens[:, 1].all()
+    alone = torch.cat([model(text[None, :, text[1] == 1]) for text in tokens])
+    torch.testing.assert_close(model(tokens), alone, atol=1e-5, rtol=1e-4)
+
+
 def test_a_tokenizer_without_pad_token_is_refused_and_takes_one_by_name(configured: Configured, tmp_path: Path) -> None:
     folder = text_model(tmp_path / "nopad", "gpt2", pad=False)
     words = ("method=linear", "trainer.epochs=1", f"backbone.model={folder}")
@@ -239,6 +272,10 @@ def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: 
             ),
         ),
         ("bert", ("method=ln_tuning", "method.target_modules=[LayerNorm]")),
+        ("deberta", ("method=gift_qv", "method.rank=4", "method.target_modules=[query_proj,value_proj]")),
+        ("bert_mlm", ("method=lora_text", "method.rank=2")),
+        ("xlnet", ("method=lora_text", "method.rank=2", "method.target_modules=[layer_1,layer_2]")),
+        ("t5", ("method=gift_qv", "method.rank=4", "method.target_modules=[q,v]", "backbone.pooling=mean")),
     ],
 )
 def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path, kind: str, words: tuple[str, ...]) -> None:
@@ -250,7 +287,9 @@ def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path,
     mean = "backbone.pooling=mean" in words
     auto = AutoModel if mean else AutoModelForSequenceClassification
     base: Any = auto.from_pretrained(root / kind, **({} if mean else {"num_labels": 2}))
-    texts = ours.tokenizer([row["sentence"] for row in rows(6)], padding=True, return_tensors="pt")
+    base = base.get_encoder() if kind == "t5" else base
+    said = [row["sentence"] for row in rows(6)]
+    texts = ours.tokenizer(said, padding=True, return_tensors="pt", return_token_type_ids=False)
     base.config.pad_token_id = ours.tokenizer.pad_token_id
     before = base(**texts)[0].detach()
     with warnings.catch_warnings():

@@ -1,0 +1,147 @@
+"""Models of transformers for texts: what of them is new, what they are called with, and how many tokens they take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    BartConfig,
+    BartModel,
+    BertConfig,
+    BertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DebertaV2Model,
+    FSMTConfig,
+    FSMTModel,
+    OPTConfig,
+    OPTModel,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
+    XLMConfig,
+    XLMModel,
+    XLNetConfig,
+    XLNetModel,
+)
+
+from gift_vit.backbones.config import BackboneConfig
+from gift_vit.backbones.text import build_text_model
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods.adapter import head_names
+from tests.text_models import SIZES, text_model
+
+DEBERTA = DebertaV2Config(vocab_size=15, max_position_embeddings=20, type_vocab_size=0, **SIZES)
+T5 = T5Config(vocab_size=15, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+BART: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+BART |= {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 20}
+XLM: dict[str, Any] = {"vocab_size": 15, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 20}
+XLM |= {"summary_type": "last", "pad_index": 0, "use_lang_emb": False}
+BASES: dict[str, Callable[[], Any]] = {
+    "deberta": lambda: DebertaV2Model(DEBERTA),
+    "deberta_classifier": lambda: DebertaV2ForSequenceClassification(DEBERTA),
+    "bert_mlm": lambda: BertForMaskedLM(BertConfig(vocab_size=15, max_position_embeddings=20, **SIZES)),
+    "roberta_base": lambda: RobertaModel(RobertaConfig(vocab_size=15, max_position_embeddings=20, pad_token_id=0, **SIZES)),
+    "xlnet": lambda: XLNetModel(XLNetConfig(vocab_size=15, d_model=16, n_layer=2, n_head=2, d_inner=24)),
+    "t5": lambda: T5Model(T5),
+    "t5_encoder": lambda: T5EncoderModel(T5),
+    "bart": lambda: BartModel(BartConfig(vocab_size=15, pad_token_id=0, bos_token_id=2, eos_token_id=3, **BART)),
+    "fsmt": lambda: FSMTModel(FSMTConfig(langs=["a", "b"], src_vocab_size=15, tgt_vocab_size=15, **BART)),
+    "opt": lambda: OPTModel(
+        OPTConfig(
+            vocab_size=15,
+            hidden_size=16,
+            num_hidden_layers=2,
+            ffn_dim=24,
+            num_attention_heads=2,
+            max_position_embeddings=20,
+            word_embed_proj_dim=16,
+        )
+    ),
+    "xlm_last": lambda: XLMModel(XLMConfig(**XLM)),
+}
+
+
+def built(tmp_path: Path, kind: str, num_classes: int = 2, **options: Any) -> Any:
+    """The backbone of a folder of that kind: ``bert`` is a classifier's with its pooler, ``other`` has weights not its own."""
+    folder = text_model(tmp_path, "roberta" if kind == "other" else "bert")
+    if kind == "other":
+        BertConfig(vocab_size=15, max_position_embeddings=20, **SIZES).save_pretrained(folder)
+    elif kind != "bert":
+        BASES[kind]().save_pretrained(folder)
+    return build_text_model(BackboneConfig("hf", str(folder), kind="transformers", **options), num_classes).eval()
+
+
+def some_tokens(length: int) -> torch.Tensor:
+    """Tokens (2, 3, length), the second text of them shorter."""
+    ids = torch.randint(5, 15, (2, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    ids[0, -1] = ids[1, length // 2] = 3
+    ids[1, length // 2 + 1 :] = mask[1, length // 2 + 1 :] = 0
+    return torch.stack([ids, mask, torch.zeros_like(ids)], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "head"),
+    [
+        ("bert", {}, ("classifier",)),  # the pooler is among the weights
+        ("bert", {"num_classes": 3}, ("classifier",)),
+        ("bert", {"pretrained": False}, ("classifier",)),
+        ("roberta_base", {}, ("classifier.dense", "classifier.out_proj")),
+        ("bert_mlm", {}, ("bert.pooler.dense", "classifier")),
+        ("deberta", {}, ("pooler.dense", "classifier")),
+        ("deberta_classifier", {"num_classes": 3}, ("classifier",)),
+        ("deberta", {"pretrained": False}, ("pooler.dense", "classifier")),
+        ("xlnet", {}, ("sequence_summary.summary", "logits_proj")),
+        ("xlnet", {"pretrained": False}, ("sequence_summary.summary", "logits_proj")),
+    ],
+)
+def test_the_head_is_all_that_the_weights_lack(
+    tmp_path: Path, kind: str, options: dict[str, Any], head: tuple[str, ...]
+) -> None:
+    model = built(tmp_path, kind, **options)
+    assert head_names(model) == tuple(f"model.{name}.{part}" for name in head for part in ("weight", "bias"))
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5_encoder", "bart"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_mean_is_over_what_an_encoder_makes_of_each_text(tmp_path: Path, kind: str, pretrained: bool) -> None:
+    model, tokens = built(tmp_path, kind, pooling="mean", pretrained=pretrained), some_tokens(8)
+    assert not [name for name, _ in model.named_parameters() if "decoder" in name]
+    if pretrained:
+        encoder = AutoModel.from_pretrained(tmp_path).get_encoder().eval()
+        hidden = encoder(input_ids=tokens[:, 0], attention_mask=tokens[:, 1]).last_hidden_state
+        expected = torch.stack([hidden[0].mean(0), hidden[1, :5].mean(0)])
+        torch.testing.assert_close(model.forward_features(tokens), expected)
+    torch.testing.assert_close(model(tokens[1:, :, :5]), model(tokens)[1:])
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt", "bart"])
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+def test_as_many_tokens_as_the_model_says_fit(tmp_path: Path, kind: str, pooling: str) -> None:
+    model = built(tmp_path, kind, pooling=pooling)
+    assert model.max_tokens == 20
+    assert model(some_tokens(20)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "said"),
+    [
+        ("xlm_last", "model", r"summary_type=last\) reads the tokens that fill up batches; give backbone.pooling=mean"),
+        ("t5_encoder", "model", r"weights lack transformer.decoder.*T5ForSequenceClassification has.*or backbone.pooling=mean"),
+        ("other", "model", r"weights lack bert.encoder.layer.0.*BertForSequenceClassification has; give the weights"),
+        ("other", "mean", r"weights lack encoder.layer.0.*BertModel has; give the weights of such a model$"),
+        ("fsmt", "mean", "FSMTEncoder is no model by itself, which backbone.pooling=mean needs"),
+    ],
+)
+def test_what_could_not_be_told_apart_from_noise_is_refused_in_one_line(
+    tmp_path: Path, kind: str, pooling: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        built(tmp_path, kind, pooling=pooling)
+    assert "\n" not in str(caught.value)
