@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.config import TransformConfig, colour_of
+from gift_vit.data.config import DatasetConfig, TransformConfig, colour_of
 
 CONTRACT = 2
 WHITE = (255, 255, 255)
@@ -84,6 +84,11 @@ class Decoder:
             max_pixels=cfg.max_pixels,
             jpeg=settled_jpeg(jpeg),
         )
+
+    @classmethod
+    def of_dataset(cls, cfg: DatasetConfig) -> "Decoder":
+        """That of a dataset's own images, and of pictures that models trained on it are shown."""
+        return cls.of(cfg.transform, cfg.as_published, getattr(cfg, "jpeg_decoder", "pillow"))
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ def image_files(where: str | Path) -> list[Path]:
     if not str(where):
         raise ConfigError("images= is empty: give a file, a folder or a pattern such as 'photos/*.jpg'")
     if path.is_file():
+        check_name(str(path))
         return [path]
     if path.is_dir():
         found = (file for file in path.iterdir() if not is_of_the_system(file.name))

@@ -67,7 +67,7 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
             f"{place}: its labels reach {count - 1}, which is too high for the number of a class; "
             "write them as text, which is numbered"
         )
-    decode = Decoder.of(cfg.transform, cfg.as_published)
+    decode = Decoder.of_dataset(cfg)
     sources = {split: part.source(labels[split], decode=decode) for split, part in parts.items()}
     splits, origins = complete_splits(cfg, sources, {split: part.origin for split, part in parts.items()}, names)
     return VisionDataset(

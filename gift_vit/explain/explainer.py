@@ -108,8 +108,7 @@ def build_explainer(run: Run, arguments: RunArguments | StabilityArguments) -> E
     """
     device = resolve_device(arguments.device)
     model = run.model().to(device)
-    classes = model.get_classifier().out_features  # pyright: ignore[reportCallIssue]
-    names = run.class_names(classes)
+    names = run.class_names(run.num_classes)
     transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
     return Explainer(model, transform, names, replace(arguments.choice, seed=run.config.seed), arguments.batch_size)
 

@@ -98,11 +98,16 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     layers = find_layers(model, choice)
     grid = patch_grid(model, images)
     columns = [cluster_columns(layer, choice) for layer in layers]
-    prefix = cast("int", model.num_prefix_tokens)
+    patches = grid[0] * grid[1]
     maps: dict[LayerName, tuple[Tensor, Tensor]] = {}
 
     def remember(layer: AdaptedLayer, columns: Tensor, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        maps[layer.name] = _responses(layer, columns, inputs[0][:, prefix:], output[:, prefix:])
+        if output.ndim != 3 or len(output) != len(images) or output.shape[1] < patches:
+            raise ConfigError(
+                f"{layer.name} gives {tuple(output.shape)} for {patches} patches; maps need tokens (B, N, d), as of a plain ViT"
+            )
+        # class and register tokens come first; how many there are a model of several stages does not say for each layer
+        maps[layer.name] = _responses(layer, columns, inputs[0][:, -patches:], output[:, -patches:])
 
     with ExitStack() as stack:
         for layer, own in zip(layers, columns, strict=True):

@@ -103,7 +103,7 @@ def find_class(wanted: str, class_names: list[str]) -> int:
     """The index (from 0) of a class given by index or name; one that does not exist is an error that says which do."""
     if wanted in class_names:
         return class_names.index(wanted)
-    if wanted.isdigit() and int(wanted) < len(class_names):
+    if wanted.isdecimal() and int(wanted) < len(class_names):
         return int(wanted)
     shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")
     hint = did_you_mean(wanted, class_names)

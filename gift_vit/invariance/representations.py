@@ -112,8 +112,13 @@ class Layers:
 
     def _row(self, tokens: Tensor, num_tokens: int) -> Tensor:
         prefix = int(getattr(self.model, "num_prefix_tokens", 1))
-        image = tokens[:, tokens.shape[1] - num_tokens + prefix :]  # prompts stand before them
+        comes_later = num_tokens == getattr(self.model.patch_embed, "num_patches", None)  # in CaiT and ConViT
+        num_patches = num_tokens if comes_later else num_tokens - prefix
+        image = tokens[:, tokens.shape[1] - num_patches :]  # prompts stand before them
+        prefix = min(prefix, tokens.shape[1] - num_patches)
         if self.tokens == "cls":
+            if prefix == 0:
+                raise ConfigError("tokens=cls: a layer has no class token; choose others with layers=, or tokens=mean")
             return tokens[:, 0]
         return image.mean(1) if self.tokens == "mean" else torch.cat([tokens[:, :prefix], image], 1).flatten(1)
 

@@ -64,7 +64,7 @@ def classify_files(run: "Run", files: Sequence[Path], topk: int, device: str = "
     cfg, where = run.config, next(model.parameters()).device
     transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
     precision = Precision(cfg.trainer.precision, where)
-    decode = Decoder.of(cfg.dataset.transform, cfg.dataset.as_published, getattr(cfg.dataset, "jpeg_decoder", "pillow"))
+    decode = Decoder.of_dataset(cfg.dataset)
     workers = max(1, min(cfg.loading.workers, cores())) if len(files) > _FEW else 0
     loader = DataLoader(
         _Files(files, transform, decode),

@@ -229,6 +229,13 @@ class Run:
             self.data().parts(wanted)  # which tells what there is
         return wanted or self.config.scored_split
 
+    @property
+    def num_classes(self) -> int:
+        """Classes that the run's head tells apart."""
+        classes = self.result.data.num_classes if self.result else self.config.dataset.num_classes
+        assert classes is not None, "an import compared it with the head"
+        return classes
+
     def model(self) -> "nn.Module":
         """The fine-tuned model, on the CPU; the data need not be there.
 
@@ -242,9 +249,7 @@ class Run:
 
         self.check_finished()
         cfg = self.config
-        classes = self.result.data.num_classes if self.result else cfg.dataset.num_classes
-        assert classes is not None, "an import compared it with the head"
-        model = build_model(cfg, classes)
+        model = build_model(cfg, self.num_classes)
         if self.result and not holds_weights(applied_method(model).backbone, self.result.backbone):
             raise ConfigError(
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"

@@ -84,6 +84,8 @@ def test_names_that_no_record_could_hold_are_refused(tmp_path: Path, make_tree: 
         build_dataset(make_config(FolderConfig, root=root))
     with pytest.raises(ConfigError, match=r"a/\\udce9\.png has a name that is no UTF-8"):
         image_files(root / "train/a")
+    with pytest.raises(ConfigError, match=r"a/\\udce9\.png has a name that is no UTF-8"):
+        image_files(root / "train/a/\udce9.png")
 
 
 def test_image_formats_and_modes(tmp_path: Path, make_tree: Tree, make_config: Make, noise: Make) -> None:

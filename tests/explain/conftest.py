@@ -93,9 +93,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def some_images(count: int = 2) -> Tensor:
+def some_images(count: int = 2, size: int = 160) -> Tensor:
     """Images of ``tiny_vit``'s size, in float64."""
-    return noise(count, 3, 160, 160, seed=1)
+    return noise(count, 3, size, size, seed=1)
 
 
 def watched(model: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,26 @@ def test_responses_by_hand(backbone: dict[str, Any], targets: list[str], options
             assert_close(maps.raw(response)[:, index], expected, atol=1e-10, rtol=1e-10)
 
 
+def test_cait_has_no_class_token_in_its_blocks() -> None:
+    model = with_gift(timm.create_model("cait_xxs24_224", img_size=32, depth=2, num_classes=3).eval())
+    images = some_images(size=32)
+    layer, seen = model.get_submodule("blocks.1.attn.proj"), []
+    handle = layer.register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+    maps = explain(model, images, MapChoice(blocks=[1]))
+    handle.remove()
+    assert seen[0].shape[1] == 4
+    clusters = model.state_dict()["blocks.1.attn.proj.weight"] @ model.state_dict()["gift.attn.proj.phi"]
+    assert_close(maps.post[:, 0].flatten(2), (seen[0] @ clusters).transpose(1, 2))
+
+
+def test_attention_in_windows_is_refused() -> None:
+    options = {"img_size": 64, "depth": 1, "embed_dim": 32, "num_heads": 2, "window_size": 2, "num_classes": 3}
+    model = timm.create_model("samvit_base_patch16", global_attn_indexes=(), **options).eval()
+    apply_method(model, GiftConfig(rank=2))
+    with pytest.raises(ConfigError, match=r"attn.proj.* gives \(8, 4, 32\) for 16 patches; maps need tokens"):
+        explain(model, some_images(size=64).float())
+
+
 def test_eva02_has_a_layer_for_each_of_q_k_v() -> None:
     eva = Eva(
         img_size=160, patch_size=16, embed_dim=64, depth=2, num_heads=2, qkv_fused=False, num_classes=3, use_rot_pos_emb=True

@@ -110,6 +110,26 @@ def images() -> Tensor:
     return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize(("name", "options", "own"), [
+    ("cait_xxs24_224", {"depth": 2}, [0, 0]),
+    ("convit_tiny", {"depth": 3, "local_up_to_layer": 2}, [0, 1]),
+])  # fmt: skip
+def test_class_tokens_are_counted_where_they_are(name: str, options: dict[str, Any], own: list[int]) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
+    images, seen = torch.rand(2, 3, 32, 32), []
+    blocks = [0, len(model.blocks) - 1]  # pyright: ignore[reportArgumentType]
+    for block in blocks:
+        model.get_submodule(f"blocks.{block}").register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+    found = open_layers(model, blocks, "mean").rows(images), open_layers(model, blocks, "all").rows(images)
+    for count, tokens, mean, whole in zip(own, seen, *found, strict=False):
+        assert tokens.shape[1] == 4 + count
+        torch.testing.assert_close(mean, tokens[:, count:].mean(1))
+        torch.testing.assert_close(whole, tokens.flatten(1))
+    with pytest.raises(ConfigError, match="tokens=cls: a layer has no class token; choose others with layers="):
+        open_layers(model, blocks[:1], "cls").rows(images)
+
+
 def relative(layers: Layers, found: Tensor, images: Tensor) -> Tensor:
     """The errors of images (L, n, …), each layer computed for itself."""
     pairs = [(layers.rows(own)[i], layers.rows(images)[i]) for i, own in enumerate(found)]

@@ -27,7 +27,7 @@ def build_split_lists(cfg: SplitListsConfig) -> VisionDataset:
     ids = _sorted_ids(lists, cfg)
     class_map = {class_id: index for index, class_id in enumerate(ids)}
     splits: dict[str, FileSource] = {}
-    decode = Decoder.of(cfg.transform, cfg.as_published)
+    decode = Decoder.of_dataset(cfg)
     for split, listed in lists.items():
         labels = [class_map[class_id] for class_id in listed.values()]
         splits[split] = FileSource(image_root, list(listed), labels, _list_file(split, cfg), cfg.how_to_prepare(), decode)

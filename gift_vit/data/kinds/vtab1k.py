@@ -112,7 +112,7 @@ def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
     """Read a prepared task; the images are decoded on access."""
     root = Path(cfg.root).expanduser()
     meta = _read_meta(root, cfg)
-    decode = Decoder.of(cfg.transform, cfg.as_published, cfg.jpeg_decoder)
+    decode = Decoder.of_dataset(cfg)
     for warning in meta["warnings"]:
         log.warning("%s: %s", cfg.name, warning)
     splits: dict[str, ImageSource] = {}

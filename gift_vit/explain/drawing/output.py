@@ -27,8 +27,7 @@ def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -
     if files is None:
         explained = _explain_split(run, explainer, arguments)
     else:
-        decode = Decoder.of(cfg.dataset.transform, as_published=False)  # a person's own pictures, whatever it was trained on
-        explained = explainer.explain(read_samples(files, decode), arguments.count)
+        explained = explainer.explain(read_samples(files, Decoder.of_dataset(cfg.dataset)), arguments.count)
     facts = {"Run": cfg.run_name, "Basis": arguments.basis}
     text = GalleryText(f"{cfg.method_name} on {cfg.dataset.name}, {cfg.backbone.name}", facts)
     for layer, clusters in write_explained(arguments.folder, explained, arguments, text).items():

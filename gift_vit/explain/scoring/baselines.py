@@ -11,6 +11,11 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.explain.maps import eval_mode, patch_grid
 
 
+def shows_attention(model: nn.Module) -> bool:
+    """Whether :func:`attention_maps` can be made: not of models whose positions enter after queries and keys were seen."""
+    return bool(getattr(model, "has_class_token", False))  # timm's VisionTransformer alone says it
+
+
 def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Where the class token looks: ``cls_attention`` and ``rollout``, each (B, h, w), from one forward pass.
 
@@ -24,8 +29,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Raises:
         ConfigError: If the model has no class token, or its attention shows no queries and keys.
     """
-    if not getattr(model, "has_class_token", False):
-        raise ConfigError("attention maps need a class token, and this model has none")
+    if not shows_attention(model):
+        raise ConfigError(f"attention maps need a class token whose attention is shown, and {type(model).__name__} has none")
     grid, prefix = patch_grid(model, images), cast("int", model.num_prefix_tokens)
     seen: list[Tensor] = []
     attentions = [block.get_submodule("attn") for block in cast("nn.Sequential", model.blocks)]

@@ -11,7 +11,7 @@ from gift_vit.explain.config import FaithfulnessArguments
 from gift_vit.explain.explainer import Explainer, build_explainer
 from gift_vit.explain.maps import explain
 from gift_vit.explain.samples import spread_samples
-from gift_vit.explain.scoring.baselines import attention_maps, gradient_map
+from gift_vit.explain.scoring.baselines import attention_maps, gradient_map, shows_attention
 from gift_vit.explain.scoring.estimates import Estimate, estimate_mean
 from gift_vit.explain.scoring.localisation import CLUSTERS, candidate_names
 from gift_vit.explain.scoring.perturbation import Curves, join_curves, perturbation_curves
@@ -79,7 +79,7 @@ def order_curves(
     for images in batches:
         raw = explain(model, images, explainer.choice).raw(response)
         maps = {CLUSTERS: torch.stack([raw, -raw], 2).flatten(1, 3)[:, candidate]}
-        if getattr(model, "has_class_token", False):
+        if shows_attention(model):
             maps["cls_attention"] = attention_maps(model, images)["cls_attention"]
         maps["gradient"] = gradient_map(model, images)
         maps[RANDOM_ORDER] = torch.rand(maps[CLUSTERS].shape, generator=generator).to(images.device)

@@ -1,5 +1,6 @@
 """Scores of GIFT's maps and of the baselines on scenes with ground truth, all by the same code."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -12,12 +13,13 @@ from gift_vit.explain.explainer import Explainer
 from gift_vit.explain.layers import cluster_columns, find_layers
 from gift_vit.explain.maps import explain, normalise_maps
 from gift_vit.explain.samples import batches
-from gift_vit.explain.scoring.baselines import attention_maps, centre_map, gradient_map
+from gift_vit.explain.scoring.baselines import attention_maps, centre_map, gradient_map, shows_attention
 from gift_vit.explain.scoring.scenes import Scene
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+log = logging.getLogger(__name__)
 Scores = TypeVar("Scores", bound="DataclassInstance")
 CLUSTERS, RANDOM = "clusters", "random φ"
 BASELINES = ("cls_attention", "rollout", "gradient", "centre")
@@ -28,7 +30,7 @@ def score_scenes(
 ) -> dict[str, Scores]:
     """Scores by what makes the maps: ``clusters`` and ``random φ`` (each cluster with either sign), and ``BASELINES``.
 
-    Attention is left out where the model has no class token.
+    Attention is left out where the model shows none of a class token.
 
     Args:
         explainer: Model and choice of maps.
@@ -67,7 +69,9 @@ def candidate_names(explainer: Explainer) -> dict[str, list[str]]:
         count = cluster_columns(layers[0], replace(explainer.choice, basis=basis)).shape[1]
         clusters = explainer.choice.clusters or range(count)
         names[maker] = [f"{layer.name}, {sign}{cluster}" for layer in layers for sign in ("", "−") for cluster in clusters]
-    attends = getattr(explainer.model, "has_class_token", False)
+    attends = shows_attention(explainer.model)
+    if not attends:
+        log.info("attention is left out: %s shows none of a class token", type(explainer.model).__name__)
     return names | {name: [name] for name in (BASELINES if attends else BASELINES[2:])}
 
 
@@ -91,7 +95,7 @@ def _map_makers(explainer: Explainer, response: str) -> dict[str, Callable[[Tens
         return [centre_map(_size(images)).to(images).expand(len(images), 1, -1, -1)]
 
     makers = {CLUSTERS: of_clusters(explainer.choice.basis), RANDOM: of_clusters("random")}
-    if getattr(model, "has_class_token", False):
+    if shows_attention(model):
         makers |= {name: of_attention(name) for name in BASELINES[:2]}
     return makers | {"gradient": lambda images: [gradient_map(model, images)[:, None]], "centre": centre}
 
