@@ -86,7 +86,9 @@ def paired_notes(grid: Grid, first: Row, second: Row, title: str) -> tuple[str, 
     left_out: list[str] = []
     for dataset in grid.datasets:
         cells = [{result.run.seed: result for result in grid.cells.get((row, dataset), ())} for row in (first, second)]
-        for seed in sorted(cells[0].keys() & cells[1].keys()):
+        seeds = sorted(cells[0].keys() & cells[1].keys())
+        left_out += [f"{dataset_name(dataset)}: no seed in common"] if all(cells) and not seeds else []
+        for seed in seeds:
             one, other = cells[0][seed], cells[1][seed]
             where = f"{dataset_name(dataset)} seed {seed}"
             if one.metric or other.metric:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import atomic_path, sha256_of
 from gift_vit.data.ids import image_ids
 from gift_vit.runs.result import PREDICTIONS, PredictionRecord, Result
 from gift_vit.runs.scores import compute_scores, top_confusions
@@ -133,12 +133,21 @@ def predictions_of(result: Result, split: str) -> Predictions | None:
     """The predictions that lie beside a record; None: it keeps none of the split, they are gone, or it is of no file.
 
     Raises:
-        ConfigError: If they cannot be read.
+        ConfigError: If they cannot be read, or are not those that the record was written with.
     """
     if result.path is None or result.predictions is None or split not in result.predictions.images:
         return None
     file = result.path.with_name(PREDICTIONS)
-    return read_predictions(file)[split] if file.is_file() else None
+    if not file.is_file():
+        return None
+    remedy = f"restore it, or make it again with `python -m gift_vit.evaluate run={file.parent} keep_predictions=true`"
+    known = (result.files or {}).get(PREDICTIONS)
+    if known is not None and sha256_of(file) != known:
+        raise ConfigError(f"{file} has another SHA-256 than {result.path.name} says: it is not the run's own; {remedy}")
+    kept = read_predictions(file)
+    if split not in kept:
+        raise ConfigError(f"{file} is of {', '.join(kept)}, and {result.path.name} says that {split} is kept; {remedy}")
+    return kept[split]
 
 
 def read_predictions(file: Path) -> dict[str, Predictions]:

@@ -22,6 +22,7 @@ _ABSENT = ("predictions", "files", "metric", "extra_metrics")  # from a record t
 PREDICTIONS = "predictions.parquet"  # the files beside the record
 SUBMISSION = "predictions.tsv"
 ANSWERS = "answers"  # the folder there: what a language model said to the questions of each test set
+_OF_ANOTHER_VERSION = "made by another version of gift_vit; read it with that one, or move it away"
 _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2; read by nothing
 
 
@@ -271,6 +272,8 @@ def read_result(path: str | Path) -> Result:
         return _parse(json.loads(text, object_pairs_hook=_object), path)
     except json.JSONDecodeError as error:
         raise _unreadable(path, f"it is not valid JSON, perhaps cut short ({error})") from error
+    except _OtherVersion as error:
+        raise _unreadable(path, str(error), _OF_ANOTHER_VERSION) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
 
@@ -284,8 +287,12 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return value
 
 
-def _unreadable(path: Path, problem: str) -> ConfigError:
-    return ConfigError(f"{path} is no readable result: {problem}; delete it and start the run again")
+def _unreadable(path: Path, problem: str, remedy: str = "delete it and start the run again") -> ConfigError:
+    return ConfigError(f"{path} is no readable result: {problem}; {remedy}")
+
+
+class _OtherVersion(ValueError):
+    """Nothing is wrong with the record, but that this version of gift_vit does not know what it says."""
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -304,13 +311,13 @@ def _plain(result: Result) -> dict[str, Any]:
 def _parse(value: object, path: Path | None) -> Result:
     """Build the record from parsed JSON; what is wrong is a ValueError that names the key."""
     if isinstance(value, dict) and "schema" in value and value["schema"] != SCHEMA:
-        raise ValueError(f"it has schema {value['schema']!r}, this version of gift_vit reads schema {SCHEMA}")
+        raise _OtherVersion(f"it has schema {value['schema']!r}, this version of gift_vit reads schema {SCHEMA}")
     result = _build(Result, value, "", path=path)
     _check_finite(value, "")
     for key in _FORMER_METRICS:
         result.metrics.pop(key, None)
     if set(result.metrics) != set(METRICS):
-        raise ValueError(_keys_problem("metrics", result.metrics, METRICS))
+        raise _keys_error("metrics", result.metrics, METRICS)
     for key in ("val_top1", "test_top1"):
         top1 = result.metrics[key]
         least = -100 if result.metric in SIGNED else 0
@@ -333,7 +340,7 @@ def _build(cls: Any, value: object, where: str, **extra: object) -> Any:
         raise ValueError(f"{where or 'it'} is {_short(value)}, expected an object")
     hints, required = _hints(cls, tuple(extra))
     if not required <= value.keys() <= hints.keys():
-        raise ValueError(_keys_problem(where or "it", value, [key for key in hints if key in required or key in value]))
+        raise _keys_error(where or "it", value, [key for key in hints if key in required or key in value])
     prefix = f"{where}." if where else ""
     return cls(**{key: _checked(item, hints[key], prefix + key) for key, item in value.items()}, **extra)
 
@@ -367,11 +374,11 @@ def _check_finite(value: object, where: str) -> None:
             _check_finite(item, f"{where}[{index}]")
 
 
-def _keys_problem(where: str, given: Any, expected: Any) -> str:
+def _keys_error(where: str, given: Any, expected: Any) -> ValueError:
     missing = [key for key in expected if key not in given]
     unknown = [key for key in given if key not in expected]
     parts = [f"{word} {', '.join(keys)}" for word, keys in (("misses", missing), ("has unknown", unknown)) if keys]
-    return f"{where} {' and '.join(parts)}"
+    return (ValueError if missing else _OtherVersion)(f"{where} {' and '.join(parts)}")
 
 
 def _short(value: object) -> str:

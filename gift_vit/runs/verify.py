@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import sha256_of
 from gift_vit.config.keys import best_of, config_difference
+from gift_vit.config.loader import protocol_changes
 from gift_vit.engine.observer import best_epoch
 from gift_vit.methods.config import Candidates
 from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result
@@ -29,6 +30,12 @@ _LABELS = {
     **{key: (key, "name") for key in ("dataset", "method", "backbone", "protocol")},
     "kind": ("method", "kind"),
 }  # of the record, and where the configuration has them
+# Kinds whose files hold what is trained and nothing else, if no option adds frozen tensors; and those that add no parameters.
+_TRAINED_ALONE = (
+    *("linear", "linear_exact", "full", "bitfit", "gift", "gift_hf", "lora", "vpt", "ssf"),
+    *("adapter", "adaptformer", "convpass", "fact", "repadapter"),
+)
+_ADDS_NOTHING = ("linear", "linear_exact", "full", "bitfit", "knn")
 
 
 class Untruth(RunError):
@@ -89,9 +96,10 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
             lines = list(verify_run(run, score, device))
         except NoPredictions as error:  # noqa: PERF203 - one run is not the next one's matter
             yield f"ok but for its scores: {error}"
-        except (Untruth, ConfigError) as error:
+        except (RunError, ConfigError) as error:
             failed += 1
-            yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {error}"
+            where = "" if str(run.folder) in str(error) else f"{run.folder}: "
+            yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {where}{error}"
         else:
             yield f"ok: {run.folder}: {len(lines)} checks hold; {lines[-1]}"
     if failed:
@@ -112,6 +120,10 @@ def _check_labels(run: Run, result: Result) -> str:
     differences = config_difference(run.values, result.run.config)
     for key, (there, recorded) in list(differences.items())[:1]:
         _claim(run, False, f"{key} is {there} in {CONFIG}, {recorded} in {RESULT}")
+    changes = protocol_changes(replace(run.config, values=result.run.config))
+    for key, (ruled, used) in changes.items():
+        told = result.run.protocol_changes.get(key, "no change")
+        _claim(run, told == [ruled, used], f"the protocol says {key} {ruled}, the run used {used}; {RESULT} says {told}")
     expected = run.config.train_split
     _claim(run, result.data.train_split == expected, f"trained on {result.data.train_split}, its protocol says {expected}")
     return f"{CONFIG} and {RESULT} name the same run"
@@ -151,7 +163,7 @@ def _check_numbers(run: Run, result: Result) -> str:
             _claim(run, whole, f"{split}_top1 {top1} is no share of {images} {result.thing}s")
     scores = "top-1" if result.thing == "image" else "scores"
     shares = "" if result.metric else f"{scores} are shares of the {result.thing}s, "
-    return f"{shares}the parameters add up"
+    return f"{shares}params.percent is adapter / backbone"
 
 
 def _check_epochs(run: Run, result: Result) -> str:
@@ -204,15 +216,43 @@ def _check_adapter(run: Run, result: Result) -> str:
             facts = {key: json.loads(value) for key, value in (adapter.metadata() or {}).items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise Untruth(f"{run.folder}: {ADAPTER} cannot be read: {error}") from error
-    trained, found = result.params.adapter + result.params.head, sum(sizes.values())
-    _claim(run, found >= trained, f"{ADAPTER} holds {found} parameters, {RESULT} says {trained}")
     _claim(run, facts.get("dataset") == result.data.name, f"{ADAPTER} is of dataset {facts.get('dataset')}")
-    kind = facts.get("method", {}).get("kind")
+    method = facts.get("method", {})
+    kind = method.get("kind")
     _claim(run, kind == result.run.kind, f"{ADAPTER} is of method {kind}, {RESULT} says {result.run.kind}")
+    _check_options(run, method)
+    _check_counts(run, result, method, sizes)
     for key, value in facts.get("backbone", {}).items():
         recorded = result.backbone.get(key)
         _claim(run, value == recorded, f"{key} of the backbone is {value} in {ADAPTER}, {recorded} in {RESULT}")
-    return f"{ADAPTER}: {found:,} parameters of {kind} on the recorded backbone"
+    return f"{ADAPTER}: {sum(sizes.values()):,} parameters of {kind} on the recorded backbone, as they are counted"
+
+
+def _check_options(run: Run, method: dict[str, Any]) -> None:
+    """The options that the adapter's file and the configuration both have; one of them may be older than an option."""
+    options = json.loads(json.dumps(asdict(run.config.method)))
+    if options.get("weights"):
+        options["weights"] = Path(options["weights"]).name  # the file has no more of it
+    for key, value in options.items():
+        same = key not in method or method[key] == value
+        _claim(run, same, f"method.{key} is {method.get(key)} in {ADAPTER}, {value} in {CONFIG}")
+
+
+def _check_counts(run: Run, result: Result, method: dict[str, Any], sizes: dict[str, int]) -> None:
+    """The record's parameters are those in the adapter's file, by role, and the whole model's as many more as are added."""
+    params, found, kind = result.params, sum(sizes.values()), result.run.kind
+    frozen = any(method.get(key) for key in ("phi_bias", "psi_bias", "freeze_a")) or method.get("init") == "pissa"
+    alone, trained = kind in _TRAINED_ALONE and not frozen, params.adapter + params.head
+    holds = found == trained if alone else found >= trained
+    _claim(run, holds, f"{ADAPTER} holds {found} parameters, {RESULT} says {trained}")
+    head = sum(size for name, size in sizes.items() if name.startswith("head"))  # as timm's ViTs call it
+    if head and result.thing == "image" and kind not in ("full", "knn"):
+        _claim(run, head == params.head, f"{ADAPTER} has a head of {head} parameters, {RESULT} says {params.head}")
+    plain = params.backbone + params.head
+    most = plain if kind in _ADDS_NOTHING else params.backbone + found
+    least = most if alone and not method.get("train_norms") else plain  # norms are the backbone's own
+    otherwise = f"params.total is {params.total}, by backbone and {ADAPTER} it is "
+    _claim(run, least <= params.total <= most, otherwise + (str(most) if least == most else f"{least} to {most}"))
 
 
 def _check_predictions(run: Run, result: Result) -> str:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from experiments import ensemble, tables
+from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import sha256_of
 from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.mini import mini_table
 from gift_vit.results.paired import SeedPair, bootstrap_images, pair_seed
 from gift_vit.results.render import render_csv
 from gift_vit.results.scores import with_scores
-from gift_vit.runs.predictions import Predictions, write_predictions
-from gift_vit.runs.result import Result, write_result
+from gift_vit.runs.predictions import Predictions, read_predictions, write_predictions
+from gift_vit.runs.result import Result, read_result, write_result
 from tests.results.conftest import exit_code, refused
 
 Keep = Callable[..., Path]
@@ -112,6 +114,28 @@ def test_predictions_that_are_gone_leave_their_seed_out(keep: Keep, tmp_path: Pa
     _few, mcnemar, _over_images, left_out = notes_of(tmp_path)
     assert "Digits seed 0 +5/−0 of 200, p = 0.0625. It asks" in mcnemar
     assert left_out.startswith("No test over images for Digits seed 1: make them with `python -m gift_vit.evaluate run=")
+
+
+def test_methods_without_a_common_seed_are_said_to_have_none(keep: Keep, tmp_path: Path) -> None:
+    keep("gift", range(4), seed=0)
+    keep("lora", range(9), seed=1)
+    keep("gift", range(4), "tiny_mammals")  # where lora has none
+    assert notes_of(tmp_path)[-1] == "No test over images for Digits: no seed in common."
+
+
+def test_predictions_of_another_run_are_not_compared(keep: Keep, tmp_path: Path) -> None:
+    gift, lora = keep("gift", range(4)), keep("lora", range(9))
+    file = gift / "predictions.parquet"
+    record = read_result(gift / "result.json")
+    write_result(gift / "result.json", replace(record, files={file.name: sha256_of(file)}))
+    assert len(notes_of(tmp_path)) == 3
+    file.write_bytes((lora / file.name).read_bytes())
+    with pytest.raises(ConfigError, match=r"gift0/predictions.parquet has another SHA-256 than result.json says: .*; restore"):
+        notes_of(tmp_path)
+    write_result(gift / "result.json", record)  # which knows no hash, of a file without the split
+    write_predictions(file, [replace(read_predictions(file)["test"], split="val")])
+    with pytest.raises(ConfigError, match=r"predictions.parquet is of val, and result.json says that test is kept; restore it"):
+        notes_of(tmp_path)
 
 
 def test_runs_that_are_scored_on_val_are_compared_there(keep: Keep, tmp_path: Path) -> None:

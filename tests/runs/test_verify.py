@@ -3,22 +3,30 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import sha256_of
+from gift_vit.config import RunConfig
+from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
+from gift_vit.methods.config import spec_of
+from gift_vit.runs.build import build_model
 from gift_vit.runs.run import Run
-from gift_vit.runs.verify import NoPredictions, Untruth, verify_run, verify_runs
+from gift_vit.runs.verify import NoPredictions, Untruth, _check_adapter, verify_run, verify_runs
+from tests.results.conftest import make_result
 from tests.warm import run_module
 
 OLD = Path(__file__).parent / "old_run/final/digits/gift/vit_mini/old"
 
 Change = Callable[[Path, dict[str, Any]], None]
+Configure = Callable[..., RunConfig]
 
 
 def text(name: str, old: str, new: str) -> Change:
@@ -64,6 +72,19 @@ def other_adapter(folder: Path, record: dict[str, Any]) -> None:
     (folder / "adapter.safetensors").write_bytes(data)
 
 
+def smaller_adapter(folder: Path, record: dict[str, Any]) -> None:
+    """A count that suits percent and total, and the head takes the difference."""
+    params = record["params"]
+    params["head"] += params["adapter"] - 100
+    params.update(adapter=100, percent=100 * 100 / params["backbone"], total=params["backbone"] + 100 + params["head"])
+
+
+def other_rank(folder: Path, record: dict[str, Any]) -> None:
+    """In the configuration and in the record."""
+    text("config.yaml", "rank: 16", "rank: 4")(folder, record)
+    value("run/config/method/rank", 4)(folder, record)
+
+
 def without(name: str) -> Change:
     return lambda folder, _: (folder / name).unlink()
 
@@ -97,6 +118,14 @@ UNTRUTHS: dict[str, tuple[Change, str]] = {
     "kind": (value("run/kind", "lora"), "result.json says kind lora, its config gift"),
     "percent": (value("params/percent", 0.1), "params.percent is 0.1"),
     "parameters": (value("params/head", 10**6), "adapter.safetensors holds "),
+    "no head": (value("params/head", 0), "adapter.safetensors holds 2698 parameters, result.json says 2048"),
+    "head": (smaller_adapter, "adapter.safetensors has a head of 650 parameters, result.json says 2598"),
+    "total": (value("params/total", 5), "params.total is 5, by backbone and adapter.safetensors it is 302794"),
+    "rank": (other_rank, "method.rank is 16 in adapter.safetensors, 4 in config.yaml"),
+    "protocol": (
+        value("run/protocol_changes", {}),
+        "the protocol says optim.warmup_epochs 10, the run used 0; result.json says no change",
+    ),
     "bytes": (value("cost/adapter_bytes", 5), "bytes, result.json says 5"),
     "weights": (value("backbone/weights_sha256", "0"), "weights_sha256 of the backbone is "),
     "dataset": (value("data/name", "digitz"), "adapter.safetensors is of dataset digits"),
@@ -167,6 +196,52 @@ def test_a_run_that_is_older_says_what_makes_its_predictions(tmp_path: Path) -> 
         lines += verify_run(Run.open(OLD), score=False)
     done = run_module("gift_vit.verify", f"run={OLD}", "score=false", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n"), len(done.stdout.splitlines())) == (2, 1, 5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "adapter_houlsby",
+        "apla",
+        "bitfit",
+        "full",
+        "gift method.psi_bias=true",
+        "knn",
+        "lora_fa",
+        "pissa",
+        "toast_lite",
+    ],
+)
+def test_parameters_add_up_whatever_a_method_keeps_beside_them(words: str, configure: Configure, tmp_path: Path) -> None:
+    """Frozen projections, a start, a bank; parameters of the backbone's own."""
+    cfg = configure(f"method={words.split()[0]}", *words.split()[1:], "phase=search")
+    model = build_model(cfg, 10)
+    save_adapter(model, tmp_path / "adapter.safetensors", dataset="digits")
+    counts, size = asdict(count_parameters(model)), (tmp_path / "adapter.safetensors").stat().st_size
+    backbone, total = applied_method(model).backbone, sum(parameter.numel() for parameter in model.parameters())
+    changes = {"params": counts | {"total": total}, "backbone": backbone, "cost": {"adapter_bytes": size}}
+    result = make_result(run={"kind": spec_of(cfg.method).kind}, **changes)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
+    run = Run.open(tmp_path)
+    assert "parameters of" in _check_adapter(run, result)
+    with pytest.raises(Untruth, match=r"params\.total is "):
+        _check_adapter(run, replace(result, params=replace(result.params, total=counts["backbone"] + counts["head"] - 1)))
+
+
+def test_a_run_that_cannot_be_scored_does_not_hide_the_next(
+    final_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(final_run.folder, tmp_path / name)
+
+    def offline(*args: Any) -> None:
+        raise RunError("the weights of vit_mini cannot be fetched")
+
+    monkeypatch.setattr("gift_vit.runs.build.finished_model", offline)
+    lines: list[str] = []
+    with pytest.raises(RunError, match=r"^2 of 2 runs below "):
+        lines += verify_runs(str(tmp_path))
+    assert lines == [f"UNVERIFIED: {tmp_path / name}: the weights of vit_mini cannot be fetched" for name in ("a", "b")]
 
 
 def test_a_folder_of_runs(final_run: Run, tmp_path: Path) -> None:
