@@ -99,12 +99,14 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     grid = patch_grid(model, images)
     columns = [cluster_columns(layer, choice) for layer in layers]
     patches = grid[0] * grid[1]
+    most = patches + getattr(model, "num_prefix_tokens", 0)
     maps: dict[LayerName, tuple[Tensor, Tensor]] = {}
 
     def remember(layer: AdaptedLayer, columns: Tensor, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if output.ndim != 3 or len(output) != len(images) or output.shape[1] < patches:
+        if output.ndim != 3 or len(output) != len(images) or not patches <= output.shape[1] <= most:  # windows, also padded
             raise ConfigError(
-                f"{layer.name} gives {tuple(output.shape)} for {patches} patches; maps need tokens (B, N, d), as of a plain ViT"
+                f"{layer.name} gives {tuple(output.shape)} for {patches} patches; maps need tokens (B, N, d), as of a "
+                "plain ViT: choose other layers"
             )
         # class and register tokens come first; how many there are a model of several stages does not say for each layer
         maps[layer.name] = _responses(layer, columns, inputs[0][:, -patches:], output[:, -patches:])

@@ -94,7 +94,9 @@ class Layers:
             return rest
 
         blocks = cast("nn.Sequential", self.model.blocks)
-        hooks = [blocks[0].register_forward_pre_hook(lambda _, args: num_tokens.append(args[0].shape[1]), prepend=True)]
+        hooks = [
+            blocks[0].register_forward_pre_hook(lambda _, args: num_tokens.append(args[0].shape[1:-1].numel()), prepend=True)
+        ]
         hooks += [blocks[block].register_forward_hook(_hook(take, index)) for index, block in enumerate(self.blocks)]
         try:
             with suppress(_EnoughError):
@@ -111,8 +113,10 @@ class Layers:
         return found + [images.new_empty(0, 0)] * (len(self.names) - len(found))
 
     def _row(self, tokens: Tensor, num_tokens: int) -> Tensor:
-        prefix = int(getattr(self.model, "num_prefix_tokens", 1))
-        comes_later = num_tokens == getattr(self.model.patch_embed, "num_patches", None)  # in CaiT and ConViT
+        tokens, embed = tokens.flatten(1, -2), self.model.patch_embed  # SAM's are (n, h, w, d)
+        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        # in CaiT and ConViT; num_patches is of these images where no others are taken
+        comes_later = getattr(embed, "strict_img_size", True) and num_tokens == getattr(embed, "num_patches", None)
         num_patches = num_tokens if comes_later else num_tokens - prefix
         image = tokens[:, tokens.shape[1] - num_patches :]  # prompts stand before them
         prefix = min(prefix, tokens.shape[1] - num_patches)

@@ -1,5 +1,7 @@
 """Attention and gradient maps against computations of their own, and insertion and deletion on models whose answer is known."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -65,6 +67,29 @@ def test_gradient_map_by_finite_differences(tiny_vit: nn.Module) -> None:
     assert not torch.equal(got, gradient_map(model, images, torch.tensor([4])))
     assert torch.equal(gradient_map(model, images), gradient_map(model, images, model(images).argmax(1)))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cait_xxs24_224", {"depth": 2}),
+        ("samvit_base_patch16", {"depth": 1, "embed_dim": 32, "num_heads": 2, "global_attn_indexes": (0,)}),
+    ],
+)
+def test_gradient_map_of_blocks_without_class_token(name: str, options: dict[str, Any]) -> None:
+    """CaiT adds its class token after these blocks, and SAM's tokens stand on their grid."""
+    torch.manual_seed(0)
+    model, images = timm.create_model(name, img_size=32, num_classes=3, **options).eval(), torch.rand(2, 3, 32, 32)
+    seen: list[Tensor] = []
+    norm = model.get_submodule(f"blocks.{options['depth'] - 1}.norm1")
+    handle = norm.register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+    logits = model(images)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), seen)
+    rows, gradient = seen[0].detach().reshape(2, 4, -1), gradient.reshape(2, 4, -1)
+    expected = torch.einsum("bnd,bd->bn", rows, gradient.mean(1)).clamp(min=0).reshape(2, 2, 2)
+    assert expected.max() > 0
+    assert_close(gradient_map(model, images, torch.tensor([1, 1])), expected)
 
 
 def test_the_centre_is_a_box_above_a_threshold() -> None:

@@ -76,11 +76,12 @@ def test_cait_has_no_class_token_in_its_blocks() -> None:
     assert_close(maps.post[:, 0].flatten(2), (seen[0] @ clusters).transpose(1, 2))
 
 
-def test_attention_in_windows_is_refused() -> None:
-    options = {"img_size": 64, "depth": 1, "embed_dim": 32, "num_heads": 2, "window_size": 2, "num_classes": 3}
+@pytest.mark.parametrize(("window", "shape"), [(2, "8, 4, 32"), (7, "2, 49, 32")], ids=["several", "one, padded"])
+def test_attention_in_windows_is_refused(window: int, shape: str) -> None:
+    options = {"img_size": 64, "depth": 1, "embed_dim": 32, "num_heads": 2, "window_size": window, "num_classes": 3}
     model = timm.create_model("samvit_base_patch16", global_attn_indexes=(), **options).eval()
     apply_method(model, GiftConfig(rank=2))
-    with pytest.raises(ConfigError, match=r"attn.proj.* gives \(8, 4, 32\) for 16 patches; maps need tokens"):
+    with pytest.raises(ConfigError, match=rf"attn.proj.* gives \({shape}\) for 16 patches; maps need tokens"):
         explain(model, some_images(size=64).float())
 
 

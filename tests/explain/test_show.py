@@ -4,12 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from scipy.special import softmax
 
+from gift_vit.data.config import DatasetConfig
+from gift_vit.explain.config import MapChoice, ShowArguments
 from gift_vit.explain.drawing.overlay import overlay
+from gift_vit.explain.explainer import Explainer, build_explainer
 from gift_vit.explain.maps import explain, normalise_maps, threshold_maps
-from gift_vit.explain.samples import distinct, file_stems
+from gift_vit.explain.samples import distinct, file_stems, split_samples
+from gift_vit.explain.scoring.localisation import candidate_names
+from gift_vit.methods import GiftConfig, apply_method
+from gift_vit.runs.run import Run
 from tests.explain.conftest import Command, Runs, opened
 
 
@@ -56,6 +64,47 @@ def test_files_of_a_folder(runs: Runs, tmp_path: Path, call: Command) -> None:
         # the maps are those of the run's model
         torch.testing.assert_close(torch.from_numpy(raw["post"][1]), explain(model, grey).post[0, [2]], atol=1e-4, rtol=1e-4)
     assert sorted(file.stem for file in out.glob("layers_*")) == ["layers_a_0", "layers_a_1", "layers_b_1_2", "layers_b_1_3"]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_files_are_decoded_as_predict_does(
+    published: bool, runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bright picture, wholly transparent: white, or, as for published numbers, with the colours hidden under alpha."""
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:32, :, :3] = 255
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    monkeypatch.setattr(DatasetConfig, "as_published", property(lambda _: published))
+    words = [f"images={tmp_path / 'clear.png'}", f"out={tmp_path / 'out'}", "layers=[0]", "formats=[png]"]
+    assert call("__main__", f"run={runs['zero']}", *words).code == 0
+    with np.load(tmp_path / "out" / "maps.npz") as raw:
+        chances = np.sort(softmax(raw["logits"][0].astype(np.float64)))[::-1]
+    shown = Image.fromarray(pixels[..., :3]) if published else Image.new("RGB", (64, 64), "white")
+    _, model, transform = opened(runs["zero"])
+    with torch.no_grad():
+        expected = model(transform(shown)[None])[0].double().softmax(0).sort(descending=True).values.numpy()
+    np.testing.assert_allclose(chances, expected, atol=1e-4)
+    (predicted,) = Run.open(runs["zero"]).predict(tmp_path / "clear.png", topk=10, device="cpu")
+    np.testing.assert_allclose(chances, predicted.probabilities, atol=2e-3)
+
+
+def test_a_distilled_model_is_explained(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classifier is two layers, which do not say together how many classes there are."""
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", img_size=64, depth=1, num_classes=10)
+    monkeypatch.setattr(Run, "model", lambda _: apply_method(distilled, GiftConfig(rank=2)))
+    run = Run.open(runs["zero"])
+    explainer = build_explainer(run, ShowArguments(run=str(runs["zero"]), device="cpu"))
+    assert explainer.class_names == [str(label) for label in range(10)]
+    assert explainer.explain(split_samples(run.data(), "test", None), 2).maps.post.shape == (2, 1, 2, 4, 4)
+
+
+def test_attention_that_is_left_out_is_said_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    eva = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1, num_classes=3)
+    transform = opened(runs["zero"])[2]
+    explainer = Explainer(apply_method(eva, GiftConfig(rank=2)), transform, ["a", "b", "c"], MapChoice())
+    with caplog.at_level("INFO", "gift_vit"):
+        assert set(candidate_names(explainer)) == {"clusters", "random φ", "gradient", "centre"}
+    assert caplog.messages == ["attention is left out: Eva shows none of a class token"]
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,26 @@ def test_class_tokens_are_counted_where_they_are(name: str, options: dict[str, A
         open_layers(model, blocks[:1], "cls").rows(images)
 
 
+@pytest.mark.parametrize(("name", "options", "size", "own"), [
+    ("samvit_base_patch16", {"depth": 1, "embed_dim": 32, "num_heads": 2, "window_size": 2}, (32, 32), 0),
+    ("vit_tiny_patch16_224", {"depth": 1, "dynamic_img_size": True}, (16, 48), 1),
+])  # fmt: skip
+def test_patches_are_all_tokens_but_the_class_token(
+    name: str, options: dict[str, Any], size: tuple[int, int], own: int
+) -> None:
+    """SAM's tokens stand on their grid; the other's are as many here as it has patches in images of its own size."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
+    images, seen = torch.rand(2, 3, *size), []
+    model.get_submodule("blocks.0").register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+    mean, whole = (open_layers(model, None, tokens).rows(images)[0] for tokens in ("mean", "all"))
+    tokens = seen[0].reshape(2, 4, -1)
+    torch.testing.assert_close(mean, tokens[:, own:].mean(1))
+    torch.testing.assert_close(whole, tokens.flatten(1))
+    if own:
+        torch.testing.assert_close(open_layers(model, None, "cls").rows(images)[0], tokens[:, 0])
+
+
 def relative(layers: Layers, found: Tensor, images: Tensor) -> Tensor:
     """The errors of images (L, n, …), each layer computed for itself."""
     pairs = [(layers.rows(own)[i], layers.rows(images)[i]) for i, own in enumerate(found)]

@@ -64,7 +64,7 @@ def gradient_map(model: nn.Module, images: Tensor, classes: Tensor | None = None
         images: (B, 3, H, W), as the model expects them.
         classes: (B,), whose logits; None: the predicted ones.
     """
-    grid, prefix = patch_grid(model, images), cast("int", model.num_prefix_tokens)
+    grid = patch_grid(model, images)
     seen: list[Tensor] = []
 
     def follow(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
@@ -78,8 +78,10 @@ def gradient_map(model: nn.Module, images: Tensor, classes: Tensor | None = None
         logits = model(images)
         chosen = logits.argmax(1) if classes is None else classes
         (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[0])
-    weights = gradient[:, prefix:].mean(1, keepdim=True)
-    return (weights * seen[0].detach()[:, prefix:]).sum(-1).clamp(min=0).unflatten(-1, grid)
+    patches = grid[0] * grid[1]  # class and register tokens come first; SAM's tokens are (B, h, w, d)
+    gradient, tokens = (own.flatten(1, -2)[:, -patches:] for own in (gradient, seen[0].detach()))
+    weights = gradient.mean(1, keepdim=True)
+    return (weights * tokens).sum(-1).clamp(min=0).unflatten(-1, grid)
 
 
 def centre_map(size: tuple[int, int]) -> Tensor:

@@ -64,8 +64,8 @@ def order_curves(
 ) -> dict[str, Curves]:
     """Insertion and deletion curves by order: of one candidate, ``cls_attention``, ``gradient`` and ``random order``.
 
-    Attention is left out where the model has no class token. The random order differs from image to image, and is the same
-    each time.
+    Attention is left out where the model shows none of a class token. The random order differs from image to image, and is the
+    same each time.
 
     Args:
         explainer: Model and choice of maps.
