@@ -78,7 +78,14 @@ def test_cait_has_no_class_token_in_its_blocks() -> None:
 
 @pytest.mark.parametrize(("window", "shape"), [(2, "8, 4, 32"), (7, "2, 49, 32")], ids=["several", "one, padded"])
 def test_attention_in_windows_is_refused(window: int, shape: str) -> None:
-    options = {"img_size": 64, "depth": 1, "embed_dim": 32, "num_heads": 2, "window_size": window, "num_classes": 3}
+    options: dict[str, Any] = {
+        "img_size": 64,
+        "depth": 1,
+        "embed_dim": 32,
+        "num_heads": 2,
+        "window_size": window,
+        "num_classes": 3,
+    }
     model = timm.create_model("samvit_base_patch16", global_attn_indexes=(), **options).eval()
     apply_method(model, GiftConfig(rank=2))
     with pytest.raises(ConfigError, match=rf"attn.proj.* gives \({shape}\) for 16 patches; maps need tokens"):
@@ -246,7 +253,12 @@ def test_a_random_basis_is_that_of_its_seed(tiny_vit: nn.Module) -> None:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax", "hsigmoid"])
 def test_assignment_maps_by_hand(tiny_vit: nn.Module, activation: str) -> None:
-    options = {"schema": "paca_transformer", "num_clusters": 7, "num_blocks": 2, "cluster_activation": activation}
+    options: dict[str, Any] = {
+        "schema": "paca_transformer",
+        "num_clusters": 7,
+        "num_blocks": 2,
+        "cluster_activation": activation,
+    }
     model, images = with_gift(tiny_vit, "attn.v", "attn.proj", **options), some_images(1)
     maps = explain(model, images, MapChoice(["attn.v"], [3], basis="assignment", schema_block=1))
     assert maps.post.shape == (1, 1, 7, 10, 10)
