@@ -114,11 +114,18 @@ def test_a_damaged_configuration_is_one_line(copied: Path, text: str, message: s
     assert Run.open(copied).values in ({}, {"seed": 0})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 7}'])
-def test_a_damaged_result_is_one_line(copied: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("{", "delete it and start the run again"),
+        ("[]", "delete it and start the run again"),
+        ('{"schema": 7}', "made by another version of gift_vit; read it with that one, or move it away"),
+    ],
+)
+def test_a_damaged_result_is_one_line(copied: Path, text: str, remedy: str) -> None:
     (copied / "result.json").write_text(text)
     assert Run.open(copied).state == "done"
-    with pytest.raises(ConfigError, match=r"result.json is no readable result: .*; delete it and start the run again"):
+    with pytest.raises(ConfigError, match=rf"result.json is no readable result: .*; {remedy}"):
         _ = Run.open(copied).result
 
 
