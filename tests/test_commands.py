@@ -215,7 +215,7 @@ WRITING = (
     ["gift_vit.invariance", "run=run", f"out={OUT}"],
     ["experiments.tables", "root=run", f"out={OUT}"],
     ["experiments.report", "root=run", f"out={OUT}"],
-    ["experiments.select", "root=run", f"out={OUT}"],
+    ["experiments.select", "root=run", f"out={OUT}/recipe"],
     ["experiments.demo", f"output_root={OUT}"],
     ["experiments.demo_text", f"output_root={OUT}"],
     ["experiments.dashboard", f"out={OUT}"],
