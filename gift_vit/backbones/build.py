@@ -17,7 +17,8 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.layers import PatchEmbed, weight_init
+from timm.layers import weight_init
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import PretrainedCfg, _builder, clean_state_dict, is_model_pretrained
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
