@@ -183,16 +183,16 @@ class Run:
         """The kept predictions of a split; None: of the one that the run is scored on.
 
         Raises:
-            ConfigError: If none are kept, or they cannot be read; says what makes them.
+            ConfigError: If none are kept, they cannot be read, or are not the run's own; says what makes them.
         """
-        from gift_vit.runs.predictions import read_predictions  # Arrow
+        from gift_vit.runs.predictions import predictions_of  # Arrow
 
-        file, split = self.folder / PREDICTIONS, self.split(split)
+        split = self.split(split)
         self.check_finished()
-        kept = read_predictions(file) if file.is_file() else {}
-        if split not in kept:
+        kept = None if self.result is None else predictions_of(self.result, split)
+        if kept is None:
             raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
-        return kept[split]
+        return kept
 
     def predict(
         self, images: str | Path | Sequence[str | Path], topk: int | None = None, device: str = "auto"

@@ -123,7 +123,7 @@ def test_methods_without_a_common_seed_are_said_to_have_none(keep: Keep, tmp_pat
     assert notes_of(tmp_path)[-1] == "No test over images for Digits: no seed in common."
 
 
-def test_predictions_of_another_run_are_not_compared(keep: Keep, tmp_path: Path) -> None:
+def test_predictions_of_another_run_are_not_compared(keep: Keep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gift, lora = keep("gift", range(4)), keep("lora", range(9))
     file = gift / "predictions.parquet"
     record = read_result(gift / "result.json")
@@ -132,6 +132,8 @@ def test_predictions_of_another_run_are_not_compared(keep: Keep, tmp_path: Path)
     file.write_bytes((lora / file.name).read_bytes())
     with pytest.raises(ConfigError, match=r"gift0/predictions.parquet has another SHA-256 than result.json says: .*; restore"):
         notes_of(tmp_path)
+    said = refused(run_ensemble, capsys, f"runs=[{gift},{lora}]")
+    assert "gift0/predictions.parquet has another SHA-256 than result.json says" in said
     write_result(gift / "result.json", record)  # which knows no hash, of a file without the split
     write_predictions(file, [replace(read_predictions(file)["test"], split="val")])
     with pytest.raises(ConfigError, match=r"predictions.parquet is of val, and result.json says that test is kept; restore it"):
