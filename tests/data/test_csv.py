@@ -56,6 +56,7 @@ def rows(form: str, **more: Any) -> str:
         ("image,label\n" + rows("{path},{label}").replace("/", "\\"), {}, ["ant", "bee"]),
         ("image,label\n" + rows("./pics/../{path},{label}"), {}, ["ant", "bee"]),
         ("image,label\n" + rows("{path},0{number}"), {}, ["00", "01"]),
+        ("label,file.name,image\n" + rows("{label},{index},{path}"), {}, ["ant", "bee"]),
     ],
 )
 def test_files_as_people_have_them(read: Callable[..., VisionDataset], text: str, columns: Any, names: Any) -> None:

@@ -22,6 +22,7 @@ from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, CsvConfig
 from gift_vit.data.layout import LEARNT, REPEATED, one_form
 from gift_vit.data.own import Labels, Part, own_dataset, rows_of_splits, taken
+from gift_vit.data.trees import readable_endings
 
 _SEPARATORS = ",;\t|"
 NUMBER = re.compile(r"-?(0|[1-9]\d*)")
@@ -120,7 +121,7 @@ def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tupl
     rows = csv_rows(file)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     given = {columns.image, columns.label, columns.split} - {None}
-    is_row = [bool(re.search(r"\.\w{3,5}$", cell)) for cell in header]
+    is_row = [os.path.splitext(cell)[1].lower() in readable_endings() for cell in header]
     if any(is_row) and not given & set(header):
         header = [str(number) for number in range(1, len(header) + 1)]
         if len(header) == 2 and not given:
