@@ -42,7 +42,14 @@ class TextModel(nn.Module):
         self.pretrained_cfg = {"architecture": weights_name(cfg)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without."""
+        """Compute the layers a second time in the backward pass, and keep little of them; a model is built without.
+
+        Raises:
+            ConfigError: If the model cannot.
+        """
+        if enable and not self.model.supports_gradient_checkpointing:
+            name = type(self.model).__name__
+            raise ConfigError(f"trainer.memory=minimal is not possible: {name} cannot checkpoint its layers; use fast")
         if enable:
             current = hasattr(self.model, "activation_checkpointing_enable")
             name = "activation_checkpointing_enable" if current else "gradient_checkpointing_enable"  # until transformers 5

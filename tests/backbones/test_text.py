@@ -121,6 +121,14 @@ def test_the_mean_is_over_what_an_encoder_makes_of_each_text(tmp_path: Path, kin
     torch.testing.assert_close(model(tokens[1:, :, :5]), model(tokens)[1:])
 
 
+@pytest.mark.parametrize(("pooling", "name"), [("model", "XLNetForSequenceClassification"), ("mean", "XLNetModel")])
+def test_layers_that_cannot_be_checkpointed_are_named(tmp_path: Path, pooling: str, name: str) -> None:
+    model = built(tmp_path, "xlnet", pooling=pooling)
+    model.set_grad_checkpointing(False)
+    with pytest.raises(ConfigError, match=f"^trainer.memory=minimal is not possible: {name} cannot checkpoint its layers"):
+        model.set_grad_checkpointing()
+
+
 @pytest.mark.parametrize("kind", ["bert", "opt", "bart"])
 @pytest.mark.parametrize("pooling", ["model", "mean"])
 def test_as_many_tokens_as_the_model_says_fit(tmp_path: Path, kind: str, pooling: str) -> None:
