@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from hydra import compose
 from hydra.core.override_parser.types import Override
@@ -131,7 +132,7 @@ class Pruner(Observer):
 
 def observer() -> Pruner:
     """What a job's run is watched by."""
-    journal, min_epochs, reduction_factor, score_name, trial = json.loads(os.environ[_VARIABLE])
+    journal, min_epochs, reduction_factor, score_name, trial = json.loads(unquote(os.environ[_VARIABLE]))
     return Pruner(open_study(Path(journal), min_epochs, reduction_factor), trial, score_name)
 
 
@@ -169,8 +170,8 @@ class Halving:
 
     def word(self, trial: "optuna.Trial") -> str:
         """What a job is told, so that its run reports to the trial."""
-        quoted = json.dumps([*self._told, trial.number]).replace("\\", "\\\\").replace("'", "\\'")
-        return f"+hydra.job.env_set={{{OBSERVER_VARIABLE}: '{__name__}:observer', {_VARIABLE}: '{quoted}'}}"
+        told = quote(json.dumps([*self._told, trial.number]))  # nothing that Hydra's grammar or interpolation would read
+        return f"+hydra.job.env_set={{{OBSERVER_VARIABLE}: '{__name__}:observer', {_VARIABLE}: '{told}'}}"
 
     def finish(self, trial: "optuna.Trial") -> None:
         """Record how a launched job ended."""

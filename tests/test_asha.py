@@ -63,11 +63,13 @@ def command(tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.
     """The training command in this process; its exit code."""
     monkeypatch.setattr("gift_vit.runs.train.fit", follow_curve)
 
-    def command(*words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES), file: bool = True) -> int:
+    def command(
+        *words: str, lr: str = ",".join(f"{rate:g}" for rate in RATES), file: bool = True, root: str = "outputs"
+    ) -> int:
         grid = f'method.grid.mini={{optim.lr:"{lr}",optim.weight_decay:"0"}}'
         common = ["sweep=digits", grid] if file else ["-m", "dataset=digits", f"optim.lr={lr}"]
         common += ["method=gift", "debug=smoke", "backbone.img_size=32"]
-        common += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / 'outputs'}", "hydra/launcher=basic"]
+        common += [f"trainer.epochs={EPOCHS}", f"paths.output_root={tmp_path / root}", "hydra/launcher=basic"]
         return train_here(*words, *common)
 
     return command
@@ -102,6 +104,11 @@ def test_it_finds_the_grids_best_point_for_less(command: Command, tmp_path: Path
     pruned = [run for job in sweep.jobs if (run := Run.open(str(job.folder))).state == "pruned"]
     assert len(pruned) == 9 - finished
     assert all(re.search(r"val top-1 \d+\.\d\d % is behind other settings'", run.reason) for run in pruned)
+
+
+def test_the_runs_report_to_a_study_below_any_folder(command: Command, tmp_path: Path) -> None:
+    assert command("sweeper=asha", lr="1e-5,3e-3", root="""Läufe "b" a\\b it's 100 %""") == 0
+    assert epochs_by_rate(tmp_path)[BEST] == EPOCHS
 
 
 def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_was_stopped(

@@ -106,17 +106,17 @@ def test_test_top1_is_what_the_saved_adapter_scores_by_hand(configure: Configure
 def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
     configure: Configure, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = configure()
+    cfg = configure("run_name=mine")
     first = train_run(cfg, CALL)
     before = {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()}
     for name in ("build_dataset", "open_data", "build_model"):
         monkeypatch.setattr(run_module, name, None)  # nothing may be built
     with caplog.at_level(logging.INFO):
-        assert train_run(configure("trainer.workers=3"), CALL) == first
+        assert train_run(configure("run_name=mine", "trainer.workers=3"), CALL) == first
     assert "finished already" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()} == before
     with pytest.raises(ConfigError, match=r"another configuration \(optim.lr is 0.001 there, 0.002 now\); give run_name"):
-        train_run(configure("optim.lr=0.002"), CALL)
+        train_run(configure("run_name=mine", "optim.lr=0.002"), CALL)
 
 
 def write_images(root: Path, splits: dict[str, int], shade: int) -> Path:
