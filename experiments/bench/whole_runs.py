@@ -29,7 +29,7 @@ from experiments.bench.measure import input_size
 from experiments.bench.models import build
 from experiments.bench.report import commit_line, machine
 from experiments.bench.variants import REFERENCE, Variant
-from gift_vit.common.errors import RunError
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine.state import Precision
 from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 from gift_vit.runs.build import resolve_device
@@ -63,8 +63,15 @@ class Run:
 
 
 def make_images(root: Path, arguments: "Arguments") -> None:
-    """JPEG files in ``train/<class>/``, and as many others in ``test/<class>/``."""
-    if (root / "done").exists():
+    """JPEG files in ``train/<class>/``, and as many others in ``test/<class>/``; those of an earlier call are kept.
+
+    Raises:
+        ConfigError: If those are others.
+    """
+    done, made = root / "done", f"{arguments.images} images of {arguments.classes} classes, {arguments.side} pixels wide"
+    if done.exists():
+        if (there := done.read_text()) != made:
+            raise ConfigError(f"folder={root} holds {there or 'images of an older version'}, not {made}; give another folder")
         return
     for split, first in (("train", 0), ("test", arguments.images)):
         for number in range(arguments.classes):
@@ -72,7 +79,7 @@ def make_images(root: Path, arguments: "Arguments") -> None:
         make = partial(_make_image, root / split, arguments.classes, arguments.side)
         with ProcessPoolExecutor(max(arguments.workers, 1)) as pool:
             list(pool.map(make, range(first, first + arguments.images), chunksize=16))
-    (root / "done").touch()
+    done.write_text(made)
 
 
 def _make_image(folder: Path, classes: int, side: int, number: int) -> None:
@@ -84,7 +91,7 @@ def _make_image(folder: Path, classes: int, side: int, number: int) -> None:
 
 
 def run_project(arguments: "Arguments", root: Path) -> Run:
-    """The command, twice: the first decodes into the cache and is not counted."""
+    """The command, twice, in fresh run folders: the first decodes into the cache and is not counted."""
     weights = root / f"{arguments.model}.safetensors"
     if not weights.is_file():
         save_file(timm.create_model(arguments.model.split(".")[0]).state_dict(), weights)
@@ -94,8 +101,9 @@ def run_project(arguments: "Arguments", root: Path) -> Run:
     words += [f"trainer.batch_size={arguments.batch_size}", f"trainer.workers={arguments.workers}", *arguments.words]
     if arguments.squash:
         words += [f"dataset.transform.{word}" for word in ("crop_ratio=null", "random_crop=false", "hflip=0")]
-    _command([*words, "trainer.epochs=2", "optim.warmup_epochs=1", f"paths.output_root={root / 'first'}"])
-    out = root / "second"
+    runs = Path(tempfile.mkdtemp(prefix="runs", dir=root))
+    _command([*words, "trainer.epochs=2", "optim.warmup_epochs=1", f"paths.output_root={runs / 'first'}"])
+    out = runs / "second"
     seconds = _command([*words, f"trainer.epochs={arguments.epochs}", "optim.warmup_epochs=1", f"paths.output_root={out}"])
     [file] = out.rglob("result.json")
     result = json.loads(file.read_text())

@@ -20,6 +20,11 @@ def embed_by_product(model: nn.Module) -> bool:
     return True
 
 
+def is_by_product(module: nn.Module) -> bool:
+    """Whether it is the convolution that :func:`embed_by_product` computes as a product."""
+    return getattr(vars(module).get("forward"), "func", None) is _forward
+
+
 def _tiles(convolution: nn.Conv2d) -> bool:
     return (
         convolution.kernel_size == convolution.stride

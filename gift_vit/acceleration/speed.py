@@ -66,7 +66,7 @@ def prepare_to_train(model: nn.Module, compute: ComputeConfig, trainer: TrainerC
 
         record |= {"frozen_in_bf16": True} if hold_frozen_products(model) else {}
     if trainer.compile:
-        os.environ.setdefault(_CACHE, str(_compiler_cache(cache_root)))
+        os.environ[_CACHE] = str(_compiler_cache(cache_root))
     if next(model.parameters()).device.type == "cuda":
         from gift_vit.acceleration.compiling import compile_blocks
         from gift_vit.acceleration.patches import embed_by_product
@@ -77,7 +77,11 @@ def prepare_to_train(model: nn.Module, compute: ComputeConfig, trainer: TrainerC
 
 
 def _compiler_cache(cache_root: Path) -> Path:
-    return Path(os.environ.get(_CACHE, cache_root / "inductor"))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # torch's compiler
+
+    own = os.environ.get(_CACHE)
+    # importing timm makes newer versions of torch put their default, a folder of the machine's own, into the environment
+    return cache_root / "inductor" if own in (None, default_cache_dir()) else Path(own)
 
 
 def settle_speed(

@@ -97,6 +97,7 @@ def open_table(source: PixelSource, device: torch.device) -> PixelTable | None:
         return None
     needed = 3 * int(sizes.prod(1).sum()) * source[0][0].itemsize
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of an earlier run in this process
     return PixelTable(source, device) if needed <= SHARE * free else None
 
 

@@ -218,7 +218,7 @@ def save_checkpoint(
     Frozen parameters are left out: the run rebuilds them. ``identity`` names what the run trains on (a data fingerprint).
     All processes take part, the main one writes.
     """
-    random_states = distributed.gather(_random_state())
+    random_states = distributed.gather(_random_state(_device_of(optimizer)))
     if not distributed.is_main():
         return
     state = {
@@ -289,7 +289,7 @@ def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, s
     scaler.load_state_dict(state["scaler"])
     random_states = [state, *state.get("other_processes", [])]
     if distributed.rank() < len(random_states):
-        _set_random_state(random_states[distributed.rank()])
+        _set_random_state(random_states[distributed.rank()], _device_of(optimizer))
     return TrainingState(**state["progress"])
 
 
@@ -338,15 +338,20 @@ def _described(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _random_state() -> dict[str, Any]:
-    return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+    return optimizer.param_groups[0]["params"][0].device
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def _random_state(device: torch.device) -> dict[str, Any]:
+    return {"rng": torch.get_rng_state(), "cuda_rng": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []}
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """The device may be another than the one that was trained on."""
     torch.set_rng_state(state["rng"])
-    if torch.cuda.is_available():
-        # the machine that resumes may have fewer devices than the one that was interrupted
-        torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
+    if device.type == "cuda" and (states := state["cuda_rng"]):
+        # once those of all devices were kept, and not which of them had trained
+        torch.cuda.set_rng_state(states[min(device.index, len(states) - 1)], device)
 
 
 def _mutable_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import default_collate
 
 from gift_vit.acceleration.accelerate import plan_of
+from gift_vit.acceleration.patches import is_by_product
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
@@ -123,7 +124,7 @@ def _is_fixed(module: nn.Module) -> bool:
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module itself is timm's or torch's as it came, and draws nothing."""
     known = type(module).__module__.startswith(("timm.", "torch.nn.")) and not is_parametrized(module)
-    replaced = "forward" in vars(module) and plan_of(module) is None
+    replaced = "forward" in vars(module) and plan_of(module) is None and not is_by_product(module)
     hooked = bool(module._forward_hooks or module._forward_pre_hooks)
     dropped = module.p if isinstance(module, nn.Dropout) else module.drop_prob if isinstance(module, DropPath) else 0
     return known and not replaced and not hooked and not dropped

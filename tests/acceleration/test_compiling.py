@@ -11,6 +11,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from gift_vit.acceleration.compiling import TensorDropPath, compile_blocks
 from gift_vit.acceleration.speed import Work, prepare_to_train
@@ -99,6 +100,9 @@ def test_the_compilers_cache_lies_with_the_others(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
     assert "frozen_in_bf16" not in prepared(tmp_path, compile=True)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    prepared(tmp_path, compile=True)
-    assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(tmp_path / "inductor")
+    for own in ("", default_cache_dir()):  # which torch itself may have set when timm was imported
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", own) if own else monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        assert Work.of(tiny(), 1, tmp_path).cached
+        assert not Work.of(tiny(), 1, tmp_path / "other").cached
+        prepared(tmp_path, compile=True)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor") == cache_dir()

@@ -95,10 +95,14 @@ def test_a_table_is_made_where_it_takes_a_quarter_of_the_free_memory_at_most(
         assert build._table(source, gpu, reread=True) == expected
         assert build._table(source, CPU, reread=True) is None, "workers decode beside the training there"
         assert build._table(source, gpu, reread=False) is None
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: needed)  # what an earlier run has left
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: needed - 1)
+    assert build._table(source, gpu, reread=True) == "table"
+    assert made == [gpu, gpu]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
     decoded = PreparedImages(data.splits["train"], build_train_transform(SQUASH, STATS))
     assert open_table(decoded, gpu) is None, "it is not cached"
-    assert made == [gpu]
+    assert made == [gpu, gpu]
 
 
 def test_workers_of_a_loader_live_as_long_as_the_loader(data: VisionDataset, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import gift_vit.engine.state as state_module
 from gift_vit.common.errors import ConfigError
 from gift_vit.engine.config import OptimConfig
 from gift_vit.engine.observer import EpochRecord
@@ -46,6 +47,20 @@ def written(tmp_path: Path) -> Path:
 def load(path: Path, model: nn.Module | None = None, epochs: int = 4) -> TrainingState:
     model = model or network()
     return load_checkpoint(path, model, optimizer_of(model), scaler(), "data", epochs)
+
+
+def test_the_random_state_of_a_gpu_goes_to_the_one_that_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, torch.device]] = []
+    first, second = (torch.device("cuda", index) for index in range(2))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: 10 + device.index)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((state, device)))
+    kept = state_module._random_state(first)
+    assert state_module._random_state(torch.device("cpu"))["cuda_rng"] == []
+    state_module._set_random_state(kept, second)
+    state_module._set_random_state(kept | {"cuda_rng": [1, 2, 3]}, second)  # of all devices, as earlier versions kept them
+    state_module._set_random_state(kept | {"cuda_rng": [1]}, first)
+    state_module._set_random_state(kept, torch.device("cpu"))
+    assert given == [(10, second), (2, second), (1, first)]
 
 
 def refused(path: Path, reason: str) -> None:

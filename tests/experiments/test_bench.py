@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as command
-from experiments.bench import loading
+from experiments.bench import end_to_end, loading, whole_runs
 from experiments.bench.cost import Cost, inference_flops, training_cost
 from experiments.bench.measure import Figures, inference_logits, step_cost
 from experiments.bench.models import build
 from experiments.bench.report import plot, ratio, records, table
 from experiments.bench.variants import METHODS, REFERENCE, VARIANTS, Variant, choose_variants
 from gift_vit.methods.gift import GiftPair
-from tests.results.conftest import exit_code
+from tests.results.conftest import exit_code, refused
 
 TINY = "vit_tiny_patch16_224"
 CPU = torch.device("cpu")
@@ -138,6 +138,33 @@ def test_speeds_of_loading_are_medians_of_a_round_s_ratios() -> None:
     [theirs, ours] = loading.table(measured, "", "").rows
     assert [cell.text for cell in theirs] == ["theirs", "1.00", "1.00", "1.00"]
     assert [cell.text for cell in ours] == ["ours", "3.00", "2.00", "4.00"]
+
+
+def test_whole_runs_begin_anew_in_a_folder_that_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+
+    def train(words: list[str]) -> float:
+        out = Path(dict(word.split("=", 1) for word in words)["paths.output_root"])
+        assert not out.exists()
+        begun.append(out)
+        cost = {"total_seconds": 1.5, "train_seconds": 1.0, "peak_memory_mib": None}
+        (out / "run").mkdir(parents=True)
+        (out / "run/result.json").write_text(json.dumps({"cost": cost, "env": {"acceleration": {}}}))
+        (out / "run/metrics.jsonl").write_text('{"images_per_s": 4.0, "seconds": 1.0}\n' * 2)
+        return 2.0
+
+    monkeypatch.setattr(whole_runs, "_command", train)
+    whole = partial(exit_code, end_to_end.main)
+    words = ["model=test_vit", "images=2", "classes=1", "side=32", "workers=1", "contenders=[gift]", f"folder={tmp_path}"]
+    for _ in range(2):
+        assert whole(*words, "device=cpu") == 0
+        assert "| gift_vit | 2 | 4 | – | 2.0 | 1.0 |" in capsys.readouterr().out
+    assert len(set(begun)) == 4
+    assert len(list(tmp_path.glob("t*/000/*.jpg"))) == 4
+    said = refused(whole, capsys, *words, "images=4")
+    assert f"folder={tmp_path} holds 2 images of 1 classes, 32 pixels wide, not 4 images" in said
 
 
 def test_no_name_is_of_two_variants() -> None:

@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import gift_vit.runs.prefix as prefix_module
+from gift_vit.acceleration.patches import embed_by_product
+from gift_vit.acceleration.speed import prepare_to_train
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig
 from gift_vit.runs.result import Result
@@ -51,6 +55,21 @@ def test_a_run_learns_the_same_bits(trained: Callable, words: list[str], number:
     assert learnt.keys() == expected.keys()
     assert all(torch.equal(learnt[name], tensor) for name, tensor in expected.items())
     assert quick.metrics == plain.metrics
+
+
+def test_patches_that_are_embedded_by_a_product_are_frozen_all_the_same(
+    trained: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU."""
+
+    def prepare(model: nn.Module, *arguments: Any) -> dict[str, Any]:
+        assert embed_by_product(model)
+        return prepare_to_train(model, *arguments)
+
+    monkeypatch.setattr("gift_vit.runs.train.prepare_to_train", prepare)
+    (_, expected), (quick, learnt) = trained("off", LAST), trained("on", LAST)
+    assert kept(quick) == 4
+    assert all(torch.equal(learnt[name], tensor) for name, tensor in expected.items())
 
 
 def test_on_keeps_what_auto_leaves(trained: Callable) -> None:
