@@ -69,6 +69,7 @@ REFUSALS = [
     (errno.EDQUOT, RunError, "no space left on the device while writing {}; free some and start the same command again"),
     (errno.EACCES, ConfigError, "cannot write {} (Permission denied); choose another folder or change its permissions"),
     (errno.EROFS, ConfigError, "cannot write {} (Read-only file system); choose another folder or change its permissions"),
+    (errno.ENOLCK, ConfigError, "cannot write {} (No locks available); choose another folder or change its permissions"),
 ]
 
 

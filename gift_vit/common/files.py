@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {
     *(*_FORBIDDEN, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOLCK),
 }  # of the system's errors: a path can be written to never, or not by this person
 _LONGEST_NAME = 255  # bytes of one part of a path, on all usual file systems
 _FULL_BYTES = 64 * 1024

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from gift_vit.common.cores import worker_start
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import alone, atomic_path
 from gift_vit.data.base import ImageSource, LabelledSource, VisionDataset, concatenate
@@ -219,6 +220,7 @@ def _write(sink: pa.NativeFile, prepared: PreparedImages, workers: int) -> None:
         _Encoded(prepared),
         batch_size=_ROWS,
         num_workers=workers,
+        multiprocessing_context=worker_start(workers),
         collate_fn=list,
         generator=torch.Generator(),  # else it draws from the global one, and a cached run would go on with other numbers
     )

@@ -25,6 +25,7 @@ from gift_vit.data.config import DatasetConfig, TransformConfig, colour_of
 
 CONTRACT = 2
 WHITE = (255, 255, 255)
+UNREADABLE = "of no known image format"
 
 # Where the EXIF tag of a picture says how it was stored, what sets it upright (EXIF 2.32, tag 274).
 _UPRIGHT = {
@@ -166,6 +167,8 @@ class Decoder:
                     "reduced to their first frame": image.format not in _NO_SERIES and getattr(image, "is_animated", False),
                     "reduced to 8 bits": _is_deep(image.mode) or _is_cut(image),
                 }
+        except UnidentifiedImageError:
+            return [UNREADABLE]
         except Exception:  # decoding says what is wrong with it
             return []
         return [remark for remark, holds in found.items() if holds]

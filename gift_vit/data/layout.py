@@ -27,6 +27,7 @@ TABLE_ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".tsv"), "text": (".c
 
 # reasons to leave something out that nobody needs to look into
 OF_THE_SYSTEM, LINKED, REPEATED = "hidden or the system's", "links to what is read already", "rows that repeat another"
+LINKED_ELSEWHERE = "links to what is read under another class"
 
 _SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from gift_vit.common import distributed
+from gift_vit.common.cores import worker_start
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import LabelledSource
 
@@ -190,6 +191,7 @@ def _build_loader(
         dataset,
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
+        multiprocessing_context=worker_start(workers),
         collate_fn=partial(_collate, dataset.transform),
         pin_memory=pinned,
         persistent_workers=workers > 0,

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import ImageSource, Origin, VisionDataset
+from gift_vit.data.decode import UNREADABLE
 from gift_vit.data.layout import LINKED, OF_THE_SYSTEM, REPEATED, said
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,11 @@ class DataReport:
 
 
 def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = True) -> DataReport:
-    """Count, look for pictures that are there twice, and with ``look`` into the header of each for what decoding changes."""
+    """Count, look for pictures that are there twice, and with ``look`` into the header of each for what decoding changes.
+
+    Raises:
+        ConfigError: If a picture is empty, or with ``look`` of no known format: test is else decoded after all the training.
+    """
     duplicates = find_duplicates(data.splits) if check_duplicates else None
     splits = {split: _of_split(source, data.origins.get(split, Origin()), look) for split, source in data.splits.items()}
     warnings = [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates, data.thing)]
@@ -169,8 +175,20 @@ def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> float:
 
 
 def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
-    remarks = Counter(remark for index in range(len(source)) for remark in source.remarks(index)) if look else {}
+    found = [source.remarks(index) for index in range(len(source))] if look else []
+    unreadable = [index for index, remarks in enumerate(found) if UNREADABLE in remarks]
+    _check_decodable(source, unreadable or np.flatnonzero(source.sizes == 0).tolist())
+    remarks = Counter(remark for remarks in found for remark in remarks)
     return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn, remarks)
+
+
+def _check_decodable(source: ImageSource, suspects: Sequence[int]) -> None:
+    """Decoding the first says what is wrong with it; a text may be empty."""
+    if suspects:
+        try:
+            source[suspects[0]]
+        except ConfigError as error:
+            raise ConfigError(f"{error} (and {len(suspects) - 1:,} more)" if len(suspects) > 1 else str(error)) from error
 
 
 def _class_warnings(data: VisionDataset) -> Iterator[str]:

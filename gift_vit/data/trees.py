@@ -10,6 +10,7 @@ from gift_vit.data.layout import (
     CLASS_FOLDERS,
     LEARNT,
     LINKED,
+    LINKED_ELSEWHERE,
     OF_THE_SYSTEM,
     check_name,
     is_of_the_system,
@@ -52,25 +53,26 @@ class Tree:
         self._folders: deque[tuple[str, str]] = deque()
         self._linked_folders: deque[tuple[str, str]] = deque()
         self._linked_files: list[tuple[str, str, str]] = []
-        self._seen = {os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)}
+        above = (os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents))
+        self._seen = dict.fromkeys(above, "")  # real paths, and the classes that they were read under
         self._read("", str(folder))
         self.empty = {label for label, _ in (*self._folders, *self._linked_folders)}
         while self._folders or self._linked_folders:
             label, here = self._folders.popleft() if self._folders else self._linked_folders.popleft()
-            if self._is_new(here):
+            if self._is_new(here, label):
                 self._read(label, here)
         if self._linked_files:
-            self._seen |= {os.path.join(os.path.realpath(here), name) for _, here, name in self.images}
-            self.images += [image for image in self._linked_files if self._is_new(os.path.join(*image[1:]))]
+            self._seen |= {os.path.join(os.path.realpath(here), name): label for label, here, name in self.images}
+            self.images += [image for image in self._linked_files if self._is_new(os.path.join(*image[1:]), image[0])]
         self.empty -= {label for label, _, _ in self.images}
         self.images.sort(key=lambda image: (one_form(image[0]), *image))
 
-    def _is_new(self, path: str) -> bool:
+    def _is_new(self, path: str, label: str) -> bool:
         real = os.path.realpath(path)
         if real in self._seen:
-            self.skipped[LINKED] += 1
+            self.skipped[LINKED if self._seen[real] in ("", label) else LINKED_ELSEWHERE] += 1
             return False
-        self._seen.add(real)
+        self._seen[real] = label
         return True
 
     def _read(self, label: str, here: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gift_vit.backbones.build import input_statistics
-from gift_vit.common.cores import cores
+from gift_vit.common.cores import cores, worker_start
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.decode import Decoder
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
@@ -70,6 +70,7 @@ def classify_files(run: "Run", files: Sequence[Path], topk: int, device: str = "
         _Files(files, transform, decode),
         batch_size=min(BATCH, cfg.loading.eval_batch_size),
         num_workers=workers,
+        multiprocessing_context=worker_start(workers),
         collate_fn=_as_batch,
         pin_memory=where.type == "cuda",
     )

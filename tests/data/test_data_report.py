@@ -1,5 +1,6 @@
 """What is said of data before it is trained on, against counts made by hand; and the command that says it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_only_files_of_equal_size_are_read(
     assert "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)" in described.lines()
     find_duplicates(dataset.splits)
     assert len(read) == sum(sizes.count(size) > 1 for size in sizes) < len(sizes)
+
+
+def test_a_picture_of_test_that_is_none_is_told_before_the_training(leaky: Path, make_config: Make) -> None:
+    (leaky / "test/a/2.png").write_bytes(b"<html>")
+    (leaky / "test/b/0.png").write_bytes(b"")
+    dataset = build_dataset(make_config(FolderConfig, root=leaky))
+    for look, told in (
+        (True, "a/2.png: it is empty or of no known image format (and 1 more)"),
+        (False, "b/0.png: it is empty"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"cannot decode image {leaky}/test/{told}")):
+            describe(dataset, look=look)
 
 
 def test_what_is_suspicious_of_classes(tmp_path: Path, make_tree: Make, make_config: Make) -> None:

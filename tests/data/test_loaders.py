@@ -1,5 +1,6 @@
 """Batches depend on seed, epoch and image, and on nothing else."""
 
+import multiprocessing
 import random
 from collections.abc import Callable, Iterable
 from itertools import combinations, islice
@@ -67,6 +68,19 @@ def test_workers_change_nothing(source: ImageSource) -> None:
     alone, two = loader(source), loader(source, workers=2)
     for epoch in (0, 1, 5, 0):  # forward, a jump, and back, with the same two workers
         assert_same(alone.epoch(epoch), two.epoch(epoch))
+
+
+def test_workers_share_the_memory_however_python_begins_processes(source: ImageSource) -> None:
+    class Own(type(source)):  # of no module: it could not be sent
+        pass
+
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's
+    try:
+        batches = list(loader(Own(source.images, source.labels), workers=2).epoch(0))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert_same(batches, loader(source).epoch(0))
 
 
 def test_epochs_and_seeds_differ_in_order_and_augmentation(source: ImageSource) -> None:
