@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,7 @@ from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.objective import CLASSES, Objective
-from gift_vit.engine.observer import EpochRecord, Observer, best_epoch
+from gift_vit.engine.observer import EpochRecord, Observer, StopTraining, best_epoch
 from gift_vit.engine.state import (
     Precision,
     Schedule,
@@ -30,6 +32,7 @@ from gift_vit.engine.state import (
 from gift_vit.engine.step import Step, build_step
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
+_CHEAP_SECONDS, _EPOCHS_SHARE = 1.0, 10  # a checkpoint that takes longer waits for ten times as much training
 _WINDOW = 25  # steps whose losses a GPU sends together; they are looked at when the next ones are sent, and nothing waits
 
 
@@ -173,6 +176,37 @@ def _send(losses: list[Tensor]) -> Callable[[], Tensor]:
     return receive
 
 
+class Checkpoints(AbstractContextManager["Checkpoints"]):
+    """Writes a training's checkpoint after an epoch by calling ``write``, and at its end if an observer ended it.
+
+    Those of adapters are small and written after every epoch. A whole model's takes seconds, longer than a GPU trains an epoch
+    on a small dataset: one that took over a second waits until ten times as long has been trained, and a run that is killed
+    repeats that much. Several processes write after every epoch: all of them take part.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write = write
+        self._cost, self._written_at, self._missing = 0.0, time.perf_counter(), False
+
+    def epoch_done(self, is_last: bool) -> None:
+        """Write it if it is time to."""
+        waited = time.perf_counter() - self._written_at
+        cheap = self._cost <= _CHEAP_SECONDS or waited >= _EPOCHS_SHARE * self._cost
+        self._missing = True
+        if is_last or cheap or distributed.world_size() > 1:
+            self._write_now()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._missing and kind is StopTraining:
+            self._write_now()
+
+    def _write_now(self) -> None:
+        started = time.perf_counter()
+        self._write()
+        self._written_at, self._missing = time.perf_counter(), False
+        self._cost = self._written_at - started
+
+
 def fit(
     model: nn.Module,
     inputs: FitInputs,
@@ -189,12 +223,12 @@ def fit(
         inputs: Training and validation batches.
         optim: Optimiser and schedule.
         trainer: Everything else.
-        checkpoint: File that is written after every epoch.
+        checkpoint: File that is written after every epoch, or less often where writing it takes long, see :class:`Checkpoints`.
         observers: Are told of every step and epoch, one after the other.
         stop_epoch: Epochs after which to stop; the schedule keeps its length. None: all.
 
     Raises:
-        RunError: If a loss, a trained weight or a logit is not finite; the checkpoint of the last good epoch remains.
+        RunError: If a loss, a trained weight or a logit is not finite; the last checkpoint remains.
     """
     device = next(model.parameters()).device
     precision = Precision(trainer.precision, device)
@@ -209,29 +243,31 @@ def fit(
     whole = trainer.compile and not getattr(model, "compiled_by_block", False)
     forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
     step, logits = build_step(forward, optimizer, precision, trainer, inputs.objective)
-    for epoch in range(progress.epochs_done, last_epoch + 1):
-        started = time.perf_counter()
-        for observer in observers:
-            observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
-        model.train()
-        loss, lr, steps = _train_epoch(step, inputs.train, epoch, schedule, trainer.batch_size, observers)
-        seconds = time.perf_counter() - started
-        speed = inputs.train.num_images / seconds
-        check_finite_weights(optimizer, epoch)
-        record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
-        if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
-            where = f"on val after epoch {epoch}"
-            scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
-            record["val_top1"], record["val_loss"] = scores.top1, scores.loss
-        progress.history.append(record)
-        if inputs.keep_best and best_epoch(progress.history) == epoch:
-            progress.best = trained_state(model)
-        progress.epochs_done = epoch + 1
-        progress.seconds += seconds
-        progress.captured = step.captured
-        save_checkpoint(checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
-        for observer in observers:
-            observer.epoch_done(record)
+    save = partial(save_checkpoint, checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
+    with Checkpoints(save) as checkpoints:
+        for epoch in range(progress.epochs_done, last_epoch + 1):
+            started = time.perf_counter()
+            for observer in observers:
+                observer.epoch_started(epoch, last_epoch + 1, inputs.train.num_images)
+            model.train()
+            loss, lr, steps = _train_epoch(step, inputs.train, epoch, schedule, trainer.batch_size, observers)
+            seconds = time.perf_counter() - started
+            speed = inputs.train.num_images / seconds
+            check_finite_weights(optimizer, epoch)
+            record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
+            if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
+                where = f"on val after epoch {epoch}"
+                scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
+                record["val_top1"], record["val_loss"] = scores.top1, scores.loss
+            progress.history.append(record)
+            if inputs.keep_best and best_epoch(progress.history) == epoch:
+                progress.best = trained_state(model)
+            progress.epochs_done = epoch + 1
+            progress.seconds += seconds
+            progress.captured = step.captured
+            checkpoints.epoch_done(is_last=epoch == last_epoch)
+            for observer in observers:
+                observer.epoch_done(record)
     if progress.best is not None:
         restore_state(model, progress.best)
     val = None

@@ -1,6 +1,8 @@
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine import state
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.fit import FitInputs, evaluate, fit
-from gift_vit.engine.observer import EpochRecord, Observer
+from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.engine.state import Precision
 
 
@@ -153,6 +155,42 @@ def test_resuming_ends_bit_identical(tmp_path: Path, done: int) -> None:
     assert_same_weights(through, resumed)
     timeless = [[record | {"seconds": 0, "images_per_s": 0} for record in fitted.history] for fitted in (expected, result)]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize(("seconds", "stopped", "written"), [(0.9, None, 12), (2, None, [1, 6, 11, 12]), (2, 2, [1, 3])])
+def test_a_checkpoint_that_takes_long_waits_for_ten_times_as_much_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, stopped: int | None, written: Any
+) -> None:
+    clock, saved = [0.0], []
+
+    def save(path: Path, progress: state.TrainingState, *others: Any) -> None:
+        state.save_checkpoint(path, progress, *others)
+        saved.append(progress.epochs_done)
+        clock[0] += seconds
+
+    class Slow(Observer):
+        def __init__(self, stopped: int | None = None) -> None:
+            self.stopped = stopped
+
+        def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+            clock[0] += 1  # four an epoch
+
+        def epoch_done(self, record: EpochRecord) -> None:
+            if record["epoch"] == self.stopped:
+                raise StopTraining("enough")
+
+    monkeypatch.setattr("gift_vit.engine.fit.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("gift_vit.engine.fit.save_checkpoint", save)
+    model, inputs = network(), FitInputs(Batches(), None, identity="data")
+    with nullcontext() if stopped is None else pytest.raises(StopTraining):
+        fit(model, inputs, optim(), trainer(epochs=12), tmp_path / "last.ckpt", [Slow(stopped)])
+    assert saved == (written if isinstance(written, list) else list(range(1, written + 1)))
+    if stopped is None:
+        return
+    resumed, through = network(), network()
+    for path, trained in (("last.ckpt", resumed), ("other", through)):
+        fit(trained, inputs, optim(), trainer(epochs=12), tmp_path / path, [Slow()])
+    assert_same_weights(resumed, through)
 
 
 def test_the_search_phase_cuts_the_schedule_and_does_not_rescale_it(tmp_path: Path) -> None:
