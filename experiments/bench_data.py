@@ -1,12 +1,11 @@
 """The input pipeline's benchmark: ``python -m experiments.bench_data``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, at_least
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 
 
 @dataclass
@@ -42,7 +41,7 @@ def measure(arguments: Arguments) -> None:
     text = run_benchmark(arguments.images, arguments.rounds)
     print(text, end="")
     if arguments.out:
-        write_text(Path(arguments.out).expanduser(), text)
+        write_text(expanded(arguments.out), text)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from gift_vit.common import cli
 from gift_vit.common.checks import Options
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import sha256_of, write_json
+from gift_vit.common.files import expanded, sha256_of, write_json
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
 from gift_vit.runs.run import ADAPTER, CONFIG, LOG, METRICS, RESULT, Run, file_hashes, find_runs
@@ -149,8 +149,8 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 
 def write_crates(arguments: Arguments) -> None:
     """Write, and say where."""
-    root = arguments.runs
-    done = [run for run in find_runs(root) if run.state == "done"] if root and Path(root).is_dir() else []
+    root = expanded(arguments.runs) if arguments.runs else None
+    done = [run for run in find_runs(root) if run.state == "done"] if root and root.is_dir() else []
     runs = [Run.open(arguments.run)] if arguments.run else done
     if not runs:
         raise ConfigError(f"runs={arguments.runs}: there is no finished run below it; give the folder with the runs")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_file
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 from gift_vit.config.compose import choices, compose_config
 from gift_vit.data.config import composed_score, score_name
 
@@ -64,7 +64,7 @@ class DashboardConfig(Options):
 def make_dashboard(cfg: DashboardConfig) -> str:
     """Write the definition or create the report; returns the file or the report's address."""
     if cfg.definition is not None:
-        report = read_definition(Path(cfg.definition))
+        report = read_definition(expanded(cfg.definition))
     else:
         from experiments.dashboard_panels import build_report  # W&B's libraries take seconds to import, here and below
 
@@ -72,7 +72,7 @@ def make_dashboard(cfg: DashboardConfig) -> str:
         chosen = {name: value for name, value in chosen.items() if value is not None}
         report = build_report(chosen, cfg.methods, *what_is_drawn(chosen))
     if cfg.out is not None:
-        write_definition(report, Path(cfg.out).expanduser())
+        write_definition(report, expanded(cfg.out))
         return cfg.out
     return publish(report, cfg.entity, cfg.project)
 

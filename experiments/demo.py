@@ -10,6 +10,7 @@ from rich.table import Table
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, fulfils, writable_folder
+from gift_vit.common.files import expanded
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
@@ -49,13 +50,13 @@ def run_demo(arguments: Arguments) -> None:
     call = Call(f"python -m experiments.demo output_root={arguments.output_root}", [])
     results = {method: train_run(cfg, call) for method, cfg in configs.items()}
     run = Run.open(configs["gift"].folder)
-    picture = Path(arguments.output_root, "cluster_maps.png")
+    picture = expanded(arguments.output_root) / "cluster_maps.png"
     draw_cluster_maps(run, picture, arguments.images)
     console = Console()
     console.print(results_table(results))
     console.print("Run folders:", *(f"  {os.path.relpath(cfg.folder)}" for cfg in configs.values()), sep="\n", soft_wrap=True)
     console.print(f"Cluster maps of GIFT: {picture}", soft_wrap=True)
-    digits = write_digits(run, Path(arguments.output_root, "digits"), arguments.images)
+    digits = write_digits(run, expanded(arguments.output_root) / "digits", arguments.images)
     console.print("Verified:", *(f"  {line}" for line in verify_run(run)), sep="\n", soft_wrap=True)
     console.print("Predicted:", *(f"  {found}" for found in run.predict(digits, topk=2)), sep="\n", soft_wrap=True)
 

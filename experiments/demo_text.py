@@ -18,7 +18,7 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, at_least, writable_folder
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.results.names import dataset_name, method_name
 from gift_vit.results.render import Cell, Column, Table, render_markdown
@@ -79,15 +79,15 @@ def run_demo(arguments: Arguments) -> None:
         raise ConfigError(f"data={data} is no folder; give the one with the files of {', '.join(arguments.tasks)}")
     from data_prep.glue.prepare import prepare  # pyarrow
 
-    root = Path(arguments.output_root, "data")
+    root = expanded(arguments.output_root) / "data"
     for task in arguments.tasks:
         ready = data / "glue" / task
         print(prepare(TASKS[task], root, data if not ready.is_dir() else ready))
     found = _finals(arguments, model)
     text = render_markdown(results_table(found, arguments))
-    write_text(Path(arguments.output_root, "table.md"), text)
+    write_text(expanded(arguments.output_root) / "table.md", text)
     Console().print(text, markup=False, soft_wrap=True)
-    print(f"Run folders and table.md: {os.path.relpath(arguments.output_root)}")
+    print(f"Run folders and table.md: {os.path.relpath(expanded(arguments.output_root))}")
 
 
 def model_folder(given: str | None) -> str:

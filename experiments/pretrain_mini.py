@@ -1,12 +1,12 @@
 """The pretraining of vit_mini: ``python -m experiments.pretrain_mini``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, at_least, between, positive, writable_folder
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 
 
 @dataclass
@@ -65,9 +65,9 @@ class PretrainConfig(Options):
 
 def pretrain(cfg: PretrainConfig) -> None:
     """Train and write the weights."""
-    if not Path(cfg.data).is_dir():
+    if not expanded(cfg.data).is_dir():
         raise ConfigError(f"no folder {cfg.data}; pass data=<folder with train-*.parquet and val.parquet>")
-    if cfg.init is not None and not Path(cfg.init).is_file():
+    if cfg.init is not None and not expanded(cfg.init).is_file():
         raise ConfigError(f"no file {cfg.init}; pass init=<vit_mini's weights as .safetensors>")
     from experiments.pretraining import train  # torch
 

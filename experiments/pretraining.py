@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from experiments.pretrain_mini import PretrainConfig
 from gift_vit.backbones.vit_mini import NUM_UPSTREAM_CLASSES, WEIGHTS_FILE
 from gift_vit.common.environment import cpu_name
-from gift_vit.common.files import atomic_path, write_text
+from gift_vit.common.files import atomic_path, expanded, write_text
 from gift_vit.common.tensors import write_tensors
 from gift_vit.data.kinds.parquet import read_table
 
@@ -76,7 +76,7 @@ def build_model(cfg: PretrainConfig) -> nn.Module:
     rates: dict[str, Any] = {"patch_drop_rate": cfg.patch_drop_rate, "drop_path_rate": cfg.drop_path_rate}
     model = timm.create_model("vit_mini_patch8_64", num_classes=NUM_UPSTREAM_CLASSES, **rates)
     if cfg.init is not None:
-        load_model(model, cfg.init)
+        load_model(model, expanded(cfg.init))
     return model
 
 
@@ -120,14 +120,14 @@ def train(cfg: PretrainConfig) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         set_fused_attn(False)  # the fused CPU kernel's backward is half as fast as plain products at 65 tokens
-    out = Path(cfg.out).expanduser()
+    out = expanded(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(cfg.seed)
     model = build_model(cfg).to(device)
     optimizer = build_optimizer(model, cfg)
     loss_fn = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
 
-    data = Path(cfg.data)
+    data = expanded(cfg.data)
     train_set = DecodedImages(sorted(data.glob("train-*.parquet")), build_train_transform(cfg, plain=False))
     val_set = DecodedImages([data / "val.parquet"], v2.PILToTensor())
     mix = build_mixing(cfg)

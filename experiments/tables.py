@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of, one_or_several, writable_file, writable_stem
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 from gift_vit.results.collect import collect_results
 from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
@@ -81,7 +81,7 @@ class TablesConfig(Options):
 def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
     published = _published_rows(cfg)
-    roots = [root for root in _listed(cfg.root) if not published or Path(root).is_dir()]
+    roots = [root for root in _listed(cfg.root) if not published or expanded(root).is_dir()]
     found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
@@ -102,7 +102,7 @@ def print_table(cfg: TablesConfig) -> None:
     text = make_table(cfg)
     print(text, end="")
     if cfg.out:
-        write_text(Path(cfg.out).expanduser(), text)
+        write_text(expanded(cfg.out), text)
 
 
 def _published_rows(cfg: TablesConfig) -> list[PublishedRow]:

@@ -34,7 +34,7 @@ class Arguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         expect(not (self.keep_predictions and self.split), "split", self.split, "none with keep_predictions=true; drop split=")
-        expect(not (self.keep_predictions and hub.is_reference(self.run)), "run", self.run, "a folder; gift_vit.pull makes one")
+        expect(not (self.keep_predictions and hub.is_reference(self.run)), "run", self.run, "the folder it was trained in")
 
 
 def evaluate_run(arguments: Arguments) -> None:

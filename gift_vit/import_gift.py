@@ -2,13 +2,13 @@
 
 import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from omegaconf import MISSING
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
+from gift_vit.common.files import expanded
 from gift_vit.runs.released import check_dataset, read_released
 
 
@@ -39,7 +39,7 @@ class Arguments(Options):
 
 def import_file(arguments: Arguments) -> None:
     """Read the checkpoint, write the folder, and say what can be done with it."""
-    released, folder = read_released(Path(arguments.file), arguments.dataset), Path(arguments.out).expanduser()
+    released, folder = read_released(expanded(arguments.file), arguments.dataset), expanded(arguments.out)
     from gift_vit.runs.imported import import_checkpoint  # timm: an unsafe or broken file is refused without it
 
     counts = import_checkpoint(released, folder, arguments.weights)

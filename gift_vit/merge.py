@@ -7,7 +7,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common import cli
+from gift_vit.common import cli, files
 from gift_vit.common.checks import Options, expect, writable_stem
 from gift_vit.runs.run import Run
 
@@ -40,7 +40,7 @@ class Arguments(Options):
 
 def merge_run(arguments: Arguments) -> None:
     """Merge, write, and say how the file is loaded."""
-    run, out = Run.open(arguments.run), Path(arguments.out).expanduser()
+    run, out = Run.open(arguments.run), files.expanded(arguments.out)
     run.check_finished()
     if run.config.backbone.is_text:
         expect(out.suffix not in SUFFIXES and not out.exists(), "out", arguments.out, _A_FOLDER)

@@ -2,7 +2,6 @@
 
 import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from omegaconf import MISSING
@@ -10,6 +9,7 @@ from omegaconf import MISSING
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, device_name, writable_file
 from gift_vit.common.errors import RunError
+from gift_vit.common.files import expanded
 from gift_vit.runs.predict import check_question, find_pictures, told, write_predicted
 from gift_vit.runs.run import Run
 
@@ -39,12 +39,12 @@ class Arguments(Options):
 
 def predict(arguments: Arguments) -> None:
     """Classify, print and write."""
-    run, out = Run.open(arguments.run), Path(arguments.out).expanduser() if arguments.out else None
+    run, out = Run.open(arguments.run), expanded(arguments.out) if arguments.out else None
     topk = check_question(run, arguments.topk, out)
     files = find_pictures(arguments.images)
     from gift_vit.runs.classify import classify_files  # torch: a mistake is told without it
 
-    predictions = [told(prediction) for prediction in classify_files(run, files, topk, arguments.device)]
+    predictions = [told(found, out is not None) for found in classify_files(run, files, topk, arguments.device)]
     if out is not None:
         write_predicted(out, predictions)
     if unread := sum(prediction.error is not None for prediction in predictions):

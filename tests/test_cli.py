@@ -147,6 +147,22 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
     assert done.stderr.startswith("error: cannot write /dev/null/search/digits/gift/test_vit/smoke")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gift_vit.verify", "runs=~/runs", "score=false"],
+        ["experiments.crate", "runs=~/runs"],
+        ["experiments.status", "root=~/runs"],
+        ["experiments.tables", "root=~/runs"],
+    ],
+)
+def test_runs_are_found_in_the_home_folder(tmp_path: Path, words: list[str]) -> None:
+    shutil.copytree(Path(__file__).parent / "runs/old_run", tmp_path / "runs")
+    done = run_module(*words, cwd=tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 ENDLESS = ["gift_vit.train", "debug=smoke", "run_name=smoke", "trainer.epochs=2000"]
 ENDLESS_RUN = Path("outputs/search/digits/gift/test_vit/smoke")
 

@@ -92,7 +92,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "maps of the hub": (["gift_vit.explain", "run=hf://me/it"], "run=hf://me/it is no folder to write to; give out="),
     "predictions of the hub": (
         ["gift_vit.evaluate", "run=hf://me/it", "keep_predictions=true"],
-        "run=hf://me/it: expected a folder; gift_vit.pull makes one",
+        "run=hf://me/it: expected the folder it was trained in",
     ),
     "run to explain": (["gift_vit.explain", "run=nowhere"], "nowhere is no run folder"),
     "run to score": (["gift_vit.explain.score", "run=nowhere"], "nowhere is no run folder"),
@@ -227,6 +227,16 @@ WRITING = (
     ["data_prep.glue", "rte", f"root={OUT}"],
     ["data_prep.commonsense", f"root={OUT}"],
 )
+HOMELESS = (
+    [TRAIN, "debug=smoke", "paths.output_root=~no_such_user/x"],
+    ["gift_vit.evaluate", "run=~no_such_user"],
+    ["gift_vit.merge", "run=run", "out=~no_such_user/a.pth"],
+    ["gift_vit.verify", "runs=~no_such_user"],
+    ["gift_vit.push", "run=run", "repo=me/it", "seeds=~no_such_user"],
+    ["experiments.status", "root=~no_such_user"],
+    ["experiments.crate", "runs=~no_such_user"],
+    ["experiments.tables", "root=~no_such_user"],
+)
 LONG = "a" * 300
 
 
@@ -310,6 +320,9 @@ TYPED: list[tuple[list[str], str]] = [
     (["experiments.bench", "rounds=0"], "rounds=0: expected 1 or more"),
     (["experiments.tables", "root=twice"], RESULTS["twice"][1]),
     *((words, "cannot write /proc/nothing/") for words in WRITING),
+    *((words, "the home folder that ~no_such_user stands for is not known; write .") for words in HOMELESS),
+    (["gift_vit.import_gift", "~/none.pth.tar", "dataset=cub", "out=new"], f"no checkpoint {Path.home()}/none.pth.tar"),
+    (["experiments.select", "root=~/none"], f"no folder {Path.home()}/none; "),
     *OF_TEXTS,
     *((["gift_vit.merge", f"run={name}", "out=a.pth"], message) for name, (_, message) in (DAMAGED | RESULTS).items()),
 ]

@@ -2,14 +2,13 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.report.runs import collect_runs
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_or_several, writable_stem
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 
 
 @dataclass
@@ -35,7 +34,7 @@ class ReportConfig(Options):
 def write_report(cfg: ReportConfig) -> None:
     """Write the page and print where it lies."""
     roots = [str(root) for root in (cfg.root if isinstance(cfg.root, list) else [cfg.root])]
-    out = Path(cfg.out).expanduser()
+    out = expanded(cfg.out)
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; give the file to write, as out={out / 'report.html'}")
     runs = collect_runs(roots, cfg.benchmark)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from gift_vit.common.checks import Options, at_least, folder_name, matches, one_of
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 
 KINDS = ("timm", "transformers")
 TEXT_POOLINGS = ("model", "mean")
@@ -70,7 +71,7 @@ class BackboneConfig(Options, section="backbone"):
         """Refuse a file of weights, or a folder of a model, that is not there."""
         if self.weights is not None and not Path(self.weights).is_file():
             raise ConfigError(f"backbone.weights={self.weights}: no such file")
-        if self.is_text and self._is_folder() and not Path(self.model).expanduser().is_dir():
+        if self.is_text and self._is_folder() and not expanded(self.model).is_dir():
             raise ConfigError(f"backbone.model={self.model}: no such folder; give a name at the hub, or a folder of a model")
 
     def _is_folder(self) -> bool:

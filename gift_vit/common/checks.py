@@ -13,12 +13,11 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.common.files import check_writable
+from gift_vit.common.files import check_writable, expanded
 
 _BEYOND = 2**63
 
@@ -159,18 +158,18 @@ device_name: Check = matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<
 def writable_folder(key: str, value: str) -> None:
     """A folder that can be made, or written to."""
     expect(value != "", key, value, "a folder")
-    check_writable(Path(value).expanduser())
+    check_writable(expanded(value))
 
 
 def writable_file(key: str, value: str) -> None:
     """A file that can be written; no folder."""
-    expect(value != "" and not Path(value).expanduser().is_dir(), key, value, "a file to write, no folder")
+    expect(value != "" and not expanded(value).is_dir(), key, value, "a file to write, no folder")
     writable_stem(key, value)
 
 
 def writable_stem(key: str, value: str) -> None:  # noqa: ARG001 - a check
     """The beginning of the names of files that can be written."""
-    path = Path(value).expanduser()
+    path = expanded(value)
     check_writable(path.parent, path.name)
 
 

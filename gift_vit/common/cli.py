@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import textwrap
@@ -38,9 +39,11 @@ T = TypeVar("T")
 def report(error: BaseException) -> int:
     """Print an error as one line on stderr and return the exit code it stands for.
 
-    Nothing is printed of an interruption, see :func:`told_of_interruption`. The traceback is printed too where the environment
-    variable ``GIFT_VIT_TRACEBACK`` is 1.
+    Nothing is printed of an interruption, see :func:`told_of_interruption`, nor where nobody reads. The traceback is printed
+    too where the environment variable ``GIFT_VIT_TRACEBACK`` is 1.
     """
+    if nobody_reads(error):
+        return FAILURE  # as Python's own documentation has it
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
@@ -56,12 +59,27 @@ def report(error: BaseException) -> int:
     return USER_ERROR if isinstance(error, ConfigError) else FAILURE
 
 
+def nobody_reads(error: BaseException) -> bool:
+    """Whether an error says that what is printed is read no more, as after ``| head -1``; then what is printed goes nowhere."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)  # asks for no event: that nobody reads is always told
+    unread = [descriptor for descriptor, event in outputs.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    with open(os.devnull, "w") as nowhere:
+        for descriptor in unread:
+            os.dup2(nowhere.fileno(), descriptor)
+    return bool(unread)
+
+
 def run_command(action: Callable[[], None]) -> int:
     """Run a command's body; returns its exit code."""
     wait_asleep()
     try:
         interruptible()
         action()
+        print(end="", flush=True)
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return SUCCESS
@@ -106,7 +124,7 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
         if named is not None:
             words[named] = f"{positional}={words[named]}"
     if {"-h", "--help"} & set(words):
-        print(help_text(cls))
+        print(help_text(cls), flush=True)
         raise SystemExit(SUCCESS)
     arguments = OmegaConf.structured(cls)
     known = {str(name).rstrip("_"): str(name) for name in arguments}

@@ -31,6 +31,21 @@ _FULL_BYTES = 64 * 1024
 _PATIENCE_S = 1.0  # for a lock that nobody waits for: whoever asks whether it is held holds it for a moment
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as a person gives it, with the home folder in the place of ``~``.
+
+    Raises:
+        ConfigError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        name = Path(path).parts[0]
+        raise ConfigError(
+            f"{path}: the home folder that {name} stands for is not known; write ./{name} if it is no user"
+        ) from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the many ways in which libraries report a full disk or a place that cannot be written into one line."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import explained
+from gift_vit.common.files import expanded, explained
 
 ADAPTER, CONFIG, RESULT, CARD = "adapter.safetensors", "config.yaml", "result.json", "README.md"
 PEFT_FOLDER, PEFT_CONFIG, PEFT_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -41,7 +41,7 @@ def local_folder(reference: str | Path) -> Path:
     """
     found = _REFERENCE.fullmatch(str(reference))
     if found is None:
-        return Path(reference).expanduser()
+        return expanded(reference)
     repo = found["repo"]
     check_repo(repo, "hf://")
     with hub_errors(repo, "read"):

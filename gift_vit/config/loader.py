@@ -19,6 +19,7 @@ from gift_vit.acceleration.config import ComputeConfig
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
+from gift_vit.common.files import expanded
 from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
 from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
@@ -186,10 +187,10 @@ def _make_absolute(values: dict[str, Any]) -> None:
             raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
         if isinstance(values[section].get(key), str):
             expect("\0" not in values[section][key], f"{section}.{key}", repr(values[section][key]), "a path")
-            values[section][key] = str(Path(values[section][key]).expanduser().absolute())
+            values[section][key] = str(expanded(values[section][key]).absolute())
     model = values["backbone"].get("model")
-    if values["backbone"].get("kind") == "transformers" and isinstance(model, str) and Path(model).expanduser().is_dir():
-        values["backbone"]["model"] = str(Path(model).expanduser().absolute())
+    if values["backbone"].get("kind") == "transformers" and isinstance(model, str) and expanded(model).is_dir():
+        values["backbone"]["model"] = str(expanded(model).absolute())
 
 
 def _build_section(section: str, values: Any) -> dict[str, Any]:

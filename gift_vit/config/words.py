@@ -15,7 +15,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
-# one that is there is no list of values and no number, whatever its name
+# one that is there is no list of values and no number, whatever its name, and none is made by a function
 _PATHS = {f"{section}.{key}" for section, key in PATHS}
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
@@ -85,7 +85,7 @@ def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
         if is_text or key.lstrip("+") not in _PATHS or not os.path.exists(os.path.expanduser(value)):
             return word, override
     except HydraException as error:
-        if re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
+        if key.lstrip("+") not in _PATHS and re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
             raise ConfigError(f"{word}: {hydra_reason(error)}") from error
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
     text = f"{key}='{quoted}'"

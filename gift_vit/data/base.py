@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -22,6 +23,7 @@ from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
 from gift_vit.data.decode import OWN_DATA, Decoder
 from gift_vit.data.layout import listed
 
+_SAMPLED = 16  # examples of a split: some may be large
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -133,6 +135,15 @@ class VisionDataset:
     thing: str = "image"
     origins: Mapping[str, Origin] = field(default_factory=dict)
     unlabelled: ImageSource | None = None
+
+    @cached_property
+    def sample(self) -> str:
+        """SHA-256 (hex) of some examples as they are stored, evenly spread: a picture may change and keep its name and size."""
+        digest = hashlib.sha256()
+        for source in self.splits.values():
+            for index in np.linspace(0, len(source) - 1, min(_SAMPLED, len(source))).astype(int).tolist():
+                digest.update(hashlib.sha256(source.stored(index)).digest())
+        return digest.hexdigest()
 
     @property
     def is_regression(self) -> bool:

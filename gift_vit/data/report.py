@@ -18,6 +18,7 @@ from gift_vit.data.layout import LINKED, OF_THE_SYSTEM, REPEATED, said
 log = logging.getLogger(__name__)
 
 _NAMED_FILES = 4
+_MANY = 50_000  # examples, of which looking at each takes a minute or so
 _HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
 
 
@@ -115,6 +116,14 @@ def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = Tr
     Raises:
         ConfigError: If a picture is empty, or with ``look`` of no known format: test is else decoded after all the training.
     """
+    count = sum(map(len, data.splits.values()))
+    if count > _MANY and (check_duplicates or look):
+        log.info(
+            "data %s: looking at %s %ss first (dataset.check_duplicates=false compares none)",
+            data.name,
+            f"{count:,}",
+            data.thing,
+        )
     duplicates = find_duplicates(data.splits) if check_duplicates else None
     splits = {split: _of_split(source, data.origins.get(split, Origin()), look) for split, source in data.splits.items()}
     warnings = [*_class_warnings(data), *_skipped(splits), *_leaks(duplicates, data.thing)]

@@ -312,7 +312,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _misfit(state: dict[str, Any], own: dict[str, torch.Tensor], identity: str, epochs: int) -> str | None:
     """In what a checkpoint is not one of this run; None: it is."""
-    if state["identity"] != identity:
+    if not identity.startswith(state["identity"]):  # earlier versions named less of the data
         return "was trained on other data than the dataset holds now"
     held = state["model"]
     if own.keys() != held.keys():

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from gift_vit.common.checks import Options, at_least, between, device_name, one_of, positive, writable_folder, writable_stem
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.common.hub import is_reference
 
 RESPONSES = ("post", "pre")
@@ -88,7 +89,7 @@ class RunArguments(Options):
     @property
     def folder(self) -> Path:
         """The folder to write."""
-        return Path(self.out or Path(self.run, "explain")).expanduser()
+        return expanded(self.out or Path(self.run, "explain"))
 
 
 @dataclass

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of, writable_file
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.common.packages import require
 from gift_vit.runs.run import Run
 
@@ -53,7 +54,7 @@ class Arguments(Options):
 
 def export(arguments: Arguments) -> None:
     """Write the file, and say how it compares."""
-    out = Path(arguments.out).expanduser()
+    out = expanded(arguments.out)
     run = Run.open(arguments.run, arguments.dataset_root)
     run.check_takes_images("ONNX files and torch programs")
     require(f"out={out}", *SUFFIXES[out.suffix], install="gift-vit[export]")

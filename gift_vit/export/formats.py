@@ -70,8 +70,10 @@ def open_onnx(path: Path) -> Compute:
 
 def write_pt2(program: ExportedProgram, path: Path, names: Sequence[str], facts: dict[str, Any]) -> None:
     """Write torch's own format, the facts as JSON in the file :data:`FACTS` inside."""
-    with quiet(), path.open("wb") as file:
-        torch.export.save(program, file, extra_files={FACTS: json.dumps({**facts, "inputs": list(names)})})
+    content = io.BytesIO()  # a full disk would end the process in torch's own writer
+    with quiet():
+        torch.export.save(program, content, extra_files={FACTS: json.dumps({**facts, "inputs": list(names)})})
+    path.write_bytes(content.getbuffer())
 
 
 def open_pt2(path: Path) -> Compute:

@@ -2,10 +2,10 @@
 
 import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
 from collections.abc import Sequence
-from pathlib import Path
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.known import known_dataset
 from gift_vit.common.hub import CONFIG, is_reference
@@ -30,7 +30,7 @@ def run_folders(given: str, methods: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: If there are finished runs on images below it, but none of these methods.
     """
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     if is_reference(given) or (folder / CONFIG).is_file() or not folder.is_dir():
         return [given]
     finished = [(str(run.folder), result) for run in find_runs(folder) if (result := run.result)]

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.files import expanded
 from gift_vit.config.compose import choices, compose_config
 from gift_vit.config.loader import load_config
 from gift_vit.data.base import ImageSource, SubsetSource, VisionDataset, build_dataset
@@ -61,7 +61,7 @@ def _known_dataset(given: str, data_root: str, root: str | None) -> DatasetConfi
         if root is not None:
             OmegaConf.update(composed, "dataset.root", root, force_add=True)
         config = load_config(composed).dataset
-    elif (path := Path(given).expanduser()).exists():
+    elif (path := expanded(given)).exists():
         if root is not None:
             raise ConfigError(f"forgetting_root={root} has no effect with forgetting={given}, which is a path; leave it out")
         kind = kind_of(path)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, alone, check_writable, sha256_of, write_json
+from gift_vit.common.files import LockedError, alone, check_writable, expanded, sha256_of, write_json
 from gift_vit.common.hub import ADAPTER
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.explain.samples import spread_samples
@@ -114,7 +114,7 @@ class _Part:
 
 
 def _parts(run: Run, arguments: InvarianceArguments, known: Known | None) -> list[_Part]:
-    folder = Path(arguments.out or run.folder / FOLDER).expanduser()
+    folder = expanded(arguments.out or run.folder / FOLDER)
     adapter = sha256_of(run.folder / ADAPTER)
     parts = []
     if arguments.images:

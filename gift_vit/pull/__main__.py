@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import writing
+from gift_vit.common.files import expanded, writing
 from gift_vit.common.hub import PUSHED, check_repo
 from gift_vit.runs.run import Run
 
@@ -44,7 +44,7 @@ class Arguments(Options):
     @property
     def folder(self) -> Path:
         """The folder to write."""
-        return Path(self.out or self.repo.partition("/")[2]).expanduser()
+        return expanded(self.out or self.repo.partition("/")[2])
 
 
 def pull(arguments: Arguments) -> None:

@@ -41,7 +41,8 @@ class Arguments(Options):
         run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>
         repo: the repository to make, as <user>/<name>
         private: whether you alone see it; false shows it to everybody
-        seeds: a folder with runs: those that differ from this one in nothing but the seed give the card mean and deviation
+        seeds: a folder with runs: those that differ from this one, a final run, in nothing but the seed give the card mean and
+            deviation
         license: of the adapter, as the Hub names it, such as apache-2.0 (default: none is said)
         replace: put the run in the place of the one that a repository of that name holds; other files there are left
 
@@ -105,9 +106,15 @@ def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = ()
 
 
 def _seeds(run: Run, root: str) -> tuple[Result, ...]:
-    """The runs below a folder that differ from one in nothing but the seed, itself among them, by seed."""
+    """The runs below a folder that differ from one in nothing but the seed, itself among them, by seed.
+
+    Raises:
+        ConfigError: If it is a search run.
+    """
     own = run.result
     assert own is not None
+    if own.run.phase != "final":
+        raise ConfigError(f"seeds={root}: {run.folder} is a search run, and seeds= is for final ones; leave it out")
     same = [result for result in collect_results(root) if but_for_seed(result) == but_for_seed(own)]
     if own.run.seed not in {result.run.seed for result in same}:
         same.append(own)

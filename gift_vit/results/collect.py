@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying, value_order
 from gift_vit.results.names import Value, dataset_name
@@ -83,10 +84,11 @@ def runs_below(*roots: str | Path) -> list[Run]:
     Raises:
         ConfigError: If a folder is absent.
     """
-    for root in roots:
-        if not Path(root).is_dir():
-            raise ConfigError(f"no folder {root}; pass root=<folder with the runs>")
-    return find_runs(*roots)
+    folders = [expanded(root) for root in roots]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"no folder {folder}; pass root=<folder with the runs>")
+    return find_runs(*folders)
 
 
 def build_grid(

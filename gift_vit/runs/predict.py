@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gift_vit.common.cli import nobody_reads
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import atomic_path, write_json
 from gift_vit.data.files import image_files
@@ -63,9 +64,13 @@ def check_question(run: "Run", topk: int | None, out: Path | None = None) -> int
     return topk
 
 
-def told(prediction: Prediction) -> Prediction:
-    """Print it, on stderr if the picture could not be read."""
-    print(prediction.error or prediction, file=sys.stderr if prediction.error else sys.stdout, flush=True)
+def told(prediction: Prediction, is_written: bool) -> Prediction:
+    """Print it, on stderr if the picture could not be read; where nobody reads that, one that is written to a file goes on."""
+    try:
+        print(prediction.error or prediction, file=sys.stderr if prediction.error else sys.stdout, flush=True)
+    except BrokenPipeError as error:
+        if not (is_written and nobody_reads(error)):
+            raise
     return prediction
 
 

@@ -78,6 +78,7 @@ class DataRecord:
         splits: For each split what :class:`gift_vit.data.report.SplitReport` says.
         duplicates: What :class:`gift_vit.data.report.Duplicates` says.
         warnings: What the run warned of.
+        sample: :attr:`gift_vit.data.base.VisionDataset.sample`.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DataRecord:
     splits: dict[str, dict[str, object]] | None = None
     duplicates: dict[str, object] | None = None
     warnings: list[str] | None = None
+    sample: str | None = None
 
     @property
     def shared(self) -> dict[str, int]:

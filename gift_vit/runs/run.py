@@ -271,7 +271,8 @@ class Run:
         from gift_vit.data.base import build_dataset  # images, and for some kinds torch
 
         self.check_finished()
-        data = build_dataset(self.config.dataset)
+        with self._told_where_it_may_be():
+            data = build_dataset(self.config.dataset)
         self.check_fingerprint(data)
         before = self.result and self.result.data.decoder
         if before is not None and before != data.decoder:
@@ -283,11 +284,25 @@ class Run:
     def check_present(self) -> None:
         """Refuse a run that is not finished, or whose data or weights are not there; imports nothing heavy."""
         self.check_finished()
-        check_present(self.config)
+        with self._told_where_it_may_be():
+            check_present(self.config)
+
+    @contextmanager
+    def _told_where_it_may_be(self) -> Iterator[None]:
+        """Say of data that is not there what those who look at runs can do: they take no ``dataset.root``."""
+        try:
+            yield
+        except ConfigError as error:
+            if all(os.path.exists(path) for path in self.config.dataset.needed()):
+                raise
+            raise ConfigError(f"{error}; or give dataset_root=<where it is now>") from error
 
     def check_fingerprint(self, data: "VisionDataset") -> None:
         """Refuse data that is not what the finished run was trained on; of an imported adapter that is not known."""
-        if self.result is not None and data.fingerprint != self.result.data.fingerprint:
+        if self.result is None:
+            return
+        known = self.result.data
+        if data.fingerprint != known.fingerprint or known.sample not in (None, data.sample):
             raise ConfigError(
                 f"{self.folder} was trained on other data than {data.name} holds now; restore that data, "
                 "or start a new run with run_name=<another name>"
@@ -312,7 +327,7 @@ class Run:
             raise ConfigError(f"{self.folder} takes texts, and not pictures: {what} are for runs on images; {use}")
 
     def check_keeps_predictions(self) -> None:
-        """As :meth:`check_present`, and refuse a run whose predictions are no classes, and cannot be kept."""
+        """As :meth:`check_present`, and refuse a run whose predictions are no classes, or that was pulled: none can be kept."""
         self.check_present()
         if self._keeps_none:
             raise ConfigError(f"{self.folder} {self._keeps_none}; drop keep_predictions=")
@@ -320,6 +335,8 @@ class Run:
     @property
     def _keeps_none(self) -> str:
         """Why there are no predictions to keep; empty: there are."""
+        if self.is_pushed:
+            return "was pulled from the Hub, and predictions are kept where it was trained"
         if self.config.dataset.is_regression:
             return "predicts numbers, and predictions are kept of classes alone"
         if isinstance(self.config.dataset, CommonsenseConfig):

@@ -136,7 +136,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
         # ---- What is about to be trained.
         if main and not (folder / CHECKPOINT).is_file():
-            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(cfg.values)))
+            write_text(folder / CONFIG, _as_yaml(cfg))
         _announce(cfg, data, model, device)
 
         # ---- Training, on train or train + val, by gradient or by a fit on features; the test split is not in sight.
@@ -167,6 +167,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         if main:
             kept = keep_predictions(folder, data, {"test": test, "val": fitted.val})
             result = replace(result, predictions=kept, files=file_hashes(folder))
+            if (folder / CONFIG).read_text() != (told := _as_yaml(cfg)):  # resumed where the data, say, lies elsewhere
+                write_text(folder / CONFIG, told)  # not before: the tracker's id has the time at which it was first written
             write_result(folder / RESULT, result)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
@@ -187,6 +189,10 @@ def _announce(cfg: RunConfig, data: VisionDataset, model: nn.Module, device: tor
         *(cfg.method_name, data.name, cfg.backbone.model),
         *(f"{counts.adapter:,}", counts.percent, f"{counts.head:,}", device),
     )
+
+
+def _as_yaml(cfg: RunConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(cfg.values))
 
 
 def _finished_result(cfg: RunConfig) -> Result | None:
@@ -262,7 +268,7 @@ def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInpu
     data, model, device = training.data, training.model, training.device
     has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
     rules: dict[str, Any] = {
-        "identity": f"{data.fingerprint} {data.decoder}",
+        "identity": f"{data.fingerprint} {data.decoder} {data.sample}",
         "objective": objective_of(cfg.dataset),
         "keep_best": cfg.protocol.kept_epoch == "best",
     }
@@ -394,6 +400,7 @@ def _data_record(cfg: RunConfig, data: VisionDataset, report: DataReport | None)
         decoder=data.decoder,
         source=data.source,
         class_names=data.class_names,
+        sample=data.sample,
         **(report.record() if report is not None else {}),
     )
 

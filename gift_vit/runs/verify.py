@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import sha256_of
+from gift_vit.common.files import expanded, sha256_of
 from gift_vit.config.keys import best_of, config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.engine.observer import best_epoch
@@ -86,7 +86,8 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
         RunError: After all runs, if one of them is not what its record says, or cannot be read or scored. A run that is older
             than kept predictions is neither.
     """
-    found = find_runs(root) if Path(root).is_dir() else []
+    folder = expanded(root)
+    found = find_runs(folder) if folder.is_dir() else []
     runs = [replace(run, dataset_root=dataset_root) for run in found if run.state == "done"]
     if not runs:
         raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")

@@ -1,6 +1,7 @@
 """From finished search runs to recipes: the best setting of every dataset and method by val top-1."""
 
 import math
+import os
 import shlex
 import sys
 from collections import defaultdict
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, expect, writable_folder
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.common.files import write_text
+from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
@@ -185,10 +186,11 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
     found = "_".join(word.partition("=")[2] for word in chosen) == f"{choice.dataset}_{choice.method}"
     named = [] if found else [f"recipe={choice.dataset}_{choice.method}"]
     parent = best.config_dir if folder is None else folder.parent
-    if best.config_dir is not None and parent is not None and best.config_dir.resolve() != parent.resolve():
+    if best.config_dir is not None and parent is not None and not _may_be(best.config_dir, parent):
+        seen_from = "" if best.config_dir.is_dir() else ", as seen from where the search was started"
         raise ConfigError(
             f"the search of {choice.method} on {choice.dataset} had --config-dir {best.config_dir}, and Hydra takes one: "
-            f"give out={best.config_dir / _RECIPES}"
+            f"give out={best.config_dir / _RECIPES}{seen_from}"
         )
     place = [] if parent is None else ["--config-dir", str(parent)]
     return shlex.join(["python", "-m", "gift_vit.train", *place, "sweep=final", *chosen, *named, *kept])
@@ -236,10 +238,10 @@ def select(cfg: Arguments) -> None:
             f"no finished search run among {len(found)} below {cfg.root}; "
             "run python -m gift_vit.train sweep=<dataset> method=<method> first"
         )
-    sweeps = read_sweeps(Path(cfg.root))
+    sweeps = read_sweeps(expanded(cfg.root))
     wanted.sort(key=lambda run: (run.run.dataset, run.run.method))
     cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
-    out = Path(cfg.out).expanduser() if cfg.out else conf_dir() / "recipe"
+    out = expanded(cfg.out) if cfg.out else conf_dir() / "recipe"
     choices = [choose(cell, sweeps) for cell in cells]
     texts = [recipe_text(choice, out if cfg.out else None) for choice in choices]
     for choice, text in zip(choices, texts, strict=True):  # all or none
@@ -260,6 +262,14 @@ def _config_dir(command: str) -> Path | None:
         if flag in ("--config-dir", "-cd"):
             return Path(value or following)
     return None
+
+
+def _may_be(typed: Path, folder: Path) -> bool:
+    """Whether a path that was typed is this folder: a relative one that is not there from here may be all that end so."""
+    if typed.is_absolute() or typed.is_dir():
+        return typed.resolve() == folder.resolve()
+    named = Path(os.path.normpath(typed)).parts
+    return folder.resolve().parts[-len(named) :] == named
 
 
 def _check_comparable(runs: Sequence[Result]) -> None:

@@ -1,5 +1,6 @@
 """How far sweeps are."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.config.keys import identifying
 from gift_vit.runs.result import Result, score_of
 from gift_vit.runs.run import Run, find_runs, path_labels
@@ -27,6 +29,7 @@ STYLES = {
     "interrupted": "yellow",
     "missing": "dim",
 }
+_UNBOUNDED = 10_000  # columns, of which a table takes what it needs
 
 
 @dataclass
@@ -157,7 +160,7 @@ def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) 
     keys = list(words[0]) if words else []
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for title in (*keys, "state"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     table.add_column(f"{_score_name(statuses)} %", justify="right")
     table.add_column("reason", overflow="fold")
     for status, values in zip(statuses, words, strict=True):
@@ -182,17 +185,18 @@ def _duration(seconds: float) -> str:
 
 def print_status(cfg: Arguments) -> None:
     """All blocks."""
-    if not Path(cfg.root).is_dir():
+    root = expanded(cfg.root)
+    if not root.is_dir():
         raise ConfigError(f"no folder {cfg.root}; pass root=<the output folder of the sweeps>")
-    recorded = read_sweeps(Path(cfg.root))
+    recorded = read_sweeps(root)
     sweeps = [sweep for sweep in recorded if _concern(sweep.jobs, cfg)]
-    single = [job for job in single_runs(Path(cfg.root), recorded) if _concern([job], cfg)]
+    single = [job for job in single_runs(root, recorded) if _concern([job], cfg)]
     if not sweeps and not single:
         raise ConfigError(
             f"no such sweep below {cfg.root}, nor a single run; "
             "start one with python -m gift_vit.train sweep=<dataset> method=<method>"
         )
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED)
     for sweep in sweeps:
         print_sweep(console, sweep, cfg.runs)
     if single:

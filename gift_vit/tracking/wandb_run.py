@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 180.0  # W&B's own default waits for a lost server for ever
+_LONGEST = 64  # letters of an id, and of a tag
 
 
 @dataclass
@@ -125,7 +126,7 @@ class WandbTracker(Observer):
             name=description.name,
             group=description.group,
             job_type=description.job_type,
-            tags=description.tags,
+            tags=[tag[:_LONGEST] for tag in description.tags],
             config=description.config,
             dir=description.folder.resolve(),
             settings=wandb.Settings(
@@ -188,7 +189,8 @@ def _log_adapter(run: "wandb.Run", adapter: Path) -> None:
 
 def _wandb_id(run_id: str) -> str:
     """``run_id`` where W&B accepts it as an id, else a digest of it."""
-    return run_id if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else hashlib.sha256(run_id.encode()).hexdigest()[:16]
+    fits = len(run_id) <= _LONGEST and re.fullmatch(r"[A-Za-z0-9_-]+", run_id)
+    return run_id if fits else hashlib.sha256(run_id.encode()).hexdigest()[:16]
 
 
 def _one_line(error: Exception) -> str:

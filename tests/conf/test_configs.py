@@ -235,6 +235,7 @@ def test_a_run_from_before_an_option_was_added_has_its_default(
         ("~/my images", "{home}/my images"),
         ("/d/Bücher (2)", "/d/Bücher (2)"),
         ("/d/it's", "/d/it's"),
+        ("new(1)", "{here}/new(1)"),
         ("/d/a\\\\'b", "/d/a\\\\'b"),
         ("/d/[x]{y}=#", "/d/[x]{y}=#"),
         ("'/d/it\\'s'", "/d/it's"),
@@ -243,10 +244,11 @@ def test_a_run_from_before_an_option_was_added_has_its_default(
 @pytest.mark.parametrize("key", ["dataset.root", "paths.output_root", "backbone.weights"])
 def test_paths_are_taken_as_they_are_typed(key: str, typed: str, path: str) -> None:
     cfg = compose_config(overrides_of(["dataset=folder", "dataset.root=/x", f"{key}={typed}"]))
-    assert OmegaConf.select(OmegaConf.create(load_config(cfg).values), key) == path.replace("{home}", str(Path.home()))
+    expected = path.replace("{home}", str(Path.home())).replace("{here}", str(Path.cwd()))
+    assert OmegaConf.select(OmegaConf.create(load_config(cfg).values), key) == expected
 
 
-@pytest.mark.parametrize("name", ["2024_05", "1e3", "true", "null", "a,b"])
+@pytest.mark.parametrize("name", ["2024_05", "1e3", "true", "null", "a,b", "images(1)"])
 def test_a_folder_that_is_there_is_meant_whatever_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()

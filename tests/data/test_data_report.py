@@ -94,6 +94,20 @@ def test_a_picture_of_test_that_is_none_is_told_before_the_training(leaky: Path,
             describe(dataset, look=look)
 
 
+def test_a_look_at_many_pictures_is_announced(
+    leaky: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    dataset = build_dataset(make_config(FolderConfig, root=leaky))
+    describe(dataset)
+    assert not caplog.messages
+    monkeypatch.setattr("gift_vit.data.report._MANY", 26)
+    describe(dataset, check_duplicates=False, look=False)
+    assert not caplog.messages
+    describe(dataset)
+    assert caplog.messages == ["data some: looking at 27 images first (dataset.check_duplicates=false compares none)"]
+
+
 def test_what_is_suspicious_of_classes(tmp_path: Path, make_tree: Make, make_config: Make) -> None:
     make_tree(tmp_path / "one", {"train/only": 4, "val/only": 2})
     assert describe(build_dataset(make_config(FolderConfig, root=tmp_path / "one"))).warnings == [

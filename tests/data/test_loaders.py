@@ -71,7 +71,9 @@ def test_workers_change_nothing(source: ImageSource) -> None:
 
 
 def test_workers_share_the_memory_however_python_begins_processes(source: ImageSource) -> None:
-    class Own(type(source)):  # of no module: it could not be sent
+    assert isinstance(source, ArraySource)
+
+    class Own(ArraySource):  # of no module: it could not be sent
         pass
 
     before = multiprocessing.get_start_method()

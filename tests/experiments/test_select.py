@@ -124,8 +124,11 @@ def test_the_header_s_command_has_the_search_s_own_configuration(tmp_path: Path,
     assert shlex.split(final_command(choose(grid(SCORES, run=started)), Path("my conf/recipe"))) == typed
     store(tmp_path, *grid(SCORES, run=started))
     words = [f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'recipe'}"]
+    assert "give out=my conf/recipe, as seen from where the search was started" in refused(command, capsys, *words)
     assert "had --config-dir my conf, and Hydra takes one: give out=my conf/recipe" in refused(command, capsys, *words)
     assert not (tmp_path / "recipe").exists()
+    assert command(words[0], f"out={tmp_path / 'my conf/recipe'}") == 0, "from another folder than the search was started in"
+    assert f"--config-dir '{tmp_path / 'my conf'}' sweep=final" in (tmp_path / "my conf/recipe/digits_gift.yaml").read_text()
 
 
 def test_a_folder_in_which_hydra_would_not_look_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,13 @@
 """python -m experiments.status: what is done, what is not and why, the best so far, the time left."""
 
+import io
 import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from experiments.status import main
 from gift_vit.runs.result import write_result
@@ -139,6 +141,19 @@ def test_single_runs_and_what_cannot_be_read(outputs: Path, capsys: pytest.Captu
     assert "final cub lora vit_mini mine done" in " ".join(block)
     assert " ".join(block).count("pruned.json cannot be read") == 3
     assert "cut failed – " in " ".join(block)
+
+
+def test_names_are_whole_at_any_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = f"clean_{'x' * 200}"
+    write_result(tmp_path / "final/digits/gift/vit_mini" / name / "result.json", make_result())
+    assert print_status(f"root={tmp_path}") == 0
+    assert f" {name} " in capsys.readouterr().out, "in a pipe"
+    narrow = io.StringIO()
+    status.print_single_runs(Console(width=60, file=narrow), status.single_runs(tmp_path, []))
+    assert narrow.getvalue().count("x") == 200
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(10, "1 min"), (300, "5 min"), (3600, "1 h 0 min"), (86399, "24 h 0 min")])

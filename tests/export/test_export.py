@@ -16,6 +16,7 @@ from gift_vit.export import formats, write
 from gift_vit.export.graph import Graph
 from gift_vit.export.write import export_run
 from gift_vit.runs import Run
+from tests.warm import Process
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 METHODS = ("gift", "lora", "vpt_deep")  # the last one cannot be merged
@@ -204,6 +205,16 @@ def test_what_an_onnx_file_cannot_hold_is_refused(
     with pytest.raises(ConfigError, match=r"do not fit into an \.onnx file, which holds 2; give precision=fp16 or out="):
         export_run(runs["gift"], tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_does_not_abort_the_process() -> None:
+    """In a process of its own, which would be the one."""
+    with formats.quiet():
+        program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
+    with Process(lambda: formats.write_pt2(program, Path("/dev/full"), ["images"], {})) as process:
+        ended = process.wait()
+    assert ended.returncode == 1
+    assert "No space left on device" in ended.stderr
 
 
 def test_missing_packages_are_named_with_the_line_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:

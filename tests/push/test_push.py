@@ -16,11 +16,13 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.config import compose_config, load_config
 from gift_vit.methods.adapter import load_adapter
 from gift_vit.push.__main__ import _seeds, write_shared
 from gift_vit.push.card import model_card
 from gift_vit.push.record import _without_paths, shareable
+from gift_vit.runs.finished import make_predictions
 from gift_vit.runs.result import read_result, to_json
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -101,6 +103,10 @@ def test_what_is_pushed_is_verified_but_for_what_stays_behind(run: Run, tmp_path
     assert lines[1].endswith("metrics.jsonl and predictions.parquet are not checked, for they are not pushed")
     assert lines[-1].startswith("scored again: test top-1 ")
     assert len(lines) == 5
+    with pytest.raises(ConfigError, match="keeps no predictions of test; it was pulled from the Hub, and predictions are kept"):
+        pushed.predictions()
+    with pytest.raises(ConfigError, match=r"was pulled from the Hub, and .*; drop keep_predictions="):
+        make_predictions(pushed)
     adapter = tmp_path / "adapter.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"\0")
     with pytest.raises(Untruth, match="has another SHA-256 than"):
@@ -219,6 +225,11 @@ def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> 
     assert run.result.files is not None
     for part in (run.result.files["predictions.parquet"], "hf://me/it", "2312.00700", "Licence of the data", "GIFT"):
         assert part in text
+
+
+def test_seeds_are_of_final_runs(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a search run, and seeds= is for final ones; leave it out"):
+        _seeds(with_record(run, phase="search"), str(tmp_path))
 
 
 SEQUENCES = "AutoModelForSequenceClassification"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from gift_vit.data.files import image_files
 from gift_vit.runs.predict import check_question
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
-from tests.warm import Ended, run_module
+from tests.warm import Ended, Process, act_as, clean_environment, run_module
 
 COUNT = 80  # more than a batch, read by a worker
 
@@ -82,6 +83,27 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_rest_done(final_run: Run
     assert b["error"].startswith("cannot decode image mine/b.jpg")
     for found, members in ((a, rows["parquet"][:2]), (c, rows["parquet"][2:])):
         assert found["predictions"] == [{key: row[key] for key in ("class", "probability")} for row in members]
+
+
+def unread(cwd: Path, module: str, *words: str) -> Ended:
+    """The end of a command whose output nobody reads, as in a pipe to ``head`` that has ended."""
+
+    def action() -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+        act_as(module, words)
+
+    with Process(action, cwd, clean_environment()) as process:
+        return process.wait()
+
+
+def test_what_nobody_reads_ends_a_command_quietly_but_for_what_is_written(final_run: Run, photos: Path, tmp_path: Path) -> None:
+    predicting = ("gift_vit.predict", f"run={final_run.folder}", f"images={photos}", "topk=1")
+    assert unread(tmp_path, *predicting, "out=out.csv") == Ended(0, "", "")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + COUNT
+    assert unread(tmp_path, *predicting) == Ended(1, "", "")
+    assert unread(tmp_path, "gift_vit.verify", "--help") == Ended(1, "", "")
 
 
 def test_nothing_that_can_be_read(final_run: Run, tmp_path: Path) -> None:

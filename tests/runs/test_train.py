@@ -27,11 +27,12 @@ from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.config.compose import flatten
+from gift_vit.data.base import build_dataset
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.engine.fit import Tally
 from gift_vit.methods import merge_method
 from gift_vit.runs.build import score
-from gift_vit.runs.result import read_result
+from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import Run, locked_folder
 from gift_vit.runs.train import Call, train_run
 from tests.tolerance import TOLERANCE
@@ -140,6 +141,25 @@ def test_a_finished_run_does_not_answer_for_other_data(configure: Configure, tmp
         train_run(other, CALL)
     moved = shutil.copytree(mine, tmp_path / "moved/images")
     assert train_run(configure(*words, f"dataset.root={moved}"), CALL) == result
+
+
+def test_pictures_that_changed_in_files_of_the_same_size_are_other_data(configure: Configure, tmp_path: Path) -> None:
+    for place in ("one", "two"):  # bitmaps, whose size says nothing of what is on them
+        root = write_images(tmp_path / place / "images", {"train": 8}, shade=10)
+        for number, file in enumerate(sorted(root.rglob("*.png"))):
+            Image.new("RGB", (20, 30), (number, 0, 200 * (place == "two"))).save(file, format="bmp")
+    one, two = (
+        configure(
+            "dataset=folder", "trainer.batch_size=8", "dataset.val_fraction=0.25", f"dataset.root={tmp_path / place / 'images'}"
+        )
+        for place in ("one", "two")
+    )
+    result = train_run(one, CALL)
+    assert build_dataset(one.dataset).fingerprint == build_dataset(two.dataset).fingerprint
+    with pytest.raises(ConfigError, match=r"was trained on other data than folder_images holds now"):
+        train_run(two, CALL)
+    write_result(one.folder / "result.json", replace(result, data=replace(result.data, sample=None)))
+    assert train_run(two, CALL).data.sample is None, "an older record does not know"
 
 
 def test_what_was_read_is_said_and_recorded(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -284,18 +304,42 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = configure()
-
-    with monkeypatch.context() as patch:
+def interrupted(cfg: RunConfig) -> None:
+    """Train until the first checkpoint is written, and no further."""
+    with pytest.MonkeyPatch.context() as patch:
         original = fit_module.save_checkpoint
         patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
         with pytest.raises(KeyboardInterrupt):
             train_run(cfg, CALL)
+
+
+def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure) -> None:
+    cfg = configure()
+    interrupted(cfg)
     assert (cfg.folder / "last.ckpt").is_file()
     assert not (cfg.folder / "failed.json").exists()
     assert "can be resumed with the same command" in (cfg.folder / "train.log").read_text()
     assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_run_that_is_resumed_on_data_that_has_moved_knows_where_it_is_and_says_what_to_do_if_it_moves_again(
+    configure: Configure, tmp_path: Path
+) -> None:
+    words = ["dataset=folder", "trainer.batch_size=8", "dataset.val_fraction=0.25"]
+    root = write_images(tmp_path / "images", {"train": 8}, shade=10)
+    interrupted(configure(*words, f"dataset.root={root}"))
+    (tmp_path / "moved").mkdir()
+    moved = root.rename(tmp_path / "moved/images")
+    cfg = configure(*words, f"dataset.root={moved}")
+    result = train_run(cfg, CALL)
+    run = Run.open(cfg.folder)
+    assert run.values == result.run.config
+    run.check_present()
+    moved.rename(root)
+    for look in (run.check_present, run.data):
+        with pytest.raises(ConfigError, match=r"there is no folder .*; or give dataset_root=<where it is now>$"):
+            look()
+    Run.open(cfg.folder, str(root)).check_present()
 
 
 def test_nan_loss_is_recorded_with_its_place_and_a_new_start_removes_the_record(configure: Configure) -> None:
@@ -442,11 +486,7 @@ def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure
     """What a GPU picks is stood in for."""
     cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
     monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="bf16"), compute))
-    with monkeypatch.context() as patch:
-        original = fit_module.save_checkpoint
-        patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            train_run(cfg, CALL)
+    interrupted(cfg)
     monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (trainer, compute))  # another machine
     result = train_run(cfg, CALL)
     assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]

@@ -100,6 +100,12 @@ def test_offline_run_records_everything_and_says_how_to_upload_it(tmp_path: Path
     assert (content.path, content.size, content.local_path) == ("adapter.safetensors", 10, str(adapter))
 
 
+def test_a_long_tag_is_cut(tmp_path: Path, log: Log) -> None:
+    follow(WandbTracker(OFFLINE, replace(description(tmp_path), tags=["a" * 64, "b" * 65])))
+    assert lines(log) == []
+    assert list(recorded(tmp_path).run.tags) == ["a" * 64, "b" * 64]
+
+
 def test_offline_run_contacts_nobody(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path

@@ -5,11 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_json, write_text
+from gift_vit.common.files import expanded, write_json, write_text
 from gift_vit.data.config import DatasetConfig
 from gift_vit.explain.config import ScoreArguments
 from gift_vit.explain.explainer import build_explainer
@@ -94,7 +93,7 @@ def _truth(arguments: ScoreArguments, dataset: DatasetConfig) -> Truth:
     where = arguments.annotations or getattr(dataset, "root", None)
     if where is None:
         raise ConfigError(f"there are no {arguments.truth} for dataset {dataset.name}: its images are no files with a path")
-    folder = Path(where).expanduser()
+    folder = expanded(where)
     if arguments.truth == "parts":
         return part_truth(folder, arguments.alpha)
     return segmentation_truth(folder, arguments.mask_threshold) if arguments.truth == "segmentations" else box_truth(folder)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations, permutations
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from gift_vit.common.files import write_json, write_text
+from gift_vit.common.files import expanded, write_json, write_text
 from gift_vit.data.base import VisionDataset
 from gift_vit.explain.config import MapChoice, StabilityArguments
 from gift_vit.explain.explainer import Explainer, build_explainer
@@ -56,8 +55,8 @@ def compare_runs(runs: Sequence[Run], arguments: StabilityArguments) -> None:
     }
     markdown = _markdown(found)
     print(markdown, end="")
-    write_json(Path(f"{arguments.out}.json").expanduser(), found)
-    write_text(Path(f"{arguments.out}.md").expanduser(), markdown)
+    write_json(expanded(f"{arguments.out}.json"), found)
+    write_text(expanded(f"{arguments.out}.md"), markdown)
 
 
 def _bases(explainers: Sequence[Explainer]) -> dict[str, list[MapChoice]]:
