@@ -31,8 +31,8 @@ def share_quota() -> None:
 def worker_start(workers: int) -> str | None:
     """How the processes of a DataLoader begin, its ``multiprocessing_context``: on Linux as copies that share the memory.
 
-    From Python 3.14 on they would begin empty otherwise: each is sent a data set of its own, and runs a script without
-    ``if __name__ == "__main__"`` from its start.
+    From Python 3.14 on they would begin empty otherwise: each is sent a data set of its own, and runs a script that has no
+    guard for that from its start.
     """
     return "fork" if workers and sys.platform == "linux" else None
 
