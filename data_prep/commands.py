@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import expanded
 
 DEFAULT_ROOT = "${oc.env:GIFT_VIT_DATA,data}"  # as conf/paths/default.yaml has it
 
@@ -15,18 +16,18 @@ def data_root(given: str) -> Path:
     """The folder that ``root=`` names; a ConfigError if it names none."""
     if not given:
         raise ConfigError("the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA")
-    return Path(given).expanduser()
+    return expanded(given)
 
 
 def existing_folder(key: str, value: str) -> None:
     """Check of an option that names a folder with files to read."""
-    if not Path(value).expanduser().is_dir():
+    if not expanded(value).is_dir():
         raise ConfigError(f"{key}={value} is no folder; give the one that holds the files")
 
 
 def is_default_root(root: Path) -> bool:
     """Whether commands take this data root unless told otherwise."""
-    return root.expanduser() == Path(OmegaConf.create({"root": DEFAULT_ROOT}).root).expanduser()
+    return expanded(root) == expanded(OmegaConf.create({"root": DEFAULT_ROOT}).root)
 
 
 def training_words(dataset: str, root: Path) -> list[str]:

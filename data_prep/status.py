@@ -23,6 +23,7 @@ from data_prep.vtab.original.files import FILES
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS, Task
 from gift_vit.common import cli
+from gift_vit.common.files import expanded
 from gift_vit.common.programs import as_typed
 
 READY, PARTIAL, MISSING = "ready", "partial", "missing"
@@ -193,7 +194,7 @@ def render(statuses: list[Status], narrow: bool = False) -> Table:
 def show_status(arguments: Arguments) -> None:
     """Print the table."""
     root = data_root(arguments.root)
-    archives = Path(arguments.archives).expanduser() if arguments.archives else root / "downloads"
+    archives = expanded(arguments.archives) if arguments.archives else root / "downloads"
     statuses = all_statuses(root, archives)
     table, terminal = render(statuses), sys.stdout.isatty()
     console = Console(force_terminal=terminal)

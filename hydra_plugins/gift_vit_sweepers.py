@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from gift_vit.common import distributed
 from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError, SweepError
+from gift_vit.common.files import expanded
 from gift_vit.config.keys import identifying
 from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.runs.run import Run
@@ -59,7 +60,7 @@ class GridSweeper(BasicSweeper):
         self._check(parser.parse_overrides(arguments))
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         jobs: list[list[str]] = self.split_arguments(parsed, max_batch_size=None)[0]
-        root = Path(self.config.paths.output_root).expanduser().absolute()
+        root = expanded(self.config.paths.output_root).absolute()
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
         if not jobs:
             raise ConfigError("the axes of this sweep have no value; give each at least one")

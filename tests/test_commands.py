@@ -236,6 +236,11 @@ HOMELESS = (
     ["experiments.status", "root=~no_such_user"],
     ["experiments.crate", "runs=~no_such_user"],
     ["experiments.tables", "root=~no_such_user"],
+    [TRAIN, "-m", "debug=smoke", "seed=0,1", "paths.output_root=~no_such_user"],
+    ["gift_vit.predict", "run=run", "images=~no_such_user/*.jpg"],
+    ["gift_vit.data", "root=~no_such_user"],
+    ["data_prep.fgvc", "dataset=cub", "root=~no_such_user"],
+    ["data_prep.vtab", "task=caltech101", "source=folder", "folder=~no_such_user"],
 )
 LONG = "a" * 300
 

@@ -1,14 +1,13 @@
 """``python -m data_prep.commonsense``: prepare Commonsense170k."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder
 from data_prep.commonsense.facts import SOURCE
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, matches
-from gift_vit.common.files import check_writable
+from gift_vit.common.files import check_writable, expanded
 
 _address = matches("https?://.*", "an address that begins with https://; a folder is given by folder=")
 
@@ -41,7 +40,7 @@ def main() -> None:
 
 def prepare_given(given: Arguments) -> None:
     """Check what was typed, prepare, and say what there is."""
-    root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
+    root, folder = data_root(given.root), expanded(given.folder) if given.folder else None
     check_writable(root)
     from data_prep.commonsense.prepare import prepare  # NumPy and pyarrow
 

@@ -1,13 +1,11 @@
 """``python -m data_prep.fgvc <cub|nabirds|flowers|dogs|cars|all>``: prepare FGVC datasets."""
 
-from pathlib import Path
-
 from data_prep.commands import data_root, prepare_each
 from data_prep.fgvc.facts import FACTS
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Arguments, describe
 from gift_vit.common import cli
-from gift_vit.common.files import check_writable
+from gift_vit.common.files import check_writable, expanded
 
 
 def main() -> None:
@@ -18,7 +16,7 @@ def main() -> None:
 def prepare_named(given: Arguments) -> None:
     """Prepare one dataset, or all."""
     root = data_root(given.root)
-    for folder in (root, Path(given.archives or root).expanduser()):
+    for folder in (root, expanded(given.archives or root)):
         check_writable(folder)
     names = list(FACTS) if given.dataset == "all" else [given.dataset]
     prepare_each(names, lambda name: print(describe(prepare(FACTS[name], given), root / name)), "datasets")

@@ -16,6 +16,7 @@ from data_prep.download import fetch, verify
 from data_prep.fgvc.tables import read_image_rows, read_mat
 from data_prep.fgvc.workspace import SPLITS, ClassId, Lists, Workspace
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.splitting import stratified_split
 
 CARS_MATS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
@@ -26,7 +27,7 @@ def paper_files(work: Workspace) -> dict[str, Path]:
     given, folder = work.request.splits_from, work.facts.lists_folder
     if given is None:
         return {split: fetch(file, work.archives / "fgvc_splits" / folder) for split, file in work.facts.lists.items()}
-    found = {split: Path(given).expanduser() / folder / f"{split}.json" for split in work.facts.lists}
+    found = {split: expanded(given) / folder / f"{split}.json" for split in work.facts.lists}
     for split, path in found.items():
         if not path.is_file():
             raise ConfigError(

@@ -16,6 +16,7 @@ from data_prep.download import fetch
 from data_prep.fgvc.facts import FACTS, DatasetFacts
 from gift_vit import __version__
 from gift_vit.common.checks import Options, one_of, random_seed, split_off
+from gift_vit.common.files import expanded
 from gift_vit.common.programs import as_typed
 
 ClassId: TypeAlias = int | str
@@ -74,7 +75,7 @@ class Workspace:
     def archives(self) -> Path:
         """The folder of archives."""
         given = self.request.archives
-        return Path(given).expanduser().absolute() if given else self.folder.parent / "downloads"
+        return expanded(given).absolute() if given else self.folder.parent / "downloads"
 
     @property
     def image_root(self) -> Path:

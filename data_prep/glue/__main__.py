@@ -1,7 +1,6 @@
 """``python -m data_prep.glue <task|all>``: prepare tasks of GLUE."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from omegaconf import MISSING
@@ -10,7 +9,7 @@ from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder, prepare
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of
-from gift_vit.common.files import check_writable
+from gift_vit.common.files import check_writable, expanded
 
 
 @dataclass
@@ -41,7 +40,7 @@ def main() -> None:
 
 def prepare_named(given: Arguments) -> None:
     """Prepare one task, or all."""
-    root, folder = data_root(given.root), Path(given.folder).expanduser() if given.folder else None
+    root, folder = data_root(given.root), expanded(given.folder) if given.folder else None
     check_writable(root)
     from data_prep.glue.prepare import prepare  # pyarrow
 

@@ -17,7 +17,7 @@ from data_prep.vtab.tfds_prepare import INSTALL
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.common.files import check_writable
+from gift_vit.common.files import check_writable, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,10 @@ class Preparation:
         self._source = arguments.source
         self._root = data_root(arguments.root)
         check_writable(self._root)
-        self._folder = Path(arguments.folder).expanduser() if arguments.folder else None
+        self._folder = expanded(arguments.folder) if arguments.folder else None
         tfds_dir = arguments.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        self._tfds_dir = Path(tfds_dir).expanduser()
-        self._manual_dir = Path(arguments.manual_dir).expanduser() if arguments.manual_dir else None
+        self._tfds_dir = expanded(tfds_dir)
+        self._manual_dir = expanded(arguments.manual_dir) if arguments.manual_dir else None
         self._opened: tuple[tuple[Builder, str], Origin] | None = None
 
     def prepare(self, task: Task) -> str:

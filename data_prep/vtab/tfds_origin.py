@@ -18,6 +18,7 @@ from data_prep.vtab.tasks import Builder
 from data_prep.vtab.tfds_prepare import import_tfds, one_line, prepare_builder
 from data_prep.vtab.tfrecord import read_tfrecords
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def open_tfds(builder: Builder, tfds_dir: Path, manual_dir: Path | None, prepare
         ConfigError: If there is no folder and none can be prepared, or what is there cannot be read.
         RunError: If preparing fails.
     """
-    tfds_dir = tfds_dir.expanduser()
+    tfds_dir = expanded(tfds_dir)
     home = tfds_dir / builder.name / (builder.config or "")
     folder = _find(home, builder.version)
     if folder is None and prepare:

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.vtab.tasks import Builder
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def prepare_builder(builder: Builder, tfds_dir: Path, manual_dir: Path | None) -
         ConfigError: Without TensorFlow.
         RunError: If TFDS fails; with the beginning of what it says and the steps to take by hand, if any are known.
     """
-    manual = manual_dir.expanduser() if manual_dir else tfds_dir / "downloads" / "manual"
+    manual = expanded(manual_dir) if manual_dir else tfds_dir / "downloads" / "manual"
     steps = MANUAL_STEPS.get(builder.name, "").format(manual=manual)
     if not _has_tensorflow():
         raise ConfigError(

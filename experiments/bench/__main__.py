@@ -1,12 +1,12 @@
 """The benchmark's command: ``python -m experiments.bench``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from experiments.bench.variants import NEEDS_GPU, QUICK, SLOW_TO_COMPILE, choose_variants
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, at_least, device_name, fulfils, writable_stem
+from gift_vit.common.files import expanded
 
 FULL, SMALL = "vit_base_patch16_224", "vit_small_patch16_224"
 
@@ -66,7 +66,7 @@ def bench(arguments: Arguments) -> None:
         for found in measure(variants, architecture, size, rounds, device):
             lines = records([*before, *found], rates, {"model": architecture, **facts})
             markdown = table(lines, f"{title}. GFLOP/s of the largest product: {rated}.", commit_line(facts))
-            write(lines, markdown, Path(arguments.out).expanduser(), title)
+            write(lines, markdown, expanded(arguments.out), title)
         before += found
     print(markdown, end="")
 

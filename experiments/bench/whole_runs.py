@@ -30,6 +30,7 @@ from experiments.bench.models import build
 from experiments.bench.report import commit_line, machine
 from experiments.bench.variants import REFERENCE, Variant
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.files import expanded
 from gift_vit.engine.state import Precision
 from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
 from gift_vit.runs.build import resolve_device
@@ -201,7 +202,7 @@ def bench(arguments: "Arguments") -> None:
             found.append(run)
             if arguments.out:
                 asked = {k: v for k, v in asdict(arguments).items() if k not in {"folder", "out", "contenders"}}
-                with Path(arguments.out).expanduser().open("a") as file:
+                with expanded(arguments.out).open("a") as file:
                     file.write(json.dumps({**asked, **facts, **asdict(run)}) + "\n")
     setting = f"{arguments.images:,} images of {arguments.side} pixels, {arguments.model}, batch {arguments.batch_size}"
     print(table(found, f"Whole runs on {setting}; on {described}.", commit_line(facts)), end="")

@@ -2,13 +2,13 @@
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import OWN, ColumnsConfig
 from gift_vit.data.layout import kind_of
@@ -44,7 +44,7 @@ def report(arguments: Arguments) -> None:
     Raises:
         ConfigError: If it cannot be read, or a column of class folders is named.
     """
-    kind = kind_of(Path(arguments.root).expanduser())
+    kind = kind_of(expanded(arguments.root))
     given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
     if kind == "folder" and given:
         role, name = next(iter(given.items()))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of, random_seed, split_off
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, check_series, is_table, table_files
 from gift_vit.data.trees import read_trees
 
@@ -214,7 +215,7 @@ class SplitListsConfig(DatasetConfig):
 
     def needed(self) -> list[Path]:
         """The folders, and the three lists."""
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         return [root, root / self.image_root, *(root / self.splits_dir / f"{split}.json" for split in SPLITS)]
 
 
@@ -251,7 +252,7 @@ class OwnConfig(DatasetConfig):
     @property
     def root_path(self) -> Path:
         """The root as a path."""
-        return Path(self.root).expanduser()
+        return expanded(self.root)
 
 
 @dataclass(kw_only=True)
@@ -467,7 +468,7 @@ class GlueConfig(TextTaskConfig):
 
     def needed(self) -> list[Path]:
         """The record of the task's preparation, written last."""
-        return [Path(self.root, "glue.json").expanduser()]
+        return [expanded(self.root) / "glue.json"]
 
 
 @dataclass(kw_only=True)
@@ -515,15 +516,15 @@ class CommonsenseConfig(TextsConfig):
 
     def train_files(self) -> list[Path]:
         """Those of the training questions."""
-        return [Path(self.root, name).expanduser() for name in self.train]
+        return [expanded(self.root) / name for name in self.train]
 
     def test_files(self) -> dict[str, Path]:
         """Those of the test sets."""
-        return {name: Path(self.root, name, "test.json").expanduser() for name in self.sets}
+        return {name: expanded(self.root) / name / "test.json" for name in self.sets}
 
     def needed(self) -> list[Path]:
         """The folder, and every file."""
-        return [Path(self.root).expanduser(), *self.train_files(), *self.test_files().values()]
+        return [expanded(self.root), *self.train_files(), *self.test_files().values()]
 
 
 @dataclass(kw_only=True)
@@ -540,7 +541,7 @@ class Vtab1kConfig(DatasetConfig):
 
     def needed(self) -> list[Path]:
         """The record of the task's preparation, written last."""
-        return [Path(self.root, "meta.json").expanduser()]
+        return [expanded(self.root) / "meta.json"]
 
 
 @dataclass(kw_only=True)
@@ -558,7 +559,7 @@ def composed_score(dataset: Mapping[str, Any]) -> str:
 
 def _name_after_root(kind: str, root: str) -> str:
     """``<kind>_<last part of root>`` in the letters that may name folders."""
-    last = os.path.basename(os.path.abspath(os.path.expanduser(root)))
+    last = os.path.basename(os.path.abspath(expanded(root)))
     if is_table(last):
         last = os.path.splitext(last)[0]
     return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.layout import check_name, is_of_the_system
 from gift_vit.data.trees import readable_endings
 
@@ -16,7 +17,7 @@ def image_files(where: str | Path) -> list[Path]:
     Raises:
         ConfigError: If there is no such file or folder, or no image in it.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     if not str(where):
         raise ConfigError("images= is empty: give a file, a folder or a pattern such as 'photos/*.jpg'")
     if path.is_file():

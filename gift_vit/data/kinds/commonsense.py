@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.base import ImageSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import CommonsenseConfig
 from gift_vit.data.own import split_off
@@ -19,7 +20,7 @@ def build_commonsense(cfg: CommonsenseConfig) -> VisionDataset:
     test: Any = read_questions({file: name for name, file in cfg.test_files().items()})
     rest, val, drawn = split_off(cfg, "val", "train", train, cfg.val_fraction)
     splits: dict[str, ImageSource] = {"train": rest, "val": val, "test": test}
-    root = Path(cfg.root).expanduser()
+    root = expanded(cfg.root)
     files = {
         "train": tuple(os.path.relpath(file, root) for file in cfg.train_files()),
         "test": tuple(os.path.relpath(file, root) for file in cfg.test_files().values()),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.base import ImageSource, Origin, SubsetSource, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import GlueConfig
 from gift_vit.data.splitting import stratified_split
@@ -28,7 +29,7 @@ def build_glue(cfg: GlueConfig) -> VisionDataset:
     Raises:
         ConfigError: If a file lacks a column, or a label is none of the task's.
     """
-    root, files = Path(cfg.root).expanduser(), {"train": "train.parquet", cfg.dev: "dev.parquet"}
+    root, files = expanded(cfg.root), {"train": "train.parquet", cfg.dev: "dev.parquet"}
     splits: dict[str, ImageSource] = {split: _source(root / file, cfg) for split, file in files.items()}
     origins = {split: Origin((file,)) for split, file in files.items()}
     if cfg.train_size is not None and cfg.train_size < len(splits["train"]):

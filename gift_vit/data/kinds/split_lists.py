@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.base import FileSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import SPLITS, SplitListsConfig
 from gift_vit.data.decode import Decoder
@@ -21,7 +22,7 @@ SplitList: TypeAlias = Mapping[str, "str | int"]
 @register_dataset("split_lists", SplitListsConfig)
 def build_split_lists(cfg: SplitListsConfig) -> VisionDataset:
     """Read the three lists and look whether every listed image is there."""
-    root = Path(cfg.root).expanduser()
+    root = expanded(cfg.root)
     image_root = root / cfg.image_root
     lists = {split: _read_list(_list_file(split, cfg)) for split in SPLITS}
     ids = _sorted_ids(lists, cfg)
@@ -44,7 +45,7 @@ def build_split_lists(cfg: SplitListsConfig) -> VisionDataset:
 
 
 def _list_file(split: str, cfg: SplitListsConfig) -> Path:
-    return Path(cfg.root).expanduser() / cfg.splits_dir / f"{split}.json"
+    return expanded(cfg.root) / cfg.splits_dir / f"{split}.json"
 
 
 def _read_list(file: Path) -> dict[str, str | int]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import expanded
 from gift_vit.data.base import ImageSource, Origin, VisionDataset, fingerprint, register_dataset
 from gift_vit.data.config import Vtab1kConfig
 from gift_vit.data.decode import Decoder
@@ -110,7 +111,7 @@ class TaskSplit:
 @register_dataset("vtab1k", Vtab1kConfig)
 def build_vtab1k(cfg: Vtab1kConfig) -> VisionDataset:
     """Read a prepared task; the images are decoded on access."""
-    root = Path(cfg.root).expanduser()
+    root = expanded(cfg.root)
     meta = _read_meta(root, cfg)
     decode = Decoder.of_dataset(cfg)
     for warning in meta["warnings"]:
