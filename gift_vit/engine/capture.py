@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gift_vit.engine.objective import IGNORED, cross_entropy
-from gift_vit.engine.state import Precision
+from gift_vit.engine.state import Precision, device_of
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class CapturedStep:
         images: Tensor,
     ) -> None:
         self._model, self._optimizer, self._precision = model, optimizer, precision
-        device = optimizer.param_groups[0]["params"][0].device
+        device = device_of(optimizer)
         self._images = torch.zeros(batch_size, *images.shape[1:], dtype=images.dtype, device=device)
         self._labels = torch.full((batch_size,), IGNORED, device=device)
         self._size, self._loss = torch.ones((), device=device), torch.zeros((), device=device)

@@ -24,6 +24,7 @@ from gift_vit.engine.state import (
     Schedule,
     TrainingState,
     build_optimizer,
+    device_of,
     load_checkpoint,
     restore_state,
     save_checkpoint,
@@ -287,7 +288,7 @@ def _train_epoch(
     step: Step, batches: TrainBatches, epoch: int, schedule: Schedule, batch_size: int, observers: Sequence[Observer]
 ) -> tuple[float, float, int]:
     """One pass over the training images: the mean loss over images, the last learning rate, the number of updates."""
-    losses = EpochLosses(epoch, schedule.optimizer.param_groups[0]["params"][0].device)
+    losses = EpochLosses(epoch, device_of(schedule.optimizer))
     lr = 0.0
     for number, (images, labels) in enumerate(batches.epoch(epoch)):
         lr = schedule.set_lr(epoch, number)

@@ -218,7 +218,7 @@ def save_checkpoint(
     Frozen parameters are left out: the run rebuilds them. ``identity`` names what the run trains on (a data fingerprint).
     All processes take part, the main one writes.
     """
-    random_states = distributed.gather(_random_state(_device_of(optimizer)))
+    random_states = distributed.gather(_random_state(device_of(optimizer)))
     if not distributed.is_main():
         return
     state = {
@@ -289,7 +289,7 @@ def _restore_progress(state: dict[str, Any], optimizer: torch.optim.Optimizer, s
     scaler.load_state_dict(state["scaler"])
     random_states = [state, *state.get("other_processes", [])]
     if distributed.rank() < len(random_states):
-        _set_random_state(random_states[distributed.rank()], _device_of(optimizer))
+        _set_random_state(random_states[distributed.rank()], device_of(optimizer))
     return TrainingState(**state["progress"])
 
 
@@ -338,7 +338,8 @@ def _described(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+def device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+    """Where the trained parameters lie."""
     return optimizer.param_groups[0]["params"][0].device
 
 

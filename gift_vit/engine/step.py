@@ -16,7 +16,7 @@ from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
 from gift_vit.engine.config import TrainerConfig
 from gift_vit.engine.objective import CLASSES, Objective
-from gift_vit.engine.state import Precision
+from gift_vit.engine.state import Precision, device_of
 
 if TYPE_CHECKING:
     from gift_vit.engine.capture import Capture
@@ -62,7 +62,7 @@ class EagerStep:
     ) -> None:
         self._model, self._optimizer, self._precision, self._pieces = model, optimizer, precision, pieces
         self._loss = objective.loss
-        self._device = _device_of(optimizer)
+        self._device = device_of(optimizer)
 
     def __call__(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """As :class:`Step` says."""
@@ -125,7 +125,7 @@ def build_step(
     insist = trainer.step_graph == "on"
     if trainer.step_graph == "off":
         return eager, model
-    capture = build_capture(_device_of(optimizer))
+    capture = build_capture(device_of(optimizer))
     obstacle = _obstacle(model, precision, trainer) if objective.loss is CLASSES.loss else "its labels are no classes"
     if capture is None or obstacle is not None:
         _refuse(obstacle or f"the device is a {precision.device_type.upper()}", insist)
@@ -168,10 +168,6 @@ def _refuse(reason: str, insist: bool, error: Exception | None = None) -> None:
     if insist:
         raise ConfigError(f"trainer.step_graph=on is not possible: {reason}; set it to auto") from error
     log.info("steps are launched operation by operation, not as one graph: %s", reason)
-
-
-def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
-    return optimizer.param_groups[0]["params"][0].device
 
 
 def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
