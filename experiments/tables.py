@@ -9,7 +9,7 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of, one_or_several, writable_file, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded, write_text
-from gift_vit.results.collect import collect_results
+from gift_vit.results.collect import collect_results, labelled
 from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
@@ -82,7 +82,7 @@ def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
     published = _published_rows(cfg)
     roots = [root for root in _listed(cfg.root) if not published or expanded(root).is_dir()]
-    found = collect_results(*roots, protocol=cfg.protocol, backbone=cfg.backbone)
+    found = labelled(collect_results(*roots), protocol=cfg.protocol, backbone=cfg.backbone)
     own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
     table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
     if cfg.columns or cfg.figure:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import identifying, value_order
@@ -76,6 +76,22 @@ def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Res
     wanted = {name: value for name, value in filters.items() if value is not None}
     results = [run.result for run in runs_below(*roots) if run.result]
     return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
+
+
+def labelled(results: Sequence[Result], **labels: str | None) -> list[Result]:
+    """Those with a label, as ``protocol="clean"``; None takes all.
+
+    Raises:
+        ConfigError: If there are results, and none of them has the label.
+    """
+    kept = list(results)
+    for name, label in labels.items():
+        there = {getattr(result.run, name) for result in kept}
+        if label is not None and kept and label not in there:
+            known = ", ".join(sorted(there))
+            raise ConfigError(f"{name}: no finished run of {label}{did_you_mean(label, there)} (there are: {known})")
+        kept = [result for result in kept if label in (None, getattr(result.run, name))]
+    return kept
 
 
 def runs_below(*roots: str | Path) -> list[Run]:

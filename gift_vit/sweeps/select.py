@@ -22,7 +22,7 @@ from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
-from gift_vit.results.collect import check_seeds, collect_results
+from gift_vit.results.collect import check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
@@ -221,7 +221,7 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
 
 def select(cfg: Arguments) -> None:
     """Choose, tell, and write a recipe for every dataset and method that has search runs."""
-    found = collect_results(cfg.root, phase="search", protocol=cfg.protocol, backbone=cfg.backbone)
+    found = labelled(collect_results(cfg.root, phase="search"), protocol=cfg.protocol, backbone=cfg.backbone)
     wanted = [run for run in found if _asked(cfg.datasets, run.run.dataset) and _asked(cfg.methods, run.run.method)]
     for key, names, there in (
         ("datasets", cfg.datasets, {run.run.dataset for run in wanted}),

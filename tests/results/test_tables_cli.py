@@ -48,6 +48,9 @@ def test_protocol_chooses_among_several(root: Path, stored: Stored, capsys: pyte
     assert "would mix protocol clean and gift_paper" in refused(main, capsys, f"root={root}")
     assert main(f"root={root}", "protocol=gift_paper") == 0
     assert "runs: 1;" in capsys.readouterr().out
+    told = refused(main, capsys, f"root={root}", "protocol=gift_papers")
+    assert "no finished run of gift_papers; did you mean gift_paper? (there are: clean, gift_paper)" in told
+    assert "no finished run of eva02 (there are: vit_mini)" in refused(main, capsys, f"root={root}", "backbone=eva02")
 
 
 def test_an_ablation_from_two_folders(root: Path, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +98,7 @@ MISTAKES = [
     (["--format"], "error: unexpected argument '--format'"),
     (["--formt", "csv"], "error: unexpected argument 'formt=csv': expected root=…, benchmark=…"),
     (["root=no/where"], "no folder no/where; pass root=<folder with the runs>"),
-    (["backbone=vit_b16"], "no finished final run of benchmark mini among 0 results"),
+    (["backbone=vit_b16"], "backbone: no finished run of vit_b16 (there are: vit_mini)"),
 ]
 
 
