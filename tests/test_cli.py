@@ -163,6 +163,13 @@ def test_runs_are_found_in_the_home_folder(tmp_path: Path, words: list[str]) -> 
     assert done.stdout
 
 
+@pytest.mark.parametrize("flag", [["--info"], ["--info", "config"], ["--cfg", "job"]])
+def test_hydra_s_own_flags_may_stand_before_a_word(tmp_path: Path, flag: list[str]) -> None:
+    done = command(tmp_path, "gift_vit.train", *flag, "seed=17")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seed: 17" in done.stdout.splitlines()
+
+
 ENDLESS = ["gift_vit.train", "debug=smoke", "run_name=smoke", "trainer.epochs=2000"]
 ENDLESS_RUN = Path("outputs/search/digits/gift/test_vit/smoke")
 

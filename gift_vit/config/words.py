@@ -38,8 +38,10 @@ def hydra_words(typed: Sequence[str]) -> list[str]:
             flags.append(word)
         else:
             value = next(rest, None)
-            _check_flag(actions[flag], flag, value)
-            flags += [flag, *([] if value is None else [value])]
+            if actions[flag].nargs == OPTIONAL and (value is None or "=" in value):  # an override, which flags go before
+                words += [value] if value else []
+                value = actions[flag].const
+            flags += [flag, _checked_value(actions[flag], flag, value)]
     return [*flags, *overrides_of(without_dashes(words, ()))]
 
 
@@ -53,12 +55,13 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     return [_checked(word, parser) for word in words]
 
 
-def _check_flag(action: Action, flag: str, value: str | None) -> None:
+def _checked_value(action: Action, flag: str, value: str | None) -> str:
     known = ", ".join(action.choices or ())
-    if value is None and action.nargs != OPTIONAL:
+    if value is None:
         raise ConfigError(f"{flag} needs a value{f' ({known})' if known else ''}")
-    if value is not None and action.choices and value not in action.choices:
+    if action.choices and value not in action.choices:
         raise ConfigError(f"unknown {flag} {value!r} (known: {known})")
+    return value
 
 
 def _checked(word: str, parser: OverridesParser) -> str:

@@ -158,6 +158,8 @@ def _is_about_words(error: BaseException) -> TypeGuard[Exception]:
     """Whether the words or the YAML are behind an error: a run tells its own, so Hydra or what it reads with has raised it."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     reader = frame.f_globals.get("__name__", "").partition(".")[0] in {"hydra", "omegaconf", "yaml"}
+    if isinstance(error, BrokenPipeError):  # of printing
+        return False
     return isinstance(error, Exception) and (reader or isinstance(error, HydraException | OmegaConfBaseException | ValueError))
 
 

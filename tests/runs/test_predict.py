@@ -104,6 +104,7 @@ def test_what_nobody_reads_ends_a_command_quietly_but_for_what_is_written(final_
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + COUNT
     assert unread(tmp_path, *predicting) == Ended(1, "", "")
     assert unread(tmp_path, "gift_vit.verify", "--help") == Ended(1, "", "")
+    assert unread(tmp_path, "gift_vit.train", "--cfg", "job") == Ended(1, "", ""), "what Hydra prints, too"
 
 
 def test_nothing_that_can_be_read(final_run: Run, tmp_path: Path) -> None:
