@@ -21,7 +21,7 @@ from gift_vit.runs.build import eval_loader
 from gift_vit.runs.predictions import Predictions, keep_predictions, read_predictions, to_float16, write_predictions
 from gift_vit.runs.result import read_result
 from gift_vit.runs.run import Run
-from gift_vit.runs.scores import Confusion, class_accuracy, compute_scores, task_scores, top_confusions
+from gift_vit.runs.scores import Confusion, calibration_error, class_accuracy, compute_scores, task_scores, top_confusions
 from gift_vit.runs.train import Call, train_run
 from tests.warm import run_module
 
@@ -88,6 +88,16 @@ def test_scores_are_those_of_their_definitions() -> None:
     assert scores["ece_scaled"] == pytest.approx(by_bins(scaled, predicted, labels))
     assert compute_scores(logits[:, :6], labels)["ece_scaled"] is None
     assert compute_scores(logits[:, :5], labels % 5)["top5"] is None
+
+
+@pytest.mark.parametrize("lower", range(14))
+def test_neighbouring_bins_of_calibration_are_kept_apart(lower: int) -> None:
+    """One image of each bin, the first right and the second wrong: together in one bin they would make up for each other."""
+    sure = np.array([lower + 0.5, lower + 1.5]) / 15
+    probabilities = np.repeat((1 - sure)[:, None] / 99, 100, axis=1)
+    probabilities[:, 0] = sure
+    expected = 100 * (abs(1 - sure[0]) + abs(0 - sure[1])) / 2
+    assert calibration_error(np.log(probabilities), np.array([0, 1])) == pytest.approx(expected)
 
 
 def by_bins(probabilities: torch.Tensor, predicted: list[int], labels: np.ndarray) -> float:
