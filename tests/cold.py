@@ -1,4 +1,4 @@
-"""Commands in forks of a process that has imported nothing heavy: what each answers, and what it imports to do so."""
+"""Commands in forks of a fresh process that has imported nothing heavy: what each answers, and what it imports to do so."""
 
 import json
 import subprocess
@@ -26,10 +26,10 @@ class Answer(Ended):
     imported: list[str]
 
 
-def answers(commands: Sequence[Sequence[str]], cwd: Path, **env: str) -> list[Answer]:
-    """The answers to commands, each a module and its words, one after the other."""
+def answers(commands: Sequence[Sequence[str]], cwd: Path, warm: bool = False, **env: str) -> list[Answer]:
+    """The answers to commands, each a module and its words, one after the other; with ``warm`` torch is imported before."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cold"],
+        [sys.executable, "-m", "tests.cold", *(["warm"] if warm else [])],
         input=json.dumps(commands),
         cwd=cwd,
         env=clean_environment(PYTHONPATH=str(ROOT), **env),
@@ -62,4 +62,9 @@ def _answer(command: list[str]) -> dict[str, object]:
 
 if __name__ == "__main__":
     assert imported() == []
+    if "warm" in sys.argv[1:]:
+        import timm  # noqa: F401
+        import torch
+
+        torch.set_num_threads(1)  # a fork finds no others to wait for
     print(json.dumps([_answer(command) for command in json.load(sys.stdin)]))
