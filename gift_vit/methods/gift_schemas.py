@@ -5,8 +5,8 @@ arXiv 2312.00700; Parameter-to-Cluster Attention (PaCa) is its first version's. 
 """
 
 import torch
+from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
-from timm.models.vision_transformer import Attention  # pyright: ignore[reportPrivateImportUsage] (timm 1.0.15 has it here only)
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -332,7 +332,7 @@ def test_what_the_hub_has_not_is_one_line_without_torch(
         ("gift_vit.merge", f"run=hf://{repo}", "out=a.pth"),
         ("gift_vit.explain", f"run=hf://{repo}", "out=maps"),
     ]
-    for told in answers(commands, tmp_path, **(environment(hub, tmp_path) | env)):
+    for told in answers(commands, tmp_path, warm=False, **(environment(hub, tmp_path) | env)):
         assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
         assert message in told.stderr
         assert told.imported == []
