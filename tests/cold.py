@@ -1,9 +1,9 @@
-"""Commands in forks of a fresh process that has imported nothing heavy: what each answers, and what it imports to do so."""
+"""Commands in forks of a fresh process that has imported nothing heavy, or torch alone: answers, and what they import."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,13 +26,15 @@ class Answer(Ended):
     imported: list[str]
 
 
-def answers(commands: Sequence[Sequence[str]], cwd: Path, warm: bool = False, **env: str) -> list[Answer]:
+def answers(
+    commands: Sequence[Sequence[str]], cwd: Path, env: Mapping[str, str] | None = None, warm: bool = False
+) -> list[Answer]:
     """The answers to commands, each a module and its words, one after the other; with ``warm`` torch is imported before."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.cold", *(["warm"] if warm else [])],
         input=json.dumps(commands),
         cwd=cwd,
-        env=clean_environment(PYTHONPATH=str(ROOT), **env),
+        env=clean_environment(PYTHONPATH=str(ROOT), **(env or {})),
         stdout=subprocess.PIPE,
         text=True,
         timeout=240,

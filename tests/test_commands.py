@@ -392,7 +392,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_needs_no_torch(helps: dict[st
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(place: Path) -> None:
-    for answer in answers(TRACED, place, GIFT_VIT_TRACEBACK="1"):
+    for answer in answers(TRACED, place, {"GIFT_VIT_TRACEBACK": "1"}):
         assert answer.returncode == 2
         assert "Traceback" in answer.stderr
         assert "error: " in answer.stderr

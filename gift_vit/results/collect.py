@@ -75,7 +75,7 @@ def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Res
         raise ConfigError(f"results cannot be filtered by {', '.join(unknown)} (known: {', '.join(FILTERS)})")
     wanted = {name: value for name, value in filters.items() if value is not None}
     results = [run.result for run in runs_below(*roots) if run.result]
-    return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
+    return _with(results, wanted)
 
 
 def labelled(results: Sequence[Result], **labels: str | None) -> list[Result]:
@@ -84,14 +84,18 @@ def labelled(results: Sequence[Result], **labels: str | None) -> list[Result]:
     Raises:
         ConfigError: If there are results, and none of them has the label.
     """
-    kept = list(results)
-    for name, label in labels.items():
-        there = {getattr(result.run, name) for result in kept}
-        if label is not None and kept and label not in there:
+    wanted = {name: label for name, label in labels.items() if label is not None}
+    for name, label in wanted.items():
+        there = {getattr(result.run, name) for result in results}
+        if there and label not in there:
             known = ", ".join(sorted(there))
             raise ConfigError(f"{name}: no finished run of {label}{did_you_mean(label, there)} (there are: {known})")
-        kept = [result for result in kept if label in (None, getattr(result.run, name))]
-    return kept
+        results = _with(results, {name: label})
+    return list(results)
+
+
+def _with(results: Sequence[Result], wanted: Mapping[str, str | int]) -> list[Result]:
+    return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
 
 
 def runs_below(*roots: str | Path) -> list[Run]:

@@ -80,11 +80,11 @@ def test_a_run_goes_to_the_hub_and_comes_back(run: Run, hub: HubServer, tmp_path
             ["gift_vit.explain", there, "count=1", "out=maps"],
         ],
         tmp_path,
+        environment(hub, tmp_path),
         warm=True,
-        **environment(hub, tmp_path),
     )
     offline = environment(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
-    without = answers([[*predict, f"{there}@main"], [*predict, "run=gift-digits"]], tmp_path, warm=True, **offline)
+    without = answers([[*predict, f"{there}@main"], [*predict, "run=gift-digits"]], tmp_path, offline, warm=True)
     assert (pushed.returncode, pushed.stderr) == (0, "")
     assert pushed.stdout.strip().endswith("use it with run=hf://me/gift-digits")
     files = hub.repos["me/gift-digits"]
@@ -332,7 +332,7 @@ def test_what_the_hub_has_not_is_one_line_without_torch(
         ("gift_vit.merge", f"run=hf://{repo}", "out=a.pth"),
         ("gift_vit.explain", f"run=hf://{repo}", "out=maps"),
     ]
-    for told in answers(commands, tmp_path, warm=False, **(environment(hub, tmp_path) | env)):
+    for told in answers(commands, tmp_path, environment(hub, tmp_path) | env):
         assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
         assert message in told.stderr
         assert told.imported == []
