@@ -63,8 +63,8 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten({**values, **_completed(values)})
     benchmark = dict(flatten(values)).get("dataset.benchmark")
     elsewhere = [f"protocol.{key}.{name}" for key in BY_BENCHMARK for name in BENCHMARKS if name != benchmark]
-    moved = (*PLACEMENT_KEYS, *(elsewhere if benchmark in BENCHMARKS else ()))
-    return {key: value for key, value in flat if not _is_below(key, moved) and value != "???"}
+    moved = tuple(f"{key}." for key in (*PLACEMENT_KEYS, *(elsewhere if benchmark in BENCHMARKS else ())))
+    return {key: value for key, value in flat if not f"{key}.".startswith(moved) and value != "???"}
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,10 +83,6 @@ def with_defaults(cls: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     sections = {field.name for field in fields(cls) if is_dataclass(field.type)}
     within = {key: {**defaults[key], **options[key]} for key in sections if isinstance(options.get(key), Mapping)}
     return {**defaults, **options, **within}
-
-
-def _is_below(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _without(flat: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
