@@ -10,6 +10,7 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_file
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
 from gift_vit.common.files import expanded, write_text
+from gift_vit.common.packages import require
 from gift_vit.config.compose import choices, compose_config
 from gift_vit.data.config import composed_score, score_name
 
@@ -63,6 +64,7 @@ class DashboardConfig(Options):
 
 def make_dashboard(cfg: DashboardConfig) -> str:
     """Write the definition or create the report; returns the file or the report's address."""
+    require("the W&B report", "wandb_workspaces", install="gift-vit[dashboard]")
     if cfg.definition is not None:
         report = read_definition(expanded(cfg.definition))
     else:

@@ -30,14 +30,14 @@ class TablesConfig(Options):
 
     Attributes:
         root: folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
-        benchmark: fgvc, vtab, glue, commonsense or mini; all but mini always show all their datasets, with dashes where
-            runs are missing
+        benchmark: fgvc, vtab, glue, commonsense, mini, or own: your own data. All but mini and own always show all their
+            datasets, with dashes where runs are missing
         format: markdown, latex (booktabs) or csv
         out: also write the table to this file
         protocol: take the runs of this protocol only; needed where the folder holds several
         backbone: take the runs on this backbone only; needed where the folder holds several
-        datasets: the columns of mini, as datasets=[digits,tiny_mammals] (default: every dataset that has a run); step time and
-            memory are of these too
+        datasets: the columns of mini or own, as datasets=[digits,tiny_mammals] (default: every dataset that has a run); step
+            time and memory are of these too
         method: the rows are the runs of this method only
         rows: what the rows are, as rows=[method.rank]: keys of the configuration; without any the methods
         timing: of mini: folder of the runs to take step time and memory from, or several, as root; without it the finals tell

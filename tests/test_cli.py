@@ -4,6 +4,7 @@ One signal is sent to a real start of Python; all other processes are forks of t
 """
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -91,7 +92,14 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
         torch.testing.assert_close(plain(images), tuned(images), atol=1e-5, rtol=1e-5)
     record = json.loads((finished / RUN / "result.json").read_text())["data"]
     facts = {"dataset": "folder_images", "class_names": ["blue", "red"], "decoder": record["decoder"]}
-    facts |= {"interpolation": "bicubic", "crop_ratio": 0.875, "input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    facts |= {
+        "interpolation": "bicubic",
+        "crop_ratio": 0.875,
+        "shorter_side": 73,
+        "input_size": 64,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
     if suffix == ".safetensors":
         with safe_open(out, framework="pt") as file:
             assert file.metadata() == {"format": "pt"} | {key: json.dumps(value) for key, value in facts.items()}
@@ -174,13 +182,16 @@ ENDLESS = ["gift_vit.train", "debug=smoke", "run_name=smoke", "trainer.epochs=20
 ENDLESS_RUN = Path("outputs/search/digits/gift/test_vit/smoke")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_process_leaves_a_resumable_run(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM as a scheduler sends it to a process that it has started: over 5 s."""
-    with start(*ENDLESS, cwd=tmp_path, fresh=number == signal.SIGTERM) as process:
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+def test_an_interrupted_process_leaves_a_resumable_run(tmp_path: Path, number: signal.Signals, to_all: bool) -> None:
+    """SIGTERM as a scheduler sends it to a process that it has started, or to the loader's workers too: over 5 s."""
+    with start(*ENDLESS, "trainer.workers=1", cwd=tmp_path, fresh=number == signal.SIGTERM) as process:
         process.until((tmp_path / ENDLESS_RUN / "last.ckpt").is_file)
         assert Run.open(tmp_path / ENDLESS_RUN).state == "running"
-        process.send_signal(number)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert workers
+        for pid in [*workers, process.pid] if to_all else [process.pid]:
+            os.kill(int(pid), number)
         ended = process.wait()
     assert ended.returncode == 130
     assert "can be resumed with the same command" in ended.stderr

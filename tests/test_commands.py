@@ -107,6 +107,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "format": (["experiments.tables", "format=html"], "unknown format 'html'"),
     "columns": (["experiments.tables", "columns=[top6]"], "unknown score top6 (known: top1, top5, "),
     "counted method": (["experiments.methods", "methods=[gfit]"], "methods=: unknown method 'gfit' (known: adalora, "),
+    "one folder": (["experiments.ensemble", "runs=a"], "error: runs=a: expected a list, as runs=[a]"),
+    "no folder": (["gift_vit.data"], "root=…, or its value alone, is required; --help explains"),
     "one member": (["experiments.ensemble", "runs=[a]"], "runs=[a]: give at least two folders, each once"),
     "members": (["experiments.ensemble", "runs=[a,b]"], "a is no run folder"),
     "run to describe": (["experiments.crate", "run=nowhere"], "nowhere is no run folder"),
@@ -387,6 +389,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_needs_no_torch(helps: dict[st
     assert answer.stderr.startswith("error: ")
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
+    assert not re.search(r"(\S+: )\1", answer.stderr), "what was given is said once"
     assert {path.name for path in place.iterdir()} == {"run", *DAMAGED, *RESULTS}, "nothing is left on disk"
     assert len(list(place.rglob("*"))) == 6 * (1 + len(DAMAGED) + len(RESULTS))
 

@@ -163,6 +163,32 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert "leave it out with ~<group>" in capsys.readouterr().err
 
 
+def test_finals_on_a_person_s_own_images_use_the_recipe_that_select_names(
+    sweep: Sweeping, recipes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("birds", "fish"):
+        for kind in ("a", "b"):
+            (recipes / name / "train" / kind).mkdir(parents=True)
+            (recipes / name / "train" / kind / "1.png").touch()
+    words = ["--config-dir", str(recipes), "dataset=folder", f"dataset.root={recipes / 'birds'}", "backbone=vit_mini"]
+    words.append("trainer.epochs=7")
+    for method, rate in (("gift", 0.05), ("lora", 0.06)):
+        text = RECIPE.replace("digits, method: gift", f"folder_birds, method: {method}")
+        text = text.replace("{trainer.epochs: 7}", "{trainer.epochs: 7, optim.warmup_epochs: 0}")
+        text = text.replace("lr: 0.03", f"lr: {rate}, warmup_epochs: 0")  # without it ten of seven epochs
+        (recipes / f"recipe/folder_birds_{method}.yaml").write_text(text)
+    for phase in (["sweep=final"], ["-m", "phase=final"]):
+        code, runs = sweep(*words, *phase, "method=gift,lora", "seed=3")
+        assert (code, [(r.method_name, r.optim.lr, r.method.rank) for r in runs]) == (0, [("gift", 0.05, 4), ("lora", 0.06, 4)])
+    assert runs[0].run_name == "clean_lr0.05_wd0.0001_seed3_rank4_warmup-epochs0_epochs7"
+    assert "no recipe" not in caplog.text
+    for others in (["recipe=none"], [f"dataset.root={recipes / 'fish'}"]):
+        _, [run] = sweep(*words, "phase=final", "optim.warmup_epochs=1", *others)
+        assert (run.optim.lr, run.recipe) == (1e-3, None)
+    _, [run] = sweep(*words, "phase=search", "optim.warmup_epochs=1")
+    assert run.recipe is None
+
+
 def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, tmp_path: Path) -> None:
     said = "unknown recipe 'nonne'; did you mean none? (known: "
     code, runs = sweep("-m", "debug=smoke", "seed=0,1", "recipe=nonne")

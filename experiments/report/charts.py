@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Affine2D
 
+from gift_vit.results.names import titled
+
 MAX_POINTS = 60  # of one curve: more are not to be told apart at the width of a chart
 COLOURS = ("#0072b2", "#c24e00", "#00795a", "#9b4a86", "#806500", "#4a4f55", "#5b3fb0")
 DASHES = ((), (7, 5), (1, 5), (9, 5, 1, 5))  # no common divisor with the colours, so that 28 lines look different
@@ -68,11 +70,6 @@ class Chart:
     size: tuple[int, int]
     marks: int
     drawing: Markup
-
-
-def titled(score: str) -> str:
-    """A score as a heading."""
-    return f"{score[:1].upper()}{score[1:]} (%)"
 
 
 def scatter_chart(title: str, entries: Sequence[Entry], score: str = "test top-1") -> Chart:

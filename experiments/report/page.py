@@ -22,7 +22,6 @@ from experiments.report.tables import (
     HtmlTable,
     entries_table,
     open_table,
-    plain_table,
     resource_table,
     result_table,
     runs_table,
@@ -30,7 +29,7 @@ from experiments.report.tables import (
 from experiments.tables import PUBLISHED_FILES
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import all_top1
-from gift_vit.results.collect import Grid, Row
+from gift_vit.results.collect import Grid, Row, that_fit
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
@@ -55,7 +54,7 @@ class ScatterPanel:
 class Comparison:
     """The final runs of one benchmark, protocol and backbone; ``problem`` says why they have no table.
 
-    ``kept`` is None where no run was measured by ``gift_vit.invariance``.
+    ``left_out`` says the same of single cells. ``kept`` is None where no run was measured by ``gift_vit.invariance``.
     """
 
     heading: str
@@ -64,6 +63,7 @@ class Comparison:
     classes: Sequence[ClassPanel] = ()
     kept: Kept | None = None
     problem: str = ""
+    left_out: Sequence[str] = ()
     score: str = "accuracy"
 
 
@@ -110,6 +110,7 @@ def build_page(runs: Sequence[ShownRun], roots: Sequence[str], out_folder: Path)
         runs=runs_table(runs, href),
         warnings=[
             *(f"no table of {c.heading}: {c.problem}" for c in comparisons if c.problem),
+            *(f"left out of {c.heading}: {reason}" for c in comparisons for reason in c.left_out),
             *(f"nothing on forgetting of {c.heading}: {c.kept.problem}" for c in comparisons if c.kept and c.kept.problem),
         ],
     )
@@ -149,15 +150,17 @@ def build_comparisons(runs: Iterable[ShownRun]) -> list[Comparison]:
 
 def _comparison(heading: str, results: Sequence[Result], published: Sequence[PublishedRow]) -> Comparison:
     benchmark = results[0].run.benchmark
-    make = TABLES.get(benchmark)
+    fitting, clashes = that_fit(results)
+    if not fitting or benchmark not in TABLES:
+        return Comparison(heading, problem="; ".join(clashes) or f"benchmark {benchmark} is not known here")
     try:
-        grid = table_grid(benchmark, results)
-        table = make(results, published=published) if make else plain_table(grid)
+        grid = table_grid(benchmark, fitting)
+        table = TABLES[benchmark](fitting, published=published)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
-    score = "accuracy" if score_of(results) in ("top-1", "accuracy") else "score"
-    panels = _scatter_panels(grid), build_class_panels(results), build_kept(grid)
-    return Comparison(heading, result_table(table), *panels, score=score)
+    score = "accuracy" if score_of(fitting) in ("top-1", "accuracy") else "score"
+    panels = _scatter_panels(grid), build_class_panels(fitting), build_kept(grid)
+    return Comparison(heading, result_table(table), *panels, score=score, left_out=clashes)
 
 
 def _scatter_panels(grid: Grid) -> list[ScatterPanel]:

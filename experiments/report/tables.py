@@ -6,24 +6,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from experiments.report.charts import Entry, pareto_front, titled
+from experiments.report.charts import Entry, pareto_front
 from experiments.report.runs import ShownRun, display_order, shared_score
 from gift_vit.results.cells import (
-    adapter_cells,
-    adapter_columns,
-    label_cells,
-    label_columns,
-    top1_cell,
-    top1_column,
     top1_text,
     trained_alone,
 )
-from gift_vit.results.collect import Grid
 from gift_vit.results.conditions import mixed_note
-from gift_vit.results.names import dataset_name, method_name
-from gift_vit.results.notes import caption, grid_notes, provenance
+from gift_vit.results.names import dataset_name, method_name, titled
 from gift_vit.results.render import DASH, Table, ranks
-from gift_vit.runs.result import Result, scored_as, things_of
+from gift_vit.runs.result import Result, things_of
 
 MAX_ROWS = 2000  # of the list of runs: browsers lay out more of them too slowly
 
@@ -72,27 +64,6 @@ def result_table(table: Table) -> HtmlTable:
     blocks = [(block.title, [[HtmlCell(cell.text) for cell in row] for row in block.rows]) for block in table.published]
     shown = groups if any(name for name, _ in groups) else ()
     return HtmlTable(table.caption, titles, rows, numeric, shown, notes, blocks)
-
-
-def plain_table(grid: Grid) -> Table:
-    """Adapter cost and score by method, for a benchmark that has no table of its own."""
-    columns = [top1_column(dataset, dataset_name(dataset), _scored_on(grid, dataset)) for dataset in grid.datasets]
-    body = tuple(
-        (
-            *label_cells(row),
-            *adapter_cells(grid.of_row(row)),
-            *(top1_cell(grid.cells.get((row, dataset), ()), grid.show_n) for dataset in grid.datasets),
-        )
-        for row in grid.rows
-    )
-    title = f"Benchmark {grid.results[0].run.benchmark}"
-    header = (*label_columns(()), *adapter_columns(), *columns)
-    return Table(caption(title, grid), provenance(grid), header, body, grid_notes(grid))
-
-
-def _scored_on(grid: Grid, dataset: str) -> str:
-    """The heading of a dataset's scores."""
-    return titled(scored_as([result for result in grid.results if result.run.dataset == dataset]))
 
 
 def entries_table(title: str, entries: Sequence[Entry], score: str) -> HtmlTable:

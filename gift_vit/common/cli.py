@@ -134,11 +134,14 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
             raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
         try:
             arguments = OmegaConf.merge(arguments, {known[key]: _value(word, hints[known[key]])})
+        except ConfigError:
+            raise
         except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
-        raise ConfigError(f"{'a name' if missing[0] == positional else missing[0] + '=…'} is required; --help explains")
+        alone = ", or its value alone," if missing[0] == positional else ""
+        raise ConfigError(f"{missing[0]}=…{alone} is required; --help explains")
     try:
         return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
     except OmegaConfBaseException as error:
@@ -230,6 +233,7 @@ def interrupt_on_sigterm() -> None:
     """Let a scheduler's SIGTERM end a run as Ctrl-C does: resumable, and logged."""
 
     def interrupt(*_: object) -> None:
+        distributed.let_workers_end()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -60,6 +60,7 @@ class _Processes:
     def interrupt(self, *_: object) -> None:
         """Signal handler. Torchrun passes on a signal that the terminal has sent to all already: only the first one counts."""
         if not (self.interrupted or self.ended):
+            let_workers_end()
             self.interrupted = True
             if not self._busy:
                 raise KeyboardInterrupt
@@ -220,6 +221,15 @@ def own_device(device: "torch.device") -> "torch.device":
         raise ConfigError(f"this machine has {count} CUDA devices; start torchrun with --nproc-per-node={count} at most")
     torch.cuda.set_device(_processes.local_rank)
     return torch.device("cuda", _processes.local_rank)
+
+
+def let_workers_end() -> None:
+    """From an interruption on, a loader's worker that ends is no error: the signal may have been sent to all processes.
+
+    PyTorch's handler of SIGCHLD would raise one, in the middle of what the process does before it exits.
+    """
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager

@@ -114,6 +114,15 @@ def check_recipe(words: Sequence[str]) -> None:
             one_of(GlobalHydra.instance().config_loader().get_group_options("recipe"))("recipe", choice.strip("'\""))
 
 
+def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: str) -> DictConfig:
+    """The job with the recipe of this name, if there is one and the job looked for one that is not there; else as it is."""
+    choices = hydra_cfg.runtime.choices
+    looked = choices.get("recipe") == f"{choices['dataset']}_{choices['method']}"
+    if not looked or cfg.recipe is not None or name not in GlobalHydra.instance().config_loader().get_group_options("recipe"):
+        return cfg
+    return compose("train", overrides=[*task_words(hydra_cfg), f"recipe={name}"])
+
+
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
     """The defaults of the job's dataset, method, backbone and so on, without recipe, experiment and value overrides.
 

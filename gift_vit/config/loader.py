@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml.events import AliasEvent
@@ -20,7 +21,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.common.files import expanded
-from gift_vit.config.compose import PATHS, conf_dir, file_of, flatten
+from gift_vit.config.compose import PATHS, baseline_of, conf_dir, file_of, flatten, with_recipe
 from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
@@ -62,13 +63,7 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     Raises:
         ConfigError: For an unknown or missing key, a value of the wrong type, or values that contradict each other.
     """
-    values = _resolve(cfg)
-    recipe = values.pop("recipe", None)
-    _check_values(values)
-    for section in _NAMED:
-        if values[section].get("name") is not None:
-            values[section]["name"] = str(values[section]["name"])
-    _make_absolute(values)
+    values, recipe = _read(cfg)
     configs = {name: config for section in _SECTIONS for name, config in _build_section(section, values[section]).items()}
     dataset = _build_dataset(values["dataset"])
     values["dataset"]["name"], values["backbone"]["name"] = dataset.name, configs["backbone"].name
@@ -96,6 +91,7 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
         run_name=run_name,
         folder=Path(configs["paths"].output_root, phase, dataset.name, method_name, configs["backbone"].name, run_name),
         values=values,
+        recipe=recipe,
         train_split="train" if phase == "search" else protocol.final_train[benchmark],
         stop_epoch=None if cut is None else min(cut, configs["trainer"].epochs),
         **configs,
@@ -105,6 +101,29 @@ def load_config(cfg: DictConfig, baseline: Callable[[], DictConfig] | None = Non
     if recipe is not None:
         _check_recipe(recipe, run)
     return run
+
+
+def load_job(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
+    """The run of a job of Hydra's, named after what differs from its :func:`baseline_of`.
+
+    A final run has the recipe of its dataset, which Hydra finds by the dataset's file: ``cub_gift``. A person's own images all
+    have one file, and names of their own, as ``folder_birds``; theirs is looked for here.
+    """
+    values, _ = _read(cfg)
+    name = f"{_build_dataset(values['dataset']).name}_{_build_method(values['method'])[1]}"
+    return load_config(with_recipe(cfg, hydra_cfg, name), lambda: baseline_of(hydra_cfg))
+
+
+def _read(cfg: DictConfig) -> tuple[dict[str, Any], Any]:
+    """The sections as plain containers, with paths as they are from here on; and what the recipe says of itself."""
+    values = _resolve(cfg)
+    recipe = values.pop("recipe", None)
+    _check_values(values)
+    for section in _NAMED:
+        if values[section].get("name") is not None:
+            values[section]["name"] = str(values[section]["name"])
+    _make_absolute(values)
+    return values, recipe
 
 
 def read_config(file: Path) -> DictConfig:

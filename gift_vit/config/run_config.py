@@ -76,6 +76,7 @@ class RunConfig:
         method_name: The method's label: the name of its YAML.
         folder: The run's folder.
         values: The resolved config as plain containers: what ``config.yaml`` holds.
+        recipe: What its recipe says of the search behind it, as ``data``, the fingerprint of the images; None: it has none.
         train_split: The split this run trains on.
         stop_epoch: Epochs after which training stops; None: the whole schedule.
     """
@@ -96,6 +97,7 @@ class RunConfig:
     run_name: str
     folder: Path
     values: dict[str, Any]
+    recipe: Mapping[str, Any] | None
     train_split: str
     stop_epoch: int | None
 

@@ -111,6 +111,10 @@ class TransformConfig(Options, section="dataset.transform"):
         if self.resize == "tf1_bilinear" and self.crop_ratio is not None:
             raise ConfigError("dataset.transform.resize=tf1_bilinear squashes to the input size; give crop_ratio=null with it")
 
+    def shorter_side(self, size: int) -> int | None:
+        """Pixels to which the shorter side is resized before ``size`` of them are cropped; None: the image is squashed."""
+        return None if self.crop_ratio is None else round(size / self.crop_ratio)
+
 
 @dataclass
 class LoadingConfig(Options, section="trainer"):

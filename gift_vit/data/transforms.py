@@ -61,7 +61,7 @@ class ImageTransform:
         self.size = stats.input_size
         self.random_crop = training and cfg.random_crop
         self.flip_probability = cfg.hflip if training else 0.0
-        self._shorter_side = None if cfg.crop_ratio is None else round(self.size / cfg.crop_ratio)
+        self._shorter_side = cfg.shorter_side(self.size)
         side = [self.size, self.size] if self._shorter_side is None else [self._shorter_side]
         resize = cfg.resize or stats.interpolation
         self._resize = None if resize == "tf1_bilinear" else v2.Resize(side, v2.InterpolationMode(resize))

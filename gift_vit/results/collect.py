@@ -135,9 +135,11 @@ def build_grid(
     ]
     if not runs:
         others = ", ".join(map(dataset_name, sorted(final_datasets(everything, benchmark))))
+        elsewhere = sorted({r.run.benchmark for r in everything if r.run.phase == "final"} - {benchmark})
         raise ConfigError(
             f"no finished final run of benchmark {benchmark} among {len(everything)} results"
             f"{f', but of {others}, which this table leaves out' if others else ''}; "
+            f"{f'give benchmark={elsewhere[0]}, which has some, or ' if elsewhere else ''}"
             f"run `python -m gift_vit.train phase=final` on its datasets first"
         )
     _check_same(runs, lambda r: {"protocol": r.run.protocol}, "one table", "choose one with protocol=<name>")
@@ -160,6 +162,22 @@ def build_grid(
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
     return Grid(tuple(found), tuple(columns), cells)
+
+
+def that_fit(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """The final runs of the cells, of method and dataset, that can be averaged; and of each other cell why it cannot."""
+    key = {id(result): ((result.run.method,), result.run.dataset) for result in results}
+    fitting: list[Result] = []
+    reasons = []
+    for cell, members in groupby(sorted(results, key=lambda r: key[id(r)]), key=lambda r: key[id(r)]):
+        runs = list(members)
+        try:
+            _check_cell(cell, runs)
+        except ConfigError as error:
+            reasons.append(str(error))
+        else:
+            fitting += runs
+    return fitting, reasons
 
 
 def final_datasets(results: Iterable[Result], benchmark: str) -> set[str]:

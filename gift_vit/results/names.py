@@ -155,3 +155,8 @@ def ordered(labels: Iterable[str], names: Mapping[str, str]) -> list[str]:
     """Labels in the order of the display names, others after them as they come."""
     rank = {label: index for index, label in enumerate(names)}
     return sorted(labels, key=lambda label: rank.get(label, len(rank)))
+
+
+def titled(score: str) -> str:
+    """A score as a heading."""
+    return f"{score[:1].upper()}{score[1:]} (%)"

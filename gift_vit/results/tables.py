@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gift_vit.results.collect import Grid, build_grid, final_datasets
 from gift_vit.results.mini import mini_table
 from gift_vit.results.names import LEFT_OUT
+from gift_vit.results.own import own_table
 from gift_vit.results.paper import commonsense_table, fgvc_table, glue_table, vtab_table
 from gift_vit.results.render import Table
 from gift_vit.runs.result import Result
@@ -13,6 +14,7 @@ TABLES: dict[str, Callable[..., Table]] = {
     "fgvc": fgvc_table,
     "vtab1k": vtab_table,
     "mini": mini_table,
+    "own": own_table,
     "glue": glue_table,
     "commonsense": commonsense_table,
 }

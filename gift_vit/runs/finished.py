@@ -95,6 +95,7 @@ def preparation(run: Run, stats: InputStatistics) -> dict[str, Any]:
         "decoder": run.result.data.decoder if run.result else None,
         "interpolation": transform.resize or stats.interpolation,
         "crop_ratio": transform.crop_ratio,
+        "shorter_side": transform.shorter_side(stats.input_size),
         "input_size": stats.input_size,
         "mean": stats.mean,
         "std": stats.std,

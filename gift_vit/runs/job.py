@@ -26,8 +26,8 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
 from gift_vit.common.starting import interruptible
-from gift_vit.config.compose import baseline_of, check_recipe, compose_job, conf_dir, explain_composition_error, task_words
-from gift_vit.config.loader import check_present, load_config
+from gift_vit.config.compose import check_recipe, compose_job, conf_dir, explain_composition_error, task_words
+from gift_vit.config.loader import check_present, load_job
 from gift_vit.config.run_config import RunConfig
 from gift_vit.config.words import hydra_words, overrides_of
 from gift_vit.engine.observer import Observer, StopTraining
@@ -84,9 +84,9 @@ def _kept(run: RunConfig) -> Iterator[None]:
 def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     """The run that a job is told to be, checked; a final run without a recipe is warned of."""
     check_recipe(task_words(hydra_cfg))
-    run = load_config(cfg, lambda: baseline_of(hydra_cfg))
+    run = load_job(cfg, hydra_cfg)
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
-    if run.phase == "final" and cfg.recipe is None and not given and not isinstance(run.method, Candidates):
+    if run.phase == "final" and run.recipe is None and not given and not isinstance(run.method, Candidates):
         log.warning(
             as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),
@@ -189,4 +189,5 @@ def _missing_launcher(error: Exception) -> ConfigError | None:
     if missing is None or missing[1] not in _LAUNCHER_EXTRAS:
         return None
     extra = _LAUNCHER_EXTRAS[missing[1]]
-    return ConfigError(f"hydra/launcher={missing[1]} is not installed; type: pip install 'gift-vit[{extra}]'")
+    typed = next((word for word in sys.argv if word.startswith("hydra/launcher=")), f"hydra/launcher={missing[1]}")
+    return ConfigError(f"{typed} is not installed; type: pip install 'gift-vit[{extra}]'")

@@ -179,6 +179,8 @@ def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
     """What was read, and said to a person."""
     report = describe(data, cfg.dataset.check_duplicates, look=not cfg.dataset.as_published)
     report.log()
+    if (cfg.recipe or {}).get("data", data.fingerprint) != data.fingerprint:  # a rate can hold for both, and need not
+        log.warning("the recipe of %s was chosen on other data than %s holds now", cfg.method_name, data.name)
     return report
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import write_json
-from gift_vit.config.compose import baseline_of, compose_job
-from gift_vit.config.loader import load_config
+from gift_vit.config.compose import compose_job
+from gift_vit.config.loader import load_job
 from gift_vit.config.run_config import RunConfig
 from gift_vit.runs.job import check_ready
 from gift_vit.runs.run import Run, path_labels
@@ -74,7 +74,7 @@ def plan_start(overrides: Sequence[str]) -> Plan:
     own = tuple(word for word in overrides if not word.startswith(("sweep=", "grid=", "hydra")))
     try:
         cfg, hydra_cfg = compose_job(overrides)
-        run = load_config(cfg, lambda: baseline_of(hydra_cfg))
+        run = load_job(cfg, hydra_cfg)
     except ConfigError as error:
         return Plan(tuple(overrides), Job(own, None, str(error)), None, str(error))
     hindrance = None

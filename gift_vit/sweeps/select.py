@@ -22,6 +22,7 @@ from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
+from gift_vit.config.loader import read_config
 from gift_vit.results.collect import check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
@@ -43,7 +44,7 @@ def _named_recipe(key: str, value: str) -> None:
 class Arguments(Options):
     """Choose hyper-parameters from finished search runs and write them as recipes, which the final phase then uses.
 
-        python -m experiments.select [root=outputs] [datasets=[cub]] [methods=[gift]] [out=conf/recipe]
+        python -m experiments.select [root=outputs] [datasets=[cub]] [methods=[gift]] [out=conf/recipe] [replace=true]
 
     Attributes:
         root: the output folder of the sweeps
@@ -52,13 +53,14 @@ class Arguments(Options):
         protocol: only runs of this one; needed where a cell holds several
         backbone: only runs of this one; needed where a cell holds several
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
+        replace: also a recipe that was chosen on other data of the same name
 
     Per dataset and method the setting with the highest val score after the last epoch (mean over seeds, if there are several);
     a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Of knn and
     linear_exact the setting is what a run chose. Warns where the best value lies on the edge of its axis, and where runs are
     missing.
-    Then: python -m gift_vit.train sweep=final dataset=<dataset> method=<method>
-    With out=my_conf/recipe add --config-dir my_conf to it.
+    Prints the command of the final runs with each. What another project has chosen for a dataset of the same name is refused,
+    unless out= is a folder of its own, as out=my_conf/recipe.
     """
 
     root: str = "outputs"
@@ -67,6 +69,7 @@ class Arguments(Options):
     protocol: str | None = None
     backbone: str | None = None
     out: Annotated[str | None, _named_recipe, writable_folder] = None
+    replace: bool = False
 
 
 _SHARES = (None, "exact")  # metrics that are on val shares of right answers
@@ -117,6 +120,7 @@ class Choice:
             standard error of its score, √(p (1 − p) / n) for a share p of n images; of other scores it is not known, and
             taken for 0.
         score_name: What the score is, in a sentence.
+        data: Fingerprint of the data that all were trained on.
         warnings: What a person should know before relying on the choice.
     """
 
@@ -129,6 +133,7 @@ class Choice:
     near: int
     warnings: tuple[str, ...]
     score_name: str
+    data: str
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -166,7 +171,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     labels = first.dataset, first.method, first.backbone, first.protocol
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name)
+    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name, runs[0].data.fingerprint)
 
 
 def final_command(choice: Choice, folder: Path | None = None) -> str:
@@ -183,8 +188,6 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
     typed = {word.partition("=")[0]: word for word in best.overrides}
     chosen = [typed.get(key, f"{key}={getattr(choice, key)}") for key in ("dataset", "method")]
     kept = [word for key, word in typed.items() if key not in (*_OF_THE_SEARCH, *best.values) and "hydra" not in key]
-    found = "_".join(word.partition("=")[2] for word in chosen) == f"{choice.dataset}_{choice.method}"
-    named = [] if found else [f"recipe={choice.dataset}_{choice.method}"]
     parent = best.config_dir if folder is None else folder.parent
     if best.config_dir is not None and parent is not None and not _may_be(best.config_dir, parent):
         seen_from = "" if best.config_dir.is_dir() else ", as seen from where the search was started"
@@ -193,7 +196,7 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
             f"give out={best.config_dir / _RECIPES}{seen_from}"
         )
     place = [] if parent is None else ["--config-dir", str(parent)]
-    return shlex.join(["python", "-m", "gift_vit.train", *place, "sweep=final", *chosen, *named, *kept])
+    return shlex.join(["python", "-m", "gift_vit.train", *place, "sweep=final", *chosen, *kept])
 
 
 def recipe_text(choice: Choice, folder: Path | None = None) -> str:
@@ -205,7 +208,7 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
     table = ["#   " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     best = choice.settings[0]
     chosen_with = {key: getattr(choice, key) for key in ("dataset", "method", "backbone", "protocol")}
-    node = OmegaConf.create({"recipe": {**chosen_with, "changes": dict(best.changes)}})
+    node = OmegaConf.create({"recipe": {**chosen_with, "data": choice.data, "changes": dict(best.changes)}})
     for key, value in best.values.items():
         OmegaConf.update(node, key, value)
     lines = [
@@ -243,15 +246,29 @@ def select(cfg: Arguments) -> None:
     cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
     out = expanded(cfg.out) if cfg.out else conf_dir() / "recipe"
     choices = [choose(cell, sweeps) for cell in cells]
-    texts = [recipe_text(choice, out if cfg.out else None) for choice in choices]
-    for choice, text in zip(choices, texts, strict=True):  # all or none
-        path = out / f"{choice.dataset}_{choice.method}.yaml"
+    folder = out if cfg.out else None
+    paths = [out / f"{choice.dataset}_{choice.method}.yaml" for choice in choices]
+    texts = [recipe_text(choice, folder) for choice in choices]
+    if not cfg.replace:
+        for choice, path in zip(choices, paths, strict=True):
+            _check_same_data(choice, path)
+    for choice, path, text in zip(choices, paths, texts, strict=True):  # all or none
         write_text(path, text)
         best = choice.settings[0]
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
         print(f"{path}: {listed} (val {choice.score_name} {best.score:.2f} %, best of {len(choice.settings)} settings)")
+        print(as_typed(f"  then: {final_command(choice, folder)}"))
         for warning in choice.warnings:
             print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
+
+
+def _check_same_data(choice: Choice, path: Path) -> None:
+    """Refuse to write over a recipe of other data: recipes go by the name of a dataset, and two projects may share it."""
+    there = read_config(path).get("recipe") if path.is_file() else None
+    if there is not None and there.get("data", choice.data) != choice.data:
+        raise ConfigError(
+            f"{path} was chosen on other data of this name; give out=<folder>/{_RECIPES} to keep both, or replace=true"
+        )
 
 
 def _config_dir(command: str) -> Path | None:

@@ -75,7 +75,7 @@ def test_all_prepares_what_it_can(
 
 MISTAKES = [
     (["cup"], "unknown dataset 'cup'; did you mean cub? (known: cub, nabirds, flowers, cars, dogs, all)"),
-    ([], "a name is required; --help explains"),
+    ([], "dataset=…, or its value alone, is required; --help explains"),
     (["cub", "split=official"], "unexpected argument 'split=official': expected dataset=…, root=…"),
     (["cub", "splits=mine"], "unknown splits 'mine' (known: paper, official)"),
     (["cub", "val_fraction=1.0"], "val_fraction=1.0: expected a number between 0 and 1"),

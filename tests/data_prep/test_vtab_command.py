@@ -166,7 +166,7 @@ def test_an_interrupt_stops_and_says_how_far_it_came(opened: Opened, run: Run, c
 
 
 MISTAKES = [
-    ([], "a name is required"),
+    ([], "task=…, or its value alone, is required"),
     (["kitti_distanse"], "no task 'kitti_distanse': give a task (cifar100, .*) or one of .*; did you mean kitti_distance?"),
     (["natral"], "did you mean natural?"),
     (["dtd", "source=tdfs"], "unknown source 'tdfs'; did you mean tfds? (known: auto, original, tfds, folder)"),

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -277,6 +278,12 @@ UNREADABLE = {
     "is no report": (b"{", b"[]", b'{"spec": {"blocks": 3}}'),
     "holds no charts": (b"{}",),
 }
+
+
+def test_without_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    said = refused(command, capsys, f"out={tmp_path / 'dashboard.json'}")
+    assert "the W&B report needs wandb_workspaces, which is not installed; type: pip install 'gift-vit[dashboard]'" in said
 
 
 def test_unreadable_definitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,7 @@ def test_every_text_of_a_run_is_escaped(site: Site) -> None:
     facts = {"run": run, "dataset": '"><img src=x>', "config": {"method.rank": HOSTILE}, "env": {"cpu": HOSTILE}}
     for search in (True, False):
         site.store(f"x{search}", HOSTILE, search=search, val=50.0, curve=epochs({"val_top1": 50.0}), **facts)
+    site.store("own", HOSTILE, **{**facts, "run": {**run, "benchmark": "own"}})
     site.leave(HOSTILE.replace("/", "_"), failed_json=failed_json(HOSTILE))
     page = site.page()
     assert (len(page.found("script")), page.found("img")) == (1, [])
@@ -305,6 +306,18 @@ def test_runs_that_cannot_share_a_table_are_said_so(site: Site) -> None:
     assert site.said.startswith("warning: no table of mini, protocol clean, backbone vit_mini: ")
     for text in (page.plain, site.said):
         assert "both claim seed 0 of the cell gift on digits" in text
+
+
+def test_a_cell_that_two_runs_claim_is_left_out_and_the_others_stay(site: Site) -> None:
+    site.store("a")
+    site.store("b", config={"optim.lr": 0.5})
+    site.store("c", "lora", top1=60.0)
+    page = site.page()
+    assert [row[0] for row in page.texts("results-1")] == ["LoRA"]
+    for text in (page.plain, site.said):
+        assert "both claim seed 0 of the cell gift on digits" in text
+    assert site.said.startswith("warning: left out of mini, protocol clean, backbone vit_mini: ")
+    assert "Left out: " in page.plain
 
 
 def test_an_ablation_has_rows_of_its_own_and_what_was_chosen_per_dataset_has_not(site: Site) -> None:

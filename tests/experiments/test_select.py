@@ -114,7 +114,7 @@ def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched()
     choice = choose(grid(SCORES, run={"overrides": words}))
     typed = shlex.split(final_command(choice, Path("my conf/recipe")))
     assert typed[:6] == ["python", "-m", "gift_vit.train", "--config-dir", "my conf", "sweep=final"]
-    assert typed[6:] == ["dataset=folder", "method=gift", "recipe=digits_gift", "dataset.root='my images'", "trainer.epochs=5"]
+    assert typed[6:] == ["dataset=folder", "method=gift", "dataset.root='my images'", "trainer.epochs=5"]
 
 
 def test_the_header_s_command_has_the_search_s_own_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +174,7 @@ def test_the_recipe_is_one_that_training_takes(tmp_path: Path, capsys: pytest.Ca
     assert command(f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'conf/recipe'}") == 0
     path = tmp_path / "conf/recipe/digits_gift.yaml"
     told = f"{path}: optim.lr=0.001 optim.weight_decay=0.0 (val top-1 81.50 %, best of 6 settings)\n"
+    told += f"  then: python -m gift_vit.train --config-dir {tmp_path / 'conf'} sweep=final dataset=digits method=gift\n"
     assert capsys.readouterr() == (told, "")
     lines = path.read_text().splitlines()
     assert lines[0] == "# @package _global_"
@@ -205,6 +206,26 @@ def test_only_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = refused(command, capsys, words[0], f"out={tmp_path / 'none/recipe'}")
     assert "outputs/search/ssf0/result.json is a search run without val_top1" in said
     assert not (tmp_path / "none").exists(), "all or none"
+
+
+def test_what_was_chosen_on_other_data_of_the_same_name_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, path = [f"out={tmp_path / 'recipe'}"], tmp_path / "recipe/digits_gift.yaml"
+    for project, fingerprint in (("one", "0" * 64), ("two", "1" * 64)):
+        store(tmp_path / project, *grid(SCORES, data={"fingerprint": fingerprint}))
+    assert command(*words, f"root={tmp_path / 'one/outputs'}") == 0
+    before = path.read_text()
+    capsys.readouterr()
+    other = f"root={tmp_path / 'two/outputs'}"
+    said = refused(command, capsys, *words, other)
+    assert f"{path} was chosen on other data of this name; give out=<folder>/recipe to keep both, or replace=true" in said
+    assert path.read_text() == before
+    assert command(*words, f"root={tmp_path / 'one/outputs'}") == 0, "chosen again on the same"
+    assert command(*words, other, "replace=true") == 0
+    assert OmegaConf.load(path).recipe.data == "1" * 64
+    path.write_text("optim: {lr: 1}\n")
+    assert command(*words, other) == 0, "written by hand, or by a version that kept no data"
 
 
 def test_warnings_are_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

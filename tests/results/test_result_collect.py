@@ -71,12 +71,16 @@ def test_rows_are_values_of_the_configuration_in_their_natural_order() -> None:
 
 def test_grids_that_cannot_be_made() -> None:
     mixed = [make(config={"method.rank": 2, "optim.lr": lr}, seed=seed) for seed, lr in enumerate((0.1, 0.2))]
-    others = [[], [make(run={"benchmark": "fgvc"})], [make(run={"phase": "search"})]]
+    fgvc = [make(run={"benchmark": "fgvc"})]
+    others = [([], ""), (fgvc, "give benchmark=fgvc, which has some, or "), ([make(run={"phase": "search"})], "")]
     for runs, rows, message in (
         (mixed, ["method.rank"], r"the cell 2 on digits would mix optim\.lr 0\.1 and 0\.2"),
         ([make()], ["method.num_tokens"], r"has no method\.num_tokens to make a row of; give rows="),
         ([make()], ["seed.value"], r"has no seed\.value to make"),
-        *((runs, [], f"no finished final run of benchmark mini among {len(runs)} results; run") for runs in others),
+        *(
+            (runs, [], f"no finished final run of benchmark mini among {len(runs)} results; {found}run")
+            for runs, found in others
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             build_grid(runs, "mini", rows=rows)

@@ -11,7 +11,6 @@ import pytest
 
 from experiments import select, status
 from experiments.report import __main__ as report
-from experiments.report.tables import plain_table
 from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.scores import with_scores
@@ -92,8 +91,9 @@ def test_tables_of_many_runs(outputs: Path, name: str) -> None:
     assert (scored_as(grid.results), things_of(grid.results)) == (f"test {name}", "texts")
     notes = said(" ".join(comparison_notes(grid, ["lora", "bitfit"])))
     assert ("text by text, exact McNemar" in notes) == (name == "accuracy")
-    assert "own" not in TABLES
-    table = with_scores(plain_table(grid), grid, [], ["top1", "macro_f1"])
+    own = TABLES["own"](collect_results(outputs))
+    assert [column.group for column in own.columns][-1] == f"Test {name} (%)"
+    table = with_scores(own, grid, [], ["top1", "macro_f1"])
     assert [column.group for column in table.columns[-2:]] == ["Accuracy (%)", "Macro F1 (%)"]
     said(" ".join((table.caption, *table.notes, *(column.group for column in table.columns))))
 
