@@ -151,7 +151,7 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
             f"the model {cfg.model} could not be had from the hub ({reason}); connect to the internet, check its name, or give "
             "a local folder with backbone.model=<folder>"
         ) from error
-    except (ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+    except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
         raise ConfigError(f"backbone.model={cfg.model} cannot be loaded: {' '.join(str(error).split())}") from error
     finally:
         transformers_logging.set_verbosity(level)
