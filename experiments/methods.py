@@ -52,7 +52,7 @@ def print_counts(arguments: Arguments) -> None:
         try:
             counted = count_parameters(apply_method(model, load_config(compose_config([f"method={name}"])).method))
         except ConfigError as error:
-            print(f"| `{name}` | – | {error} |")
+            print(f"| `{name}`: {error} | – | – |")
             continue
         print(f"| `{name}` | {counted.adapter:,} | {100 * counted.adapter / counted.backbone:.4f} |", flush=True)
 

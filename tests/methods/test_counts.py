@@ -91,8 +91,12 @@ def test_the_page_and_the_command_have_these_counts(capsys: pytest.CaptureFixtur
     expected = {label: size for label, size in LABELS.items() if label not in PEFTS}
     assert table == expected | {label: between[label] for label in table if label in between}
     assert set(table) == own_methods() | {"lora", "lora_qv", "lora_rs"}
-    command.print_counts(command.Arguments(methods=["vpt_deep", "gift", "c3a"], model="vit_tiny_patch16_224"))
-    assert capsys.readouterr().out.splitlines()[2:4] == ["| `vpt_deep` | 11,520 | 0.2085 |", "| `gift` | 6,144 | 0.1112 |"]
+    command.print_counts(command.Arguments(methods=["vpt_deep", "gift", "c3a", "gift_qv"], model="vit_tiny_patch16_224"))
+    *_, deep, gift, _, of_texts = lines = capsys.readouterr().out.splitlines()
+    assert [deep, gift] == ["| `vpt_deep` | 11,520 | 0.2085 |", "| `gift` | 6,144 | 0.1112 |"]
+    assert of_texts.startswith("| `gift_qv`: ")
+    assert {line.count("|") for line in lines} == {4}, "three columns"
+    assert of_texts.endswith(" | – | – |")
 
 
 def own_methods() -> set[str]:
