@@ -100,10 +100,11 @@ def _fetched(task: Task, downloads: Path) -> dict[str, Examples]:
 
 
 def _in_folder(task: Task, folder: Path) -> dict[str, Examples]:
-    """The splits in a folder: in one of its own, by any of its names, or in the folder itself."""
+    """The splits in a folder: in one of its own, by any of its names, or in the folder itself; as written here too."""
     named = [place for place in (folder / name for name in (task.name, *task.folders)) if place.is_dir()]
     for place in (*named, folder):
         parquet = {split: sorted(place.glob(f"{name}-*.parquet")) for split, name in task.hub.items()}
+        parquet = {split: files or sorted(place.glob(f"{split}.parquet")) for split, files in parquet.items()}
         if parquet["train"] and parquet["dev"]:
             return {split: _from_parquet(files[0], task) for split, files in parquet.items() if files}
         for form in task.forms:

@@ -64,6 +64,8 @@ def test_a_folder_of_glues_own_files(tmp_path: Path) -> None:
     assert meta is not None
     assert meta["splits"]["train"]["labels"] == {"0": 3, "1": 1}
     assert json.loads((out / "croissant.json").read_text())["name"] == "glue_rte"
+    prepare(small("rte"), tmp_path / "again", out)  # what it has written is files of the task too
+    assert all(read(tmp_path / "again/glue/rte", split) == read(out, split) for split in ("train", "dev", "test"))
     before = (out / "train.parquet").stat().st_mtime_ns
     assert prepare(small("rte"), tmp_path, tmp_path / "gone").startswith("ready already, nothing to do: 4 + 2 + 1 examples")
     assert (out / "train.parquet").stat().st_mtime_ns == before
