@@ -272,6 +272,11 @@ def _against_recipe(best: Plan, swept: Sequence[str]) -> str:
     listed = " ".join(f"{key}={value}" for key, value in chosen.items())
     if theirs.recipe is None:
         return f"best: {listed}; there is no recipe to compare with"
+    result = Run.open(run.folder).result
+    own = {"backbone": run.backbone.name, "protocol": run.protocol.name, "data": result and result.data.fingerprint}
+    others = [key for key, value in own.items() if theirs.recipe.get(key, value) != value]
+    if others:
+        return f"best: {listed}; the recipe that is there is of other {', '.join(others)}"
     if chosen == recipe:
         return f"best: {listed}; the same as the recipe's"
     return f"best: {listed}; the recipe says {' '.join(f'{key}={value}' for key, value in recipe.items())}"

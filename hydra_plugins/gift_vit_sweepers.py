@@ -36,6 +36,18 @@ def expect_whole(name: str, value: Any, lowest: int) -> None:
     expect(fits, f"hydra.sweeper.{name}", value, f"a whole number of {lowest} or more")
 
 
+def _check_apart(plans: Sequence[Plan]) -> None:
+    """Two sets of images with one name would share their folders of runs."""
+    roots: dict[Path, object] = {}
+    for run in (plan.run for plan in plans if plan.run is not None):
+        root = run.values["dataset"].get("root")
+        if (other := roots.setdefault(run.folder, root)) != root:
+            raise ConfigError(
+                f"{other} and {root} would both be {run.dataset.name}, in the same folders; give each a command, and one "
+                "dataset.name=<another name>"
+            )
+
+
 class GridSweeper(BasicSweeper):
     """Every combination of the axes of ``sweep=<file>`` and of those on the command line, which replace the file's.
 
@@ -65,6 +77,7 @@ class GridSweeper(BasicSweeper):
         if not jobs:
             raise ConfigError("the axes of this sweep have no value; give each at least one")
         planned = [plan_start(job) for job in jobs]
+        _check_apart(planned)
         hindrances = [plan.hindrance for plan in planned if plan.hindrance is not None]
         if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
             raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")

@@ -85,6 +85,11 @@ def test_an_axis_without_effect_is_not_widened() -> None:
     assert {words[-1] for words in asked_after(runs, widen=2, seeds=1)} == {"optim.weight_decay=0.033"}, "none lies between"
 
 
+def test_an_axis_is_widened_with_every_seed_that_the_grid_has() -> None:
+    runs = [tried(f"optim.lr={lr} seed={seed}", 50.0 + 1e4 * lr) for lr in (1e-3, 2e-3) for seed in (0, 1)]
+    assert asked_after(runs, widen=1, seeds=2) == [("seed=0", "optim.lr=0.004"), ("seed=1", "optim.lr=0.004")]
+
+
 def test_settings_that_val_cannot_tell_apart_get_another_seed_once_no_edge_is_open() -> None:
     """At 90 % of 200 images the standard error is 2.12 points."""
     scores = {"1e-3": 70.0, "2e-3": 88.0, "4e-3": 90.0, "8e-3": 87.5}

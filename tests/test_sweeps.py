@@ -4,6 +4,7 @@ Each job is composed twice, a quarter of a second of CPU: sweeps of six jobs and
 """
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, compose_config
+from gift_vit.config.compose import conf_dir
 from gift_vit.data.config import DatasetConfig
 from gift_vit.engine.observer import Observer
 from gift_vit.runs.run import Run, write_failure
@@ -187,6 +189,77 @@ def test_finals_on_a_person_s_own_images_use_the_recipe_that_select_names(
         assert (run.optim.lr, run.recipe) == (1e-3, None)
     _, [run] = sweep(*words, "phase=search", "optim.warmup_epochs=1")
     assert run.recipe is None
+
+
+def test_of_two_recipes_of_one_name_none_is_taken_unasked(
+    sweep: Sweeping, recipes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Told
+) -> None:
+    """Hydra takes a file of conf/ before one of --config-dir."""
+    folder = shutil.copytree(conf_dir(), tmp_path / "conf")
+    shutil.copy(recipes / "recipe/digits_gift.yaml", folder / "recipe")
+    monkeypatch.setattr("gift_vit.config.compose._search_path", lambda: (str(folder), f"file://{recipes}"))
+    words = ["--config-dir", str(recipes), "phase=final", "dataset=digits", "method=gift"]
+    assert sweep(*words) == (2, [])
+    assert f"{folder}/recipe/digits_gift.yaml and in {recipes}/recipe/digits_gift.yaml, of which" in capsys.readouterr().err
+
+
+def test_a_dataset_s_own_name_comes_before_that_of_its_file(sweep: Sweeping, recipes: Path, capsys: Told) -> None:
+    own = RECIPE.replace("dataset: digits", "dataset: digits2").replace("0.03", "0.07")
+    own = own.replace("{trainer.epochs: 7}", "{trainer.epochs: 7, optim.warmup_epochs: 1}")
+    (recipes / "recipe/digits2_gift.yaml").write_text(own)
+    words = ["--config-dir", str(recipes), "phase=final", "method=gift", "backbone=vit_mini", "trainer.epochs=7"]
+    words.append("optim.warmup_epochs=1")
+    shared = ["dataset=digits", "dataset.name=digits2"]
+    _, [run] = sweep(*words, *shared)
+    assert (run.optim.lr, run.recipe and run.recipe["dataset"]) == (0.07, "digits2")
+    (recipes / "recipe/digits2_gift.yaml").write_text("optim: {lr: [")
+    assert sweep(*words, *shared) == (2, [])
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert "digits2_gift.yaml" in said
+
+
+def test_a_recipe_of_other_data_is_refused_with_what_can_be_typed(sweep: Sweeping, recipes: Path, capsys: Told) -> None:
+    (recipes / "recipe/mine.yaml").write_text(RECIPE.replace("dataset: digits", "dataset: folder_birds"))
+    words = ["--config-dir", str(recipes), "dataset=digits", "method=gift", "backbone=vit_mini", "trainer.epochs=7"]
+    assert sweep(*words, "optim.warmup_epochs=0", "phase=final", "recipe=mine")[0] == 2
+    said = capsys.readouterr().err
+    assert "the recipe was chosen with {'dataset': 'folder_birds', " in said
+    assert "dataset=folder_birds" not in said
+    (recipes / "recipe/mine.yaml").write_text("recipe: {a: 1}\n")
+    assert sweep(*words, "optim.warmup_epochs=0", "phase=final", "recipe=mine")[0] == 2
+    assert "expected the name of a file that python -m experiments.select has written" in capsys.readouterr().err
+
+
+def test_a_recipe_written_by_hand_is_no_default(sweep: Sweeping, recipes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (recipes / "recipe/digits_gift.yaml").write_text("# @package _global_\noptim: {lr: 0.33}\n")
+    _, [run] = sweep("--config-dir", str(recipes), "dataset=digits", "method=gift", "phase=final")
+    assert run.optim.lr == 0.33
+    assert "no recipe" not in caplog.text
+
+
+def test_images_of_one_name_are_not_swept_together(sweep: Sweeping, tmp_path: Path, capsys: Told) -> None:
+    roots = [tmp_path / part / "images" for part in ("Bär", "fish")]
+    for root in roots:
+        for kind in ("a", "b"):
+            (root / "train" / kind).mkdir(parents=True)
+            (root / "train" / kind / "1.png").touch()
+    assert sweep("-m", "dataset=folder", f"dataset.root={roots[0]},{roots[1]}") == (2, [])
+    said = capsys.readouterr().err
+    assert f"{roots[0]} and {roots[1]} would both be folder_images, in the same folders; " in said
+
+
+def test_paths_are_an_axis_whatever_their_names(sweep: Sweeping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["2024", "Bär [1]", "fish"]
+    for kind in ("a", "b"):
+        for name in names:
+            (tmp_path / name / "train" / kind).mkdir(parents=True)
+            (tmp_path / name / "train" / kind / "1.png").touch()
+    monkeypatch.chdir(tmp_path)
+    for axis in (names, names[::2]):
+        code, runs = sweep("-m", "dataset=folder", f"dataset.root={','.join(axis)}")
+        assert (code, [run.values["dataset"]["root"] for run in runs]) == (0, [str(tmp_path / name) for name in axis])
 
 
 def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, tmp_path: Path) -> None:

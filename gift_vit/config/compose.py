@@ -12,6 +12,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gift_vit.common.checks import one_of
 from gift_vit.common.cores import cores
@@ -115,12 +117,25 @@ def check_recipe(words: Sequence[str]) -> None:
 
 
 def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: str) -> DictConfig:
-    """The job with the recipe of this name, if there is one and the job looked for one that is not there; else as it is."""
-    choices = hydra_cfg.runtime.choices
-    looked = choices.get("recipe") == f"{choices['dataset']}_{choices['method']}"
-    if not looked or cfg.recipe is not None or name not in GlobalHydra.instance().config_loader().get_group_options("recipe"):
+    """The job with the recipe of this name, if there is one and the job looked for one by the names of files; else as it is.
+
+    Raises:
+        ConfigError: If two folders have the recipe that is used, or its file cannot be read.
+    """
+    choices, options = hydra_cfg.runtime.choices, GlobalHydra.instance().config_loader().get_group_options("recipe")
+    used = choices.get("recipe") or "none"
+    if used == f"{choices['dataset']}_{choices['method']}" and name in options:
+        used = name
+    files = [file for file in _files_of("recipe", used) if file.is_file()]
+    if len(files) > 1:
+        raise ConfigError(f"recipe {used} is in {files[0]} and in {files[1]}, of which Hydra takes the former; move one away")
+    if used == choices.get("recipe"):
         return cfg
-    return compose("train", overrides=[*task_words(hydra_cfg), f"recipe={name}"])
+    words = [*task_words(hydra_cfg), f"recipe={used}"]
+    try:
+        return compose("train", overrides=words)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explain_composition_error(error, words) from error
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
@@ -162,9 +177,13 @@ def elsewhere(name: str, group: str | None = None) -> str:
 
 def file_of(group: str, name: str) -> Path:
     """The file of a group's choice: in a folder of ``--config-dir`` while Hydra is set up with one, else in ``conf/``."""
+    return next((file for file in _files_of(group, name) if file.is_file()), conf_dir() / group / f"{name}.yaml")
+
+
+def _files_of(group: str, name: str) -> list[Path]:
+    """Where Hydra looks for it, in its order: in ``conf/``, then in a folder of ``--config-dir``."""
     folders = _search_path() if GlobalHydra.instance().is_initialized() else ()
-    files = [Path(folder.removeprefix("file://"), group, f"{name}.yaml") for folder in folders]
-    return next((file for file in files if file.is_file()), conf_dir() / group / f"{name}.yaml")
+    return [Path(folder.removeprefix("file://"), group, f"{name}.yaml") for folder in folders]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.common.files import expanded
-from gift_vit.config.compose import PATHS, baseline_of, conf_dir, file_of, flatten, with_recipe
+from gift_vit.config.compose import PATHS, baseline_of, choices, conf_dir, file_of, flatten, with_recipe
 from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
@@ -204,6 +204,8 @@ def _make_absolute(values: dict[str, Any]) -> None:
     for section, key in PATHS:
         if values[section].get(key) == "":
             raise ConfigError(f"{section}.{key} is empty: give a path, or unset the environment variable that it is taken from")
+        if type(values[section].get(key)) is int:  # a folder 2024, which a sweep takes for a number
+            values[section][key] = str(values[section][key])
         if isinstance(values[section].get(key), str):
             expect("\0" not in values[section][key], f"{section}.{key}", repr(values[section][key]), "a path")
             values[section][key] = str(expanded(values[section][key]).absolute())
@@ -339,8 +341,10 @@ def _check_task(dataset: DatasetConfig, backbone: BackboneConfig, method: Any) -
 
 def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     """A recipe holds where it was chosen; ``recipe`` is what its file says of that."""
-    if not isinstance(recipe, Mapping):
-        raise ConfigError(f"recipe={recipe!r}: expected the name of a file of conf/recipe, or none")
+    if not isinstance(recipe, Mapping) or "dataset" not in recipe:
+        raise ConfigError(
+            f"recipe={recipe!r}: expected the name of a file that python -m experiments.select has written, or none"
+        )
     used = {
         "dataset": cfg.dataset.name,
         "method": cfg.method_name,
@@ -355,7 +359,9 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     if not differing:
         return
     chosen, here = ({key: values.get(key) for key in differing} for values in (told, used))
-    add = [as_word(key, told[key]) for key in differing if key != "changes" and key in told]
+    own_data = told["dataset"] not in choices()["dataset"]  # named after its folder, and chosen by no word
+    skipped = {"changes", "dataset"} if own_data else {"changes"}
+    add = [as_word(key, told[key]) for key in differing if key not in skipped and key in told]
     add += [as_word(key, value) for key, value in told["changes"].items() if used["changes"].get(key, ...) != value]
     drop = [key for key in used["changes"] if key not in told["changes"]]
     steps = [f"add {' '.join(add)}"] if add else []
@@ -363,7 +369,8 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     file = file_of("recipe", f"{recipe.get('dataset')}_{recipe.get('method')}")
     raise ConfigError(
         f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); for {file} "
-        f"{' and '.join(steps)}, or leave the recipe out with recipe=none, or choose one with python -m experiments.select"
+        f"{' and '.join(steps) or 'give its dataset'}, or leave the recipe out with recipe=none, or choose one with "
+        "python -m experiments.select"
     )
 
 

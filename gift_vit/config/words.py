@@ -90,12 +90,19 @@ def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
     except HydraException as error:
         if key.lstrip("+") not in _PATHS and re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
             raise ConfigError(f"{word}: {hydra_reason(error)}") from error
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
-    text = f"{key}='{quoted}'"
+    parts = value.split(",")
+    several = len(parts) > 1 and not os.path.exists(os.path.expanduser(value))
+    several = several and all(os.path.exists(os.path.expanduser(part)) for part in parts)
+    text = f"{key}={','.join(map(_quoted, parts if several else [value]))}"
     try:
         return text, parser.parse_override(text)
     except HydraException as error:
         raise ConfigError(f"unexpected word {word!r}: expected <key>=<value>") from error
+
+
+def _quoted(path: str) -> str:
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), path)
+    return f"'{escaped}'"
 
 
 def hydra_reason(error: Exception) -> str:

@@ -47,7 +47,8 @@ def own_table(
     if published:
         raise ConfigError(f"nobody has published numbers of benchmark {BENCHMARK}; drop published=")
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
-    scores = {name: scored_as([r for r in grid.results if r.run.dataset == name]) for name in grid.datasets}
+    of = {name: [r for r in grid.results if r.run.dataset == name] for name in grid.datasets}
+    scores = {name: scored_as(runs or grid.results) for name, runs in of.items()}
     columns = [top1_column(name, dataset_name(name), titled(score)) for name, score in scores.items()]
     body = tuple(
         (

@@ -26,7 +26,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
 from gift_vit.common.starting import interruptible
-from gift_vit.config.compose import check_recipe, compose_job, conf_dir, explain_composition_error, task_words
+from gift_vit.config.compose import baseline_of, check_recipe, compose_job, conf_dir, explain_composition_error, task_words
 from gift_vit.config.loader import check_present, load_job
 from gift_vit.config.run_config import RunConfig
 from gift_vit.config.words import hydra_words, overrides_of
@@ -86,6 +86,7 @@ def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     check_recipe(task_words(hydra_cfg))
     run = load_job(cfg, hydra_cfg)
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
+    given = given or run.optim.lr != baseline_of(hydra_cfg).optim.lr  # by an experiment, or a recipe written by hand
     if run.phase == "final" and run.recipe is None and not given and not isinstance(run.method, Candidates):
         log.warning(
             as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),

@@ -88,7 +88,8 @@ def _wider(cell: Sequence[Tried], edge: Edge, asked: Collection[Words], widen: i
     if value is None or edge.best not in (min(tried), max(tried)) or _added(cell, edge.key) >= widen:
         return []
     done = [run for run in cell if run.result]
-    at_edge = [run for run in done if run.config[edge.key] == edge.best and run.config["seed"] == done[0].config["seed"]]
+    seeds = {run.config["seed"] for run in cell if run.of_grid}  # not those that settle what lies near
+    at_edge = [run for run in done if run.config[edge.key] == edge.best and run.config["seed"] in seeds]
     words = [_with(run.words, edge.key, f"{value:g}") for run in at_edge]
     return [] if any(own in asked for own in words) else words
 

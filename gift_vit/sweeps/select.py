@@ -53,14 +53,14 @@ class Arguments(Options):
         protocol: only runs of this one; needed where a cell holds several
         backbone: only runs of this one; needed where a cell holds several
         out: folder of the recipes (default: recipe/ in the configuration's own folder)
-        replace: also a recipe that was chosen on other data of the same name
+        replace: write over a recipe of other data of the same name, another backbone or another protocol too
 
     Per dataset and method the setting with the highest val score after the last epoch (mean over seeds, if there are several);
     a tie goes to the smaller learning rate, then to the smaller weight decay, then to the smaller other values. Of knn and
     linear_exact the setting is what a run chose. Warns where the best value lies on the edge of its axis, and where runs are
     missing.
-    Prints the command of the final runs with each. What another project has chosen for a dataset of the same name is refused,
-    unless out= is a folder of its own, as out=my_conf/recipe.
+    Prints the command of the final runs with each. out=my_conf/recipe is for the recipes of one project; final runs that are
+    given --config-dir my_conf find them.
     """
 
     root: str = "outputs"
@@ -249,9 +249,11 @@ def select(cfg: Arguments) -> None:
     folder = out if cfg.out else None
     paths = [out / f"{choice.dataset}_{choice.method}.yaml" for choice in choices]
     texts = [recipe_text(choice, folder) for choice in choices]
-    if not cfg.replace:
-        for choice, path in zip(choices, paths, strict=True):
-            _check_same_data(choice, path)
+    for choice, path in zip(choices, paths, strict=True):
+        if (own := conf_dir() / _RECIPES / path.name).is_file() and own.resolve() != path.resolve():
+            raise ConfigError(f"{own} has that name too, and is not to be had beside {path}; move it away, or leave out= out")
+        if not cfg.replace:
+            _check_same_choice(choice, path)
     for choice, path, text in zip(choices, paths, texts, strict=True):  # all or none
         write_text(path, text)
         best = choice.settings[0]
@@ -262,13 +264,17 @@ def select(cfg: Arguments) -> None:
             print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
 
 
-def _check_same_data(choice: Choice, path: Path) -> None:
-    """Refuse to write over a recipe of other data: recipes go by the name of a dataset, and two projects may share it."""
+def _check_same_choice(choice: Choice, path: Path) -> None:
+    """Refuse to write over a recipe of something else: it goes by dataset and method, and two projects may share the names."""
     there = read_config(path).get("recipe") if path.is_file() else None
-    if there is not None and there.get("data", choice.data) != choice.data:
-        raise ConfigError(
-            f"{path} was chosen on other data of this name; give out=<folder>/{_RECIPES} to keep both, or replace=true"
-        )
+    if there is None:
+        return
+    if not isinstance(there, Mapping):
+        raise ConfigError(f"{path} says recipe: {there}, which select does not write; move the file away, or give replace=true")
+    for key, what in (("data", "other data of this name"), ("backbone", "another backbone"), ("protocol", "another protocol")):
+        if there.get(key, getattr(choice, key)) != getattr(choice, key):
+            remedy = f"move it to a {_RECIPES}/ of its own, for --config-dir"
+            raise ConfigError(f"{path} was chosen on {what}; {remedy}, or write over it with replace=true")
 
 
 def _config_dir(command: str) -> Path | None:
@@ -336,10 +342,12 @@ def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
     for key in swept:
         values = sorted({setting.values[key] for setting in settings if _is_number(setting.values[key])})
         best = settings[0].values[key]
+        if not _is_number(best):
+            continue
         others = [name for name in settings[0].values if name != key]
         line = [setting for setting in settings if all(setting.values[name] == settings[0].values[name] for name in others)]
-        equal = {setting.values[key] for setting in line if score_order(setting.score) == score_order(settings[0].score)}
-        if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not equal & set(values[1:-1]):
+        equal = {repr(s.values[key]) for s in line if score_order(s.score) == score_order(settings[0].score)}
+        if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not equal & set(map(repr, values[1:-1])):
             yield Edge(key, best, tuple(values))
 
 

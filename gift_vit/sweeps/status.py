@@ -141,9 +141,10 @@ def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
 def _best(statuses: Sequence[JobStatus]) -> Iterator[str]:
     """What ``select`` would choose from the search runs that are done, of every dataset, method, backbone and protocol."""
     cells: dict[tuple[str, ...], list[Result]] = defaultdict(list)
-    for status in statuses:
-        if status.result and status.result.run.phase == "search":
-            cells[cell_of(identifying(status.result.run.config))].append(status.result)
+    found = {result.source: result for status in statuses if (result := status.result)}  # two ways to type a value are one run
+    for result in found.values():
+        if result.run.phase == "search":
+            cells[cell_of(identifying(result.run.config))].append(result)
     for cell, results in cells.items():
         of_cell = f" for {cell[1]} on {cell[0]}" if len(cells) > 1 else ""
         try:

@@ -13,6 +13,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.config import compose_config, load_config
 from gift_vit.config.compose import conf_dir
 from gift_vit.runs.result import Result, write_result
+from gift_vit.sweeps import select
 from gift_vit.sweeps.plan import Job, Sweep, write_sweep
 from gift_vit.sweeps.select import Choice, choose, final_command, recipe_text
 from tests.results.conftest import exit_code, make_result, refused
@@ -106,6 +107,13 @@ def test_every_swept_key_is_chosen_and_what_was_given_is_kept() -> None:
     circumstances = grid(SCORES, run={"overrides": ["experiment=mini", "backbone=vit_mini", "optim.lr=0.001", "seed=0"]})
     line = "# python -m gift_vit.train sweep=final dataset=digits method=gift experiment=mini backbone=vit_mini"
     assert line in recipe_text(choose(circumstances)).splitlines()
+
+
+def test_an_axis_may_be_of_lists() -> None:
+    targets = [["attn.proj"], ["attn.qkv", "mlp.fc1"]]
+    choice = choose([search(v, config={"method.target_modules": t}) for t, v in zip(targets, (70.0, 90.0), strict=True)])
+    assert best(choice)["method.target_modules"] == targets[1]
+    assert choice.edges == ()
 
 
 def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched() -> None:
@@ -219,13 +227,32 @@ def test_what_was_chosen_on_other_data_of_the_same_name_is_not_written_over(
     capsys.readouterr()
     other = f"root={tmp_path / 'two/outputs'}"
     said = refused(command, capsys, *words, other)
-    assert f"{path} was chosen on other data of this name; give out=<folder>/recipe to keep both, or replace=true" in said
+    remedy = "move it to a recipe/ of its own, for --config-dir, or write over it with replace=true"
+    assert f"{path} was chosen on other data of this name; {remedy}" in said
     assert path.read_text() == before
     assert command(*words, f"root={tmp_path / 'one/outputs'}") == 0, "chosen again on the same"
     assert command(*words, other, "replace=true") == 0
     assert OmegaConf.load(path).recipe.data == "1" * 64
     path.write_text("optim: {lr: 1}\n")
     assert command(*words, other) == 0, "written by hand, or by a version that kept no data"
+    capsys.readouterr()
+    path.write_text("recipe: {backbone: vit_b16}\n")
+    assert "was chosen on another backbone; move it" in refused(command, capsys, *words, other)
+    path.write_text("recipe: mine\n")
+    assert "says recipe: mine, which select does not write" in refused(command, capsys, *words, other)
+
+
+def test_a_recipe_that_hydra_would_find_first_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    first = tmp_path / "conf/recipe/digits_gift.yaml"
+    first.write_text("recipe: {}\n")
+    monkeypatch.setattr(select, "conf_dir", lambda: tmp_path / "conf")
+    store(tmp_path, *grid(SCORES))
+    said = refused(command, capsys, f"root={tmp_path / 'outputs'}", f"out={tmp_path / 'mine/recipe'}", "replace=true")
+    assert f"{first} has that name too, and is not to be had beside {tmp_path / 'mine/recipe/digits_gift.yaml'}" in said
+    assert not (tmp_path / "mine").exists()
 
 
 def test_warnings_are_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

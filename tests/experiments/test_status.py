@@ -55,6 +55,7 @@ def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys:
         config = {"optim.lr": lr, "optim.weight_decay": decay}
         write_result(folder / "result.json", make_result(val=75.0, run={"phase": "search"}, config=config))
         jobs.append(Job((f"optim.lr={lr:g}", f"optim.weight_decay={decay:g}"), str(folder)))
+    jobs.append(Job(("optim.lr=1e-3", "optim.weight_decay=1e-2"), jobs[-1].folder))  # the same run, typed otherwise
     write_sweep(tmp_path, Sweep(COMMAND, "2026-01-01T00:00:00+00:00", tuple(jobs)))
     assert print_status(f"root={tmp_path}") == 0
     assert "best so far: val top-1 75.00 % with optim.lr=0.001 optim.weight_decay=0.01\n" in capsys.readouterr().out
