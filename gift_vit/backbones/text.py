@@ -1,6 +1,7 @@
 """Models of transformers, and those that classify texts. Imported for such a backbone alone: transformers takes seconds."""
 
 import inspect
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Set
@@ -16,6 +17,8 @@ from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.hub import hub_asked_once
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.data.tokens import INPUTS
+
+log = logging.getLogger(__name__)
 
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
 _DRAWN = ("pooler.", "sequence_summary.")  # parts of a head too, where no weights are loaded that could hold them
@@ -110,7 +113,9 @@ class TextClassifier(TextModel):
 
 
 def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
-    """A model of transformers with a new head of ``num_classes`` classes, drawn from torch's random numbers.
+    """A model of transformers with a head of ``num_classes`` classes, drawn from torch's random numbers.
+
+    A head of as many classes that the weights hold is kept, as transformers keeps it, and the log says so.
 
     Raises:
         ConfigError: If there is no such model or folder, transformers has no head for it, its weights are another model's, it
@@ -167,6 +172,9 @@ def _load(cfg: BackboneConfig, num_classes: int) -> tuple[Any, set[str]]:
         told = {"config": config, "revision": cfg.revision, "dtype": torch.float32, **other_head}
         model, info = auto.from_pretrained(cfg.model, output_loading_info=True, **told)
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        held = [name for name, _ in model.named_parameters() if name.startswith(_HEADS) and name not in new]
+        if held and not mean:
+            log.info("backbone.model=%s has a head for %d outputs (%s): it is trained further", cfg.model, num_classes, held[0])
         _check_layers(type(model).__name__, new, mean)
     else:
         model = auto.from_config(config)

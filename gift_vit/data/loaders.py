@@ -6,6 +6,7 @@ sees what it would have seen, and iterating changes no draw of the training loop
 Nor of the number of processes that train (:mod:`gift_vit.common.distributed`): they share the images of each batch among them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
@@ -155,7 +156,12 @@ class TrainLoader(_Loader):
 
     def _labelled(self, number: int, batch: Batch) -> Batch:
         images, labels = batch
-        return batch if self._batches.has_share(number) else (images, torch.full_like(labels, IGNORED))
+        return batch if self._batches.has_share(number) else (images, ignored_like(labels))
+
+
+def ignored_like(labels: Tensor) -> Tensor:
+    """Labels of examples that do not count, in the place of these; of numbers, each of which may be a label, NaN."""
+    return torch.full_like(labels, math.nan if labels.is_floating_point() else IGNORED)
 
 
 class EvalLoader(_Loader):

@@ -164,7 +164,8 @@ def split_off(
             f"{error}; give a {part} split or another fraction"
         ) from error
     whole = f"all {cfg.thing}s" if of == ALL else of
-    said = f"split off {whole}: {len(drawn):,} of {len(source):,}, stratified, seed {cfg.split_seed}"
+    how = "drawn" if cfg.is_regression else "stratified"
+    said = f"split off {whole}: {len(drawn):,} of {len(source):,}, {how}, seed {cfg.split_seed}"
     return SubsetSource(source, rest), SubsetSource(source, drawn), said
 
 

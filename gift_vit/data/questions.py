@@ -12,7 +12,7 @@ import numpy as np
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import COMMONSENSE_SETS
-from gift_vit.data.texts import TextSource
+from gift_vit.data.texts import TextSource, check_unicode
 
 WAYS = ("exact", "regex")  # of scoring an answer
 TRIGGER = "the correct answer is "
@@ -62,6 +62,7 @@ def check_question(question: object, answer: object, of_set: str, place: str) ->
     for name, text in (("instruction", question), ("answer", answer)):
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"{place}: {name} is {text!r}, expected text; prepare the data again, or remove the row")
+        check_unicode(text, name, place)
     assert isinstance(question, str)
     assert isinstance(answer, str)
     options = options_of(question, of_set)

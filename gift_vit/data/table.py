@@ -17,7 +17,7 @@ from torch import Tensor
 from gift_vit.common import distributed
 from gift_vit.data.base import ConcatSource
 from gift_vit.data.cache import CachedImages, PixelSource
-from gift_vit.data.loaders import IGNORED, Batch, EpochBatches, mix_seed
+from gift_vit.data.loaders import Batch, EpochBatches, ignored_like, mix_seed
 from gift_vit.data.transforms import ImageTransform
 
 SHARE = 1 / 4  # of the device's free memory that the pixels of a split may take
@@ -136,7 +136,7 @@ class TableTrainBatches(_TableBatches):
         self._batches.epoch = epoch
         for number, keys in enumerate(self._batches):
             images, labels = self._read([self._draw(*key) for key in keys])
-            yield images, labels if self._batches.has_share(number) else torch.full_like(labels, IGNORED)
+            yield images, labels if self._batches.has_share(number) else ignored_like(labels)
 
     def _draw(self, epoch: int, index: int) -> Place:
         if not self._transform.is_random:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gift_vit.common.errors import ConfigError
+
 
 class TextSource:
     """One or two texts each, with labels (N,); it stands where images do, and is asked what they are.
@@ -44,3 +46,16 @@ class TextSource:
         """Nothing is changed in reading."""
         del index
         return []
+
+
+def check_unicode(text: str, column: str, place: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can hold and no tokenizer takes.
+
+    Raises:
+        ConfigError: Names the place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        raise ConfigError(f"{place}: column {column} holds {half}, half of a character; remove it from the text") from error

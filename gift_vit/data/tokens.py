@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import LabelledSource
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,11 @@ class Tokens:
         self.labels: NDArray[Any] = source.labels
         texts = [source[index][0] for index in range(len(source))]
         columns = [list(column) for column in zip(*texts, strict=True)]
+        added = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
+        if max_length <= added + len(columns) - 1:
+            raise ConfigError(
+                f"dataset.max_length={max_length} leaves nothing of a text: the tokenizer adds {added} tokens; raise it"
+            )
         options = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
         encoded = tokenizer(*columns, **options)
         self.tokens = [_as_array(*both) for both in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)]

@@ -52,9 +52,10 @@ CLASSES = Objective(cross_entropy)
 
 
 def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The sum of (output − label)² over outputs (B, 1) and labels (B,)."""
-    errors = outputs.squeeze(1) - labels
-    return (errors**2).masked_fill(labels == IGNORED, 0.0).sum()
+    """The sum of (output − label)² over outputs (B, 1) and labels (B,), without those labelled NaN."""
+    outputs = outputs.squeeze(1)
+    errors = outputs - outputs.detach().where(labels.isnan(), labels)
+    return (errors**2).sum()
 
 
 def sequence_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -166,14 +166,23 @@ def _key(cfg: RunConfig, model: nn.Module, data: VisionDataset, split: str, devi
     [source] = data.parts(split)
     facts: list[object]
     if isinstance(cfg.dataset, TextTaskConfig):
-        tokenizer: Any = model.tokenizer
-        facts = [_FORMAT, fingerprint({split: source}), repr(tokenizer), cfg.dataset.max_length, version("transformers")]
+        facts = [_FORMAT, fingerprint({split: source}), *_tokenizer_facts(model.tokenizer)]
+        facts += [cfg.dataset.max_length, version("transformers")]
     else:
         transform = build_eval_transform(cfg.dataset.transform, input_statistics(model))
         facts = [_FORMAT, pixels_key(data, source, transform), *astuple(transform.stats), cfg.backbone.model]
     facts += [str(getattr(model, "global_pool", None)), device.type]
     own = adapter_state_dict(model)
     return digest_of(facts, {name: tensor for name, tensor in model.state_dict().items() if name not in own})
+
+
+def _tokenizer_facts(tokenizer: Any) -> tuple[str, ...]:
+    """What the tokens of a text depend on, but for the length that they are cut to."""
+    whole = getattr(tokenizer, "backend_tokenizer", None)
+    if whole is None:  # one in Python: its vocabulary, and the options of its class
+        return repr(tokenizer), json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    told = json.loads(whole.to_str())
+    return repr(tokenizer), json.dumps({key: value for key, value in told.items() if key not in ("truncation", "padding")})
 
 
 def digest_of(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:

@@ -76,7 +76,9 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
 
 def _write_text_model(model: Any, run: Run, out: Path) -> str:
     classifies = bool(model.get_classifier())
-    if classifies:
+    if classifies and run.config.dataset.is_regression:
+        model.model.config.problem_type = "regression"  # else a pipeline of transformers takes a sigmoid of the number
+    elif classifies:
         names = run.class_names(model.num_classes)
         model.model.config.id2label = dict(enumerate(names))
         model.model.config.label2id = {name: index for index, name in enumerate(names)}

@@ -72,6 +72,25 @@ def test_names_of_integer_classes_are_read_of_parquet(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_files_with_one_text_and_with_two_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("sentence1\tsentence2\tlabel\n" + "a\tb\t0\nc\td\t1\n" * 5)
+    (tmp_path / "test.tsv").write_text("sentence\tlabel\na\t0\n")
+    with pytest.raises(ConfigError, match=r"test\.tsv has one column of texts and .*train\.tsv has two; name them"):
+        read(tmp_path)
+
+
+def test_long_texts_and_separators_within_quotation_marks_are_read(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "train.csv").write_text(f'"good; fine; nice",1\n{long},0\n' * 5)
+    data = read(tmp_path, columns=TextColumnsConfig(text="1", label="2"))
+    assert {text for text, _ in texts(data, "train")} == {("good; fine; nice",), (long,)}
+
+
+def test_numbers_are_split_off_by_drawing(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [{"text": "a", "label": str(index / 7)} for index in range(20)])
+    assert read(tmp_path, metric="pearson").origins["val"].drawn == "split off train: 4 of 20, drawn, seed 0"
+
+
 def test_a_quotation_mark_in_tsv_is_a_character_and_in_csv_encloses(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + '"so\t0\nsaid\t1\n' * 9)
     (tmp_path / "train.csv").write_text("text,label\n" + '"""so",0\nsaid,1\n' * 9)
@@ -104,6 +123,7 @@ def test_columns_without_names_are_given_by_number(tmp_path: Path) -> None:
         ("train.json", "[{", {}, "cannot be read as JSON"),
         ("train.jsonl", '{"text": "a", "label": 0.5}', {}, r"line 1: column label holds 0.5, expected the name or the number"),
         ("train.jsonl", '{"text": 3, "label": 0}', {}, r"line 1: column text holds 3, expected text"),
+        ("train.jsonl", '{"text": "a \\ud83d", "label": 0}', {}, r"line 1: column text holds .ud83d, half of a character"),
         ("train.parquet", "no", {}, "cannot read .* as Parquet"),
     ],
 )

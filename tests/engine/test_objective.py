@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gift_vit.data.loaders import ignored_like
 from gift_vit.engine.config import OptimConfig
 from gift_vit.engine.fit import Tally
-from gift_vit.engine.objective import CLASSES, IGNORED, SEQUENCES
+from gift_vit.engine.objective import CLASSES, IGNORED, SEQUENCES, squared_error
 from gift_vit.engine.state import Precision, build_optimizer
 from gift_vit.engine.step import EagerStep
 
@@ -64,3 +65,16 @@ def test_classes_are_scored_as_cross_entropy_has_them() -> None:
     expected = sum(by_hand(row[None, None], label[None, None]) for row, label in zip(logits, labels, strict=True))
     assert float(CLASSES.loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
     assert CLASSES.correct(logits, logits.argmax(1)).all()
+
+
+def test_of_numbers_any_may_be_a_label_and_nan_is_none() -> None:
+    """−100 marks what does not count among classes alone; a temperature may be that."""
+    outputs = torch.tensor([[0.5], [0.0], [2.0]], dtype=torch.float64, requires_grad=True)
+    loss = squared_error(outputs, torch.tensor([-100.0, 1.0, math.nan], dtype=torch.float64))
+    loss.backward()
+    assert loss.item() == 100.5**2 + 1
+    assert outputs.grad is not None
+    assert outputs.grad.flatten().tolist() == [2 * 100.5, -2.0, 0.0]
+    labels = {torch.float32: math.nan, torch.int64: -100}
+    for dtype, expected in labels.items():
+        assert ignored_like(torch.zeros(2, dtype=dtype)).tolist() == pytest.approx([expected] * 2, nan_ok=True)

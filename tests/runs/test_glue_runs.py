@@ -5,6 +5,7 @@ A run takes half a second beside the import of transformers, which takes five.
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import pytest
 import scipy.stats
 from scipy.special import softmax
 from sklearn.metrics import matthews_corrcoef
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from experiments.crate import crate
 from experiments.ensemble import Arguments, print_ensemble
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.runs.build import finished_model
-from gift_vit.runs.finished import evaluate_split, score_model
+from gift_vit.runs.finished import evaluate_split, score_model, write_merged
 from gift_vit.runs.predictions import read_predictions
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
@@ -176,6 +178,47 @@ def test_a_head_is_fitted_on_features_that_are_kept(
         again = trained(configured("cola", *words, "run_name=again"))
     assert again.metrics == result.metrics
     assert sum("features of glue_cola" in message and ": from " in message for message in caplog.messages) == 2
+
+
+def test_features_of_another_tokenizer_are_not_those_that_are_kept(
+    configured: Configured, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = shutil.copytree(root / "bert", tmp_path / "bert")
+    words = ("phase=final", "method=linear_exact", "backbone.pooling=mean", f"paths.cache_root={tmp_path}/cache")
+    words = (*words, f"backbone.model={model}")
+    trained(configured("cola", *words))
+    told = json.loads((model / "tokenizer.json").read_text())
+    told["normalizer"] = {"type": "Replace", "pattern": {"String": "good"}, "content": "bad"}
+    (model / "tokenizer.json").write_text(json.dumps(told))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        trained(configured("cola", *words, "run_name=again"))
+    assert not [message for message in caplog.messages if "features of glue_cola" in message and ": from " in message]
+
+
+def test_a_merged_model_of_numbers_answers_with_the_number(configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("stsb", "phase=final", "trainer.epochs=1")
+    trained(cfg)
+    run = Run.open(cfg.folder)
+    write_merged(run, tmp_path / "merged")
+    pair = {"text": "a good film", "text_pair": "a bad film"}
+    answer: Any = pipeline("text-classification", str(tmp_path / "merged"), device="cpu")(pair)
+    model, tokenizer = (
+        auto.from_pretrained(tmp_path / "merged") for auto in (AutoModelForSequenceClassification, AutoTokenizer)
+    )
+    logits = model(**tokenizer(pair["text"], pair["text_pair"], return_tensors="pt")).logits
+    assert answer["score"] == pytest.approx(logits.item(), rel=1e-5)
+
+
+def test_a_length_that_leaves_nothing_of_a_text_is_refused(configured: Configured) -> None:
+    with pytest.raises(ConfigError, match=r"dataset.max_length=3 leaves nothing of a text: the tokenizer adds 3 tokens"):
+        train_run(configured("rte", "dataset.max_length=3"), CALL)
+
+
+def test_a_head_of_the_weights_is_said(configured: Configured, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        trained(configured("cola", "trainer.epochs=1"))
+    assert any("has a head for 2 outputs (classifier.weight): it is trained further" in message for message in caplog.messages)
 
 
 def test_a_head_that_is_not_linear_is_not_fitted(configured: Configured) -> None:

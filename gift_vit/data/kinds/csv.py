@@ -108,12 +108,15 @@ def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     if not quoted:
         return [(line, row.rstrip("\r").split("\t")) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
-    first = text.partition("\n")[0]
+    first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # a separator within quotation marks is none
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count), strict=True)
+    before = csv.field_size_limit(len(text) + 1)  # a text may be longer than the 131,072 characters that are allowed at first
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise ConfigError(f"{file} line {reader.line_num} cannot be read as CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tuple[int, list[str]]]]:

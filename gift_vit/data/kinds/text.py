@@ -8,6 +8,7 @@ file it encloses cells.
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows
 from gift_vit.data.kinds.parquet import agreed_names, names_in
 from gift_vit.data.layout import LEARNT
 from gift_vit.data.own import Part, own_dataset, rows_of_splits, taken
-from gift_vit.data.texts import TextSource
+from gift_vit.data.texts import TextSource, check_unicode
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         split: [read_rows(file, cfg.columns, split in LEARNT, numbers=cfg.is_regression) for file in files]
         for split, files in found.items()
     }
+    _check_columns(found, read)
     numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
     named = [(file, rows.class_names) for split, files in found.items() for file, rows in zip(files, read[split], strict=True)]
     parts: dict[str, Part] = {}
@@ -70,6 +72,16 @@ def build_text(cfg: TextConfig) -> VisionDataset:
             source = partial(_source, [texts[index] for index in indices], [places[index] for index in indices])
             parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)
     return replace(own_dataset(cfg, parts, None if cfg.is_regression else agreed_names(named)), decoder="none")
+
+
+def _check_columns(found: Mapping[str, Sequence[Path]], read: Mapping[str, Sequence[Rows]]) -> None:
+    """Refuse files of which some have one column of texts and some two: the model would be tested on other inputs."""
+    counts = {file: len(rows.texts[0]) for split in found for file, rows in zip(found[split], read[split], strict=True)}
+    one, two = (next((file for file, count in counts.items() if count == wanted), None) for wanted in (1, 2))
+    if one is not None and two is not None:
+        raise ConfigError(
+            f"{one} has one column of texts and {two} has two; name them with dataset.columns.text=… and dataset.columns.pair=…"
+        )
 
 
 def _source(texts: list[tuple[str, ...]], places: list[str], labels: Any, **_: Any) -> Any:  # it stands where images do
@@ -169,6 +181,7 @@ def _checked(text: Any, column: str, place: str) -> str:
     if not isinstance(text, str) or not text.strip():
         found = "nothing" if text is None or text == "" or isinstance(text, str) else repr(text)
         raise ConfigError(f"{place}: column {column} holds {found}, expected text; write it, or remove the row")
+    check_unicode(text, column, place)
     return text
 
 
