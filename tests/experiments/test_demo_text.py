@@ -32,9 +32,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> Path
 
 
 def test_the_demo_chooses_on_val_tests_each_seed_once_and_writes_a_table(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """26 runs of a tenth of a second, and two heads that are fitted: eight seconds."""
+    """18 runs, each composed three times: 25 s of CPU."""
+    monkeypatch.setattr(demo_text, "RATES", demo_text.RATES[:2])
+    monkeypatch.setattr(demo_text, "SEEDS", demo_text.SEEDS[:2])
     out = tmp_path / "out"
     arguments = Arguments(str(data), str(out), train_size=200, epochs=1, model=str(text_model(tmp_path / "bert")), jobs=1)
     run_demo(arguments)
@@ -46,13 +48,13 @@ def test_the_demo_chooses_on_val_tests_each_seed_once_and_writes_a_table(
     ] * 2
     found = find_runs(out)
     finals = [run for run in found if run.config.phase == "final"]
-    assert (len(found), len(finals)) == (2 * (3 + 3 + 3 + 3 + 1), 2 * (3 + 3 + 1))
+    assert (len(found), len(finals)) == (2 * (2 + 2 + 2 + 2 + 1), 2 * (2 + 2 + 1))
     for task in ("sst2", "cola"):
         own = [run for run in finals if run.config.dataset.name == f"glue_{task}" and run.config.method_name == "gift_qv"]
         tried = [run for run in found if run not in finals and run.folder.parts[-4:-2] == (f"glue_{task}", "gift_qv")]
         best = max(score for run in tried if (score := run.result.metrics["val_top1"] if run.result else None) is not None)
         chosen = {run.config.optim.lr for run in tried if run.result and run.result.metrics["val_top1"] == best}
-        assert {run.config.seed for run in own} == {0, 1, 2}
+        assert {run.config.seed for run in own} == {0, 1}
         assert {run.config.optim.lr for run in own} <= chosen
     stamp = {run.folder: (run.folder / "result.json").stat().st_mtime_ns for run in found}
     run_demo(arguments)
