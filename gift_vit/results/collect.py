@@ -241,7 +241,11 @@ def check_seeds(runs: Sequence[Result], where: str) -> None:
     for run in runs:
         if (other := by_seed.setdefault(run.run.seed, run)) is not run:
             both = f"{other.source} and {run.source} both claim seed {run.run.seed}"
-            raise ConfigError(f"{both} of {where}; move one of them away")
+            ours, theirs = but_for_seed(run), but_for_seed(other)
+            differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+            told = f" (they differ in {', '.join(differing[:3])})" if differing else ""
+            apart = "" if not differing else ", or tell them apart by rows=[…] or method="
+            raise ConfigError(f"{both} of {where}{told}; move one of them away{apart}")
 
 
 def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, object]], where: str, remedy: str) -> None:

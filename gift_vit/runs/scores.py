@@ -81,6 +81,8 @@ def _correlation(name: str, predicted: Floats, labels: NDArray[np.generic]) -> f
 def compute_scores(logits: Floats, labels: Labels, val: tuple[Floats, Labels] | None = None) -> dict[str, float | None]:
     """Every score of :data:`SCORES`.
 
+    Of equal classes the first is the predicted one, and the last ones are among the top five, as scikit-learn has it.
+
     Args:
         logits: (N, C), of the images that are scored.
         labels: (N,), 0 ≤ label < C.
