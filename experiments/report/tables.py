@@ -8,10 +8,7 @@ from statistics import median
 
 from experiments.report.charts import Entry, pareto_front
 from experiments.report.runs import ShownRun, display_order, shared_score
-from gift_vit.results.cells import (
-    top1_text,
-    trained_alone,
-)
+from gift_vit.results.cells import top1_text, trained_alone
 from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import dataset_name, method_name, titled
 from gift_vit.results.render import DASH, Table, ranks

@@ -1,7 +1,7 @@
 """Working with Hydra's composition: where the YAML lives, the baseline of a run's overrides, and its errors in one line."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def check_recipe(words: Sequence[str]) -> None:
             one_of(GlobalHydra.instance().config_loader().get_group_options("recipe"))("recipe", choice.strip("'\""))
 
 
-def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: str) -> DictConfig:
+def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: Callable[[], str]) -> DictConfig:
     """The job with the recipe of this name, if there is one and the job looked for one by the names of files; else as it is.
 
     Raises:
@@ -124,8 +124,8 @@ def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: str) -> DictConfig:
     """
     choices, options = hydra_cfg.runtime.choices, GlobalHydra.instance().config_loader().get_group_options("recipe")
     used = choices.get("recipe") or "none"
-    if used == f"{choices['dataset']}_{choices['method']}" and name in options:
-        used = name
+    if used == f"{choices['dataset']}_{choices['method']}" and (own := name()) in options:
+        used = own
     files = [file for file in _files_of("recipe", used) if file.is_file()]
     if len(files) > 1:
         raise ConfigError(f"recipe {used} is in {files[0]} and in {files[1]}, of which Hydra takes the former; move one away")

@@ -109,8 +109,11 @@ def load_job(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     A final run has the recipe of its dataset, which Hydra finds by the dataset's file: ``cub_gift``. A person's own images all
     have one file, and names of their own, as ``folder_birds``; theirs is looked for here.
     """
-    values, _ = _read(cfg)
-    name = f"{_build_dataset(values['dataset']).name}_{_build_method(values['method'])[1]}"
+
+    def name() -> str:
+        values, _ = _read(cfg)
+        return f"{_build_dataset(values['dataset']).name}_{_build_method(values['method'])[1]}"
+
     return load_config(with_recipe(cfg, hydra_cfg, name), lambda: baseline_of(hydra_cfg))
 
 

@@ -85,19 +85,22 @@ def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
     try:
         override = parser.parse_override(word)
         is_text = not override.is_sweep_override() and isinstance(override.value(), str)
-        if is_text or key.lstrip("+") not in _PATHS or not os.path.exists(os.path.expanduser(value)):
+        if is_text or key.lstrip("+") not in _PATHS or not _is_there(value):
             return word, override
     except HydraException as error:
         if key.lstrip("+") not in _PATHS and re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told
             raise ConfigError(f"{word}: {hydra_reason(error)}") from error
     parts = value.split(",")
-    several = len(parts) > 1 and not os.path.exists(os.path.expanduser(value))
-    several = several and all(os.path.exists(os.path.expanduser(part)) for part in parts)
+    several = not _is_there(value) and all(map(_is_there, parts))
     text = f"{key}={','.join(map(_quoted, parts if several else [value]))}"
     try:
         return text, parser.parse_override(text)
     except HydraException as error:
         raise ConfigError(f"unexpected word {word!r}: expected <key>=<value>") from error
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
 
 
 def _quoted(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
-from gift_vit.config.keys import identifying, value_order
+from gift_vit.config.keys import config_difference, identifying, value_order
 from gift_vit.results.names import Value, dataset_name
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import Run, find_runs
@@ -153,11 +153,7 @@ def build_grid(
         _check_same(column, _data_facts, f"the column {dataset}", "run them again on the same data")
         _check_same(told, lambda r: {"decoder": r.data.decoder}, f"the column {dataset}", "run them again with one decoder")
     found = by_row(runs, rows)
-    cells = {
-        (row, dataset): tuple(cell)
-        for row, members in found.items()
-        for dataset, cell in groupby(sorted(members, key=lambda r: (r.run.dataset, r.run.seed)), key=lambda r: r.run.dataset)
-    }
+    cells = _cells(found)
     for key, cell in cells.items():
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
@@ -166,18 +162,25 @@ def build_grid(
 
 def that_fit(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
     """The final runs of the cells, of method and dataset, that can be averaged; and of each other cell why it cannot."""
-    key = {id(result): ((result.run.method,), result.run.dataset) for result in results}
     fitting: list[Result] = []
     reasons = []
-    for cell, members in groupby(sorted(results, key=lambda r: key[id(r)]), key=lambda r: key[id(r)]):
-        runs = list(members)
+    for key, cell in _cells(by_row(results)).items():
         try:
-            _check_cell(cell, runs)
-        except ConfigError as error:
+            _check_cell(key, cell)
+        except ConfigError as error:  # noqa: PERF203 - one cell is not the next one's matter
             reasons.append(str(error))
         else:
-            fitting += runs
+            fitting += cell
     return fitting, reasons
+
+
+def _cells(rows: Mapping[Row, Sequence[Result]]) -> dict[tuple[Row, str], tuple[Result, ...]]:
+    """The runs of each row on each dataset, by ascending seed."""
+    return {
+        (row, dataset): tuple(cell)
+        for row, members in rows.items()
+        for dataset, cell in groupby(sorted(members, key=lambda r: (r.run.dataset, r.run.seed)), key=lambda r: r.run.dataset)
+    }
 
 
 def final_datasets(results: Iterable[Result], benchmark: str) -> set[str]:
@@ -241,8 +244,7 @@ def check_seeds(runs: Sequence[Result], where: str) -> None:
     for run in runs:
         if (other := by_seed.setdefault(run.run.seed, run)) is not run:
             both = f"{other.source} and {run.source} both claim seed {run.run.seed}"
-            ours, theirs = but_for_seed(run), but_for_seed(other)
-            differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+            differing = list(config_difference(other.run.config, run.run.config))
             told = f" (they differ in {', '.join(differing[:3])})" if differing else ""
             apart = "" if not differing else ", or tell them apart by rows=[…] or method="
             raise ConfigError(f"{both} of {where}{told}; move one of them away{apart}")

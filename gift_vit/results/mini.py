@@ -22,7 +22,7 @@ from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import Reference, cost_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import caption, grid_notes, provenance, row_name, sampling_note
-from gift_vit.results.published import PublishedRow
+from gift_vit.results.published import PublishedRow, refuse_published
 from gift_vit.results.render import Column, Table
 from gift_vit.runs.result import Result
 
@@ -53,8 +53,7 @@ def mini_table(
         ConfigError: As :func:`build_grid` and :func:`comparison_notes` do, and for a dataset that is neither known nor that of
             a run.
     """
-    if published:
-        raise ConfigError(f"nobody has published numbers of benchmark {BENCHMARK}; drop published=")
+    refuse_published(published, BENCHMARK)
     results = list(results)
     _check_known(datasets or (), results)
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)

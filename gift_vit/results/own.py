@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
     adapter_cells,
     adapter_columns,
@@ -16,7 +15,7 @@ from gift_vit.results.collect import build_grid
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.names import dataset_name, method_name, titled
 from gift_vit.results.notes import caption, grid_notes, provenance
-from gift_vit.results.published import PublishedRow
+from gift_vit.results.published import PublishedRow, refuse_published
 from gift_vit.results.render import Table
 from gift_vit.runs.result import Result, scored_as
 
@@ -44,8 +43,7 @@ def own_table(
     Raises:
         ConfigError: As :func:`build_grid` and :func:`comparison_notes` do.
     """
-    if published:
-        raise ConfigError(f"nobody has published numbers of benchmark {BENCHMARK}; drop published=")
+    refuse_published(published, BENCHMARK)
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     of = {name: [r for r in grid.results if r.run.dataset == name] for name in grid.datasets}
     scores = {name: scored_as(runs or grid.results) for name, runs in of.items()}

@@ -244,14 +244,14 @@ def select(cfg: Arguments) -> None:
     sweeps = read_sweeps(expanded(cfg.root))
     wanted.sort(key=lambda run: (run.run.dataset, run.run.method))
     cells = [list(cell) for _, cell in groupby(wanted, key=lambda run: (run.run.dataset, run.run.method))]
-    out = expanded(cfg.out) if cfg.out else conf_dir() / "recipe"
+    folder, own = expanded(cfg.out) if cfg.out else None, conf_dir() / _RECIPES
+    out = folder or own
     choices = [choose(cell, sweeps) for cell in cells]
-    folder = out if cfg.out else None
     paths = [out / f"{choice.dataset}_{choice.method}.yaml" for choice in choices]
     texts = [recipe_text(choice, folder) for choice in choices]
     for choice, path in zip(choices, paths, strict=True):
-        if (own := conf_dir() / _RECIPES / path.name).is_file() and own.resolve() != path.resolve():
-            raise ConfigError(f"{own} has that name too, and is not to be had beside {path}; move it away, or leave out= out")
+        if (first := own / path.name).is_file() and first.resolve() != path.resolve():
+            raise ConfigError(f"{first} has that name too, and is not to be had beside {path}; move it away, or leave out= out")
         if not cfg.replace:
             _check_same_choice(choice, path)
     for choice, path, text in zip(choices, paths, texts, strict=True):  # all or none
@@ -346,8 +346,9 @@ def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
             continue
         others = [name for name in settings[0].values if name != key]
         line = [setting for setting in settings if all(setting.values[name] == settings[0].values[name] for name in others)]
-        equal = {repr(s.values[key]) for s in line if score_order(s.score) == score_order(settings[0].score)}
-        if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not equal & set(map(repr, values[1:-1])):
+        equal = [setting.values[key] for setting in line if score_order(setting.score) == score_order(settings[0].score)]
+        between = any(value in equal for value in values[1:-1])
+        if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not between:
             yield Edge(key, best, tuple(values))
 
 
