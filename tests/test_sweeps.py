@@ -262,6 +262,14 @@ def test_paths_are_an_axis_whatever_their_names(sweep: Sweeping, tmp_path: Path,
         assert (code, [run.values["dataset"]["root"] for run in runs]) == (0, [str(tmp_path / name) for name in axis])
 
 
+def test_a_key_that_the_default_choice_lacks_is_set_in_all_of_a_sweep(sweep: Sweeping, capsys: Told) -> None:
+    code, runs = sweep("sweep=final", "dataset=digits", "seed=0", "method=adaptformer,repadapter", "method.bottleneck=4")
+    assert (code, [run.values["method"]["bottleneck"] for run in runs]) == (0, [4, 4])
+    for key in ("rank", "botleneck"):  # the latter is no key of any
+        assert sweep("-m", "dataset=digits", "method=adaptformer,repadapter", f"method.{key}=4") == (2, [])
+        assert f"none of 2 runs can start: unknown key method.{key}" in capsys.readouterr().err
+
+
 def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, tmp_path: Path) -> None:
     said = "unknown recipe 'nonne'; did you mean none? (known: "
     code, runs = sweep("-m", "debug=smoke", "seed=0,1", "recipe=nonne")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
 from gift_vit.common.cli import without_dashes
@@ -42,7 +42,7 @@ def hydra_words(typed: Sequence[str]) -> list[str]:
                 words += [value] if value else []
                 value = actions[flag].const
             flags += [flag, _checked_value(actions[flag], flag, value)]
-    return [*flags, *overrides_of(without_dashes(words, ()))]
+    return [*flags, *_for_every_choice(overrides_of(without_dashes(words, ())))]
 
 
 def overrides_of(words: Sequence[str]) -> list[str]:
@@ -53,6 +53,22 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     """
     parser = OverridesParser.create()
     return [_checked(word, parser) for word in words]
+
+
+def _for_every_choice(words: list[str]) -> list[str]:
+    """Keys of a group that is swept over, as what may be added: Hydra first composes the default choice, which may lack them.
+
+    Whether each choice has them is checked when its run is read.
+    """
+    overrides = OverridesParser.create().parse_overrides(words)
+    axes = [override for override in overrides if override.is_sweep_override()]
+    swept = {axis.key_or_group for axis in axes}.intersection(choices())
+
+    def may_be_added(override: Override) -> bool:
+        group, dot, _ = override.key_or_group.partition(".")
+        return bool(dot) and group in swept and override.type == OverrideType.CHANGE and override not in axes
+
+    return [f"++{word}" if may_be_added(override) else word for word, override in zip(words, overrides, strict=True)]
 
 
 def _checked_value(action: Action, flag: str, value: str | None) -> str:
