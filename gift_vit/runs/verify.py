@@ -46,6 +46,10 @@ class NoPredictions(ConfigError):
     """The run is older than kept predictions, and all else is so."""
 
 
+class NoAdapter(ConfigError):
+    """The run's adapter was not kept, and all else is so."""
+
+
 def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[str]:
     """What was checked, a sentence each.
 
@@ -56,15 +60,15 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
 
     Raises:
         Untruth: At the first one.
-        ConfigError: If the run is not finished, or its files cannot be read.
+        ConfigError: If the run is not finished, or its files cannot be read; after all other checks, if its adapter is gone.
     """
     run.check_finished()
     result = run.result
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
-    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs, _check_adapter]
+    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs]
     if run.is_pushed:
-        checks = [_check_labels, _check_pushed, _check_numbers, _check_adapter]
+        checks = [_check_labels, _check_pushed, _check_numbers]
     else:
         checks += [_check_chosen] if isinstance(run.config.method, Candidates) else []
         checks += [_check_predictions] if result.predictions is not None else []
@@ -72,6 +76,9 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
         yield check(run, result)
     if (run.folder / ANSWERS).is_dir():
         yield _check_answers(run, result)
+    if not (run.folder / ADAPTER).is_file():
+        raise NoAdapter(f"{run.folder}: {ADAPTER} is not there, so what was trained cannot be verified; all else holds")
+    yield _check_adapter(run, result)
     if score:
         yield _score_again(run, result, device)
     if result.predictions is None and result.files is None:  # others keep none because they were told so
@@ -131,18 +138,19 @@ def _check_labels(run: Run, result: Result) -> str:
 
 
 def _check_files(run: Run, result: Result) -> str:
-    known, there = result.files, (run.folder / PREDICTIONS).is_file()
-    otherwise = f"is there, {RESULT} knows none" if there else f"is not there, {RESULT} has its scores"
-    _claim(run, there == (result.predictions is not None), f"{PREDICTIONS} {otherwise}")
+    known, predicted = result.files, (run.folder / PREDICTIONS).is_file()
+    otherwise = f"is there, {RESULT} knows none" if predicted else f"is not there, {RESULT} has its scores"
+    _claim(run, predicted == (result.predictions is not None), f"{PREDICTIONS} {otherwise}")
     if known is None:
         return f"no hashes to compare: {RESULT} is of a version that kept none"
-    needed = {ADAPTER, METRICS} | ({PREDICTIONS} if there else set())
+    needed = {ADAPTER, METRICS} | ({PREDICTIONS} if predicted else set())
     _claim(run, needed <= known.keys(), f"{RESULT} has no hash of {', '.join(sorted(needed - known.keys()))}")
-    for name, expected in known.items():
-        file = run.folder / name
+    there = [name for name in known if name != ADAPTER or (run.folder / name).is_file()]  # without it all else is checked first
+    for name in there:
+        file, expected = run.folder / name, known[name]
         _claim(run, file.is_file(), f"{name} is not there")
         _claim(run, sha256_of(file) == expected, f"{name} has another SHA-256 than {RESULT} says")
-    return f"SHA-256 as recorded: {', '.join(known)}"
+    return f"SHA-256 as recorded: {', '.join(there)}"
 
 
 def _check_pushed(run: Run, result: Result) -> str:
@@ -208,7 +216,6 @@ def _check_chosen(run: Run, result: Result) -> str:
 
 def _check_adapter(run: Run, result: Result) -> str:
     file = run.folder / ADAPTER
-    _claim(run, file.is_file(), f"{ADAPTER} is not there")
     size = file.stat().st_size
     _claim(run, size == result.cost.adapter_bytes, f"{ADAPTER} has {size} bytes, {RESULT} says {result.cost.adapter_bytes}")
     try:

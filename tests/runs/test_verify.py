@@ -19,7 +19,7 @@ from gift_vit.methods.adapter import applied_method, count_parameters, save_adap
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import build_model
 from gift_vit.runs.run import Run
-from gift_vit.runs.verify import NoPredictions, Untruth, _check_adapter, verify_run, verify_runs
+from gift_vit.runs.verify import NoAdapter, NoPredictions, Untruth, _check_adapter, verify_run, verify_runs
 from tests.results.conftest import make_result
 from tests.warm import run_module
 
@@ -91,7 +91,6 @@ def without(name: str) -> Change:
 
 UNTRUTHS: dict[str, tuple[Change, str]] = {
     "adapter": (other_adapter, "adapter.safetensors has another SHA-256 than result.json says"),
-    "adapter gone": (without("adapter.safetensors"), "adapter.safetensors is not there"),
     "predictions gone": (without("predictions.parquet"), "predictions.parquet is not there, result.json has its scores"),
     "predictions unknown": (value("predictions", None), "predictions.parquet is there, result.json knows none"),
     "predictions": (other_label, " by predictions.parquet, "),
@@ -226,6 +225,18 @@ def test_parameters_add_up_whatever_a_method_keeps_beside_them(words: str, confi
     assert "parameters of" in _check_adapter(run, result)
     with pytest.raises(Untruth, match=r"params\.total is "):
         _check_adapter(run, replace(result, params=replace(result.params, total=counts["backbone"] + counts["head"] - 1)))
+
+
+def test_without_its_adapter_all_else_of_a_run_is_verified(copied_run: Run) -> None:
+    run = changed(copied_run, without("adapter.safetensors"))
+    with pytest.raises(NoAdapter, match=r"adapter\.safetensors is not there, so what was trained cannot be verified; all else"):
+        list(verify_run(run))
+    lines: list[str] = []
+    with pytest.raises(RunError, match=r"^1 of 1 runs below "):
+        lines += verify_runs(str(run.folder))
+    assert lines[0].startswith(f"UNVERIFIED: {run.folder}: adapter.safetensors is not there")
+    with pytest.raises(Untruth, match="test top-1 is "):
+        list(verify_run(changed(run, value("metrics/test_top1", lambda top1: top1 + 100 / 797))))
 
 
 def test_a_run_that_cannot_be_scored_does_not_hide_the_next(
