@@ -111,6 +111,18 @@ def runs_below(*roots: str | Path) -> list[Run]:
     return find_runs(*folders)
 
 
+def check_datasets(datasets: Iterable[str], results: Iterable[Result], named: Iterable[str] = ()) -> None:
+    """Refuse a dataset that is none of ``named`` and of no run: misspelt, it would be a column of dashes.
+
+    Raises:
+        ConfigError: Names those that are known.
+    """
+    known = dict.fromkeys([*named, *sorted({r.run.dataset for r in results})])
+    unknown = [dataset for dataset in datasets if dataset not in known]
+    if unknown:
+        raise ConfigError(f"unknown dataset {', '.join(unknown)} in datasets= (known: {', '.join(known)})")
+
+
 def build_grid(
     results: Iterable[Result], benchmark: str, datasets: Sequence[str] | None = None, rows: Sequence[str] = ()
 ) -> Grid:

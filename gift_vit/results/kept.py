@@ -75,7 +75,8 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
         records = {_file(result, file): _record(result, file) for result in results}
         facts = [(place, _facts(file, record, place)) for place, record in records.items() if record is not None]
         if facts:
-            notes.append(f"{titles}: {_describe(file, _agreed(facts))}")
+            drift = " The drift is that of 1,000 of these images at most." if file == FORGETTING and "drift" in names else ""
+            notes.append(f"{titles}: {_describe(file, _agreed(facts))}{drift}")
         without = [place.parent.parent for place, record in records.items() if record is None]
         if without:
             made = f"`python -m gift_vit.invariance run={without[0]}{_TO_MAKE[file]}`"

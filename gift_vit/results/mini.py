@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
     REFERENCE,
     adapter_cells,
@@ -17,7 +16,7 @@ from gift_vit.results.cells import (
     top1_column,
     trained_alone,
 )
-from gift_vit.results.collect import Row, build_grid, by_row
+from gift_vit.results.collect import Row, build_grid, by_row, check_datasets
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import Reference, cost_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
@@ -50,12 +49,11 @@ def mini_table(
         timing: Runs to take step times and peak memory from, of any phase and length; without them the table's own runs tell.
 
     Raises:
-        ConfigError: As :func:`build_grid` and :func:`comparison_notes` do, and for a dataset that is neither known nor that of
-            a run.
+        ConfigError: As :func:`check_datasets`, :func:`build_grid` and :func:`comparison_notes` do.
     """
     refuse_published(published, BENCHMARK)
     results = list(results)
-    _check_known(datasets or (), results)
+    check_datasets(datasets or (), results, DATASET_NAMES)
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     columns = ordered(grid.datasets, DATASET_NAMES)
     finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
@@ -103,14 +101,6 @@ def _columns(datasets: Sequence[str]) -> list[Column]:
         *(top1_column(dataset, dataset_name(dataset), top1) for dataset in datasets),
         Column("Mean", top1, ("datasets_mean",), ranked=True),
     ]
-
-
-def _check_known(datasets: Sequence[str], results: Sequence[Result]) -> None:
-    """A misspelt dataset would be a column of dashes."""
-    known = dict.fromkeys([*DATASET_NAMES, *sorted({r.run.dataset for r in results})])
-    unknown = [dataset for dataset in datasets if dataset not in known]
-    if unknown:
-        raise ConfigError(f"unknown dataset {', '.join(unknown)} in datasets= (known: {', '.join(known)})")
 
 
 def _cost_notes(runs: Sequence[Result], reference: Sequence[Result], apart: bool) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from gift_vit.results.cells import (
     top1_cell,
     top1_column,
 )
-from gift_vit.results.collect import build_grid
+from gift_vit.results.collect import build_grid, check_datasets
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.names import dataset_name, method_name, titled
 from gift_vit.results.notes import caption, grid_notes, provenance
@@ -41,9 +41,11 @@ def own_table(
         published: None: nobody has published numbers of this data.
 
     Raises:
-        ConfigError: As :func:`build_grid` and :func:`comparison_notes` do.
+        ConfigError: As :func:`check_datasets`, :func:`build_grid` and :func:`comparison_notes` do.
     """
     refuse_published(published, BENCHMARK)
+    results = list(results)
+    check_datasets(datasets or (), (r for r in results if r.run.benchmark == BENCHMARK))
     grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
     of = {name: [r for r in grid.results if r.run.dataset == name] for name in grid.datasets}
     scores = {name: scored_as(runs or grid.results) for name, runs in of.items()}

@@ -66,9 +66,10 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
     result = run.result
     if result is None:
         raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
-    checks: list[Callable[[Run, Result], str]] = [_check_labels, _check_files, _check_numbers, _check_epochs]
+    of_adapter: list[Callable[[Run, Result], str]] = [_check_adapter] if (run.folder / ADAPTER).is_file() else []
+    checks = [_check_labels, _check_files, _check_numbers, _check_epochs, *of_adapter]
     if run.is_pushed:
-        checks = [_check_labels, _check_pushed, _check_numbers]
+        checks = [_check_labels, _check_pushed, _check_numbers, *of_adapter]
     else:
         checks += [_check_chosen] if isinstance(run.config.method, Candidates) else []
         checks += [_check_predictions] if result.predictions is not None else []
@@ -76,9 +77,8 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
         yield check(run, result)
     if (run.folder / ANSWERS).is_dir():
         yield _check_answers(run, result)
-    if not (run.folder / ADAPTER).is_file():
+    if not of_adapter:
         raise NoAdapter(f"{run.folder}: {ADAPTER} is not there, so what was trained cannot be verified; all else holds")
-    yield _check_adapter(run, result)
     if score:
         yield _score_again(run, result, device)
     if result.predictions is None and result.files is None:  # others keep none because they were told so

@@ -149,6 +149,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     swept = _varying(list(configs.values()))
     fitted = [f"method.{key}" for key in first.chosen or {}]
     keys = list(dict.fromkeys([*(fitted or ALWAYS), *swept, *_given(runs, configs[id(runs[0])])]))
+    tried = {key: [value for config in configs.values() for value in config[key]] for key in fitted}
     for run in runs:  # of the values that a fitted method was given, the one that its run chose
         configs[id(run)].update({f"method.{key}": [value] for key, value in (run.run.chosen or {}).items()})
     by_setting: dict[tuple[str, ...], list[Result]] = defaultdict(list)
@@ -165,7 +166,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
     warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
-    warnings += _gaps(settings, swept)
+    warnings += [*_ends(settings[0], tried), *_gaps(settings, swept)]
     if len({len(setting.scores) for setting in settings[:near]}) > 1:
         warnings.append("settings within one standard error of the best have different numbers of seeds")
     labels = first.dataset, first.method, first.backbone, first.protocol
@@ -258,7 +259,9 @@ def select(cfg: Arguments) -> None:
         write_text(path, text)
         best = choice.settings[0]
         listed = " ".join(f"{key}={value}" for key, value in best.values.items())
-        print(f"{path}: {listed} (val {choice.score_name} {best.score:.2f} %, best of {len(choice.settings)} settings)")
+        count = len(choice.settings)
+        how = f"best of {count} settings" if count > 1 else "the only setting"
+        print(f"{path}: {listed} (val {choice.score_name} {best.score:.2f} %, {how})")
         print(as_typed(f"  then: {final_command(choice, folder)}"))
         for warning in choice.warnings:
             print(as_typed(f"warning: {choice.method} on {choice.dataset}: {warning}"), file=sys.stderr)
@@ -350,6 +353,15 @@ def _edges(settings: Sequence[Setting], swept: Sequence[str]) -> Iterator[Edge]:
         between = any(value in equal for value in values[1:-1])
         if len(values) > 1 and best in (values[0], values[-1]) and best != 0 and not between:
             yield Edge(key, best, tuple(values))
+
+
+def _ends(best: Setting, tried: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """Of a fitted method: options whose chosen value is the lowest or highest of those that its run tried."""
+    for key, values in tried.items():
+        [value] = best.values[key]
+        one_neighbour = isinstance(value, int) and value == 1  # there are no fewer
+        if len(values) > 1 and value in (min(values), max(values)) and not one_neighbour:
+            yield f"the best {key}, {value:g}, is the {'lowest' if value == min(values) else 'highest'} tried: give more values"
 
 
 def _near(settings: Sequence[Setting], run: Result) -> int:

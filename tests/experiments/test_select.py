@@ -51,6 +51,22 @@ def test_the_highest_val_top1_is_chosen_whatever_the_order_and_the_training_loss
     assert best(choose(tied)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.01}, "the smaller of each"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "warned"),
+    [
+        ({"k": 20, "temperature": 0.07}, []),
+        ({"k": 1, "temperature": 0.07}, []),  # fewer neighbours there are not
+        ({"k": 200, "temperature": 0.02}, [("method.k, 200", "highest"), ("method.temperature, 0.02", "lowest")]),
+    ],
+)
+def test_a_fitted_method_s_choice_at_the_end_of_what_it_tried_is_warned_of(
+    chosen: dict[str, float], warned: list[tuple[str, str]]
+) -> None:
+    tried = {"method.k": [1, 20, 200], "method.temperature": [0.02, 0.07, 0.2]}
+    choice = choose([search(80.0, run={"chosen": chosen}, config=tried)])
+    assert choice.warnings == tuple(f"the best {best}, is the {end} tried: give more values" for best, end in warned)
+
+
 CLOSE = [(1e-3, 0, 70.0), (2e-3, 0, 80.0), (2e-3, 1, 80.0), (4e-3, 0, 77.2), (8e-3, 0, 77.1)]
 """At 80 % of 200 images the standard error is 2.83 points."""
 

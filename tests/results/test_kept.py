@@ -15,6 +15,7 @@ from experiments import tables
 from experiments.report import __main__ as report
 from experiments.report.charts import Point
 from experiments.report.kept import forgetting_points
+from gift_vit.invariance.probes import DRIFT_IMAGES
 from gift_vit.results.collect import build_grid
 from gift_vit.runs.result import Result
 from tests.results.conftest import exit_code, refused
@@ -62,6 +63,7 @@ def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.
     assert [cell.strip(" |") for cell in gift[-2:]] == ["0.875 ± 0.000", "0.500 ± 0.000"]
     assert [cell.strip(" |") for cell in lora[-5:]] == ["–"] * 5
     assert "of the features of 4,100 images of 164 classes of upstream, classifiers fitted to 8,200 others; seed 0." in out
+    assert f" The drift is that of {DRIFT_IMAGES:,} of these images at most." in out
     assert f"{', '.join(STIR)}: unbiased, 64 images of val." in out
     run = root / "final" / "lora"
     assert f"without {', '.join(STIR)}: 1. To make it: `python -m gift_vit.invariance run={run}`." in out

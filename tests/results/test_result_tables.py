@@ -10,6 +10,7 @@ import pytest
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import gpu_memory_cell
 from gift_vit.results.mini import mini_table
+from gift_vit.results.own import own_table
 from gift_vit.results.published import Conditions, PublishedRow
 from gift_vit.results.render import Cell, Column, Table, render_csv, render_latex, render_markdown
 from gift_vit.runs.result import Result
@@ -86,6 +87,8 @@ def test_columns_that_are_asked_for() -> None:
     assert table.notes[2:] == (f"Missing (–): {missing}.",)
     with pytest.raises(ConfigError, match=r"unknown dataset tiny_mamals in datasets= \(known: digits, .*, my_birds\)"):
         mini_table([make(dataset="my_birds")], datasets=["my_birds", "tiny_mamals"])
+    with pytest.raises(ConfigError, match=r"unknown dataset my_brids in datasets= \(known: my_birds\)"):
+        own_table([make(), make(dataset="my_birds", run={"benchmark": "own"})], datasets=["my_birds", "my_brids"])
     assert mini_table([make(dataset="my_birds")], datasets=["my_birds"]).rows[0][6].text == "90.00"
     row = PublishedRow(Conditions("s", "", "", "fgvc", "", "", ""), "gift", "GIFT", (), {})
     with pytest.raises(ConfigError, match=r"nobody has published numbers of benchmark mini; drop published="):

@@ -93,7 +93,9 @@ def test_tables_of_many_runs(outputs: Path, name: str) -> None:
     assert ("text by text, exact McNemar" in notes) == (name == "accuracy")
     own = TABLES["own"](collect_results(outputs))
     assert [column.group for column in own.columns][-1] == f"Test {name} (%)"
-    wider = TABLES["own"](collect_results(outputs), ["text_own", "birds"])
+    first = collect_results(outputs)[0]
+    searched = replace(first, run=replace(first.run, dataset="birds", phase="search"))
+    wider = TABLES["own"]([*collect_results(outputs), searched], ["text_own", "birds"])
     assert [(row[-1].text, wider.columns[-1].group) for row in wider.rows] == [("–", own.columns[-1].group)] * len(own.rows)
     table = with_scores(own, grid, [], ["top1", "macro_f1"])
     assert [column.group for column in table.columns[-2:]] == ["Accuracy (%)", "Macro F1 (%)"]
