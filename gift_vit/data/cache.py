@@ -137,8 +137,11 @@ class CacheFolderError(ConfigError):
 
 
 def pixels_key(data: VisionDataset, source: ImageSource, transform: ImageTransform) -> str:
-    """Names the prepared pixels of a source: its images, what decodes them, and how they are resized."""
-    digest = hashlib.sha256(json.dumps([FORMAT, data.decoder, transform.prepared_as, len(source)]).encode())
+    """Names the prepared pixels of a source: its images, what decodes them, and how they are resized.
+
+    An image is known by its file's name, size and time, and a few of the data by their content: others may have all three.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT, data.decoder, data.sample, transform.prepared_as, len(source)]).encode())
     for index in range(len(source)):
         version = source.version(index)
         digest.update(len(version).to_bytes(8, "little") + version)

@@ -312,8 +312,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _misfit(state: dict[str, Any], own: dict[str, torch.Tensor], identity: str, epochs: int) -> str | None:
     """In what a checkpoint is not one of this run; None: it is."""
-    if not identity.startswith(state["identity"]):  # earlier versions named less of the data
-        return "was trained on other data than the dataset holds now"
+    if not identity.startswith(state["identity"]):  # earlier versions named less of data and weights
+        return "was trained on other data or other pretrained weights than there are now"
     held = state["model"]
     if own.keys() != held.keys():
         return "holds other tensors than this run trains"

@@ -85,7 +85,8 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             the folder.
 
     Raises:
-        ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, or the backbone is not known.
+        ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, adapts other layers than those of
+            blocks, or the backbone is not known.
     """
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, GiftConfig):
@@ -100,6 +101,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if model is not None:
         kept["backbone"] = describe_backbone(model)
+        _check_outside(folder, config, model)
     if "backbone" not in kept:
         raise ValueError(f"{folder} does not say which backbone it adapts; give model=<the plain timm model>")
     layers, in_order = config.layers_to_transform, kept.pop("target_modules", [])
@@ -123,3 +125,11 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
     write_tensors(Path(out), tensors, {key: json.dumps(value) for key, value in facts.items()})
+
+
+def _check_outside(folder: str | Path, config: GiftConfig, model: nn.Module) -> None:
+    """Refuse layers outside of blocks that share a pair of the blocks' own: its file names one layer of each pair."""
+    targets = tuple(f".{target}" for target in config.target_modules or ())
+    for name, layer in model.named_modules() if config.exclude_modules is None else ():
+        if isinstance(layer, nn.Linear) and not name.startswith("blocks.") and f".{name}".endswith(targets):
+            raise ValueError(f"{folder} adapts {name}, which is no target of gift_vit's GIFT; retrain without it")

@@ -84,7 +84,8 @@ def apply_method(model: Model, config: Any) -> Model:
     Afterwards exactly the method's parameters and the head are trainable.
 
     Args:
-        model: A timm ViT, without a method applied.
+        model: A timm ViT, without a method applied, with its pretrained weights: adapter files know them by a fingerprint that
+            is taken now.
         config: An instance of a registered method's config class, such as :class:`GiftConfig`.
 
     Returns:
@@ -93,6 +94,8 @@ def apply_method(model: Model, config: Any) -> Model:
     Raises:
         ConfigError: If a method is applied already, the config does not fit the model, or an adapter file could not hold it.
     """
+    if _inner(model) is not model:
+        raise ConfigError("this model is compiled; apply the method first, and give torch.compile what comes out")
     spec = spec_of(config)
     method_config(describe_method(config))
     if hasattr(model, _APPLIED):
@@ -109,6 +112,8 @@ def apply_method(model: Model, config: Any) -> Model:
     model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
     spec.apply(model, config)
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        _let_compiler_see_hooks()
     had_head, names = bool(names), head_names(model)  # a method may have put another head in its place
     adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in names)
     if not adapter_names and not had_head:
@@ -124,6 +129,20 @@ def apply_method(model: Model, config: Any) -> Model:
     return model
 
 
+def _inner(model: nn.Module) -> nn.Module:
+    """The model, also of what ``torch.compile`` has put around it."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _let_compiler_see_hooks() -> None:
+    """Without it ``torch.compile`` takes for a hooked model what it made of one without hooks in the same process."""
+    from torch._dynamo import config  # a second, if nothing has imported it
+
+    if config.skip_nnmodule_hook_guards:
+        config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()
+
+
 def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Let an applied method start from training images where it does (EVA's directions, TOAST's decoders and its prior).
 
@@ -136,6 +155,7 @@ def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         ConfigError: If no method is applied, or a file that it starts from does not fit.
     """
+    model = _inner(model)
     config = applied_method(model).config
     if (start := spec_of(config).initialise) is not None:
         start(model, config, batches)
@@ -171,21 +191,25 @@ def merge_method(model: Model) -> Model:
     Raises:
         ConfigError: If no method is applied or the method cannot be merged.
     """
-    config = applied_method(model).config
+    inner = _inner(model)
+    config = applied_method(inner).config
     spec = spec_of(config)
     if spec.merge is None:
         reason = f": {spec.unmergeable}" if spec.unmergeable else ""
         raise ConfigError(f"method {spec.kind!r} cannot be merged into the backbone{reason}; keep the adapter beside it")
-    for name, value in vars(model).pop("held_in_bf16", {}).items():  # what training rounded, see acceleration/frozen.py
-        parameter = model.get_parameter(name)
+    for name, value in vars(inner).pop("held_in_bf16", {}).items():  # what training rounded, see acceleration/frozen.py
+        parameter = inner.get_parameter(name)
         parameter.data = value.to(parameter.device)
-    spec.merge(model, config)
-    delattr(model, _APPLIED)
+    spec.merge(inner, config)
+    delattr(inner, _APPLIED)
+    if inner is not model:
+        torch.compiler.reset()  # what was compiled has the adapter in it
     return model
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Parameters of the adapter, of the head and of the backbone."""
+    model = _inner(model)
     applied = applied_method(model)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return ParameterCount(
@@ -197,6 +221,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The adapter's and the head's tensors by state-dict name: all that the backbone's weights do not tell."""
+    model = _inner(model)
     applied = applied_method(model)
     state = model.state_dict()
     return {name: state[name] for name in (*applied.adapter_names, *applied.state_names, *head_names(model))}
@@ -210,6 +235,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     Raises:
         ConfigError: If a tensor is missing, surplus, or of another shape or dtype; the model is then unchanged.
     """
+    model = _inner(model)
     own = adapter_state_dict(model)
     missing = [name for name in own if name not in state]
     surplus = [name for name in state if name not in own]
@@ -245,6 +271,7 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
         ConfigError: If something else of the model is trainable, which would be lost, or the metadata could not be read back.
         RunError: If the disk is full; a file of that name is then as it was.
     """
+    model = _inner(model)
     applied = applied_method(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
     lost = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in tensors]
@@ -326,20 +353,21 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
             applied by then, the model has an untrained adapter: build it anew.
     """
     file = read_adapter(path)
-    if hasattr(model, _APPLIED):
-        applied = applied_method(model)
+    inner = _inner(model)
+    if hasattr(inner, _APPLIED):
+        applied = applied_method(inner)
         backbone = applied.backbone
         own, theirs = (describe_method(cfg) for cfg in (applied.config, method_config(file.metadata["method"])))
         if own != theirs:
             raise ConfigError(f"{file.path} was trained with {theirs}, the model has {own}")
     else:
-        backbone = describe_backbone(model)
+        backbone = describe_backbone(inner)
     _check_backbone(file, backbone)
-    _check_head(model, file)
+    _check_head(inner, file)
     _check_weights(file, backbone, strict)
-    if not hasattr(model, _APPLIED):
+    if not hasattr(inner, _APPLIED):
         apply_method(model, method_config(file.metadata["method"]))
-    load_adapter_state_dict(model, file.tensors)
+    load_adapter_state_dict(inner, file.tensors)
     return model
 
 

@@ -45,6 +45,7 @@ _WITHOUT_EFFECT = {
         | {"asa_importance_beta", "asa_uncertainty_beta", "asa_schedule_exponent"},
     ),
 }
+_FACTORS = ("ia3_l", "boft_s")  # stored with two axes of which one is 1; they start at 1, and decay would pull them towards 0
 _REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -87,6 +88,8 @@ def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
         for part in (getattr(layer, name, None) for name in layer.other_param_names):
             if isinstance(part, nn.Module):  # peft makes AdaLoRA's frozen ranknum trainable where it moves it to a GPU
                 part.requires_grad_(False)
+        for factors in filter(None, (getattr(layer, name, None) for name in _FACTORS)):
+            factors.exempt_from_weight_decay = True
 
 
 def peft_layers(model: nn.Module) -> list[tuple[str, Any]]:

@@ -31,7 +31,7 @@ from gift_vit.data.report import DataReport, describe
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
-from gift_vit.methods.adapter import applied_method, count_parameters, save_adapter
+from gift_vit.methods.adapter import FINGERPRINTS, applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import (
     build_model,
@@ -269,8 +269,9 @@ def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInpu
     """What a method that is trained by gradient is given; the record says of what: pixels on the device, or kept tokens."""
     data, model, device = training.data, training.model, training.device
     has_val, reread = cfg.train_split == "train", cfg.trainer.epochs > 1
+    weights = " ".join(applied_method(model).backbone[name] for name in FINGERPRINTS)
     rules: dict[str, Any] = {
-        "identity": f"{data.fingerprint} {data.decoder} {data.sample}",
+        "identity": f"{data.fingerprint} {data.decoder} {data.sample} {weights}",
         "objective": objective_of(cfg.dataset),
         "keep_best": cfg.protocol.kept_epoch == "best",
     }

@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -133,6 +134,24 @@ def test_a_changed_image_of_the_same_size(tmp_path: Path, data: VisionDataset, m
     after = open_pixels(changed, "train", transform, settings(tmp_path))
     assert_same_pixels(after, decoded(changed, "train", transform))
     assert not np.array_equal(after[0][0], before)
+
+
+def test_changed_images_of_the_same_size_and_time(tmp_path: Path, data: VisionDataset, make_config: Callable[..., Any]) -> None:
+    """As an archive restores them, or of two folders of one name."""
+    transform = build_eval_transform(CROP, STATS)
+    for folder, shade in (("images", 10), ("other/images", 200)):
+        for split in ("train", "val"):
+            for index in range(6):
+                file = tmp_path / folder / split / f"class{index % 3}" / f"{index}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (30, 30), (shade, index, 0)).save(file)
+                os.utime(file, (10**9, 10**9))
+    for file in (tmp_path / "images").rglob("*.jpg"):
+        file.unlink()
+    one, other = (build_dataset(make_config(FolderConfig, root=tmp_path / name)) for name in ("images", "other/images"))
+    assert (one.name, one.fingerprint) == (other.name, other.fingerprint)
+    for images in (one, other):
+        assert_same_pixels(open_pixels(images, "train", transform, settings(tmp_path)), decoded(images, "train", transform))
 
 
 def test_auto_keeps_little_in_memory(tmp_path: Path, data: VisionDataset, monkeypatch: pytest.MonkeyPatch) -> None:

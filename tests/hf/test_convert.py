@@ -61,6 +61,10 @@ def test_an_attention_pool_is_no_target(tmp_path: Path) -> None:
     applied = apply_method(pooling(), methods.config.GiftHfConfig(rank=4, target_modules=["mlp.fc1"]))
     adapted = {name.partition(".gift_")[0] for name, _ in applied.named_modules() if ".gift_" in name}
     assert adapted == {f"blocks.{index}.mlp.fc1" for index in range(6)}
+    whole = get_peft_model(pooling(), GiftConfig(r=4, target_modules=["mlp.fc1"]))  # the pool's too
+    whole.save_pretrained(str(tmp_path / "whole"))
+    with pytest.raises(ValueError, match=r"adapts attn_pool\.mlp\.fc1, which is no target of gift_vit's GIFT"):
+        to_adapter(tmp_path / "whole", tmp_path / "b.safetensors", pooling())
 
 
 def test_a_peft_model_as_an_adapter_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from gift_vit.backbones.language import build_language_model
 from gift_vit.backbones.text import build_text_model
 from gift_vit.config import RunConfig, load_config
 from gift_vit.config.compose import compose_config
+from gift_vit.engine.state import build_optimizer
 from gift_vit.methods import (
     adapter_state_dict,
     apply_method,
@@ -101,6 +102,19 @@ def test_ia3_scales_outputs_of_attention_and_inputs_of_the_mlp(tiny_vit: nn.Modu
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("label", "factors"), [("ia3", "ia3_l"), ("boft", "boft_s")])
+def test_weight_decay_leaves_factors_that_start_at_one(tiny_vit: nn.Module, label: str, factors: str) -> None:
+    model = apply_method(tiny_vit, yaml_config(label))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optim = compose_config([f"method={label}", "optim.lr=0.1", "optim.weight_decay=0.5"])
+    build_optimizer(model, load_config(optim).optim).step()
+    found = [parameter for name, parameter in trained.items() if factors in name]
+    assert found
+    assert all(torch.equal(parameter, torch.ones_like(parameter)) for parameter in found)
+
+
 @pytest.mark.parametrize("label", ["oft", "hra", "boft"])
 def test_orthogonal_methods_rotate_the_input(tiny_vit: nn.Module, label: str) -> None:
     """W R with R orthogonal: W Wᵀ does not change; BOFT scales its rows besides."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -277,6 +278,19 @@ def test_killed_and_started_again_ends_bit_identical(
     assert without_times(cut.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
     assert (cut.folder / "adapter.safetensors").read_bytes() == (whole.folder / "adapter.safetensors").read_bytes()
     assert {path.name for path in cut.folder.iterdir()} == FILES
+
+
+def test_a_run_does_not_go_on_with_other_pretrained_weights(configure: Configure, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    cfg = configure("backbone.pretrained=true", f"backbone.weights={weights}", "backbone.img_size=32")
+    one, other = (timm.create_model("test_vit", img_size=32).state_dict() for _ in range(2))
+    torch.save(one, weights)
+    killed(cfg, in_step)
+    torch.save(other, weights)
+    with pytest.raises(ConfigError, match=r"other pretrained weights than there are now; delete it to start the run over"):
+        train_run(cfg, CALL)
+    torch.save(one, weights)
+    assert train_run(cfg, CALL).metrics["epochs"] == 3
 
 
 def test_killed_with_loader_workers_on_it_is_started_again_at_once(configure: Configure) -> None:
