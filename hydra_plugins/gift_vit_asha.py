@@ -107,15 +107,22 @@ class Pruner(Observer):
 
         self._trial = Trial(study, trial)  # a journal of one study identifies its trials by their numbers
         self._last_epoch, self._score_name = 0, score_name
+        self._behind: EpochRecord | None = None  # the epoch of before after which it is to stop
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Report the epochs of before, where they are not reported yet."""
         for record in history:
-            _report(self._trial, record)
+            self._behind = record if _report(self._trial, record) and "val_top1" in record else None
 
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:  # noqa: ARG002
-        """Know which epoch is the last."""
+        """Know which epoch is the last; a run that was behind when it was interrupted or stopped does not go on.
+
+        Raises:
+            StopTraining: To stop.
+        """
         self._last_epoch = epochs - 1
+        if self._behind is not None:
+            self._stop(self._behind)
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Report, and stop where the study says so.
@@ -125,9 +132,12 @@ class Pruner(Observer):
         """
         prune = _report(self._trial, record)
         if prune and "val_top1" in record and record["epoch"] < self._last_epoch:
-            epochs, top1 = record["epoch"] + 1, record["val_top1"]
-            reason = f"stopped after epoch {epochs}: val {self._score_name} {top1:.2f} % is behind other settings'"
-            raise StopTraining(reason, epochs=epochs, val_top1=top1)
+            self._stop(record)
+
+    def _stop(self, record: EpochRecord) -> None:
+        epochs, top1 = record["epoch"] + 1, record["val_top1"]
+        reason = f"stopped after epoch {epochs}: val {self._score_name} {top1:.2f} % is behind other settings'"
+        raise StopTraining(reason, epochs=epochs, val_top1=top1)
 
 
 def observer() -> Pruner:
@@ -150,6 +160,10 @@ class Halving:
         self._plans, self._by_name = list(plans), {_run_of(plan).run_name: plan for plan in plans}
         self._told = [str(journal), min_epochs, reduction_factor, composed_score(_run_of(plans[0]).values["dataset"])]
         self._study = open_study(journal, min_epochs, reduction_factor)
+        ended = [plan for trial in self._ended() if (plan := self._by_name.get(trial.user_attrs[_RUN])) is not None]
+        if any(_state(plan) not in ("done", "pruned") for plan in ended):  # deleted since: nothing is to be compared with it
+            journal.unlink()
+            self._study = open_study(journal, min_epochs, reduction_factor)
 
     def left(self, seed: int) -> list[Plan]:
         """The jobs that are to be tried, in order; those whose runs were finished before come first, to be compared with."""

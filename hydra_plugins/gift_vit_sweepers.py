@@ -26,7 +26,7 @@ from gift_vit.config.keys import identifying
 from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.adaptive import Tried, further
-from gift_vit.sweeps.plan import Plan, Sweep, plan_start, write_sweep
+from gift_vit.sweeps.plan import Job, Plan, Sweep, plan_start, read_sweeps, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 
@@ -82,12 +82,16 @@ class GridSweeper(BasicSweeper):
         if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
             raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        sweep = Sweep(command, started_at, tuple(plan.job for plan in planned))
+        sweep = self._with_added(Sweep(command, started_at, tuple(plan.job for plan in planned)), root)
         codes = self._run(planned, sweep, write_sweep(root, sweep))
         failed = [code for code in codes if code]
         if failed:
             raise SweepError(f"{len(failed)} of {len(codes)} runs failed; the same command starts only those again", failed[0])
         return codes
+
+    def _with_added(self, sweep: Sweep, root: Path) -> Sweep:  # noqa: ARG002
+        """The sweep, with the jobs that an earlier start of its command has added, below this output root."""
+        return sweep
 
     def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
         """Run the jobs of a sweep, whose record's path is given; their exit codes."""
@@ -98,7 +102,14 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         if isinstance(self.launcher, ProcessLauncher):
             self.launcher.runs = whole
-        return [job.return_value for job in self.launcher.launch([list(words) for words in jobs], initial_job_idx=first)]
+        try:
+            ended = self.launcher.launch([list(words) for words in jobs], initial_job_idx=first)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] != "submitit":
+                raise
+            reason = "a job ended without an answer: it was killed or cancelled, or ran out of memory or time"
+            raise SweepError(f"{reason}; the others go on; once they have ended, type the same command again", 1) from error
+        return [job.return_value for job in ended]
 
     def _check(self, overrides: Sequence[Override]) -> None:
         for key, axis in cast(Mapping[str, Any], self.params).items():
@@ -156,6 +167,10 @@ class AdaptiveSweeper(GridSweeper):
         if self.config.phase != "search":
             raise ConfigError("sweeper=adaptive needs phase=search: it looks at val, and final runs have none")
 
+    def _with_added(self, sweep: Sweep, root: Path) -> Sweep:
+        earlier = [job for before in read_sweeps(root) if before.command == sweep.command for job in before.jobs]
+        return replace(sweep, jobs=_each_once([*sweep.jobs, *earlier]))
+
     def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:
         of_grid, plans, codes = len(plans), list(plans), super()._run(plans, sweep, record)
         asked = {plan.words for plan in plans}
@@ -163,9 +178,17 @@ class AdaptiveSweeper(GridSweeper):
             asked.update(more)
             if starts := [plan for words in more if (plan := plan_start(words)).run is not None]:
                 plans += starts
-                write_sweep(record.parent.parent, replace(sweep, jobs=tuple(plan.job for plan in plans)))
+                write_sweep(record.parent.parent, replace(sweep, jobs=_each_once([*(plan.job for plan in plans), *sweep.jobs])))
                 codes += self._launch([plan.words for plan in starts], len(codes), len(plans))
         return codes
+
+
+def _each_once(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """The first of those that have one folder; those that were refused have none, and their words tell them apart."""
+    found: dict[str | tuple[str, ...], Job] = {}
+    for job in jobs:
+        found.setdefault(os.path.abspath(job.folder) if job.folder else job.overrides, job)
+    return tuple(found.values())
 
 
 def _tried(plans: Sequence[Plan], of_grid: int) -> list[Tried]:

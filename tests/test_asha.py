@@ -5,6 +5,7 @@ Halving says something from nine runs on, and each takes half a second to compos
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,23 @@ def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_w
         run = Run.open(path.parent)
         assert run.result is not None
         assert run.result.metrics["val_top1"] == curve(run.config.optim.lr)[-1]
+
+
+def test_what_was_stopped_stays_so_under_another_command(command: Command, tmp_path: Path) -> None:
+    few = "1e-5,1e-4,3e-3,1e-2"
+    command("sweeper=asha", lr=few)
+    before = epochs_by_rate(tmp_path)
+    assert command("sweeper=asha", "hydra.sweeper.max_batch_size=2", lr=few) == 0
+    assert epochs_by_rate(tmp_path) == before
+
+
+def test_runs_that_were_deleted_are_trained_again(command: Command, tmp_path: Path) -> None:
+    few = "1e-5,1e-4,3e-3,1e-2"
+    command("sweeper=asha", lr=few)
+    before = epochs_by_rate(tmp_path)
+    shutil.rmtree(tmp_path / "outputs/search")
+    assert command("sweeper=asha", lr=few) == 0
+    assert epochs_by_rate(tmp_path) == before
 
 
 def test_runs_that_are_finished_already_take_part_with_their_scores(command: Command, tmp_path: Path) -> None:

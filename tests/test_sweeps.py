@@ -7,8 +7,10 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import RunConfig, compose_config
@@ -281,6 +283,20 @@ def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, t
     assert (told.startswith(f"error: {said}"), told.count("\n")) == (True, 1)
     with pytest.raises(ConfigError, match="unknown recipe 'nonne'"):
         compose_config(["recipe=nonne"])
+
+
+def test_a_slurm_job_that_was_killed_is_one_line(
+    train_here: Callable[..., int], tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class UncompletedJobError(RuntimeError):
+        __module__ = "submitit.core.utils"
+
+    lost = Mock(side_effect=UncompletedJobError("Job 4413 (task: 0) has not produced any output\nError stream produced: …"))
+    monkeypatch.setattr(BasicLauncher, "launch", lost)
+    words = ["debug=smoke", "-m", "seed=0,1", f"paths.output_root={tmp_path}", "hydra/launcher=basic"]
+    assert train_here(*words) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: a job ended without an answer: it was killed or cancelled, or ran out of memory or time;")
 
 
 def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep: Sweeping, tmp_path: Path) -> None:

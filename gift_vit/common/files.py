@@ -92,6 +92,11 @@ def check_writable(folder: Path, file: str = "") -> None:
             pass
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether a folder is there, and nothing can be written into it or beside it."""
+    return folder.is_dir() and not all(os.access(path, os.W_OK) for path in (folder, folder.parent))
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed to disk and renamed to ``path``.

@@ -21,7 +21,7 @@ from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
 from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import write_text
+from gift_vit.common.files import is_read_only, write_text
 from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
@@ -113,7 +113,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
     cfg, folder, main, code = in_full_precision(cfg), cfg.folder, distributed.is_main(), git_state()
     with ExitStack() as stack:
         # ---- The folder is this run's alone, and whatever ends the run early is kept there.
-        if main:
+        if main and not is_read_only(folder):  # what is finished may lie there, and nothing else
             stack.enter_context(locked_folder(folder))
         with distributed.main_first():
             finished = _finished_result(cfg)
@@ -212,7 +212,8 @@ def _finished_result(cfg: RunConfig) -> Result | None:
     trained_on: Any = run.result.run.config["dataset"]
     if trained_on.get("root") != cfg.values["dataset"].get("root"):  # it does not answer for other data
         run.check_fingerprint(build_dataset(cfg.dataset))
-    (cfg.folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
+    if not is_read_only(cfg.folder):
+        (cfg.folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
     log.info("finished already: %s (%s); nothing to do", cfg.folder, _scores(run.result))
     return run.result
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from gift_vit.engine.observer import EpochRecord, Observer
+from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.tracking.config import TrackerConfig
 from gift_vit.tracking.fields import summary_fields
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 180.0  # W&B's own default waits for a lost server for ever
 _LONGEST = 64  # letters of an id, and of a tag
+_LONGEST_NAME = 128  # of a name, and of a group
 
 
 @dataclass
@@ -67,7 +68,11 @@ class WandbTracker(Observer):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
+        if isinstance(error, StopTraining):
+            with self._guarded("record why it was stopped"):
+                if self._run is not None:
+                    self._run.summary.update({"pruned": str(error)})
+        elif error is not None:
             self.fail(f"{type(error).__name__}: {error}")
         with self._guarded("end the run"):
             self._end(exit_code=0)
@@ -83,7 +88,8 @@ class WandbTracker(Observer):
         with self._guarded("record the result"):
             if self._run is None:
                 return
-            self._run.summary.update(summary_fields(summary))
+            ended_before = [key for key in ("failure", "pruned") if self._run.summary.get(key) is not None]
+            self._run.summary.update({**dict.fromkeys(ended_before), **summary_fields(summary)})
             if adapter is not None and self._cfg.log_adapter:
                 _log_adapter(self._run, adapter)
             self._end(exit_code=0)
@@ -123,8 +129,8 @@ class WandbTracker(Observer):
             entity=self._cfg.entity,
             id=_wandb_id(description.run_id),
             resume="allow",
-            name=description.name,
-            group=description.group,
+            name=description.name[:_LONGEST_NAME],
+            group=description.group[:_LONGEST_NAME],
             job_type=description.job_type,
             tags=[tag[:_LONGEST] for tag in description.tags],
             config=description.config,

@@ -202,6 +202,17 @@ def test_a_start_that_never_trained_does_not_block_a_corrected_one(configure: Co
     assert {path.name for path in right.folder.iterdir()} == FILES
 
 
+def test_a_finished_run_answers_from_a_folder_that_cannot_be_written(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure("trainer.epochs=1")
+    first = train_run(cfg, CALL)
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and writable(path, mode))  # root is refused nothing
+    monkeypatch.setattr("gift_vit.runs.train.locked_folder", None)
+    assert train_run(cfg, CALL) == first
+
+
 def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

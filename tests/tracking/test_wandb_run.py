@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import wandb
 
-from gift_vit.engine.observer import EpochRecord
+from gift_vit.engine.observer import EpochRecord, StopTraining
 from gift_vit.tracking import wandb_run as module
 from gift_vit.tracking.config import TrackerConfig
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, _wandb_id
@@ -125,6 +125,19 @@ with WandbTracker(cfg, RunDescription("n", Path({str(tmp_path)!r}), {{}}, "g", "
             server.accept()
     assert (done.stdout, done.stderr) == ("", "")
     assert [point["train_loss"] for point in recorded(tmp_path).history] == [1.0]
+
+
+def test_a_run_that_a_sweep_stops_has_not_failed(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with WandbTracker(OFFLINE, replace(description(tmp_path), name="x" * 160)) as tracker:
+            tracker.epoch_done(RECORDS[0])
+            raise StopTraining("behind other settings'")
+
+    with pytest.raises(StopTraining):
+        stopped()
+    run = recorded(tmp_path)
+    assert (run.exit_codes, run.summary["pruned"], run.run.display_name) == ([0], "behind other settings'", "x" * 128)
+    assert "failure" not in run.summary
 
 
 def test_interrupted_run_says_why_and_continues_under_the_same_id(tmp_path: Path, log: Log) -> None:
