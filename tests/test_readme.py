@@ -281,7 +281,7 @@ def test_tables_that_a_command_shows_are_what_it_prints() -> None:
             "docs/results.md",
             "### Three tasks",
             "## On real text",
-            ["forgetting", "chain/table", "cifar10_rates", "other_seeds"],
+            ["forgetting", "chain/table", "chain/ablation", "cifar10_rates", "other_seeds"],
         ),
     ],
 )

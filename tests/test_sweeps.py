@@ -291,7 +291,7 @@ def test_a_slurm_job_that_was_killed_is_one_line() -> None:
 
     lost = UncompletedJobError("Job 4413 (task: 0) has not produced any output\nError stream produced: …")
     sweeper = Mock(launcher=Mock(launch=Mock(side_effect=lost)))
-    with pytest.raises(SweepError, match=r"^a job ended without an answer: .* out of memory or time; the others go on; once.*$"):
+    with pytest.raises(SweepError, match=r"^a job ended without an answer: .* memory or time; the others go on; once.*$"):
         GridSweeper._launch(sweeper, [["seed=0"]], 0, 1)
 
 
