@@ -107,12 +107,13 @@ class Pruner(Observer):
 
         self._trial = Trial(study, trial)  # a journal of one study identifies its trials by their numbers
         self._last_epoch, self._score_name = 0, score_name
-        self._behind: EpochRecord | None = None  # the epoch of before after which it is to stop
+        self._behind: tuple[int, float] | None = None  # epochs and score of before, after which it is to stop
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Report the epochs of before, where they are not reported yet."""
         for record in history:
-            self._behind = record if _report(self._trial, record) and "val_top1" in record else None
+            prune = _report(self._trial, record)
+            self._behind = (record["epoch"] + 1, record["val_top1"]) if prune and "val_top1" in record else None
 
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:  # noqa: ARG002
         """Know which epoch is the last; a run that was behind when it was interrupted or stopped does not go on.
@@ -122,7 +123,7 @@ class Pruner(Observer):
         """
         self._last_epoch = epochs - 1
         if self._behind is not None:
-            self._stop(self._behind)
+            self._stop(*self._behind)
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Report, and stop where the study says so.
@@ -132,10 +133,9 @@ class Pruner(Observer):
         """
         prune = _report(self._trial, record)
         if prune and "val_top1" in record and record["epoch"] < self._last_epoch:
-            self._stop(record)
+            self._stop(record["epoch"] + 1, record["val_top1"])
 
-    def _stop(self, record: EpochRecord) -> None:
-        epochs, top1 = record["epoch"] + 1, record["val_top1"]
+    def _stop(self, epochs: int, top1: float) -> None:
         reason = f"stopped after epoch {epochs}: val {self._score_name} {top1:.2f} % is behind other settings'"
         raise StopTraining(reason, epochs=epochs, val_top1=top1)
 

@@ -6,10 +6,12 @@ Each job is composed twice, a quarter of a second of CPU: sweeps of six jobs and
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from hydra.core.plugins import Plugins
 
 from gift_vit.common.errors import ConfigError, RunError, SweepError
 from gift_vit.config import RunConfig, compose_config
@@ -19,7 +21,6 @@ from gift_vit.engine.observer import Observer
 from gift_vit.runs.run import Run, write_failure
 from gift_vit.runs.train import Call
 from gift_vit.sweeps.plan import Job, Sweep, read_sweeps, unfinished, write_sweep
-from hydra_plugins.gift_vit_sweepers import GridSweeper
 
 Told = pytest.CaptureFixture[str]
 Sweeping = Callable[..., tuple[int, list[RunConfig]]]
@@ -286,13 +287,16 @@ def test_a_recipe_that_is_not_there_is_an_error(sweep: Sweeping, capsys: Told, t
 
 
 def test_a_slurm_job_that_was_killed_is_one_line() -> None:
+    Plugins.instance()  # imports them itself, and takes no notice of those that were imported before
+    sweepers = import_module("hydra_plugins.gift_vit_sweepers")
+
     class UncompletedJobError(RuntimeError):
         __module__ = "submitit.core.utils"
 
     lost = UncompletedJobError("Job 4413 (task: 0) has not produced any output\nError stream produced: …")
     sweeper = Mock(launcher=Mock(launch=Mock(side_effect=lost)))
     with pytest.raises(SweepError, match=r"^a job ended without an answer: .* memory or time; the others go on; once.*$"):
-        GridSweeper._launch(sweeper, [["seed=0"]], 0, 1)
+        sweepers.GridSweeper._launch(sweeper, [["seed=0"]], 0, 1)
 
 
 def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep: Sweeping, tmp_path: Path) -> None:
