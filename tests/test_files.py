@@ -101,8 +101,27 @@ def test_what_nobody_has_explained_is_one_line_too(
     assert ("x/y" in told, "Error" in told, told.count("\n")) == (True, False, 1)
 
 
-def test_a_mistake_while_writing_stays_that_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gift_vit.common.files._FULL_BYTES", 1 << 62)  # whatever is free is too little
+@pytest.fixture(params=[errno.ENOSPC, errno.EDQUOT])
+def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk, or a person's share of it, that takes no file more."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr("gift_vit.common.files.TemporaryFile", refuse)
+
+
+def test_a_full_disk_is_seen_where_a_library_hides_it(tmp_path: Path, full: None) -> None:
+    with pytest.raises(RunError, match="no space left on the device while writing"), atomic_path(tmp_path / "file"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def test_what_a_library_says_stays_where_there_is_room(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="failed writing"), atomic_path(tmp_path / "file"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def test_a_mistake_while_writing_stays_that_mistake(tmp_path: Path, full: None) -> None:
     with pytest.raises(ConfigError, match=r"^mine$"), atomic_path(tmp_path / "file"):
         raise ConfigError("mine")
 

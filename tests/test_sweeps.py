@@ -168,6 +168,15 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert "leave it out with ~<group>" in capsys.readouterr().err
 
 
+def test_a_rate_below_the_one_that_the_schedule_ends_at_is_said(sweep: Sweeping, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["dataset=digits", "method=gift", "optim.lr=1e-7"]
+    assert sweep(*words)[0] == 0
+    assert "optim.lr=1e-07 lies below optim.min_lr=1e-06: the rate rises to that" in caplog.text
+    caplog.clear()
+    assert sweep(*words, "optim.min_lr=0")[0] == 0
+    assert "lies below" not in caplog.text
+
+
 def test_finals_on_a_person_s_own_images_use_the_recipe_that_select_names(
     sweep: Sweeping, recipes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,8 @@ _NO_PLACE = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOLCK),
 }  # of the system's errors: a path can be written to never, or not by this person
 _LONGEST_NAME = 255  # bytes of one part of a path, on all usual file systems
-_FULL_BYTES = 64 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PROBED_BYTES = 64 * 1024
 _PATIENCE_S = 1.0  # for a lock that nobody waits for: whoever asks whether it is held holds it for a moment
 
 
@@ -237,13 +238,19 @@ def _remove_stale(lock: Path) -> None:
 
 
 def _is_disk_full(error: Exception, path: str | Path | None) -> bool:
-    """Whether a full disk is behind an error; torch and safetensors do not pass on the system's error number."""
+    """Whether a full disk or a quota is behind an error; torch and safetensors do not pass on the system's error number."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    if "No space left" in str(error) or path is None:
+        return error.errno in _FULL
+    if "No space left" in str(error) or path is None or not Path(path).parent.is_dir():
         return "No space left" in str(error)
-    folder = Path(path).parent
-    return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES
+    try:
+        with TemporaryFile(dir=Path(path).parent) as file:  # what is free says nothing of a quota
+            file.write(bytes(_PROBED_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as probe:
+        return probe.errno in _FULL
+    return False
 
 
 @contextmanager

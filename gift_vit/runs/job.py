@@ -82,7 +82,7 @@ def _kept(run: RunConfig) -> Iterator[None]:
 
 
 def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
-    """The run that a job is told to be, checked; a final run without a recipe is warned of."""
+    """The run that a job is told to be, checked; a final run without a recipe and a rate that rises are warned of."""
     check_recipe(task_words(hydra_cfg))
     run = load_job(cfg, hydra_cfg)
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
@@ -92,6 +92,8 @@ def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
             as_typed("no recipe for %s on %s: optim.lr=%g is the default; choose one with python -m experiments.select"),
             *(run.method_name, run.dataset.name, run.optim.lr),
         )
+    if run.optim.lr < run.optim.min_lr:
+        log.warning("optim.lr=%g lies below optim.min_lr=%g: the rate rises to that", run.optim.lr, run.optim.min_lr)
     return run
 
 
