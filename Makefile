@@ -102,13 +102,13 @@ $(CHAIN)/runs/%.tar.gz: | $(READY)
 	tar -czf $@.part -C $(ROOT)/cell/$* search final
 	mv $@.part $@ && rm -rf $(ROOT)/cell/$*
 
-SETTINGS := $(foreach rank,1 2 4 8 16 32 64,rank$(rank):method.rank=$(rank)) \
+SETTINGS := $(foreach rank,1 4 16 64,rank$(rank):method.rank=$(rank)) \
   $(foreach layer,attn.qkv mlp.fc1 mlp.fc2,$(layer):method.target_modules=[$(layer)]) all:method.target_modules=[attn.qkv,attn.proj,mlp.fc1,mlp.fc2]
 
-mini-ablation: | $(READY)  ## GIFT over its rank and its targets on two tasks, each setting with its own rate; DATA=<folder> make mini-ablation
+mini-ablation: | $(READY)  ## GIFT over its rank and its targets on Tiny vehicles, each setting with its own rate; DATA=<folder> make mini-ablation
 	rm -rf outputs/packed
 	for setting in $(SETTINGS); do name=$${setting%%:*} && \
-	  $(MAKE) -f $(firstword $(MAKEFILE_LIST)) -o $(READY) mini-cells METHODS=gift MINI="digits tiny_vehicles" WORDS="$${setting#*:}" \
+	  $(MAKE) -f $(firstword $(MAKEFILE_LIST)) -o $(READY) mini-cells METHODS=gift MINI=tiny_vehicles WORDS="$${setting#*:}" \
 	    SEARCHED=hydra.sweeper.seeds=1 SEEDS=seeds=[0,1,2] ROOT=outputs/ablation/$$name CHAIN=$(CHAIN)/ablation/$$name && \
 	  $(call unpack,$(CHAIN)/ablation/$$name,outputs/packed/$$name) || exit; done
 	$(BIN)/python -m experiments.tables root=outputs/packed method=gift rows=[method.rank,method.target_modules] out=$(CHAIN)/ablation.md

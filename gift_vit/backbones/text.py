@@ -16,12 +16,13 @@ from transformers.utils import logging as transformers_logging
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.hub import hub_asked_once
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.data.tokens import INPUTS
+from gift_vit.data.tokens import INPUTS, TokenTransform, as_tokens
 
 log = logging.getLogger(__name__)
 
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
 _DRAWN = ("pooler.", "sequence_summary.")  # parts of a head too, where no weights are loaded that could hold them
+_TRIED = 16  # tokens of the texts that a model is tried on
 _IN_LAYER = re.compile(r"\.\d+\.")  # in names of parameters
 
 
@@ -76,16 +77,17 @@ class TextClassifier(TextModel):
 
     Attributes:
         pads_in_front: Whether batches are filled up in front of the texts: the head reads the last position.
-
-    Raises:
-        ConfigError: If the model's own head reads pad tokens, wherever they stand.
+        end_token_id: The token that the head looks for, which stands as often in every text; None: it looks for none.
     """
 
     def __init__(self, cfg: BackboneConfig, model: Any, tokenizer: Any, num_classes: int, new: Set[str]) -> None:
         super().__init__(cfg, model, tokenizer)
         self.num_classes = num_classes
-        self.pads_in_front = _pads_in_front(cfg, model)
-        self._heads = tuple(_heads(model, new))
+        self.pads_in_front = _pads_in_front(model)
+        own_head = cfg.pooling != "mean"
+        self.end_token_id = model.config.eos_token_id if own_head and model.config.is_encoder_decoder else None
+        summary = ("sequence_summary",) if hasattr(model, "sequence_summary") else ()  # XLM's head, and a pooler of others
+        self._heads = tuple(_heads(model, new)) or summary
         self.head = nn.Linear(model.config.hidden_size, num_classes) if cfg.pooling == "mean" else None
         self._names = [name for name in INPUTS if name != "token_type_ids" or _knows_types(model)]
 
@@ -119,7 +121,7 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
 
     Raises:
         ConfigError: If there is no such model or folder, transformers has no head for it, its weights are another model's, it
-            has no pad token, or its head reads pad tokens.
+            has no pad token, or it reads pad tokens.
         RunError: If the hub cannot be reached.
     """
     (model, new), tokenizer = loaded(cfg, lambda: _load(cfg, num_classes))
@@ -131,6 +133,7 @@ def build_text_model(cfg: BackboneConfig, num_classes: int) -> TextClassifier:
             f"backbone.model={cfg.model}: no head is known in transformers' {type(model).__name__} (it has {parts}); give "
             "backbone.pooling=mean"
         )
+    _check_padding(cfg, classifier)
     return classifier
 
 
@@ -190,8 +193,15 @@ def _encoder(model: Any) -> Any:
         if not hasattr(model, "config"):
             raise ValueError(f"transformers' {type(model).__name__} is no model by itself, which backbone.pooling=mean needs")
     if hasattr(model, "pooler"):
-        model.pooler = None  # it was made for the first token
+        model.pooler = _NoPooler()
     return model
+
+
+class _NoPooler(nn.Module):
+    """In the place of a pooler, which was made for the first token; some encoders call theirs without a look."""
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
 
 
 def _check_layers(kind: str, new: Set[str], mean: bool) -> None:
@@ -218,17 +228,34 @@ def _heads(model: nn.Module, new: Set[str], prefix: str = "") -> Iterator[str]:
             yield from _heads(module, new, f"{prefix}{name}.")
 
 
-def _pads_in_front(cfg: BackboneConfig, model: Any) -> bool:
+def _pads_in_front(model: Any) -> bool:
     """Whether the model's head reads the last position, as XLNet's, which counts positions from one token to another."""
-    read = {getattr(module, "summary_type", "first") for module in model.modules()} - {"first"}
-    if not read:
-        return False
-    if read <= {"last", "cls_index"} and model.config.model_type == "xlnet":
-        return True
-    raise ConfigError(
-        f"backbone.model={cfg.model}: its head (summary_type={', '.join(sorted(read))}) reads the tokens that fill up batches; "
-        "give backbone.pooling=mean"
-    )
+    read = {getattr(module, "summary_type", None) for module in model.modules()}
+    return model.config.model_type == "xlnet" and not read.isdisjoint({"last", "cls_index"})
+
+
+@torch.no_grad()
+def _check_padding(cfg: BackboneConfig, model: TextClassifier) -> None:
+    """Refuse a model that reads the tokens that fill up batches: it gives a text other logits beside a longer one."""
+    limit = {"truncation": True, "max_length": min(model.max_tokens or _TRIED, _TRIED)}
+    texts = [model.tokenizer(words, return_token_type_ids=True, **limit) for words in ("a film", "a film " * _TRIED)]
+    short, long = (torch.from_numpy(as_tokens(text["input_ids"], text["token_type_ids"])) for text in texts)
+    stack = TokenTransform(model.tokenizer.pad_token_id, model.pads_in_front).stack
+    training = model.model.training
+    model.model.eval()
+    try:
+        alone, beside = model(stack([short]))[0], model(stack([short, long]))[0]
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"backbone.model={cfg.model} cannot read a text of {short.shape[1]} tokens ({reason})") from error
+    finally:
+        model.model.train(training)
+    if (alone - beside).abs().max() > 1e-3 * alone.abs().max() + 1e-6:  # rounding is a thousandth of that
+        other = "model" if cfg.pooling == "mean" else "mean"
+        raise ConfigError(
+            f"backbone.model={cfg.model}: transformers' {type(model.model).__name__} reads the tokens that fill up batches, so "
+            f"that a text's logits depend on the texts beside it; give backbone.pooling={other}, or another model"
+        )
 
 
 def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:

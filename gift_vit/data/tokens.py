@@ -1,6 +1,7 @@
 """Texts as a model of transformers takes them: tokens, cut to a length, and stacked into batches of one length."""
 
 import logging
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ class Tokens:
         tokenizer: Of transformers.
         max_length: Longer ones are cut to it, of two texts the longer one first; the log says how many.
         name: Of the split, for the log.
+        end: The id of a token by which the model finds where a text ends; None: of none.
+
+    Raises:
+        ConfigError: If that token stands in a text, or nothing of a text would be left.
     """
 
-    def __init__(self, source: LabelledSource[Any], tokenizer: Any, max_length: int, name: str) -> None:
+    def __init__(self, source: LabelledSource[Any], tokenizer: Any, max_length: int, name: str, end: int | None = None) -> None:
         self.labels: NDArray[Any] = source.labels
         texts = [source[index][0] for index in range(len(source))]
         columns = [list(column) for column in zip(*texts, strict=True)]
@@ -38,14 +43,21 @@ class Tokens:
             )
         options = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
         encoded = tokenizer(*columns, **options)
-        self.tokens = [_as_array(*both) for both in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)]
+        self.tokens = [as_tokens(*both) for both in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)]
         longer = [index for index, tokens in enumerate(self.tokens) if tokens.shape[1] > max_length]
         for index in longer:
             cut = tokenizer(*texts[index], truncation=True, max_length=max_length, **options)
-            self.tokens[index] = _as_array(cut["input_ids"], cut["token_type_ids"])
+            self.tokens[index] = as_tokens(cut["input_ids"], cut["token_type_ids"])
         if longer:
             count, percent = f"{len(longer):,} of {len(texts):,}", 100 * len(longer) / len(texts)
             log.warning("%s: %s texts (%.1f %%) are longer than %d tokens and were cut", name, count, percent, max_length)
+        ends = [0 if end is None else int((tokens[0] == end).sum()) for tokens in self.tokens]
+        if min(ends) < max(ends):
+            text, token = " / ".join(texts[ends.index(max(ends))]), tokenizer.convert_ids_to_tokens(end)
+            raise ConfigError(
+                f"{name}: the text {shorten(text, 80, placeholder=' …')!r} holds {token}, by which the model finds where texts "
+                "end; take it out"
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,7 +66,8 @@ class Tokens:
         return self.tokens[index], self.labels[index].item()
 
 
-def _as_array(ids: list[int], types: list[int]) -> NDArray[np.int64]:
+def as_tokens(ids: list[int], types: list[int]) -> NDArray[np.int64]:
+    """One text's tokens, (3, L)."""
     return np.asarray([ids, [1] * len(ids), types], np.int64)
 
 

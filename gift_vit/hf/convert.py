@@ -1,6 +1,7 @@
 """Adapters of timm ViTs from gift_vit's own file to a peft folder, and back."""
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gift_vit import __version__
 from gift_vit.common.tensors import write_tensors
 from gift_vit.methods import GiftConfig as VisionConfig
-from gift_vit.methods.adapter import FORMAT, describe_backbone, describe_method, method_config, read_adapter
+from gift_vit.methods.adapter import FORMAT, describe_backbone, describe_method, head_names, method_config, read_adapter
 from gift_vit.methods.config import QKV_SLICES
 
 from .config import GiftConfig
@@ -86,7 +87,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
 
     Raises:
         ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, adapts other layers than those of
-            blocks, or the backbone is not known.
+            blocks, holds another part of the model than its head or not that, or the backbone is not known.
     """
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, GiftConfig):
@@ -123,8 +124,22 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             raise ValueError(f"{folder} adapts {name}, which is no target of gift_vit's GIFT such as attn.proj")
         else:
             tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
+    if model is not None:
+        _check_head(folder, {name for name in tensors if not name.startswith("gift.")}, model)
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
     write_tensors(Path(out), tensors, {key: json.dumps(value) for key, value in facts.items()})
+
+
+def _check_head(folder: str | Path, whole: Set[str], model: nn.Module) -> None:
+    """Refuse a folder whose modules that were trained whole, by the names of their tensors, are not the model's head."""
+    head = set(head_names(model))
+    if wrong := sorted(whole - head) or sorted(head - whole):
+        modules = sorted({name.rpartition(".")[0] for name in head})
+        doing = "holds" if wrong[0] in whole else "lacks"
+        raise ValueError(
+            f"{folder} {doing} {wrong[0]}, and an adapter of gift_vit is GIFT's pairs and the head; retrain with "
+            f"modules_to_save={modules or None}"
+        )
 
 
 def _check_outside(folder: str | Path, config: GiftConfig, model: nn.Module) -> None:

@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = {
     ),
     "ADALORA": (
         "ranks are not allocated to layers here",
-        {"target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"},
+        {"target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "rank_pattern", "alpha_pattern"},
     ),
     "ADAMSS": (
         "subspaces are not allocated here",
@@ -46,7 +46,8 @@ _WITHOUT_EFFECT = {
     ),
 }
 _FACTORS = ("ia3_l", "boft_s")  # stored with two axes of which one is 1; they start at 1, and decay would pull them towards 0
-_REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+REFUSALS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+"""What peft raises where it cannot do a thing."""
 
 
 def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -70,9 +71,11 @@ def inject(model: nn.Module, peft_type: str, names: Sequence[str], options: Mapp
 def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
     """As :func:`inject`, by a config of peft that matches the modules of these names.
 
+    Keys of ``rank_pattern`` and of its kin, regular expressions, become the names of the layers that they match.
     Until it is merged the model keeps the config where peft's own functions look for it, as ``peft_config["default"]``.
     """
     peft_type = str(config.peft_type.value)
+    _settle_patterns(config, names)
     weights = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in names}
     try:
         with _quiet():
@@ -80,7 +83,7 @@ def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
             # in float32 what is added to a model of half precision, as peft has it; norms, which stand in for others, are not
             tuner._cast_adapter_dtype("default")
         _check_layers(model, config, weights)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         _take_out(model, weights)
         raise ConfigError(f"{peft_type} of peft cannot adapt this model: {_one_line(error)}") from error
     for _, layer in peft_layers(model):
@@ -90,6 +93,24 @@ def inject_config(model: nn.Module, config: Any, names: Sequence[str]) -> None:
                 part.requires_grad_(False)
         for factors in filter(None, (getattr(layer, name, None) for name in _FACTORS)):
             factors.exempt_from_weight_decay = True
+
+
+def _settle_patterns(config: Any, names: Sequence[str]) -> None:
+    from peft.utils.other import get_pattern_key
+
+    for option, given in vars(config).items():
+        if not option.endswith("_pattern") or not isinstance(given, dict):
+            continue
+        try:
+            idle = [key for key in given if not any(get_pattern_key([key], name) == key for name in names)]
+        except re.error as error:
+            raise ConfigError(f"method.options.{option}={given}: no regular expression ({error})") from error
+        if idle:
+            raise ConfigError(
+                f"method.options.{option}: {idle[0]!r} matches none of the adapted layers, which are {', '.join(names[:3])}"
+                f"{', …' if len(names) > 3 else ''}"
+            )
+        setattr(config, option, {name: given[key] for name in names if (key := get_pattern_key(given, name)) in given})
 
 
 def peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -176,7 +197,7 @@ def _build_config(peft_type: str, target_modules: list[str] | str, options: Mapp
     try:
         with _quiet():
             return _config_class(peft_type)(target_modules=target_modules, **options)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         raise ConfigError(f"method.options of {peft_type}: {_one_line(error)}") from error
 
 

@@ -177,7 +177,7 @@ def _tokens(dataset: TextsConfig, model: Any, data: VisionDataset, split: str) -
     if isinstance(dataset, CommonsenseConfig):
         prompts: Any = Prompts(data.split(split), PromptTokenizer(model.tokenizer, length), split)  # with sequences for labels
         return prompts, TokenTransform(model.tokenizer.pad_token_id, in_front=True)
-    tokens = Tokens(data.split(split), model.tokenizer, length, split)
+    tokens = Tokens(data.split(split), model.tokenizer, length, split, model.end_token_id)
     return tokens, TokenTransform(model.tokenizer.pad_token_id, in_front=model.pads_in_front)
 
 

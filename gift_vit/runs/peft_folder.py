@@ -1,5 +1,7 @@
 """The adapter of a model of transformers as a folder of peft's, which does without this project but for GIFT's own layers."""
 
+import logging
+import re
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ from gift_vit.common.files import writing
 from gift_vit.common.hub import PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS
 from gift_vit.common.tensors import write_tensors
 from gift_vit.config.run_config import RunConfig
-from gift_vit.methods.hf_peft import peft_layers
+from gift_vit.methods.hf_peft import REFUSALS, peft_layers
 from gift_vit.methods.targets import head_modules
 
-_INNER = r"model\."  # before the names of its modules in our class, in a regular expression
+log = logging.getLogger(__name__)
+
+_PLAIN = "model."  # before the names of its modules in our class
+_INNER = re.escape(_PLAIN)
 _TUNER = "base_model."  # of peft's, around the model
-_SHARED = ("vblora_vector_bank", "tinylora_v")  # of all layers; VB-LoRA's and TinyLoRA's tuners save them as their own
+_SHARED = ("vblora_vector_bank", "tinylora_v", "unilora_theta_d")  # of all layers; their tuners save them as their own
 
 
 def keep_peft_folder(cfg: RunConfig, model: nn.Module, folder: Path) -> None:
@@ -45,6 +50,9 @@ def keep_peft_folder(cfg: RunConfig, model: nn.Module, folder: Path) -> None:
     vars(inner)["peft_config"] = {"default": config}
     try:  # not "auto": it would ask the hub whether rows were added to the embedding
         tensors = dict(get_peft_model_state_dict(inner, _state(inner), save_embedding_layers=False))
+    except REFUSALS as error:  # of a method that a newer peft has: the run and its own file are whole without
+        log.warning("peft cannot save its %s: adapter/ is not written (%s: %s)", config.peft_type, type(error).__name__, error)
+        return
     finally:
         del vars(inner)["peft_config"]
     if _draws_again(config):
@@ -81,6 +89,9 @@ def _as_inside(config: Any) -> Any:
         if isinstance(names, str):  # whole names, as they are put together for peft
             inside = [name.removeprefix(_INNER) for name in names.split("|") if name.startswith(_INNER)]
             setattr(config, key, "|".join(inside) or None)
+    for key, value in vars(config).items():
+        if key.endswith("_pattern") and isinstance(value, dict):
+            setattr(config, key, {name.removeprefix(_PLAIN): each for name, each in value.items()})
     if _draws_again(config):
         config.save_projection = False
     return config

@@ -1,9 +1,11 @@
 """Models of transformers for texts: what of them is new, what they are called with, and how many tokens they take."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -12,19 +14,27 @@ from transformers import (
     BartModel,
     BertConfig,
     BertForMaskedLM,
+    BertModel,
+    ConvBertConfig,
+    ConvBertModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     DebertaV2Model,
+    FNetConfig,
+    FNetModel,
     FSMTConfig,
     FSMTModel,
     OPTConfig,
     OPTModel,
     RobertaConfig,
     RobertaModel,
+    SqueezeBertConfig,
+    SqueezeBertModel,
     T5Config,
     T5EncoderModel,
     T5Model,
     XLMConfig,
+    XLMForSequenceClassification,
     XLMModel,
     XLNetConfig,
     XLNetModel,
@@ -33,6 +43,8 @@ from transformers import (
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.text import build_text_model
 from gift_vit.common.errors import ConfigError
+from gift_vit.data.texts import TextSource
+from gift_vit.data.tokens import Tokens
 from gift_vit.methods.adapter import head_names
 from tests.text_models import SIZES, text_model
 
@@ -42,6 +54,7 @@ BART: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "encoder_atten
 BART |= {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 20}
 XLM: dict[str, Any] = {"vocab_size": 15, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 20}
 XLM |= {"summary_type": "last", "pad_index": 0, "use_lang_emb": False}
+GROUPS = {f"{name}_groups": 1 for name in ("q", "k", "v", "post_attention", "intermediate", "output")}
 BASES: dict[str, Callable[[], Any]] = {
     "deberta": lambda: DebertaV2Model(DEBERTA),
     "deberta_classifier": lambda: DebertaV2ForSequenceClassification(DEBERTA),
@@ -64,6 +77,13 @@ BASES: dict[str, Callable[[], Any]] = {
         )
     ),
     "xlm_last": lambda: XLMModel(XLMConfig(**XLM)),
+    "xlm_classifier": lambda: XLMForSequenceClassification(XLMConfig(**{**XLM, "summary_type": "first"})),
+    "fnet": lambda: FNetModel(FNetConfig(vocab_size=15, max_position_embeddings=20, tpu_short_seq_length=20, **SIZES)),
+    "convbert": lambda: ConvBertModel(ConvBertConfig(vocab_size=15, max_position_embeddings=20, **SIZES)),
+    "squeezebert": lambda: SqueezeBertModel(
+        SqueezeBertConfig(vocab_size=15, max_position_embeddings=20, embedding_size=16, **SIZES, **GROUPS)
+    ),
+    "narrow": lambda: BertModel(BertConfig(vocab_size=3, max_position_embeddings=20, **SIZES)),
 }
 
 
@@ -97,6 +117,7 @@ def some_tokens(length: int) -> torch.Tensor:
         ("deberta", {}, ("pooler.dense", "classifier")),
         ("deberta_classifier", {"num_classes": 3}, ("classifier",)),
         ("deberta", {"pretrained": False}, ("pooler.dense", "classifier")),
+        ("xlm_classifier", {}, ("sequence_summary.summary",)),  # the weights hold it
         ("xlnet", {}, ("sequence_summary.summary", "logits_proj")),
         ("xlnet", {"pretrained": False}, ("sequence_summary.summary", "logits_proj")),
     ],
@@ -121,6 +142,24 @@ def test_the_mean_is_over_what_an_encoder_makes_of_each_text(tmp_path: Path, kin
     torch.testing.assert_close(model(tokens[1:, :, :5]), model(tokens)[1:])
 
 
+def test_a_pooler_that_is_called_without_a_look_is_left_out(tmp_path: Path) -> None:
+    model, tokens = built(tmp_path, "squeezebert", pooling="mean"), some_tokens(8)
+    assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+    hidden = AutoModel.from_pretrained(tmp_path).eval()(input_ids=tokens[:, 0], attention_mask=tokens[:, 1]).last_hidden_state
+    torch.testing.assert_close(model.forward_features(tokens), torch.stack([hidden[0].mean(0), hidden[1, :5].mean(0)]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "refused"), [("bart", "model", True), ("bart", "mean", False), ("bert", "model", False)]
+)
+def test_a_text_that_holds_the_token_that_its_end_is_found_by(tmp_path: Path, kind: str, pooling: str, refused: bool) -> None:
+    model = built(tmp_path, kind, pooling=pooling)
+    source = TextSource([("a good film",), ("a [SEP] good film",)], np.zeros(2, np.int64), ["", ""])
+    said = r"^train: the text 'a \[SEP\] good film' holds \[SEP\], by which the model finds where texts end; take it out$"
+    with pytest.raises(ConfigError, match=said) if refused else nullcontext():
+        Tokens(source, model.tokenizer, 20, "train", model.end_token_id)
+
+
 @pytest.mark.parametrize(("pooling", "name"), [("model", "XLNetForSequenceClassification"), ("mean", "XLNetModel")])
 def test_layers_that_cannot_be_checkpointed_are_named(tmp_path: Path, pooling: str, name: str) -> None:
     model = built(tmp_path, "xlnet", pooling=pooling)
@@ -140,7 +179,18 @@ def test_as_many_tokens_as_the_model_says_fit(tmp_path: Path, kind: str, pooling
 @pytest.mark.parametrize(
     ("kind", "pooling", "said"),
     [
-        ("xlm_last", "model", r"summary_type=last\) reads the tokens that fill up batches; give backbone.pooling=mean"),
+        (
+            "xlm_last",
+            "model",
+            "XLMFor.* reads the tokens that fill up batches, so that .*; give backbone.pooling=mean, or another",
+        ),
+        (
+            "fnet",
+            "mean",
+            "FNetModel reads the tokens that fill up batches, so that .*; give backbone.pooling=model, or another",
+        ),
+        ("convbert", "model", "ConvBertForSequenceClassification reads the tokens that fill up batches"),
+        ("narrow", "mean", r"cannot read a text of 4 tokens \(IndexError: index out of range in self\)"),
         ("t5_encoder", "model", r"weights lack transformer.decoder.*T5ForSequenceClassification has.*or backbone.pooling=mean"),
         ("other", "model", r"weights lack bert.encoder.layer.0.*BertForSequenceClassification has; give the weights"),
         ("other", "mean", r"weights lack encoder.layer.0.*BertModel has; give the weights of such a model$"),

@@ -115,6 +115,9 @@ def test_what_the_vision_side_has_nothing_like_is_refused(tmp_path: Path) -> Non
         ("target", ["head"], "adapts head"),
     ]:
         assert_refused(GiftConfig(r=4, target_modules=targets, share=share), message, tmp_path)
+    for whole, message in [(None, "lacks head.bias"), (["head", "norm"], "holds norm.bias")]:
+        said = rf"{message}, and an adapter of gift_vit is GIFT's pairs and the head; retrain with modules_to_save=\['head'\]"
+        assert_refused(GiftConfig(r=4, target_modules=["attn.proj"], modules_to_save=whole), said, tmp_path)
     options: dict[str, Any] = {"exclude_modules": ["blocks.0.attn.proj"], "bias": "gift_only"}
     for option, value in options.items():
         config = GiftConfig(r=4, target_modules=["attn.proj"], **{option: value})

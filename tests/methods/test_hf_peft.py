@@ -28,6 +28,7 @@ from gift_vit.methods import (
     save_adapter,
 )
 from gift_vit.methods.config import GiftHfConfig, LoraConfig, PeftConfig
+from gift_vit.methods.hf_peft import peft_layers
 from tests.methods.checks import assert_same_modules, drawn, refused
 from tests.methods.method_examples import yaml_config
 from tests.text_models import text_model, tiny_llama
@@ -236,6 +237,13 @@ def test_options_from_the_command_line() -> None:
     assert cfg.run_name.endswith("_seed0_blocks0-1_r4_use-rsloratrue")
 
 
+def test_the_first_pattern_that_matches_a_layer_is_its_own(tiny_vit: nn.Module) -> None:
+    ranks = {r"blocks\.[01]\.attn\.proj": 4, "attn.proj": 8, "blocks.0.attn.proj": 16}
+    apply_method(tiny_vit, PeftConfig("LORA", ["attn.proj", "mlp.fc1"], [0, 2], options={"r": 2, "rank_pattern": ranks}))
+    found = {name: len(layer.lora_A["default"].weight) for name, layer in peft_layers(tiny_vit)}
+    assert found == {"blocks.0.attn.proj": 4, "blocks.0.mlp.fc1": 2, "blocks.2.attn.proj": 8, "blocks.2.mlp.fc1": 2}
+
+
 OPTION_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("VERRA", {}, "unknown method.peft_type 'VERRA'; did you mean VERA? (known: ADALORA, "),
     ("POLY", {}, "unknown method.peft_type 'POLY'"),
@@ -252,6 +260,19 @@ OPTION_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("IA3", {"feedforward_modules": ["fc2"]}, "method.options of IA3: `feedforward_modules` should be a subset of `target"),
     ("SHIRA", {}, "method.options.random_seed is required for SHIRA"),
     ("C3A", {"block_size": 128}, "C3A of peft cannot adapt this model: The block size should be a factor of the input size"),
+    (
+        "LORA",
+        {"rank_pattern": {"attn.prjo": 4}},
+        "method.options.rank_pattern: 'attn.prjo' matches none of the adapted layers, which are blocks.0.attn.proj, "
+        "blocks.1.attn.proj",
+    ),
+    (
+        "C3A",
+        {"block_size": 8, "block_size_pattern": {"blocks.9.attn.proj": 4}},
+        "method.options.block_size_pattern: 'blocks.9.attn.proj' matches none of",
+    ),
+    ("LOHA", {"rank_pattern": {"attn(": 4}}, "method.options.rank_pattern={'attn(': 4}: no regular expression (missing ), "),
+    ("ADALORA", {"total_step": 9, "alpha_pattern": {"attn": 4}}, "method.options.alpha_pattern={'attn': 4} has no effect"),
     # found out when three layers are replaced already
     ("LORA", {"rank_pattern": {"blocks.3.attn.proj": 0}}, "LORA of peft cannot adapt this model: `r` should be a positive"),
     ("VERA", {"r": -1}, "VERA of peft cannot adapt this model: Trying to create"),
@@ -285,7 +306,7 @@ def test_what_does_not_fit_leaves_the_model(tiny_vit: nn.Module, peft_type: str,
 @pytest.mark.parametrize(
     ("peft_type", "options"),
     [
-        ("LORA", {"r": 4, "lora_dropout": 0, "init_lora_weights": "gaussian", "rank_pattern": {"fc1": 2}}),
+        ("LORA", {"r": 4, "lora_dropout": 0, "init_lora_weights": "gaussian", "rank_pattern": {"proj": 2}}),
         ("HIRA", {"init_weights": "gaussian"}),
         ("LOKR", {"init_weights": True, "r": 2}),
         ("PSOFT", {"cayley_neumann_eps": None}),

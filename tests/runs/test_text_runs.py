@@ -48,6 +48,9 @@ from tests.text_models import SIZES, rows, text_model, write
 Configured = Callable[..., RunConfig]
 PEFT = ("adalora", "boft", "delora", "dora", "glora", "gralora", "hira", "hra", "loha", "lokr", "miss", "oft")
 PEFT += ("randlora", "tinylora", "vera")
+FIRST = "model.bert.encoder.layer.0.attention.self.query"  # as the run names it; for peft it has no model. in front
+ON_DORA = ("method=dora", "method.target_modules=[query,value]")
+WITHOUT_DORAS = tuple(f"~method.options.{option}" for option in ("use_dora", "r", "lora_alpha", "lora_dropout"))
 BASES: dict[str, Callable[[], Any]] = {  # as they are at the hub, without what a classifier has
     "deberta": lambda: DebertaV2Model(DebertaV2Config(vocab_size=15, type_vocab_size=0, initializer_range=0.3, **SIZES)),
     "bert_mlm": lambda: BertForMaskedLM(BertConfig(vocab_size=15, initializer_range=0.3, **SIZES)),
@@ -262,6 +265,19 @@ def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: 
         *(("bert", (f"method={name}", "method.target_modules=[query,value]")) for name in PEFT),
         ("bert", ("method=c3a", "method.target_modules=[query,value]", "method.options.block_size=8")),
         ("bert", ("method=fourierft", "method.target_modules=[query,value]", "method.options.n_frequency=9")),
+        ("bert", (*ON_DORA, "method.peft_type=UNILORA", *WITHOUT_DORAS)),
+        ("bert", (*ON_DORA, f"+method.options.alpha_pattern={{{FIRST}:64}}")),
+        ("bert", (*ON_DORA, "+method.options.rank_pattern={layer.1.attention.self.value:2}")),
+        ("bert", ("method=loha", "method.target_modules=[query,value]", f"+method.options.rank_pattern={{{FIRST}:2}}")),
+        (
+            "bert",
+            (
+                "method=c3a",
+                "method.target_modules=[query,value]",
+                "method.options.block_size=8",
+                f"+method.options.block_size_pattern={{{FIRST}:4}}",
+            ),
+        ),
         ("bert", ("method=vblora", "method.target_modules=[query,value]", "method.options.vector_length=8")),
         (
             "roberta",
@@ -300,6 +316,19 @@ def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path,
     expected = ours.model(**texts)[0]
     assert not torch.allclose(before, expected, atol=1e-3)
     torch.testing.assert_close(loaded(**texts)[0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_folder_that_peft_cannot_write_loses_no_run(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyError("Expected a parameter")
+
+    monkeypatch.setattr("peft.get_peft_model_state_dict", fails)
+    cfg = configured("method=lora_text", "method.rank=2")
+    assert "adapter.safetensors" in (trained(cfg).files or {})
+    assert "adapter/ is not written (KeyError: 'Expected a parameter')" in caplog.text
+    assert not (cfg.folder / "adapter").exists()
 
 
 def test_what_is_left_for_peft_is_pushed_and_described(configured: Configured, tmp_path: Path) -> None:
