@@ -124,15 +124,14 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             raise ValueError(f"{folder} adapts {name}, which is no target of gift_vit's GIFT such as attn.proj")
         else:
             tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
-    if model is not None:
-        _check_head(folder, {name for name in tensors if not name.startswith("gift.")}, model)
+    _check_head(folder, {name for name in tensors if not name.startswith("gift.")}, model)
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
     write_tensors(Path(out), tensors, {key: json.dumps(value) for key, value in facts.items()})
 
 
-def _check_head(folder: str | Path, whole: Set[str], model: nn.Module) -> None:
-    """Refuse a folder whose modules that were trained whole, by the names of their tensors, are not the model's head."""
-    head = set(head_names(model))
+def _check_head(folder: str | Path, whole: Set[str], model: nn.Module | None) -> None:
+    """Refuse a folder whose modules that were trained whole, by the names of their tensors, are not a given model's head."""
+    head = whole if model is None else set(head_names(model))
     if wrong := sorted(whole - head) or sorted(head - whole):
         modules = sorted({name.rpartition(".")[0] for name in head})
         doing = "holds" if wrong[0] in whole else "lacks"
