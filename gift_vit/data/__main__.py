@@ -7,12 +7,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from gift_vit.common import cli
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import OWN, ColumnsConfig
 from gift_vit.data.layout import kind_of
-from gift_vit.data.report import describe
+from gift_vit.data.report import check_decodable, describe
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Arguments:
         label: the column of the labels, if it has no usual name
         split: the column of the splits in a single file, if it is not called split
         check_duplicates: look for pictures that stand in more than one split; reads the files of equal size
+        decode: decode every picture, on all cores, to find damaged ones; false looks at their headers alone
 
     Prints what every run says at its start, and the command that trains; writes nothing.
     """
@@ -36,13 +38,14 @@ class Arguments:
     label: str | None = None
     split: str | None = None
     check_duplicates: bool = True
+    decode: bool = True
 
 
 def report(arguments: Arguments) -> None:
     """Read the data, and print the report.
 
     Raises:
-        ConfigError: If it cannot be read, or a column of class folders is named.
+        ConfigError: If it or a picture cannot be read, or a column of class folders is named.
     """
     kind = kind_of(expanded(arguments.root))
     given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
@@ -50,10 +53,14 @@ def report(arguments: Arguments) -> None:
         role, name = next(iter(given.items()))
         raise ConfigError(f"{role}={name}: {arguments.root} holds class folders, which have no columns; leave it out")
     columns: dict[str, Any] = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
-    described = describe(build_dataset(OWN[kind](name=kind, root=arguments.root, **columns)), arguments.check_duplicates)
+    data = build_dataset(OWN[kind](name=kind, root=arguments.root, **columns))
+    described = describe(data, arguments.check_duplicates)
     print("\n".join(described.lines()))
     for warning in described.warnings:
         print(f"warning: {warning}")
+    if arguments.decode:
+        for source in data.splits.values():
+            check_decodable(source, cores())
     words = [f"dataset={kind}", f"dataset.root={arguments.root}", *(f"dataset.columns.{key}={given[key]}" for key in given)]
     print(f"to train on it: python -m gift_vit.train {' '.join(map(shlex.quote, words))}")
 

@@ -105,11 +105,13 @@ class Origin:
         files: Names of the files or folders that were read.
         skipped: What lies there and was not read: how many, by what they are.
         drawn: How the split was drawn, where it was not there: ``split off train: 200 of 1,000, stratified, seed 0``.
+        nested: Classes whose images lie in several folders inside theirs.
     """
 
     files: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     drawn: str | None = None
+    nested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from gift_vit.data.config import DatasetConfig, TransformConfig, colour_of
 
 CONTRACT = 2
 WHITE = (255, 255, 255)
-UNREADABLE = "of no known image format"
+UNREADABLE = "perhaps not to be decoded"
 
 # Where the EXIF tag of a picture says how it was stored, what sets it upright (EXIF 2.32, tag 274).
 _UPRIGHT = {
@@ -115,15 +115,7 @@ class Decoder:
             with Image.open(io.BytesIO(data)) as header:
                 return _turned(picture, _orientation(header.getexif))
         with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
-            if self.max_pixels is not None and image.width * image.height > self.max_pixels:
-                raise Image.DecompressionBombError
-            if image.format == "FITS" and _is_deep(image.mode):
-                raise ValueError("Pillow misreads FITS of more than 8 bits")
-            if self.value_range is not None and _is_cut(image):
-                raise NoRangeError(
-                    "Pillow gives out the upper 8 of its bits, to which no range applies; store it as grey without alpha, "
-                    "or leave dataset.transform.value_range out"
-                )
+            self._check(image)
             _scale_transparency(image)
             depth = None if self.value_range is None else _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
@@ -134,6 +126,20 @@ class Decoder:
             if stored is not None and stored != _orientation(image.getexif):  # Pillow turns a TIFF itself, and forgets the tag
                 return _turned(picture, _UNDONE_BY.get(stored, stored))
             return picture
+
+    def _check(self, image: Image.Image) -> None:
+        """Refuse what the header of a picture that is not loaded yet tells."""
+        if self.max_pixels is not None and image.width * image.height > self.max_pixels:
+            raise Image.DecompressionBombError
+        if image.format == "FITS" and _is_deep(image.mode):
+            raise ValueError("Pillow misreads FITS of more than 8 bits")
+        if self.value_range is not None and _is_cut(image):
+            raise NoRangeError(
+                "Pillow gives out the upper 8 of its bits, to which no range applies; store it as grey without alpha, "
+                "or leave dataset.transform.value_range out"
+            )
+        if self.value_range is None and _is_deep(image.mode):
+            _bits(image)  # of numbers without a range there are none
 
     def decode(self, data: bytes, name: str) -> Image.Image:
         """The RGB picture; one that cannot be decoded is an error in one line with its name.
@@ -160,6 +166,7 @@ class Decoder:
         """What decoding changes of a picture that a person may not expect; read off its header, in a tenth of a millisecond."""
         try:
             with _pixel_limit(self.max_pixels), Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+                self._check(image)
                 exif = partial(Image.Image.getexif, image)  # a PNG's own loads the pixels, to find what stands behind them
                 found = {
                     "turned upright": self.upright and _orientation(exif) in _UPRIGHT,
@@ -167,10 +174,8 @@ class Decoder:
                     "reduced to their first frame": image.format not in _NO_SERIES and getattr(image, "is_animated", False),
                     "reduced to 8 bits": _is_deep(image.mode) or _is_cut(image),
                 }
-        except UnidentifiedImageError:
+        except Exception:  # decoding says what is wrong with it, if anything is
             return [UNREADABLE]
-        except Exception:  # decoding says what is wrong with it
-            return []
         return [remark for remark, holds in found.items() if holds]
 
     def _to_rgb(self, image: Image.Image, depth: float | None) -> Image.Image:

@@ -31,6 +31,7 @@ LINKED_ELSEWHERE = "links to what is read under another class"
 
 _SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _HELD_OUT = {"eval", "evaluation", "holdout", "heldout", "trainval", "unlabeled", "unlabelled"}
 # train, train-00000-of-00002 and, as hubs have written them, train-00000-of-00002-a09b74b3ef9c3b56
 _SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)(?:-[0-9a-f]{16})?", re.IGNORECASE)
@@ -125,6 +126,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         _refuse_file(root, "a folder of class folders")
     folders = [entry.name for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
     found = _assigned(folders, root, "folder", "rename it or move it elsewhere")
+    _refuse_packed(root, found)
     if found:
         return {split: root / name for split, name in found.items()}
     if not folders:
@@ -166,6 +168,7 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
     if not found and len(series) > 1:
         named = ", ".join(str(files[0].relative_to(root)) for files in list(series.values())[:3])
         raise ConfigError(f"{root} holds {named}, which are of no split (usual names: {KNOWN_NAMES}); {remedy}")
+    _refuse_packed(root, found)
     chosen = found or {ALL: next(iter(series))}
     return {split: whole_series(series[name]) for split, name in chosen.items()}
 
@@ -280,6 +283,16 @@ def _assigned(
     if found and "train" not in found:
         raise ConfigError(f"{root} has {', '.join(sorted(found.values()))}, but no {what} named train; {remedy}")
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def _refuse_packed(root: Path, found: Mapping[str, str]) -> None:
+    """A split that lies there as an archive or a spreadsheet alone, beside others, is meant to be read."""
+    for entry in listed(root) if found else ():
+        ending = os.path.splitext(entry.name)[1].lower()
+        split = split_named(entry.name.partition(".")[0])
+        if split and split not in found and ending in (*_ARCHIVES, *_SPREADSHEETS):
+            what, remedy = ("an archive", "unpack it") if ending in _ARCHIVES else ("a spreadsheet", "save it as CSV")
+            raise ConfigError(f"{entry.path} is {what}, and {split} by its name; {remedy}, or move it elsewhere")
 
 
 def _refuse_hidden_splits(root: Path, folders: Sequence[str]) -> None:

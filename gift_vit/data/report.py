@@ -3,13 +3,14 @@
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from gift_vit.common.cores import worker_start
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import ImageSource, Origin, VisionDataset
 from gift_vit.data.decode import UNREADABLE
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _NAMED_FILES = 4
 _MANY = 50_000  # examples, of which looking at each takes a minute or so
+_AT_A_TIME = 64  # pictures that a process decodes at a time
 _HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
 
 
@@ -114,7 +116,7 @@ def describe(data: VisionDataset, check_duplicates: bool = True, look: bool = Tr
     """Count, look for pictures that are there twice, and with ``look`` into the header of each for what decoding changes.
 
     Raises:
-        ConfigError: If a picture is empty, or with ``look`` of no known format: test is else decoded after all the training.
+        ConfigError: If a picture is empty, or with ``look`` of no known format, or without a range of values that is known.
     """
     count = sum(map(len, data.splits.values()))
     if count > _MANY and (check_duplicates or look):
@@ -185,19 +187,52 @@ def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> float:
 
 def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
     found = [source.remarks(index) for index in range(len(source))] if look else []
-    unreadable = [index for index, remarks in enumerate(found) if UNREADABLE in remarks]
-    _check_decodable(source, unreadable or np.flatnonzero(source.sizes == 0).tolist())
-    remarks = Counter(remark for remarks in found for remark in remarks)
+    suspects = [index for index, remarks in enumerate(found) if UNREADABLE in remarks]
+    _refuse(_error(source, index) for index in suspects or np.flatnonzero(source.sizes == 0).tolist())
+    remarks = Counter(remark for remarks in found for remark in remarks if remark != UNREADABLE)
     return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn, remarks)
 
 
-def _check_decodable(source: ImageSource, suspects: Sequence[int]) -> None:
-    """Decoding the first says what is wrong with it; a text may be empty."""
-    if suspects:
-        try:
-            source[suspects[0]]
-        except ConfigError as error:
-            raise ConfigError(f"{error} (and {len(suspects) - 1:,} more)" if len(suspects) > 1 else str(error)) from error
+def check_decodable(source: ImageSource, workers: int) -> None:
+    """Decode every picture, in ``workers`` processes: one that is cut short is else found where it is first needed.
+
+    Raises:
+        ConfigError: Names the first that cannot be decoded, and counts them.
+    """
+    from torch import Generator  # the report alone does without
+    from torch.utils.data import DataLoader
+
+    options: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": worker_start(workers), "collate_fn": list}
+    tried: Any = _Tried(source)
+    _refuse(error for errors in DataLoader(tried, _AT_A_TIME, generator=Generator(), **options) for error in errors)
+
+
+class _Tried:
+    """What decoding says of each picture."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> str | None:
+        return _error(self.source, index)
+
+
+def _error(source: ImageSource, index: int) -> str | None:
+    """What decoding says of a picture; a text may be empty."""
+    try:
+        source[index]
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _refuse(errors: Iterable[str | None]) -> None:
+    """Raise a :class:`ConfigError` of the first, with the number of the others."""
+    if found := [error for error in errors if error is not None]:
+        raise ConfigError(f"{found[0]} (and {len(found) - 1:,} more)" if len(found) > 1 else found[0])
 
 
 def _class_warnings(data: VisionDataset) -> Iterator[str]:
@@ -206,6 +241,8 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
         return
     if data.num_classes == 1:
         yield "there is one class only: every prediction is right, and the score says nothing"
+    if nested := data.origins.get("train", Origin()).nested:
+        yield f"the images of {_shortened(nested)} lie in several folders inside; each is one class, unless you move them up"
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
     absent = np.flatnonzero(counts == 0).tolist()
     if absent == [0] and data.class_names is None:

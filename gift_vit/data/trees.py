@@ -67,6 +67,14 @@ class Tree:
         self.empty -= {label for label, _, _ in self.images}
         self.images.sort(key=lambda image: (one_form(image[0]), *image))
 
+    @property
+    def nested(self) -> tuple[str, ...]:
+        """Classes whose images lie in several folders inside theirs, and none beside these."""
+        inside: dict[str, set[str]] = {}
+        for label, here in dict.fromkeys((label, here) for label, here, _ in self.images):
+            inside.setdefault(label, set()).add(os.path.relpath(here, self.folder / label).split(os.sep)[0])
+        return tuple(label for label, folders in inside.items() if len(folders) > 1 and os.curdir not in folders)
+
     def _is_new(self, path: str, label: str) -> bool:
         real = os.path.realpath(path)
         if real in self._seen:

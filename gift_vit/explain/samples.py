@@ -15,6 +15,7 @@ from PIL import Image
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.decode import Decoder
+from gift_vit.data.layout import one_form
 
 T = TypeVar("T")
 _NAME = 22  # characters of a class name that fit beside the mark
@@ -86,7 +87,8 @@ def split_samples(data: VisionDataset, split: str, label: int | None) -> Iterato
     source = data.split(split)
     indices = np.arange(len(source)) if label is None else np.flatnonzero(source.labels == label)
     if len(indices) == 0:
-        raise ConfigError(f"dataset {data.name} has no image of class {label} in its {split} split")
+        named = f" ({data.class_names[label]})" if data.class_names and label is not None else ""
+        raise ConfigError(f"dataset {data.name} has no image of class {label}{named} in its {split} split")
     for index in indices.tolist():
         image, own = source[index]
         yield Sample(f"{split}{index:05}", image, own)
@@ -101,8 +103,9 @@ def spread_samples(data: VisionDataset, split: str, count: int) -> Iterator[Samp
 
 def find_class(wanted: str, class_names: list[str]) -> int:
     """The index (from 0) of a class given by index or name; one that does not exist is an error that says which do."""
-    if wanted in class_names:
-        return class_names.index(wanted)
+    forms = [one_form(name) for name in class_names]
+    if one_form(wanted) in forms:
+        return forms.index(one_form(wanted))
     if wanted.isdecimal() and int(wanted) < len(class_names):
         return int(wanted)
     shown = ", ".join(class_names[:5]) + (", …" if len(class_names) > 5 else "")

@@ -162,7 +162,7 @@ def build_grid(
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
         told = [r for r in column if r.data.decoder is not None]
-        _check_same(column, _data_facts, f"the column {dataset}", "run them again on the same data")
+        _check_same(column, _data_facts, f"the column {dataset}", "delete those of other data and run them again")
         _check_same(told, lambda r: {"decoder": r.data.decoder}, f"the column {dataset}", "run them again with one decoder")
     found = by_row(runs, rows)
     cells = _cells(found)

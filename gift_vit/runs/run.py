@@ -487,15 +487,17 @@ def _logged_to(path: Path) -> Iterator[None]:
 
 
 class MetricsFile(Observer):
-    """Observer that appends each epoch's record; resuming, it starts from the checkpoint's history: no line lost or doubled."""
+    """Observer that appends each epoch's record; resuming, it starts from the checkpoint's history: no line lost or doubled.
+
+    What an earlier start has left stays until there is something to write: a start that is refused changes nothing.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with writing(path):
-            path.unlink(missing_ok=True)
+        self.path, self._begun = path, False
 
     def resumed(self, history: list[EpochRecord]) -> None:
         """Write the records of the epochs that are done."""
+        self._begun = True
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in history))
 
     def setting_scored(self, record: Mapping[str, float]) -> None:
@@ -509,6 +511,10 @@ class MetricsFile(Observer):
     def _append(self, record: Mapping[str, Any]) -> None:
         """Append one line, whole or not at all."""
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with writing(self.path):
+            if not self._begun:
+                self.path.unlink(missing_ok=True)
+        self._begun = True
         with writing(self.path), self.path.open("ab", buffering=0) as file:
             before = file.tell()
             try:

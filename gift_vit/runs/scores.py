@@ -51,13 +51,13 @@ def task_scores(outputs: Floats, labels: NDArray[np.generic], names: Sequence[st
     is no correlation, and it is reported as 0.
 
     Args:
-        outputs: (N, C): logits, or with C = 1 the predicted numbers.
-        labels: (N,): classes, or numbers.
+        outputs: (N, C): logits; where labels are numbers the predicted ones, with C = 1.
+        labels: (N,): classes, integers; or numbers, floating.
         names: Which, in this order.
     """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    predicted = outputs[:, 0] if outputs.shape[1] == 1 else outputs.argmax(1)
+    predicted = outputs[:, 0] if np.issubdtype(labels.dtype, np.floating) else outputs.argmax(1)
     average = "binary" if outputs.shape[1] == 2 else "macro"
     known: dict[str, Callable[[], float]] = {
         "accuracy": lambda: accuracy_score(labels, predicted),

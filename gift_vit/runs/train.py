@@ -27,7 +27,7 @@ from gift_vit.config.loader import protocol_changes
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.loaders import TrainLoader, mix_seed
-from gift_vit.data.report import DataReport, describe
+from gift_vit.data.report import DataReport, check_decodable, describe
 from gift_vit.engine.fit import Evaluation, FitInputs, FitResult, fit
 from gift_vit.engine.observer import Observer
 from gift_vit.engine.state import deterministic
@@ -176,9 +176,12 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
 
 
 def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:
-    """What was read, and said to a person."""
+    """What was read, and said to a person; pictures of one's own that are tested on are decoded before the training."""
     report = describe(data, cfg.dataset.check_duplicates, look=not cfg.dataset.as_published)
     report.log()
+    begins = not (cfg.folder / CHECKPOINT).is_file()
+    if begins and cfg.phase == "final" and cfg.dataset.thing == "image" and not cfg.dataset.as_published:
+        check_decodable(data.splits["test"], cfg.loading.workers)  # a score cannot be had for want of one picture then
     if (cfg.recipe or {}).get("data", data.fingerprint) != data.fingerprint:  # a rate can hold for both, and need not
         log.warning("the recipe of %s was chosen on other data than %s holds now", cfg.method_name, data.name)
     return report
@@ -209,13 +212,26 @@ def _finished_result(cfg: RunConfig) -> Result | None:
     _check_same_config(cfg, run)
     if run.result is None:
         return None
-    trained_on: Any = run.result.run.config["dataset"]
-    if trained_on.get("root") != cfg.values["dataset"].get("root"):  # it does not answer for other data
-        run.check_fingerprint(build_dataset(cfg.dataset))
+    _check_same_data(cfg, run)
     if not is_read_only(cfg.folder):
         (cfg.folder / CHECKPOINT).unlink(missing_ok=True)  # there if the process was killed as its last act
     log.info("finished already: %s (%s); nothing to do", cfg.folder, _scores(run.result))
     return run.result
+
+
+def _check_same_data(cfg: RunConfig, run: Run) -> None:
+    """Refuse other data than a finished run's, at another place or at the same; what is gone from there is not needed."""
+    record: Any = run.result and run.result.run.config
+    moved = record["dataset"].get("root") != cfg.values["dataset"].get("root")
+    if not moved and (cfg.dataset.as_published or "root" not in cfg.values["dataset"]):
+        return
+    try:
+        data = build_dataset(cfg.dataset)
+    except ConfigError:
+        if moved:
+            raise
+        return
+    run.check_fingerprint(data)
 
 
 def _check_same_config(cfg: RunConfig, run: Run) -> None:

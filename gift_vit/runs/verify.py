@@ -108,6 +108,9 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
             failed += 1
             where = "" if str(run.folder) in str(error) else f"{run.folder}: "
             yield f"{'UNTRUE' if isinstance(error, Untruth) else 'UNVERIFIED'}: {where}{error}"
+        except Exception as error:  # nobody has foreseen it, and the runs after this one are to be looked at
+            failed += 1
+            yield f"UNVERIFIED: {run.folder}: {type(error).__name__}: {' '.join(str(error).split())}"
         else:
             yield f"ok: {run.folder}: {len(lines)} checks hold; {lines[-1]}"
     if failed:

@@ -311,7 +311,10 @@ def _check_comparable(runs: Sequence[Result]) -> None:
                 "GPU do; move those of one kind away and run them again as the others were"
             )
         if run.data.fingerprint != first.data.fingerprint:
-            raise ConfigError(f"{first.source} and {run.source} were trained on different data; move one of them away")
+            raise ConfigError(
+                f"{first.source} and {run.source} were trained on different data; delete the runs of other data and start the "
+                "sweep again"
+            )
         if run.metrics["val_top1"] is None:
             raise ConfigError(f"{run.source} is a search run without val_top1; delete it and start the run again")
 

@@ -56,6 +56,7 @@ def rows(form: str, **more: Any) -> str:
         ("image,label\n" + rows("{path},{label}").replace("/", "\\"), {}, ["ant", "bee"]),
         ("image,label\n" + rows("./pics/../{path},{label}"), {}, ["ant", "bee"]),
         ("image,label\n" + rows("{path},0{number}"), {}, ["00", "01"]),
+        ("sep=;\r\nimage;label\r\n" + rows("{path};{label}\r"), {}, ["ant", "bee"]),  # for Excel
         ("label,file.name,image\n" + rows("{label},{index},{path}"), {}, ["ant", "bee"]),
     ],
 )
@@ -117,6 +118,11 @@ def test_a_row_that_is_there_twice_counts_once_and_in_two_splits_twice(read: Cal
     dataset = read("image,label\n" + rows("{path},{label}") + "\npics/a/0.png,ant\n./pics/a/0.png,ant")
     assert sum(len(source) for source in dataset.splits.values()) == 12
     assert dataset.origins["train"].skipped == {"rows that repeat another": 2}
+    [whole] = {Path(source.where(0)).parents[2] for source in dataset.splits.values()}
+    dataset = read("image,label\n" + rows("{path},{label}") + f"\n{whole}/pics/a/0.png,ant")
+    assert dataset.origins["train"].skipped == {"rows that repeat another": 1}
+    with pytest.raises(ConfigError, match=r"line 14: \S*/pics/a/0\.png has the label bee, and ant further up; keep one"):
+        read("image,label\n" + rows("{path},{label}") + f"\n{whole}/pics/a/0.png,bee")
     dataset = read("image,label,split\n" + rows("{path},{label},train") + "\npics/a/0.png,ant,test\npics/b/0.png,bee,val")
     assert {split: len(source) for split, source in dataset.splits.items()} == {"train": 12, "val": 1, "test": 1}
 
@@ -141,6 +147,7 @@ def test_a_row_that_is_there_twice_counts_once_and_in_two_splits_twice(read: Cal
             "image,label,split\nno.png,x,train\nnor.png,x,train\npics/a/0.png,x,train",
             r"image \S*/no\.png is not there \(2 of 3 listed in \S*list\.csv are missing\)",
         ),
+        ("sep=,\nimage,label\na.png", r"line 3 has not the 2 columns of the first"),
         ('image,label\n"a.png,x', r"line 2 cannot be read as CSV: unexpected end of data"),
         ("image,label\na.png,\xe9".encode("latin-1"), r"list\.csv is no UTF-8 text"),
         ("image,label\n".encode("utf-16"), r"list\.csv is no UTF-8 text"),

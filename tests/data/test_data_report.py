@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.__main__ import Arguments, report
 from gift_vit.data.base import build_dataset
-from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig
-from gift_vit.data.report import describe, find_duplicates
+from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig, TransformConfig
+from gift_vit.data.report import check_decodable, describe, find_duplicates
 
 Make = Callable[..., Any]
 
@@ -92,6 +94,44 @@ def test_a_picture_of_test_that_is_none_is_told_before_the_training(leaky: Path,
     ):
         with pytest.raises(ConfigError, match=re.escape(f"cannot decode image {leaky}/test/{told}")):
             describe(dataset, look=look)
+
+
+def test_a_picture_that_is_cut_short_or_too_large_is_found(leaky: Path, make_config: Make, noise: Make) -> None:
+    """The header tells of numbers without a range and of too many pixels; what is cut short is found by decoding alone."""
+    noise(1, (64, 64)).save(leaky / "test/a/cut.jpg")
+    file = leaky / "test/a/cut.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+    dataset = build_dataset(make_config(FolderConfig, root=leaky))
+    describe(dataset)
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match=r"cannot decode image .*/test/a/cut\.jpg: image file is truncated"):
+            check_decodable(dataset.splits["test"], workers)
+    check_decodable(dataset.splits["train"], 1)
+    with pytest.raises(ConfigError, match=r"cut\.jpg: image file is truncated"):
+        report(Arguments(str(leaky)))
+    report(Arguments(str(leaky), decode=False))
+    file.unlink()
+    for number in range(2):
+        Image.fromarray(np.ones((4, 4), np.float32)).save(leaky / f"test/b/{number}.tif")
+    floats = build_dataset(make_config(FolderConfig, root=leaky))
+    with pytest.raises(
+        ConfigError, match=r"b/0\.tif: its values are floating-point numbers, which have no range.*\(and 1 more\)"
+    ):
+        describe(floats)
+    ranged = TransformConfig(value_range=[0.0, 1.0])
+    assert describe(build_dataset(make_config(FolderConfig, root=leaky, transform=ranged))).splits["test"].remarks == {
+        "reduced to 8 bits": 2
+    }
+    with pytest.raises(
+        ConfigError, match=r"cannot decode image .*train.*: it has more than 5 pixels.*raise dataset.transform.max"
+    ):
+        describe(build_dataset(make_config(FolderConfig, root=leaky, transform=TransformConfig(max_pixels=5))))
+
+
+def test_classes_inside_classes_are_said(tmp_path: Path, make_tree: Make, make_config: Make) -> None:
+    root = make_tree(tmp_path, {"train/birds/owl": 3, "train/birds/rook": 3, "train/cats": 2, "train/cats/deep": 2})
+    told = "the images of birds lie in several folders inside; each is one class, unless you move them up"
+    assert told in describe(build_dataset(make_config(FolderConfig, root=root))).warnings
 
 
 def test_a_look_at_many_pictures_is_announced(

@@ -127,6 +127,27 @@ def test_names_that_are_refused(tmp_path: Path, put: Make, read: Read, kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test.zip", r"/test\.zip is an archive, and test by its name; unpack it, or move it elsewhere"),
+        ("Testing.tar.gz", r"/Testing\.tar\.gz is an archive, and test by its name"),
+        ("test.xlsx", r"/test\.xlsx is a spreadsheet, and test by its name; save it as CSV, or move it elsewhere"),
+    ],
+)
+def test_a_split_that_lies_there_packed_is_refused(
+    tmp_path: Path, put: Make, read: Read, kind: str, name: str, message: str
+) -> None:
+    for split in ("train", "val"):
+        put(kind, split)
+    (tmp_path / "train.zip").touch()  # what was unpacked may stay
+    read(kind, tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=message):
+        read(kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_splits_test_and_val_are_split_off(tmp_path: Path, put: Make, read: Read, kind: str) -> None:
     root = tmp_path
     put(kind, "everything", 50)

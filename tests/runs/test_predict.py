@@ -67,7 +67,8 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_rest_done(final_run: Run
         done = predict(final_run, tmp_path, "images=mine", "topk=2", f"out=new/out.{ending}")
         assert done.returncode == 1
         assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["mine/a.png", "mine/c.png"]
-        said, last = done.stderr.splitlines()
+        left, said, last = done.stderr.splitlines()
+        assert left.endswith("not read in mine: 1 .txt")
         assert said.startswith("cannot decode image mine/b.jpg: ")
         assert last == "error: 1 of 3 pictures could not be read"
         file = tmp_path / "new" / f"out.{ending}"
@@ -175,6 +176,25 @@ def test_patterns_and_endings(tmp_path: Path) -> None:
     assert found("*.jfif") == ["d.jfif"]
     assert found("f[1].png") == ["f[1].png"]
     assert found("c.txt") == ["c.txt"]
+
+
+def test_what_of_a_folder_is_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "IMG_1.HEICX", "IMG_2.heicx", "c", ".DS_Store", "deep/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "away.png")
+    assert [file.name for file in image_files(tmp_path)] == ["a.png", "gone.png"], "a link to nothing is named where it is read"
+    assert caplog.messages == [
+        f"not read in {tmp_path}: 2 .heicx, 1 without an ending",
+        f"not read in {tmp_path}: what lies in 1 folders; a pattern such as {tmp_path}/**/* looks deeper",
+    ]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "we [x] ?").mkdir()
+    (tmp_path / "we [x] ?" / "a.png").write_text("")
+    assert [file.name for file in image_files(tmp_path / "we [x] ?/*.png")] == ["a.png"]
+    assert [file.name for file in image_files(tmp_path / "we*/*.png")] == ["a.png"]
 
 
 def test_classes_without_names_are_numbers(configure: Callable[..., RunConfig], photos: Path, monkeypatch: Any) -> None:

@@ -123,6 +123,7 @@ def test_scores_of_tasks_by_hand() -> None:
 
 def test_predictions_that_are_all_the_same_have_no_correlation(caplog: pytest.LogCaptureFixture) -> None:
     assert task_scores(np.ones((4, 2)), np.array([0, 1, 0, 1]), ["matthews", "f1"]) == {"matthews": 0.0, "f1": 0.0}
+    assert task_scores(np.ones((4, 1)), np.zeros(4, np.int64), ["accuracy"]) == {"accuracy": 100.0}, "of one class"
     assert task_scores(np.ones((4, 1)), np.arange(4.0), ["pearson", "spearman"]) == {"pearson": 0.0, "spearman": 0.0}
     assert "there is no correlation, and 0 is reported" in caplog.text
 
@@ -213,6 +214,9 @@ def test_evaluate_makes_those_of_an_old_run(copied_run: Run, final_run: Run, tmp
     assert (other.returncode, other.stderr.count("\n")) == (1, 1)
     assert "these are not the run's own predictions" in other.stderr
     assert json.loads(file.read_text()) == old
+    scored = run_module(*words, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert f"its record says {old['metrics']['test_top1']:.2f} %: images have changed in place, or" in scored.stdout
 
 
 def test_ids_are_those_of_the_split(tmp_path: Path) -> None:

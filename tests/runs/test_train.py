@@ -163,6 +163,42 @@ def test_pictures_that_changed_in_files_of_the_same_size_are_other_data(configur
     assert train_run(two, CALL).data.sample is None, "an older record does not know"
 
 
+def test_data_that_has_changed_where_it_lies_is_other_data(configure: Configure, tmp_path: Path) -> None:
+    """A finished run does not answer for it; where it is gone the record is what there is."""
+    root = write_images(tmp_path / "images", {"train": 8}, shade=10)
+    cfg = configure("dataset=folder", f"dataset.root={root}", "trainer.batch_size=8", "dataset.val_fraction=0.25")
+    result = train_run(cfg, CALL)
+    assert train_run(cfg, CALL) == result
+    shutil.copytree(root / "train/a", root / "train/c")
+    with pytest.raises(ConfigError, match=r"was trained on other data than folder_images holds now"):
+        train_run(cfg, CALL)
+    shutil.rmtree(root)
+    assert train_run(cfg, CALL) == result
+
+
+def test_a_picture_to_test_on_that_is_cut_short_is_told_before_the_training(configure: Configure, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", {"train": 8, "test": 2}, shade=10)
+    (root / "test/a/0.png").write_bytes((root / "test/a/0.png").read_bytes()[:60])
+    words = ["dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25", "trainer.batch_size=8"]
+    cfg = configure(*words, "trainer.epochs=1")
+    with pytest.raises(ConfigError, match=r"cannot decode image .*/test/a/0\.png"):
+        train_run(cfg, CALL)
+    assert not (cfg.folder / "metrics.jsonl").exists()
+    shutil.copy(root / "test/b/0.png", root / "test/a/0.png")
+    assert train_run(cfg, CALL).metrics["test_top1"] is not None
+
+
+def test_a_start_that_is_refused_leaves_what_was_trained(configure: Configure, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", {"train": 8}, shade=10)
+    cfg = configure("dataset=folder", f"dataset.root={root}", "trainer.batch_size=8", "dataset.val_fraction=0.25")
+    interrupted(cfg)
+    (cfg.folder / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    shutil.copytree(root / "train/a", root / "train/c")
+    with pytest.raises(ConfigError, match=r"last.ckpt was trained on other data"):
+        train_run(cfg, CALL)
+    assert (cfg.folder / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
+
+
 def test_what_was_read_is_said_and_recorded(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_images(tmp_path / "images", {"train": 8, "test": 1}, shade=10)  # a and b look the same, as do 0.png
     cfg = configure("dataset=folder", f"dataset.root={root}", "trainer.batch_size=8", "dataset.val_fraction=0.25")

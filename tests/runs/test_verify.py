@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -245,14 +246,15 @@ def test_a_run_that_cannot_be_scored_does_not_hide_the_next(
     for name in ("a", "b"):
         shutil.copytree(final_run.folder, tmp_path / name)
 
-    def offline(*args: Any) -> None:
-        raise RunError("the weights of vit_mini cannot be fetched")
-
-    monkeypatch.setattr("gift_vit.runs.build.finished_model", offline)
-    lines: list[str] = []
-    with pytest.raises(RunError, match=r"^2 of 2 runs below "):
-        lines += verify_runs(str(tmp_path))
-    assert lines == [f"UNVERIFIED: {tmp_path / name}: the weights of vit_mini cannot be fetched" for name in ("a", "b")]
+    for error, told in (
+        (RunError("the weights cannot be fetched"), "the weights cannot be fetched"),
+        (ValueError("what nobody\nhas foreseen"), "ValueError: what nobody has foreseen"),
+    ):
+        monkeypatch.setattr("gift_vit.runs.build.finished_model", Mock(side_effect=error))
+        lines: list[str] = []
+        with pytest.raises(RunError, match=r"^2 of 2 runs below "):
+            lines += verify_runs(str(tmp_path))
+        assert lines == [f"UNVERIFIED: {tmp_path / name}: {told}" for name in ("a", "b")]
 
 
 def test_a_folder_of_runs(final_run: Run, tmp_path: Path) -> None:

@@ -82,16 +82,18 @@ def read_listing(file: Path, columns: ColumnsConfig, with_splits: bool = False) 
         named = find_split_column(header, columns.split, str(file), lambda name: [row[header.index(name)] for _, row in rows])
     split = None if named is None else header.index(named)
     labels: dict[str, str] = {}
-    listed: dict[tuple[str, str], str] = {}
+    listed: dict[tuple[str, str], tuple[str, str]] = {}
     for line, row in rows:
         path, text = _checked_path(row[image].strip(), f"{file} line {line}"), one_form(row[label].strip())
         if not text:
             raise ConfigError(f"{file} line {line}: {path} has no label; give it one or remove the line")
-        if labels.setdefault(path, text) != text:
-            raise ConfigError(f"{file} line {line}: {path} has the label {text}, and {labels[path]} further up; keep one")
-        listed[path, "" if split is None else row[split].strip()] = text
+        place = one_form(os.path.normpath(file.parent / path))  # one file, however it is spelt
+        if labels.setdefault(place, text) != text:
+            raise ConfigError(f"{file} line {line}: {path} has the label {text}, and {labels[place]} further up; keep one")
+        listed.setdefault((place, "" if split is None else row[split].strip()), (path, text))
     splits = [] if split is None else [text for _, text in listed]
-    return Listing([path for path, _ in listed], list(listed.values()), splits, len(rows) - len(listed))
+    paths, texts = ([row[column] for row in listed.values()] for column in (0, 1))
+    return Listing(paths, texts, splits, len(rows) - len(listed))
 
 
 def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
@@ -108,13 +110,16 @@ def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     if not quoted:
         return [(line, row.rstrip("\r").split("\t")) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
+    told = re.match(r"sep=(.)\r?\n", text)  # a line for Excel, which does not show it
+    text = text[told.end() :] if told else text
     first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # a separator within quotation marks is none
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count), strict=True)
+    separator = told[1] if told else max(_SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     before = csv.field_size_limit(len(text) + 1)  # a text may be longer than the 131,072 characters that are allowed at first
     try:
-        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        return [(reader.line_num + bool(told), row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ConfigError(f"{file} line {reader.line_num} cannot be read as CSV: {error}") from error
+        raise ConfigError(f"{file} line {reader.line_num + bool(told)} cannot be read as CSV: {error}") from error
     finally:
         csv.field_size_limit(before)
 

@@ -23,5 +23,5 @@ def _part(root: Path, tree: Tree) -> Part:
         labels=[label for label, _, _ in tree.images],
         source=partial(FileSource, root, paths, listed_in=tree.folder, hint=""),
         place=str(tree.folder),
-        origin=Origin((f"{os.path.relpath(tree.folder, root)}/",), dict(tree.skipped)),
+        origin=Origin((f"{os.path.relpath(tree.folder, root)}/",), dict(tree.skipped), nested=tree.nested),
     )
