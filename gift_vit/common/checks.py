@@ -47,6 +47,13 @@ class Options:
             for check in checks if value is not None else ():
                 check(self._key(name), value)
 
+    def _check_read(self, name: str, switch: str, *readers: str) -> None:
+        """Refuse an option that is not at its default where the option ``switch`` is none of the words that read it."""
+        value, chosen = getattr(self, name), getattr(self, switch)
+        if chosen not in readers and value != getattr(type(self), name):
+            no_effect = f"{self._key(name)}={value} has no effect with {self._key(switch)}={chosen}"
+            raise ConfigError(f"{no_effect}; it belongs to {', '.join(readers)}")
+
     def _key(self, name: str) -> str:
         return f"{self._prefix}{name.rstrip('_')}"
 

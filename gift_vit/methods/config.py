@@ -7,7 +7,7 @@ on exit exactly the parameters the method tunes are trainable, and the outputs a
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -116,7 +116,8 @@ class GiftConfig(Options, section="method"):
             ratio = getattr(self, name)
             expect(self.hidden(ratio) >= 1, f"method.{name}", ratio, f"a hidden width of 1 or more at rank {self.rank}")
         expect(self.rank % self.num_heads == 0, "method.num_heads", self.num_heads, f"a divisor of method.rank={self.rank}")
-        self._check_options_are_read()
+        for option in dict.fromkeys(option for options in SCHEMAS.values() for option in options):
+            self._check_read(option, "schema", *(schema for schema, options in SCHEMAS.items() if option in options))
         if self.init == "wegeft" and (self.schema != "linear" or self.phi_bias):
             other = "method.phi_bias=true" if self.schema == "linear" else f"method.schema={self.schema}"
             raise ConfigError(
@@ -131,16 +132,6 @@ class GiftConfig(Options, section="method"):
     def fixes_rows(self) -> bool:
         """Whether the schema's parameters depend on d_out, so that it serves layers of one d_out only."""
         return self.schema == "mlp_mixer" or self.pos_embed == "learned"
-
-    def _check_options_are_read(self) -> None:
-        defaults = {option.name: option.default for option in fields(self)}
-        for option in dict.fromkeys(option for options in SCHEMAS.values() for option in options):
-            value = getattr(self, option)
-            if option not in SCHEMAS[self.schema] and value != defaults[option]:
-                readers = ", ".join(schema for schema, options in SCHEMAS.items() if option in options)
-                raise ConfigError(
-                    f"method.{option}={value} has no effect with method.schema={self.schema}; it belongs to {readers}"
-                )
 
 
 @dataclass
@@ -186,11 +177,8 @@ class LoraConfig(Options, section="method"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, default in (("eva_images", 1024), ("whiten", False)):
-            if self.init != "eva" and getattr(self, name) != default:
-                raise ConfigError(
-                    f"method.{name}={getattr(self, name)} has no effect with method.init={self.init}; it belongs to eva"
-                )
+        self._check_read("eva_images", "init", "eva")
+        self._check_read("whiten", "init", "eva")
 
     @property
     def needs_start(self) -> bool:
@@ -402,8 +390,7 @@ class FactConfig(Options, section="method"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form == "tt" and self.order != "reference":
-            raise ConfigError(f"method.order={self.order} has no effect with method.form=tt; it belongs to tk")
+        self._check_read("order", "form", "tk")
 
 
 @dataclass
@@ -439,8 +426,7 @@ class AdapterConfig(Options, section="method"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale != "fixed" and self.factor != 1:
-            raise ConfigError(f"method.factor={self.factor} has no effect with method.scale={self.scale}; it belongs to fixed")
+        self._check_read("factor", "scale", "fixed")
 
 
 @dataclass
