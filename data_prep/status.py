@@ -23,6 +23,7 @@ from data_prep.vtab.original.files import FILES
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS, Task
 from gift_vit.common import cli
+from gift_vit.common.errors import a_few
 from gift_vit.common.files import expanded
 from gift_vit.common.programs import as_typed
 
@@ -143,7 +144,7 @@ def all_statuses(root: Path, archives: Path) -> list[Status]:
 def _unprepared(name: str, classes: int, folder: Path, command: str, there: list[Path]) -> Status:
     if not there:
         return Status(name, MISSING, classes, folder, command)
-    found = ", ".join(path.name for path in there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
+    found = a_few([path.name for path in there])
     files = (file for path in there for file in (path, *path.rglob("*")) if file.is_file())
     return Status(name, PARTIAL, classes, folder, command, source=found, bytes=sum(file.stat().st_size for file in files))
 

@@ -23,6 +23,11 @@ class SweepError(RunError):
         self.exit_code = exit_code
 
 
+def a_few(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """``; did you mean <nearest>?`` for the end of a message about an unknown name; empty where nothing is near."""
     return _hint(get_close_matches(given, list(known), 1))

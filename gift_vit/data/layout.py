@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 from unicodedata import normalize
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, a_few
 
 SPLITS = ("train", "val", "test")
 ALL = "all"  # in the place of a split: everything, of which val and test are still to be split off
@@ -212,9 +212,8 @@ def whole_series(files: Sequence[Path]) -> list[Path]:
         shape = shards[first]
         assert shape is not None
         before = first.name[: shape.start(2)]
-        named = ", ".join(f"{before}{index:0{len(shape[2])}}-of-{shape[3]}{first.suffix}" for index in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise ConfigError(f"{first.parent} lacks {named}{more} ({len(absent)} of {count} shards); add what is missing")
+        named = a_few([f"{before}{index:0{len(shape[2])}}-of-{shape[3]}{first.suffix}" for index in absent])
+        raise ConfigError(f"{first.parent} lacks {named} ({len(absent)} of {count} shards); add what is missing")
     return [by_index[index] for index in range(count)]
 
 
@@ -228,10 +227,9 @@ def _refuse_gaps(files: Sequence[Path]) -> None:
     absent = sorted(set(range(min(by_number), max(by_number))) - set(by_number))
     if absent:
         shape = numbers[0]
-        named = ", ".join(f"{shape[1]}{index:0{len(shape[2])}}{shape[3]}{files[0].suffix}" for index in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        named = a_few([f"{shape[1]}{index:0{len(shape[2])}}{shape[3]}{files[0].suffix}" for index in absent])
         raise ConfigError(
-            f"{files[0].parent} lacks {named}{more}, by the numbers of its {len(files)} files; "
+            f"{files[0].parent} lacks {named}, by the numbers of its {len(files)} files; "
             "add what is missing, or name the files in dataset.files=…"
         )
 

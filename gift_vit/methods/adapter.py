@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gift_vit import __version__
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, a_few
 from gift_vit.common.files import check_readable
 from gift_vit.common.hub import ADAPTER, is_reference, local_folder
 from gift_vit.common.tensors import write_tensors
@@ -491,5 +491,4 @@ def _name(backbone: Mapping[str, Any]) -> str:
 
 
 def _listed(word: str, names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{len(names)} {word}" + (f" ({', '.join(names[:3])}{more})" if names else "")
+    return f"{len(names)} {word}" + (f" ({a_few(names)})" if names else "")

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.errors import ConfigError, a_few, did_you_mean
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import config_difference, identifying, value_order
@@ -275,9 +275,8 @@ def _check_same(runs: Sequence[Result], facts: Callable[[Result], dict[str, obje
         keys = [
             key for key in sorted(expected | given) if (key in expected, expected.get(key)) != (key in given, given.get(key))
         ]
-        listed = ", ".join(f"{key} {expected.get(key, 'absent')} and {given.get(key, 'absent')}" for key in keys[:3])
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-        raise ConfigError(f"{where} would mix {listed}{more}: {first.source} and {run.source}; {remedy}")
+        mixed = a_few([f"{key} {expected.get(key, 'absent')} and {given.get(key, 'absent')}" for key in keys])
+        raise ConfigError(f"{where} would mix {mixed}: {first.source} and {run.source}; {remedy}")
 
 
 def _data_facts(result: Result) -> dict[str, object]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
+from gift_vit.common.errors import a_few
 from gift_vit.results.collect import Grid, Row, plain_text
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.render import DASH
@@ -34,7 +35,7 @@ def provenance(grid: Grid) -> str:
 def commits(results: Iterable[Result]) -> str:
     """The first five commits by name, and how many more there are."""
     found = sorted({(r.run.git_sha or "unknown")[:12] for r in results})
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return a_few(found, 5)
 
 
 def row_name(row: Row) -> str:

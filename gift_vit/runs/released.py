@@ -22,7 +22,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from gift_vit.common.errors import ConfigError, did_you_mean
+from gift_vit.common.errors import ConfigError, a_few, did_you_mean
 from gift_vit.methods.config import GiftConfig
 
 if TYPE_CHECKING:
@@ -151,15 +151,15 @@ def _targets(state: Mapping[str, Any], args: Namespace, file: Path) -> list[str]
     needed = [*HEAD, *(f"{side}_projections.{target}.weight" for target in targets or ["<target>"] for side in ("in", "out"))]
     missing, surplus = [name for name in needed if name not in state], [str(name) for name in state if name not in needed]
     if missing or surplus:
-        parts = [f"lacks {_listed(missing)}"] if missing else []
-        parts += [f"has {_listed(surplus)}"] if surplus else []
+        parts = [f"lacks {a_few(missing)}"] if missing else []
+        parts += [f"has {a_few(surplus)}"] if surplus else []
         expected = "the head, and one in_ and out_projections.<target>.weight per target (the simple block, without biases)"
         raise _unexpected(file, f"its state_dict {' and '.join(parts)}", expected)
     named = _argument(args, "gift_target_modules", targets)
     if not isinstance(named, list) or not all(isinstance(target, str) for target in named):
         raise _unexpected(file, f"its args have gift_target_modules={named!r}", "a list of targets")
     if sorted(set(named)) != targets:  # one pair for several targets, or slices of qkv, which their code cannot train
-        raise _unexpected(file, f"its pairs are of {_listed(targets)}, its args name {_listed(named)}", "one pair per target")
+        raise _unexpected(file, f"its pairs are of {a_few(targets)}, its args name {a_few(named)}", "one pair per target")
     return targets
 
 
@@ -212,7 +212,3 @@ def _ours(target: str) -> str:
 
 def _unexpected(file: Path, found: str, expected: str) -> ConfigError:
     return ConfigError(f"{file} is no checkpoint of GIFT that can be imported: {found}; expected {expected}")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
