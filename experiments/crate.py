@@ -64,10 +64,7 @@ def crate(run: Run, licence: str | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: If the run is not finished, or is an imported adapter.
     """
-    run.check_finished()
-    result = run.result
-    if result is None:
-        raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} that says how it was made")
+    result = run.record("that says how it was made")
     files = [name for name in dict.fromkeys((*_WRITTEN, *file_hashes(run.folder))) if (run.folder / name).is_file()]
     ended = _ended(result)
     root = {

@@ -9,7 +9,7 @@ from gift_vit.common.files import expanded
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.known import known_dataset
 from gift_vit.common.hub import CONFIG, is_reference
-from gift_vit.runs.run import RESULT, Run, find_runs
+from gift_vit.runs.run import Run, find_runs
 
 
 def measure(arguments: InvarianceArguments) -> None:
@@ -50,11 +50,7 @@ def open_run(folder: str, arguments: InvarianceArguments) -> Run:
     """
     run = Run.open(folder, arguments.dataset_root)
     run.check_takes_images("measures of invariance and forgetting")
-    if run.result is None:
-        raise ConfigError(
-            f"{run.folder} is an imported adapter: it has no {RESULT} that says which weights it was trained on; "
-            "give a run that was trained here"
-        )
+    run.record("that says which weights it was trained on; give a run that was trained here")
     if arguments.images:  # forgetting alone is not measured on the run's own data
         run.split(arguments.split)
         run.check_present()

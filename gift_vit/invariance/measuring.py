@@ -166,7 +166,6 @@ def compare(run: Run, arguments: InvarianceArguments) -> Compared:
             the run's method cannot be separated from its backbone.
     """
     device, cfg = resolve_device(arguments.device), run.config
-    assert run.result is not None
     pair = open_pair(run, device)
     images, names = _read_images(run, pair.tuned, arguments)
     descent = Descent(arguments.steps, arguments.step_size, arguments.seed, arguments.optimizer)
@@ -182,7 +181,7 @@ def compare(run: Run, arguments: InvarianceArguments) -> Compared:
         return KeptInversion(opened(model), facts, images, descent, folder, arguments.batch_size)
 
     untrained = replace(cfg.backbone, pretrained=False, weights=None)
-    random = build_pretrained(replace(cfg, backbone=untrained, seed=cfg.seed + 1), run.result.data.num_classes)
+    random = build_pretrained(replace(cfg, backbone=untrained, seed=cfg.seed + 1), run.num_classes)
     pretrained, tuned = kept(pair.pretrained, pair.facts), kept(pair.tuned, pair.tuned_facts)
     return Compared(images, names, pretrained, tuned, opened(headless(random, device)))
 
@@ -253,8 +252,7 @@ def _read_images(run: Run, model: nn.Module, arguments: InvarianceArguments) -> 
 
 
 def _origin(run: Run, part: _Part) -> dict[str, Any]:
-    result = run.result
-    assert result is not None
+    result = run.record()
     return {
         "format": part.made_of["format"],
         "run": run.config.run_name,

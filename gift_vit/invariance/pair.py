@@ -40,8 +40,7 @@ def open_pair(run: Run, device: torch.device) -> Pair:
     Raises:
         ConfigError: If its weights are others now, its method cannot be separated from its backbone, or it takes texts.
     """
-    cfg, result = run.config, run.result
-    assert result is not None
+    cfg = run.config
     tuned, method = run.model(), None
     try:
         side = input_statistics(tuned).input_size
@@ -51,7 +50,7 @@ def open_pair(run: Run, device: torch.device) -> Pair:
         merge_method(tuned)
     except ConfigError:  # it cannot be: the adapter stays beside the weights
         method = describe_method(applied_method(tuned).config)
-    pretrained = headless(build_pretrained(cfg, result.data.num_classes), device)
+    pretrained = headless(build_pretrained(cfg, run.num_classes), device)
     tuned = headless(tuned, device)
     try:
         with torch.no_grad():  # refuses what has no one representation

@@ -25,7 +25,7 @@ from gift_vit.common.hub import (
     check_repo,
     hub_errors,
 )
-from gift_vit.push.record import check_pushable, shareable, shareable_peft_config
+from gift_vit.push.record import shareable, shareable_peft_config
 from gift_vit.results.collect import build_grid, but_for_seed, collect_results
 from gift_vit.runs.result import Result, read_result
 from gift_vit.runs.run import Run
@@ -64,7 +64,7 @@ class Arguments(Options):
 def push(arguments: Arguments) -> None:
     """Write what is pushed into a folder that goes away, push it, and say where it is."""
     run = Run.open(arguments.run)
-    check_pushable(run)
+    run.record()  # refuses what has none
     seeds = _seeds(run, arguments.seeds) if arguments.seeds else ()
     with TemporaryDirectory() as folder:
         write_shared(run, Path(folder), arguments.repo, seeds, arguments.license)

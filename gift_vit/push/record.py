@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gift_vit.common.errors import ConfigError
 from gift_vit.common.hub import PEFT_CONFIG, PEFT_FOLDER
 from gift_vit.config.compose import PATHS
 from gift_vit.runs.result import to_json
-from gift_vit.runs.run import RESULT, Run
+from gift_vit.runs.run import Run
 
 # in place of the folders of a machine: what conf/paths/default.yaml says
 _PLACES = {"output_root": "outputs", "data_root": "data", "cache_root": "data/cache"}
@@ -20,23 +19,16 @@ _PRIVATE = ("paths", "tracker", "hydra")  # sections of words that say where and
 _PATH = re.compile(r"(?<![\w.:/~<>-])~?(?:/[^/\s'\",;:()\[\]{}]+)+/?")  # an absolute path in a text; no address of the web
 
 
-def check_pushable(run: Run) -> None:
-    """Refuse a run without a record: one that is not finished, or an imported adapter."""
-    run.check_finished()
-    if run.result is None:
-        raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} that says what was done")
-
-
 def shareable(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration and the record of a finished run, without paths, accounts and names of the machine."""
-    assert run.result is not None
-    record = json.loads(to_json(run.result))
+    result = run.record()
+    record = json.loads(to_json(result))
     config = _shareable_config(record["run"]["config"])
     known = _known_paths(record["run"]["config"])
     names = record["data"]["class_names"]
     record = _without_paths(record, known)
     record["data"]["class_names"] = names  # words, though they may look like paths
-    overrides = [word for given in run.result.run.overrides if (word := _shareable_word(given, config, known)) is not None]
+    overrides = [word for given in result.run.overrides if (word := _shareable_word(given, config, known)) is not None]
     record["run"] |= {
         "config": config,
         "overrides": overrides,
@@ -49,9 +41,8 @@ def shareable(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def shareable_peft_config(run: Run) -> dict[str, Any]:
     """What ``adapter/adapter_config.json`` says; of a backbone in a folder of the machine only the folder's name is left."""
-    assert run.result is not None
     given = json.loads((run.folder / PEFT_FOLDER / PEFT_CONFIG).read_text(encoding="utf-8"))
-    return _without_paths(given, _known_paths(run.result.run.config))
+    return _without_paths(given, _known_paths(run.record().run.config))
 
 
 def _known_paths(config: Mapping[str, Any]) -> dict[str, str]:

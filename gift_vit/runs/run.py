@@ -134,6 +134,17 @@ class Run:
         file = self.folder / RESULT
         return read_result(file) if os.path.isfile(file) else None
 
+    def record(self, use: str = "that says what was done") -> Result:
+        """The record of a finished run; ``use`` ends the sentence that an imported adapter has none.
+
+        Raises:
+            ConfigError: If the run is not finished, is an imported adapter, or its record cannot be read.
+        """
+        self.check_finished()
+        if self.result is None:
+            raise ConfigError(f"{self.folder} is an imported adapter: it has no {RESULT} {use}")
+        return self.result
+
     @cached_property
     def imported(self) -> dict[str, Any] | None:
         """What is known of an adapter from elsewhere, see :mod:`gift_vit.import_gift`; None: it was trained here.

@@ -62,10 +62,7 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
         Untruth: At the first one.
         ConfigError: If the run is not finished, or its files cannot be read; after all other checks, if its adapter is gone.
     """
-    run.check_finished()
-    result = run.result
-    if result is None:
-        raise ConfigError(f"{run.folder} is an imported adapter: it has no {RESULT} to verify")
+    result = run.record("to verify")
     of_adapter: list[Callable[[Run, Result], str]] = [_check_adapter] if (run.folder / ADAPTER).is_file() else []
     checks = [_check_labels, _check_files, _check_numbers, _check_epochs, *of_adapter]
     if run.is_pushed:
