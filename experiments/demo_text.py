@@ -21,7 +21,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded, write_text
 from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.results.names import dataset_name, method_name
-from gift_vit.results.render import Cell, Column, Table, render_markdown
+from gift_vit.results.render import Table, render_markdown, text_table
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 
@@ -170,26 +170,26 @@ def results_table(found: Mapping[str, Mapping[str, Sequence[Run]]], arguments: A
             setting = first.run.chosen or {"lr": float(dict(_optim(first))["lr"])}
             rows.append(
                 (
-                    *_texts(dataset_name(f"glue_{task}"), method_name(method)),
-                    *_texts(f"{first.params.adapter:,}", ", ".join(f"{key} {value:g}" for key, value in setting.items())),
-                    *_texts(_with_error([score_of(run) for run in runs], standard_error(runs))),
-                    *_texts(", ".join(f"{result.score or 0:.2f}" for result in results)),
+                    *(dataset_name(f"glue_{task}"), method_name(method), f"{first.params.adapter:,}"),
+                    ", ".join(f"{key} {value:g}" for key, value in setting.items()),
+                    _with_error([score_of(run) for run in runs], standard_error(runs)),
+                    ", ".join(f"{result.score or 0:.2f}" for result in results),
                 )
             )
         gift, lora = by_method["gift_qv"], by_method["lora_text"]
         differences = [score_of(one) - score_of(other) for one, other in zip(gift, lora, strict=True)]
         error = standard_error(gift, lora)
-        rows.append(_texts(dataset_name(f"glue_{task}"), "GIFT − LoRA", "", "", _with_error(differences, error, sign="+"), ""))
+        rows.append((dataset_name(f"glue_{task}"), "GIFT − LoRA", "", "", _with_error(differences, error, sign="+"), ""))
     scores = ", ".join(
         f"{dataset_name(f'glue_{task}')}: {_results(runs['gift_qv'])[0].score_name}" for task, runs in found.items()
     )
     titles = ("Task", "Method", "Adapter parameters", "Chosen on val", "Test (%)", "By seed")
-    return Table(
+    return text_table(
         f"MiniLM-L6, mean over the tokens, {arguments.train_size:,} training texts, {arguments.epochs} epochs, protocol clean. "
         f"GLUE's dev is the test split. {scores}.",
         f"runs: {sum(len(runs) for by_method in found.values() for runs in by_method.values())}",
-        tuple(Column(title, "", (title,)) for title in titles),
-        tuple(rows),
+        titles,
+        rows,
         (
             f"Mean over seeds {', '.join(map(str, SEEDS))} ± standard error over the test texts ({DRAWS:,} bootstrap draws of "
             "them, the same for all seeds and for both methods of a difference). The linear head is fitted: nothing is drawn.",
@@ -214,10 +214,6 @@ def score_of(run: Run) -> float:
 
 def _with_error(values: Sequence[float], error: float, sign: str = "") -> str:
     return f"{np.mean(values):{sign}.2f} ± {error:.2f}"
-
-
-def _texts(*texts: str) -> tuple[Cell, ...]:
-    return tuple(Cell(text, (text,)) for text in texts)
 
 
 def standard_error(runs: Sequence[Run], others: Sequence[Run] = ()) -> float:

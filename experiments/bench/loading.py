@@ -23,7 +23,7 @@ from gift_vit.data.cache import open_pixels
 from gift_vit.data.config import CacheSettings, TransformConfig
 from gift_vit.data.loaders import TrainLoader
 from gift_vit.data.transforms import InputStatistics, build_train_transform
-from gift_vit.results.render import Cell, Column, Table, render_markdown
+from gift_vit.results.render import Table, render_markdown, text_table
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,5 @@ def table(measured: Sequence[Mapping[str, float]], caption: str, provenance: str
     yardstick, rows = next(iter(measured[0])), []
     for name in measured[0]:
         ratios = [taken[yardstick] / taken[name] for taken in measured]
-        texts = [name, *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))]
-        rows.append(tuple(Cell(text, (text,)) for text in texts))
-    columns = tuple(Column(title, "", (title,)) for title in ("Pipeline", "Images/s, ImageFolder = 1", "lowest", "highest"))
-    return Table(caption, provenance, columns, tuple(rows), ())
+        rows.append([name, *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))])
+    return text_table(caption, provenance, ("Pipeline", "Images/s, ImageFolder = 1", "lowest", "highest"), rows)

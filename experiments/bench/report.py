@@ -14,7 +14,7 @@ from experiments.bench.measure import Figures
 from experiments.bench.variants import FLOOR, PLAIN, REFERENCE
 from gift_vit.common.environment import describe_environment, git_state
 from gift_vit.common.files import save_figure, write_text
-from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
+from gift_vit.results.render import DASH, render_markdown, text_table
 
 MIB = 2**20
 COLUMNS = (
@@ -92,8 +92,7 @@ def table(found: Sequence[Mapping[str, Any]], caption: str, provenance: str) -> 
         values = [r["step_ms"], r["spread_ms"], r["ratio"], r["images_per_s"], r["gflop"], r["gflop_per_s"]]
         numbers = [*zip(values, (1, 1, 3, 1, 1, 0), strict=True), (100 * r["product_share"], 0)]
         numbers += [(r["saved_mib"], 1), (r["device_mib"], 0), (r["trained"], 0)]
-        texts = [r["name"], str(r["batch_size"]), *(DASH if v is None else f"{v:,.{digits}f}" for v, digits in numbers)]
-        rows.append(tuple(Cell(text, (text,)) for text in texts))
+        rows.append([r["name"], str(r["batch_size"]), *(DASH if v is None else f"{v:,.{digits}f}" for v, digits in numbers)])
     notes = (
         "Step: one update of the trainable parameters (training) or one forward pass (inference); median and interquartile "
         "range over the rounds, in which the variants take turns.",
@@ -104,7 +103,7 @@ def table(found: Sequence[Mapping[str, Any]], caption: str, provenance: str) -> 
         "precision. Saved: kept for the backward pass, parameters left out. Device: peak of its memory, parameters included. "
         "Trained: parameters but for the head's.",
     )
-    return render_markdown(Table(caption, provenance, tuple(Column(c, "", (c,)) for c in COLUMNS), tuple(rows), notes))
+    return render_markdown(text_table(caption, provenance, COLUMNS, rows, notes))
 
 
 def plot(found: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:

@@ -32,7 +32,7 @@ from experiments.bench.variants import REFERENCE, Variant
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import expanded
 from gift_vit.engine.state import Precision
-from gift_vit.results.render import DASH, Cell, Column, Table, render_markdown
+from gift_vit.results.render import DASH, render_markdown, text_table
 from gift_vit.runs.build import resolve_device
 
 if TYPE_CHECKING:
@@ -183,9 +183,8 @@ def table(found: list[Run], caption: str, provenance: str) -> str:
     for run in found:
         numbers = [(run.epochs, 0), (run.images_per_s, 0), (run.images_per_s / yard if yard else None, 2)]
         numbers += [(run.seconds, 1), (run.besides_seconds, 1), (run.peak_mib, 0)]
-        texts = [run.name, *(DASH if value is None else f"{value:,.{digits}f}" for value, digits in numbers)]
-        rows.append(tuple(Cell(text, (text,)) for text in texts))
-    return render_markdown(Table(caption, provenance, tuple(Column(c, "", (c,)) for c in COLUMNS), tuple(rows), ()))
+        rows.append([run.name, *(DASH if value is None else f"{value:,.{digits}f}" for value, digits in numbers)])
+    return render_markdown(text_table(caption, provenance, COLUMNS, rows))
 
 
 def bench(arguments: "Arguments") -> None:

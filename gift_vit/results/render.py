@@ -73,6 +73,14 @@ class Table:
     published: tuple[Block, ...] = ()
 
 
+def text_table(
+    caption: str, provenance: str, titles: Iterable[str], rows: Iterable[Iterable[str]], notes: tuple[str, ...] = ()
+) -> Table:
+    """A table of texts alone, without groups and ranks."""
+    cells = tuple(tuple(Cell(text, (text,)) for text in row) for row in rows)
+    return Table(caption, provenance, tuple(Column(title, "", (title,)) for title in titles), cells, notes)
+
+
 def render_markdown(table: Table) -> str:
     """GitHub's Markdown; the best of a ranked column is bold."""
     best = ranks(table)

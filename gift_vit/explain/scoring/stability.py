@@ -16,7 +16,7 @@ from gift_vit.explain.samples import spread_samples
 from gift_vit.explain.scoring.alignment import ALIGNMENTS, pairwise_stability, subspace_overlap
 from gift_vit.explain.scoring.estimates import estimate_mean
 from gift_vit.methods.gift import GiftPair
-from gift_vit.results.render import Cell, Column, Table, render_markdown
+from gift_vit.results.render import render_markdown, text_table
 from gift_vit.runs.run import Run
 
 ALL = "all"
@@ -106,10 +106,10 @@ def _subspace_rows(explainers: Sequence[Explainer]) -> list[dict[str, object]]:
 
 def _markdown(found: Mapping[str, Any]) -> str:
     titles = {row["alignment"]: None for row in found["maps"]}
-    lines: dict[tuple[str, str], list[Cell]] = {}
+    lines: dict[tuple[str, str], list[str]] = {}
     for row in found["maps"]:
-        cells = lines.setdefault((row["layer"], row["basis"]), [Cell(row["layer"], ()), Cell(row["basis"], ())])
-        cells.append(Cell("{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row), ()))
+        texts = lines.setdefault((row["layer"], row["basis"]), [row["layer"], row["basis"]])
+        texts.append("{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row))
     order = {layer: place for place, (layer, _) in reversed(list(enumerate(lines)))}
     layers = sorted(lines, key=lambda line: order[line[0]])
     images, seen = found["images"], " (which the runs were trained on)" if found["val_seen_in_training"] else ""
@@ -120,6 +120,6 @@ def _markdown(found: Mapping[str, Any]) -> str:
         f"Overlap of the spans (mean squared cosine of the principal angles): {spans}.",
     )
     caption = "Stability of the cluster maps of {method} on {dataset}, {backbone}".format(**found)
-    columns = tuple(Column(title, "", ()) for title in ("Layer", "Clusters", *titles))
     provenance = f"{len(found['runs'])} runs: {', '.join(found['runs'])}"
-    return render_markdown(Table(caption, provenance, columns, tuple(tuple(lines[line]) for line in layers), notes))
+    rows = (lines[line] for line in layers)
+    return render_markdown(text_table(caption, provenance, ("Layer", "Clusters", *titles), rows, notes))
