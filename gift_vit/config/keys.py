@@ -51,7 +51,7 @@ def config_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> 
     A run that was computed exactly answers for ``trainer.speed=auto`` too.
     """
     left, right = _placed_anywhere(recorded), _placed_anywhere(given)
-    return _difference(_without(left, _irrelevant(left)), _without(right, _irrelevant(left)))
+    return difference(_without(left, _irrelevant(left)), _without(right, _irrelevant(left)))
 
 
 def _irrelevant(flat: Mapping[str, Any]) -> tuple[str, ...]:
@@ -89,7 +89,8 @@ def _without(flat: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in keys}
 
 
-def _difference(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def difference(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two flat mappings differ, with both values; None where one has none."""
     return {key: (left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)}
 
 
@@ -132,7 +133,7 @@ def default_run_name(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
     """
     rate, decay = (_slug(values["optim"][key]) for key in ("lr", "weight_decay"))
     parts = [values["protocol"]["name"], f"lr{rate}", f"wd{decay}", f"seed{values['seed']}"]
-    for key, (_, value) in _difference(_placed_anywhere(baseline), _placed_anywhere(values)).items():
+    for key, (_, value) in difference(_placed_anywhere(baseline), _placed_anywhere(values)).items():
         if key not in _IN_EVERY_NAME | _IN_THE_PATH:
             parts.append(f"{_slug(key.rsplit('.', 1)[-1])}{_slug(value)}")
     name = "_".join(parts)

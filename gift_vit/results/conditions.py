@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gift_vit.config.compose import flatten
+from gift_vit.config.keys import difference
 from gift_vit.runs.result import Result
 
 # What does not change how long a step takes or what it needs; the rest of these sections counts.
@@ -38,12 +39,6 @@ def conditions(result: Result) -> Mapping[str, object]:
     return {key: value for key, value in found.items() if value is not None and value is not False}
 
 
-def differences(run: Result, other: Result) -> dict[str, tuple[object, object]]:
-    """The conditions that two runs do not share, with both values."""
-    own, others = conditions(run), conditions(other)
-    return {key: (own.get(key), others.get(key)) for key in sorted({*own, *others}) if own.get(key) != others.get(key)}
-
-
 class Reference:
     """Runs that the time and the memory of others are compared with, by their conditions."""
 
@@ -59,7 +54,7 @@ class Reference:
     def nearest(self, run: Result) -> Result | None:
         """One on the same dataset, with the fewest differences; None: there is none."""
         same = [runs[0] for runs in self._by_conditions.values() if runs[0].run.dataset == run.run.dataset]
-        return min(same, key=lambda other: len(differences(run, other)), default=None)
+        return min(same, key=lambda other: len(difference(conditions(run), conditions(other))), default=None)
 
 
 def cost_notes(rows: Mapping[str, Sequence[Result]], reference: Reference, name: str) -> tuple[str, ...]:
@@ -111,8 +106,8 @@ def _ruled_out(result: Result) -> dict[str, object]:
 
 def _changes(own: Mapping[str, object], others: Mapping[str, object], name: str) -> str:
     """``precision bf16 (linear probing: fp32)``."""
-    keys = [key for key in sorted({*own, *others}) if own.get(key) != others.get(key)]
-    return "; ".join(f"{key} {_text(own.get(key))} ({name}: {_text(others.get(key))})" for key in keys)
+    found = difference(own, others).items()
+    return "; ".join(f"{key} {_text(mine)} ({name}: {_text(theirs)})" for key, (mine, theirs) in found)
 
 
 def _text(value: object) -> str:
