@@ -407,12 +407,11 @@ class TextTaskConfig(TextsConfig):
 
     columns: TextColumnsConfig = field(default_factory=TextColumnsConfig)
     metric: Annotated[str, one_of(TASK_METRICS)] = "accuracy"
-    further_metrics: list[str] = field(default_factory=list)
+    further_metrics: Annotated[list[str], one_of(TASK_METRICS)] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.further_metrics:
-            one_of(TASK_METRICS)("dataset.further_metrics", name)
             if name == self.metric or (name in OF_NUMBERS) != self.is_regression:
                 raise ConfigError(
                     f"dataset.further_metrics=[{name}] does not go with dataset.metric={self.metric}; "
@@ -492,7 +491,7 @@ class CommonsenseConfig(TextsConfig):
 
     root: str
     train: list[str] = field(default_factory=lambda: ["commonsense_170k.json"])
-    sets: list[str] = field(default_factory=lambda: list(COMMONSENSE_SETS))
+    sets: Annotated[list[str], one_of(COMMONSENSE_SETS)] = field(default_factory=lambda: list(COMMONSENSE_SETS))
     val_fraction: Annotated[float, split_off] = 0.01
     split_seed: Annotated[int, random_seed] = 0
     max_length: Annotated[int, at_least(16)] = 512
@@ -501,8 +500,6 @@ class CommonsenseConfig(TextsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.sets:
-            one_of(COMMONSENSE_SETS)("dataset.sets", name)
         for key in ("train", "sets"):
             given = getattr(self, key)
             if not given or len(set(given)) < len(given):
