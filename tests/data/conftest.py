@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from gift_vit.data.config import ParquetConfig, SplitListsConfig, TransformConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All of an epoch."""
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 def _noise(seed: int, size: tuple[int, int] = (12, 9)) -> Image.Image:

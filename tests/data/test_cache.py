@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.data import cache
@@ -26,6 +25,7 @@ from gift_vit.data.cache import CachedImages, PixelSource, PreparedImages, open_
 from gift_vit.data.config import CacheSettings, FolderConfig, TransformConfig
 from gift_vit.data.loaders import EvalLoader, TrainLoader
 from gift_vit.data.transforms import ImageTransform, InputStatistics, build_eval_transform, build_train_transform
+from tests.data.conftest import together
 
 STATS = InputStatistics(24, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear")
 CROP = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, resize="bilinear")
@@ -59,11 +59,6 @@ def assert_same_pixels(found: PixelSource, expected: PixelSource) -> None:
     assert found.labels.tolist() == expected.labels.tolist()
     for index in range(len(expected)):
         np.testing.assert_equal(found[index], expected[index])
-
-
-def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
 
 
 CASES = [(CROP, "ram", 0), (SQUASH, "auto", 0), (TF1, "disk", 0), (TF1, "auto", 0), (CROP, "disk", 2), (SQUASH, "ram", 2)]

@@ -21,6 +21,7 @@ from gift_vit.data.config import FolderConfig, TransformConfig
 from gift_vit.data.kinds.digits import ArraySource
 from gift_vit.data.loaders import IGNORED, EvalLoader, FinishedImages, TrainLoader, mix_seed
 from gift_vit.data.transforms import InputStatistics, build_eval_transform, build_train_transform
+from tests.data.conftest import together
 
 N, BATCH = 23, 5
 STATS = InputStatistics(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
@@ -47,11 +48,6 @@ def evaluating(source: ImageSource, workers: int = 0) -> EvalLoader:
 def assert_same(one: Iterable[tuple[Tensor, Tensor]], other: Iterable[tuple[Tensor, Tensor]]) -> None:
     for first, second in zip(one, other, strict=True):
         assert all(map(torch.equal, first, second))
-
-
-def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
 
 
 def test_every_image_once_per_epoch(source: ImageSource) -> None:

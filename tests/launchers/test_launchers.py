@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from PIL import Image
 
 from gift_vit.runs.run import Run
+from tests.test_cli import write_images
 from tests.warm import Process, run_module, start, until
 
 LAUNCHERS = {
@@ -41,10 +41,7 @@ def children(process: Process) -> list[int]:
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
     """A person's own images, decoded once into a cache that all runs share; the words that choose them."""
-    for label, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-        (tmp_path / "images/train" / label).mkdir(parents=True)
-        for index in range(12):
-            Image.new("RGB", (70, 50), colour).save(tmp_path / "images/train" / label / f"{index}.jpg")
+    write_images(tmp_path / "images/train", 12)
     words = ["dataset=folder", "dataset.root=images", "dataset.val_fraction=0.25", "trainer.batch_size=6", "trainer.epochs=2"]
     return [*words, "dataset.cache=disk", "paths.cache_root=cache"]
 

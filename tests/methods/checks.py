@@ -1,4 +1,4 @@
-"""What the tests of methods share: adapters away from their start, comparing tensors, and errors of one line."""
+"""What the tests of methods share: training, adapters away from their start, comparing tensors, and errors of one line."""
 
 import re
 from typing import Any, TypeVar
@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods import apply_method
@@ -31,6 +32,20 @@ def assert_same_modules(model: nn.Module, other: nn.Module) -> None:
     """Equal names and classes of the modules, in one order."""
     modules, expected = ([(name, type(module)) for name, module in one.named_modules()] for one in (model, other))
     assert modules == expected
+
+
+def train(model: nn.Module, images: Tensor) -> set[str]:
+    """Two AdamW steps, after which the model is in eval mode; the names of the parameters that saw a non-zero gradient."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    reached: set[str] = set()
+    model.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), torch.tensor([1, 2])).backward()
+        reached |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    model.eval()
+    return reached
 
 
 def randomise(module: nn.Module, std: float = 0.4, seed: int = 5) -> None:

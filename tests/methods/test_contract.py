@@ -30,7 +30,7 @@ from gift_vit.methods import (
     save_adapter,
 )
 from gift_vit.methods.config import spec_of
-from tests.methods.checks import assert_close, assert_same_modules
+from tests.methods.checks import assert_close, assert_same_modules, train
 from tests.methods.method_examples import SELECTED, Example, all_examples, matches, one_of_a_kind
 
 HEAD = {"head.weight", "head.bias"}
@@ -56,20 +56,6 @@ def model(tiny_vit: nn.Module, example: Example, images: Tensor) -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(2))
-
-
-def train(model: nn.Module, images: Tensor) -> set[str]:
-    """Two AdamW steps, after which the model is in eval mode; the names of the parameters that saw a non-zero gradient."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
-    reached: set[str] = set()
-    model.train()
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), torch.tensor([1, 2])).backward()
-        reached |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-        optimizer.step()
-    model.eval()
-    return reached
 
 
 def trainable(model: nn.Module) -> set[str]:

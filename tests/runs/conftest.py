@@ -1,11 +1,12 @@
-"""A finished final run with its predictions, a copy of it to be changed, and an interrupt."""
+"""A finished final run with its predictions, a copy of it to be changed, an interrupt, and what epochs recorded."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from gift_vit.config import compose_config, load_config
+from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -28,6 +29,12 @@ class InterruptAfter(Observer):
     def epoch_done(self, record: EpochRecord) -> None:
         if record["epoch"] == self.epoch:
             raise KeyboardInterrupt
+
+
+def history(cfg: RunConfig) -> list[dict[str, float]]:
+    """A run's metrics file, without what differs from run to run."""
+    records = [json.loads(line) for line in (cfg.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in {"seconds", "images_per_s"}} for record in records]
 
 
 @pytest.fixture(scope="session")

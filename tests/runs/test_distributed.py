@@ -32,6 +32,7 @@ from gift_vit.runs.build import resolve_device
 from gift_vit.runs.result import read_result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
+from tests.runs.conftest import history
 from tests.warm import Process, act_as, clean_environment
 
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
@@ -90,11 +91,6 @@ def in_step(step: int, rank: int, act: Callable[[], None]) -> Sabotage:
 
 def signalled(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
-
-
-def history(cfg: RunConfig) -> list[dict[str, float]]:
-    records = [json.loads(line) for line in (cfg.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in {"seconds", "images_per_s"}} for record in records]
 
 
 def assert_same_numbers(mine: RunConfig, theirs: RunConfig) -> None:

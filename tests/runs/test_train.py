@@ -36,17 +36,13 @@ from gift_vit.runs.build import score
 from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import Run, locked_folder
 from gift_vit.runs.train import Call, train_run
+from tests.runs.conftest import history
 from tests.tolerance import TOLERANCE
 from tests.warm import Process
 
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
 FILES = {"config.yaml", "metrics.jsonl", "train.log", "adapter.safetensors", "result.json"}
 Configure = Callable[..., RunConfig]
-
-
-def without_times(path: Path) -> list[dict]:
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in {"seconds", "images_per_s"}} for record in records]
 
 
 def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test_split(
@@ -59,7 +55,7 @@ def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test
     assert {path.name for path in cfg.folder.iterdir()} == FILES
     assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "clean_lr0.001_wd0.0001_seed0")
     assert result.metrics["test_top1"] is None
-    assert result.metrics["val_top1"] == without_times(cfg.folder / "metrics.jsonl")[-1]["val_top1"]
+    assert result.metrics["val_top1"] == history(cfg)[-1]["val_top1"]
     assert (result.data.train_split, result.data.train_images) == ("train", 800)
     assert read_result(cfg.folder / "result.json") == result
     assert set(load_file(cfg.folder / "adapter.safetensors")) == {
@@ -322,7 +318,7 @@ def test_killed_and_started_again_ends_bit_identical(
     assert Run.open(cut.folder).state == "interrupted"
     result = train_run(cut, CALL)
     assert result.metrics == read_result(whole.folder / "result.json").metrics
-    assert without_times(cut.folder / "metrics.jsonl") == without_times(whole.folder / "metrics.jsonl")
+    assert history(cut) == history(whole)
     assert (cut.folder / "adapter.safetensors").read_bytes() == (whole.folder / "adapter.safetensors").read_bytes()
     assert {path.name for path in cut.folder.iterdir()} == FILES
 
