@@ -32,6 +32,7 @@ PENALTIES = "[3e-3,1e-2,3e-2,1e-1,3e-1,1]"  # with less the optimum is far, and 
 RATES = ("3e-3", "1e-2", "3e-2")
 SEEDS = (0, 1, 2)
 DRAWS = 300
+PRECISION = "bf16"
 
 
 @dataclass
@@ -111,40 +112,40 @@ def _finals(arguments: Arguments, model: str) -> dict[str, dict[str, list[Run]]]
     cells = [(task, method) for task in arguments.tasks for method in METHODS if method != "linear_exact"]
     tried = [(*cell, "phase=search", f"optim.lr={rate}") for cell in cells for rate in RATES]
     fitted = [(task, "linear_exact", "phase=final") for task in arguments.tasks]
-    done: dict[tuple[str, ...], Result] = dict(zip([*tried, *fitted], _train([*tried, *fitted], arguments, model), strict=True))
-    finals = list(fitted)
+    done = _train([*tried, *fitted], arguments, model)
+    finals: list[tuple[str, ...]] = []
     for cell in cells:
-        scores = [float(done[(*cell, "phase=search", f"optim.lr={rate}")].metrics["val_top1"] or 0.0) for rate in RATES]
+        scores = [float(done[(*cell, "phase=search", f"optim.lr={rate}")][1].metrics["val_top1"] or 0.0) for rate in RATES]
         rate = RATES[best_of([{"optim.lr": float(rate)} for rate in RATES], scores)]
         finals += [(*cell, "phase=final", f"optim.lr={rate}", f"seed={seed}") for seed in SEEDS]
-    _train(finals[len(fitted) :], arguments, model)
+    done |= _train(finals, arguments, model)
     found: dict[str, dict[str, list[Run]]] = {task: {method: [] for method in METHODS} for task in arguments.tasks}
-    for task, method, *words in finals:
-        found[task][method].append(Run.open(_config(task, method, arguments, model, *words).folder))
+    for job in (*fitted, *finals):
+        found[job[0]][job[1]].append(Run.open(done[job][0]))
     return found
 
 
-def _train(jobs: Sequence[tuple[str, ...]], arguments: Arguments, model: str) -> list[Result]:
-    """The results of runs that are given by task, method and words, as many at a time as ``arguments.jobs``, in their order."""
+def _train(jobs: Sequence[tuple[str, ...]], arguments: Arguments, model: str) -> dict[tuple[str, ...], tuple[Path, Result]]:
+    """The folders and results of runs, each given by task, method and words; as many at a time as ``arguments.jobs``."""
     from joblib import Parallel, delayed, parallel_config
 
+    configs = [_config(arguments, model, *job) for job in jobs]
     with parallel_config("loky", n_jobs=arguments.jobs or cores(), inner_max_num_threads=1):
-        made: Any = Parallel(return_as="generator")(delayed(_trained)(arguments, model, *job) for job in jobs)
-        results: list[Result] = []
-        for job, result in zip(jobs, made, strict=True):
-            results.append(result)
-            print(f"{len(results)} of {len(jobs)}: {', '.join(job)}: {result.score_name} {result.score or 0:.2f} %", flush=True)
-    return results
+        made: Any = Parallel(return_as="generator")(delayed(_trained)(cfg, arguments.output_root) for cfg in configs)
+        done: dict[tuple[str, ...], tuple[Path, Result]] = {}
+        for job, cfg, result in zip(jobs, configs, made, strict=True):
+            done[job] = cfg.folder, result
+            print(f"{len(done)} of {len(jobs)}: {', '.join(job)}: {result.score_name} {result.score or 0:.2f} %", flush=True)
+    return done
 
 
-def _trained(arguments: Arguments, model: str, task: str, method: str, *words: str) -> Result:
+def _trained(cfg: RunConfig, output_root: str) -> Result:
     from gift_vit.runs.train import Call, train_run  # torch
 
-    call = Call(f"python -m experiments.demo_text output_root={arguments.output_root}", [])
-    return train_run(_config(task, method, arguments, model, *words), call)
+    return train_run(cfg, Call(f"python -m experiments.demo_text output_root={output_root}", []))
 
 
-def _config(task: str, method: str, arguments: Arguments, model: str, *words: str) -> RunConfig:
+def _config(arguments: Arguments, model: str, task: str, method: str, *words: str) -> RunConfig:
     shared = [f"dataset=glue_{task}", f"dataset.train_size={arguments.train_size}", "dataset.max_length=64", f"method={method}"]
     shared += ["backbone=hf", f"backbone.model={model}", "backbone.pooling=mean", "recipe=none", "trainer.eval_batch_size=32"]
     shared += [f"paths.output_root={arguments.output_root}", f"paths.data_root={arguments.output_root}/data"]
@@ -155,7 +156,7 @@ def _config(task: str, method: str, arguments: Arguments, model: str, *words: st
         shared += [
             f"trainer.epochs={arguments.epochs}",
             "trainer.batch_size=32",
-            "trainer.precision=bf16",
+            f"trainer.precision={PRECISION}",
             "trainer.eval_every=0",
         ]
     return load_config(compose_config([*shared, *words]))
