@@ -312,29 +312,39 @@ def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_
     assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES | {"photo.jpg"}), again.stderr
 
 
-HUB_PROBLEMS: list[tuple[str, dict[str, str], int, str]] = [
-    ("me/nothing", {}, 2, "there is no me/nothing on the Hub, or it is private"),
-    ("me/other", {}, 2, "hf://me/other holds no adapter.safetensors"),
-    ("me/nothing", {"HF_HUB_OFFLINE": "1"}, 1, "HF_HUB_OFFLINE is set"),
-    ("me/nothing", {"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, "cannot reach http://127.0.0.1:9"),
+HUB_PROBLEMS: list[tuple[dict[str, str], int, dict[str, str]]] = [
+    (
+        *({}, 2),
+        {
+            "me/nothing": "there is no me/nothing on the Hub, or it is private",
+            "me/other": "hf://me/other holds no adapter.safetensors",
+        },
+    ),
+    ({"HF_HUB_OFFLINE": "1"}, 1, {"me/nothing": "HF_HUB_OFFLINE is set"}),
+    ({"HF_ENDPOINT": "http://127.0.0.1:9"}, 1, {"me/nothing": "cannot reach http://127.0.0.1:9"}),
 ]
 
 
-@pytest.mark.parametrize(("repo", "env", "code", "message"), HUB_PROBLEMS)
+@pytest.mark.parametrize(("env", "code", "messages"), HUB_PROBLEMS)
 def test_what_the_hub_has_not_is_one_line_without_torch(
-    hub: HubServer, tmp_path: Path, repo: str, env: dict[str, str], code: int, message: str
+    hub: HubServer, tmp_path: Path, env: dict[str, str], code: int, messages: dict[str, str]
 ) -> None:
     hub.repos["me/other"] = {"README.md": b"text"}
     commands = [
-        ("gift_vit.pull", f"repo={repo}"),
-        ("gift_vit.predict", f"run=hf://{repo}", "images=a.png"),
-        ("gift_vit.evaluate", f"run=hf://{repo}"),
-        ("gift_vit.merge", f"run=hf://{repo}", "out=a.pth"),
-        ("gift_vit.explain", f"run=hf://{repo}", "out=maps"),
+        (repo, command)
+        for repo in messages
+        for command in (
+            ("gift_vit.pull", f"repo={repo}"),
+            ("gift_vit.predict", f"run=hf://{repo}", "images=a.png"),
+            ("gift_vit.evaluate", f"run=hf://{repo}"),
+            ("gift_vit.merge", f"run=hf://{repo}", "out=a.pth"),
+            ("gift_vit.explain", f"run=hf://{repo}", "out=maps"),
+        )
     ]
-    for told in answers(commands, tmp_path, environment(hub, tmp_path) | env):
+    found = answers([command for _, command in commands], tmp_path, environment(hub, tmp_path) | env)
+    for (repo, _), told in zip(commands, found, strict=True):
         assert (told.returncode, told.stdout, told.stderr.count("\n")) == (code, "", 1), told.stderr
-        assert message in told.stderr
+        assert messages[repo] in told.stderr
         assert told.imported == []
     assert {path.name for path in tmp_path.iterdir()} <= {"hf"}
 
