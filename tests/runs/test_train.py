@@ -540,16 +540,16 @@ def test_the_record_says_what_was_accelerated_and_it_makes_no_other_run(configur
 
 
 def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU picks is stood in for."""
+    """What a GPU picks is stood in for, by what a CPU computes as fast as float32; over 3 s."""
     cfg, exact = configure("trainer.speed=auto"), configure("trainer.speed=exact")
-    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="bf16"), compute))
+    monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="tf32"), compute))
     interrupted(cfg)
     monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (trainer, compute))  # another machine
     result = train_run(cfg, CALL)
-    assert result.env["acceleration"]["precision"] == "bf16"  # pyright: ignore[reportIndexIssue]
+    assert result.env["acceleration"]["precision"] == "tf32"  # pyright: ignore[reportIndexIssue]
     recorded = Run.open(cfg.folder).config
-    assert (recorded.trainer.precision, recorded.compute.speed) == ("bf16", "auto")
-    assert dict(flatten(result.run.config))["trainer.precision"] == "bf16"
+    assert (recorded.trainer.precision, recorded.compute.speed) == ("tf32", "auto")
+    assert dict(flatten(result.run.config))["trainer.precision"] == "tf32"
     assert train_run(cfg, CALL) == result, "finished already"
     with pytest.raises(ConfigError, match=r"\(trainer.speed is auto there, exact now\)"):
         train_run(replace(exact, folder=cfg.folder), CALL)
