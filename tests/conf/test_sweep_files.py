@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.config.compose import compose_job, conf_dir
 from gift_vit.config.loader import load_config
-from tests.conf.files import composed, parse, root, stems, together
+from tests.conf.files import composed, entire, parse, root, stems, together
 
 DATASETS = set(stems("dataset")) - {"folder", "parquet", "csv", "text", "commonsense"}
 METHODS = stems("method")
@@ -40,7 +40,7 @@ def words_of(key: str, axis: str) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [axis]
 
 
-@pytest.mark.parametrize("dataset", sorted(DATASETS))
+@pytest.mark.parametrize("dataset", ["cub", "vtab_dtd", "tiny_mammals", "digits", "glue_rte"])
 def test_a_sweep_is_of_its_dataset_and_takes_the_methods_grid_of_its_benchmark(dataset: str) -> None:
     method = "lora_text" if dataset.startswith("glue_") else "lora"
     mode, axes, cfg = sweep_config(f"sweep={dataset}", f"method={method}")
@@ -48,7 +48,18 @@ def test_a_sweep_is_of_its_dataset_and_takes_the_methods_grid_of_its_benchmark(d
     assert load_config(cfg).dataset.name == dataset
     assert cfg.recipe is None
     assert axes == cfg.method.grid[cfg.dataset.benchmark]
-    assert f"sweep={dataset} method=" in (conf_dir() / f"sweep/{dataset}.yaml").read_text()
+
+
+@pytest.mark.parametrize("dataset", sorted(DATASETS))
+def test_a_sweep_is_the_same_file_as_another_but_for_its_dataset(dataset: str) -> None:
+    text = (conf_dir() / f"sweep/{dataset}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+    assert f"sweep={dataset} method=" in text
+    of_glue = [{"override /method": "gift_qv"}, {"override /backbone": "roberta_base"}]
+    expected = ["/_sweep", {"override /dataset": dataset}, *(of_glue if dataset.startswith("glue_") else [])]
+    assert OmegaConf.create(text) == {"defaults": expected}
+    given = entire(conf_dir() / f"dataset/{dataset}.yaml")
+    assert (given.name, given.benchmark in {*BENCHMARKS, "glue"}) == (dataset, True)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in TEXT_METHODS])
