@@ -19,8 +19,8 @@ from gift_vit.runs import Run
 from tests.warm import Process
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-METHODS = ("gift", "lora", "vpt_deep")  # the last one cannot be merged
-KINDS = ("linear_exact", "toast", "convpass", "adapter_plus", "repadapter", "gift_v1", "ssf", "knn")
+METHODS = ("gift", "vpt_deep")  # the last one cannot be merged
+KINDS = ("lora", "linear_exact", "toast", "convpass", "adapter_plus", "repadapter", "gift_v1", "ssf", "knn")
 
 
 @pytest.fixture(scope="module")

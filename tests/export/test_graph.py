@@ -21,7 +21,6 @@ FAST = (
     "fact_tt",
     "vpt_deep",
     "adaptformer",
-    "adapter_plus",
     "convpass",
     "toast",
 )

@@ -85,7 +85,7 @@ def test_a_failing_run_stops_no_other_and_a_second_start_runs_what_is_missing(
 
 
 @pytest.mark.parametrize("launcher", ["processes", *SLOW[:-1]])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_two_runs_at_a_time_end_resumably_with_the_command(tmp_path: Path, launcher: str, number: signal.Signals) -> None:
     if (launcher, number) == ("ray", signal.SIGTERM):
         pytest.skip("Ray has a handler of SIGTERM of its own, which ends the command with another code")
