@@ -54,7 +54,7 @@ BART: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "encoder_atten
 BART |= {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 20}
 XLM: dict[str, Any] = {"vocab_size": 15, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 20}
 XLM |= {"summary_type": "last", "pad_index": 0, "use_lang_emb": False}
-GROUPS = {f"{name}_groups": 1 for name in ("q", "k", "v", "post_attention", "intermediate", "output")}
+GROUPS: dict[str, Any] = {f"{name}_groups": 1 for name in ("q", "k", "v", "post_attention", "intermediate", "output")}
 BASES: dict[str, Callable[[], Any]] = {
     "deberta": lambda: DebertaV2Model(DEBERTA),
     "deberta_classifier": lambda: DebertaV2ForSequenceClassification(DEBERTA),
