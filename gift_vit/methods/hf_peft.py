@@ -110,7 +110,7 @@ def _settle_patterns(config: Any, names: Sequence[str]) -> None:
                 f"method.options.{option}: {idle[0]!r} matches none of the adapted layers, which are {', '.join(names[:3])}"
                 f"{', …' if len(names) > 3 else ''}"
             )
-        setattr(config, option, {name: given[key] for name in names if (key := get_pattern_key(given, name)) in given})
+        setattr(config, option, {name: given[key] for name in names if (key := get_pattern_key(list(given), name)) in given})
 
 
 def peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
