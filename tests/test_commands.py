@@ -1,17 +1,22 @@
 """What every command answers to --help and to a mistake: at once, that is without importing torch, and in few lines.
 
-All are asked in forks of one fresh process, which takes about half a minute.
+Most are asked in forks of one fresh process, which takes about half a minute; what goes through the same lines, in this one.
 """
 
 import re
 import shutil
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from gift_vit.config import compose_config
+from gift_vit import merge
+from gift_vit.common.errors import ConfigError
+from gift_vit.config import compose_config, load_config
 from tests.cold import ROOT, Answer, answers
+from tests.conf.files import composed
 
 FOLDERS = ("gift_vit", "data_prep", "experiments")
 COMMANDS = sorted(
@@ -21,6 +26,7 @@ COMMANDS = sorted(
     if 'if __name__ == "__main__"' in file.read_text()
 )
 TRAIN = "gift_vit.train"
+STARTED = (TRAIN, "gift_vit.explain", "data_prep.vtab")  # the last one calls by itself what cli.main calls for the others
 SMOKE = [TRAIN, "debug=smoke"]
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "dataset": ([TRAIN, "dataset=cubb"], "unknown dataset 'cubb'; did you mean cub?"),
@@ -28,14 +34,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "null group": ([TRAIN, "dataset=null"], "dataset=null: a group cannot be null"),
     "type": ([TRAIN, "trainer.epochs=two"], "trainer.epochs: Value 'two' of type 'str' could not be converted to Integer"),
     "lr": ([TRAIN, "optim.lr=-1"], "optim.lr=-1.0: expected a number above 0"),
-    "betas": ([TRAIN, "optim.betas=[0.9,1]"], "optim.betas=[0.9, 1.0]: expected two numbers in [0, 1)"),
     "epochs": ([TRAIN, "trainer.epochs=0"], "trainer.epochs=0: expected 1 or more"),
-    "workers": ([TRAIN, "trainer.workers=-1"], "trainer.workers=-1: expected 0 or more"),
-    "drop path": ([TRAIN, "trainer.drop_path_rate=1"], "trainer.drop_path_rate=1.0: expected a number in [0, 1)"),
     "rank": ([TRAIN, "method.rank=0"], "method.rank=0: expected a whole number from 1"),
-    "seed": ([TRAIN, "seed=-1"], "seed=-1: expected a whole number of 0 or more"),
     "precision": ([TRAIN, "trainer.precision=fp8"], "unknown trainer.precision 'fp8'"),
-    "tracker": ([TRAIN, "tracker.kind=mlflow"], "unknown tracker.kind 'mlflow'"),
     "project": ([TRAIN, "tracker=wandb", "tracker.project=a/b"], "expected a W&B name: not empty"),
     "sweep": ([TRAIN, "sweep=cubb"], "unknown sweep 'cubb'; did you mean cub?"),
     "sweeps": ([TRAIN, "-m", "sweep=cub,dogs"], "sweep=cub,dogs: the axes of several sweep files would be lost"),
@@ -171,17 +172,19 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
 OF_TEXTS = [
     *(
         ([command, f"run={run}", *more], f"{run} takes texts, and not pictures: {what} are for runs on images; `python -m")
-        for run in ("of_classes", "of_numbers", "of_words")
-        for command, what, *more in (
-            ("gift_vit.explain", "cluster maps"),
-            ("gift_vit.explain", "cluster maps", "images=LICENSE"),
-            ("gift_vit.explain.score", "cluster maps", "truth=boxes"),
-            ("gift_vit.explain.faithfulness", "cluster maps"),
-            ("gift_vit.export", "ONNX files and torch programs", "out=a.onnx"),
-            ("gift_vit.export", "ONNX files and torch programs", "out=a.pt2"),
-            ("gift_vit.predict", "predictions of files", "images=nowhere"),
-            ("gift_vit.invariance", "measures of invariance and forgetting"),
-            ("gift_vit.invariance", "measures of invariance and forgetting", "images=0", "forgetting=digits"),
+        for run, command, what, *more in (
+            ("of_classes", "gift_vit.explain", "cluster maps"),
+            ("of_classes", "gift_vit.explain", "cluster maps", "images=LICENSE"),
+            ("of_classes", "gift_vit.explain.score", "cluster maps", "truth=boxes"),
+            ("of_classes", "gift_vit.explain.faithfulness", "cluster maps"),
+            ("of_classes", "gift_vit.export", "ONNX files and torch programs", "out=a.onnx"),
+            ("of_classes", "gift_vit.export", "ONNX files and torch programs", "out=a.pt2"),
+            ("of_classes", "gift_vit.predict", "predictions of files", "images=nowhere"),
+            ("of_classes", "gift_vit.invariance", "measures of invariance and forgetting"),
+            ("of_classes", "gift_vit.invariance", "measures of invariance and forgetting", "images=0", "forgetting=digits"),
+            # one place says it, whatever the texts are for
+            ("of_numbers", "gift_vit.predict", "predictions of files", "images=nowhere"),
+            ("of_words", "gift_vit.explain", "cluster maps"),
         )
     ),
     (["gift_vit.explain.stability", "runs=[of_classes,of_numbers]"], "of_classes takes texts, and not pictures"),
@@ -202,6 +205,7 @@ RESULTS: dict[str, tuple[bytes, str]] = {
     "cut": (b'{"schema": 1,', "cut/result.json is no readable result: it is not valid JSON"),
     "deep": (b"[" * 100_000, "deep/result.json is no readable result: maximum recursion depth"),
 }
+APART = ("no_yaml", "bomb", "nested", "of_classes", "twice", "deep")  # in processes; the others are read in this one
 OUT = "/proc/nothing/x"
 WRITING = (
     [TRAIN, "debug=smoke", f"paths.output_root={OUT}"],
@@ -268,22 +272,11 @@ TYPED: list[tuple[list[str], str]] = [
     ),
     (_words("protocol.final_train=[]"), "Cannot merge DictConfig with ListConfig"),
     # numbers that are none, as values and as text
-    (_words("method.channel_ratio=nan"), "method.channel_ratio=nan: expected a finite number"),
-    (_words("optim.lr=inf"), "optim.lr=inf: expected a finite number"),
     (_words('optim.eps="nan"'), "optim.eps=nan: expected a finite number"),
     (_words("tracker.project=nan"), "tracker.project=nan: expected a finite number"),
-    (_words("method=adaptformer", "method.scale=-inf"), "method.scale=-inf: expected a finite number"),
-    (_words("method=vera", "method.options.d_initial=nan"), "method.options.d_initial=nan: expected a finite number"),
     (_words("seed=99999999999999999999"), "seed=99999999999999999999: expected a number below 2^63"),
-    (_words("optim.min_lr=-1"), "optim.min_lr=-1.0: expected 0 or more"),
-    (_words("backbone.img_size=0"), "backbone.img_size=0: expected 1 or more"),
-    (_words("trainer.device=gpu"), "trainer.device=gpu: expected auto, cpu, cuda or cuda:<index>"),
     # names that are parts of paths
     (_words("method.name=../../x"), "method.name=../../x: expected a name"),
-    (_words("backbone.name=../../x"), "backbone.name=../../x: expected a name"),
-    (_words("protocol.name=a/b"), "protocol.name=a/b: expected a name"),
-    (_words("dataset.name=.."), "dataset.name=..: expected lower-case letters"),
-    (_words("run_name=../x"), "run_name='../x': expected lower-case letters"),
     (_words(f"method.name={LONG}"), "expected a name of at most 150 letters"),
     (_words(f"paths.output_root={LONG}"), "File name too long"),
     # words
@@ -331,7 +324,30 @@ TYPED: list[tuple[list[str], str]] = [
     (["gift_vit.import_gift", "~/none.pth.tar", "dataset=cub", "out=new"], f"no checkpoint {Path.home()}/none.pth.tar"),
     (["experiments.select", "root=~/none"], f"no folder {Path.home()}/none; "),
     *OF_TEXTS,
-    *((["gift_vit.merge", f"run={name}", "out=a.pth"], message) for name, (_, message) in (DAMAGED | RESULTS).items()),
+    *(
+        (["gift_vit.merge", f"run={name}", "out=a.pth"], message)
+        for name, (_, message) in (DAMAGED | RESULTS).items()
+        if name in APART
+    ),
+]
+# read from the composed configuration, as those of the rows above are: these in this process
+VALUES: list[tuple[list[str], str]] = [
+    (["optim.betas=[0.9,1]"], "optim.betas=[0.9, 1.0]: expected two numbers in [0, 1)"),
+    (["trainer.workers=-1"], "trainer.workers=-1: expected 0 or more"),
+    (["trainer.drop_path_rate=1"], "trainer.drop_path_rate=1.0: expected a number in [0, 1)"),
+    (["seed=-1"], "seed=-1: expected a whole number of 0 or more"),
+    (["tracker.kind=mlflow"], "unknown tracker.kind 'mlflow'"),
+    (["method.channel_ratio=nan"], "method.channel_ratio=nan: expected a finite number"),
+    (["optim.lr=inf"], "optim.lr=inf: expected a finite number"),
+    (["method=adaptformer", "method.scale=-inf"], "method.scale=-inf: expected a finite number"),
+    (["method=vera", "method.options.d_initial=nan"], "method.options.d_initial=nan: expected a finite number"),
+    (["optim.min_lr=-1"], "optim.min_lr=-1.0: expected 0 or more"),
+    (["backbone.img_size=0"], "backbone.img_size=0: expected 1 or more"),
+    (["trainer.device=gpu"], "trainer.device=gpu: expected auto, cpu, cuda or cuda:<index>"),
+    (["backbone.name=../../x"], "backbone.name=../../x: expected a name"),
+    (["protocol.name=a/b"], "protocol.name=a/b: expected a name"),
+    (["dataset.name=.."], "dataset.name=..: expected lower-case letters"),
+    (["run_name=../x"], "run_name='../x': expected lower-case letters"),
 ]
 MISTAKES |= {" ".join(words)[:100]: (words, message) for words, message in TYPED}
 TRACED = [[TRAIN, "dataset=cubb"], [TRAIN, "optim.lr=-1"], ["gift_vit.evaluate", "run=nowhere"]]
@@ -351,7 +367,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def helps(place: Path) -> dict[str, Answer]:
-    asked = [[command, word] for command in COMMANDS for word in ("--help", "nonsense=1")]
+    asked = [*([command, "--help"] for command in COMMANDS), *([command, "nonsense=1"] for command in STARTED)]
     asked += [words for words, _ in MISTAKES.values()]
     return {" ".join(words): answer for words, answer in zip(asked, answers(asked, place), strict=True)}
 
@@ -372,13 +388,44 @@ def test_help_is_readable(helps: dict[str, Answer], command: str) -> None:
     assert not re.search(r"^    \w+( +\((required|default: .*)\))?$", answer.stdout, re.MULTILINE), "one that is not explained"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", STARTED)
 def test_an_unknown_word_is_one_line(helps: dict[str, Answer], command: str) -> None:
     answer = helps[f"{command} nonsense=1"]
     assert (answer.returncode, answer.imported, answer.stdout) == (2, [], "")
     expected = "unknown key nonsense" if command == TRAIN else "unexpected argument 'nonsense=1': expected "
     assert answer.stderr.startswith(f"error: {expected}")
     assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(STARTED)))
+def test_an_unknown_word_is_one_line_of_every_other_command(
+    name: str, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process."""
+    is_folder = (ROOT / name.replace(".", "/")).is_dir()
+    code = command(import_module(f"{name}.__main__" if is_folder else name), "nonsense=1")
+    told = capsys.readouterr()
+    assert (code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert told.err.startswith("error: unexpected argument 'nonsense=1': expected ")
+
+
+@pytest.mark.parametrize(("words", "message"), VALUES)
+def test_a_wrong_value_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(composed(*words))
+    assert message in str(refused.value)
+    assert not re.search(r"(\S+: )\1", str(refused.value)), "what was given is said once"
+
+
+@pytest.mark.parametrize("name", [name for name in (*DAMAGED, *RESULTS) if name not in APART])
+def test_a_damaged_run_is_one_line(
+    name: str, place: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert command(merge, f"run={name}", "out=a.pth") == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n"), told.err.startswith("error: ")) == ("", 1, True)
+    assert (DAMAGED | RESULTS)[name][1] in told.err
 
 
 @pytest.mark.parametrize("name", MISTAKES)
