@@ -1,6 +1,7 @@
 """What is done with a finished run: scored again, or merged into a plain timm checkpoint."""
 
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +23,26 @@ from gift_vit.runs.predictions import keep_predictions
 from gift_vit.runs.result import PREDICTIONS, write_result
 from gift_vit.runs.run import ADAPTER, RESULT, Run, file_hashes
 
+log = logging.getLogger(__name__)
+
 
 def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
     """Top-1 and loss of a finished run's model on one split of its data, computed as in training.
+
+    Where its record has another score, that is warned of.
 
     Raises:
         ConfigError: If the run is not finished, its data or weights are no longer what they were, or there is no such split.
     """
     model, _ = finished_model(run, device)
-    return score_model(run, model, run.data(), split)
+    evaluation = score_model(run, model, run.data(), split)
+    recorded = run.result and run.result.metrics.get(f"{split}_top1")
+    if recorded is not None and round(recorded, 2) != round(evaluation.top1, 2):
+        log.warning(
+            "the record says %.2f %%, here it is %.2f %%: images have changed in place, or this is another kind of machine",
+            *(recorded, evaluation.top1),
+        )
+    return evaluation
 
 
 def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:
