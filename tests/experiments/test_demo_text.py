@@ -35,12 +35,12 @@ def test_the_demo_chooses_on_val_tests_each_seed_once_and_writes_a_table(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SST-2's nine runs, then CoLA's five beside them, where none of the nine is trained again: over ten seconds."""
-    monkeypatch.setattr(demo_text, "RATES", demo_text.RATES[:2])
+    monkeypatch.setattr(demo_text, "RATES", ("1e-6", "0.1"))  # nothing is learnt with the first
     monkeypatch.setattr(demo_text, "SEEDS", demo_text.SEEDS[:2])
     monkeypatch.setattr(demo_text, "PRECISION", "fp32")  # CPUs without units for bf16 are slow with it
     out = tmp_path / "out"
     arguments = Arguments(
-        str(data), str(out), ["sst2"], train_size=200, epochs=1, model=str(text_model(tmp_path / "bert")), jobs=1
+        str(data), str(out), ["sst2"], train_size=200, epochs=2, model=str(text_model(tmp_path / "bert")), jobs=1
     )
     run_demo(arguments)
     assert methods_of_table(out) == [("SST-2", method) for method in ROWS]
@@ -54,6 +54,7 @@ def test_the_demo_chooses_on_val_tests_each_seed_once_and_writes_a_table(
         scores = {run.config.optim.lr: run.result.metrics["val_top1"] for run in tried if run.result}
         assert {run.config.seed for run in own} == {0, 1}
         [chosen] = {run.config.optim.lr for run in own}
+        assert method != "gift_qv" or len(set(scores.values())) == 2, "there is something to choose"
         assert scores[chosen] == max(score for score in scores.values() if score is not None)
     stamp = {run.folder: (run.folder / "result.json").stat().st_mtime_ns for run in found}
     monkeypatch.setattr(demo_text, "SEEDS", demo_text.SEEDS[:1])
