@@ -39,7 +39,7 @@ def answers(
         env=clean_environment(PYTHONPATH=str(ROOT), **(env or {})),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=240,
+        timeout=600,
         check=True,
     )
     return [Answer(**answer) for answer in json.loads(done.stdout)]
