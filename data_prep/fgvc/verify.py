@@ -12,8 +12,9 @@ from data_prep.progress import transfer
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import compose_config
-from gift_vit.data.base import FileSource, ImageSource, VisionDataset, build_dataset
+from gift_vit.data.base import FileSource, VisionDataset, build_dataset
 from gift_vit.data.config import SplitListsConfig
+from gift_vit.data.report import problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def check_images(work: Workspace, found: Found) -> None:
     pool = ThreadPoolExecutor(cores())  # threads: Pillow lets go of the interpreter while it decodes
     try:
         with transfer(f"decoding {work.facts.title}", sum(sizes)) as show:
-            for size, problem in zip(sizes, pool.map(_problem, items), strict=True):
+            for size, problem in zip(sizes, pool.map(lambda item: problem_of(*item), items), strict=True):
                 done += size
                 show(done)
                 if problem is not None:
@@ -89,15 +90,6 @@ def check_images(work: Workspace, found: Found) -> None:
             logger.info("%s", problem)
         more = f" (and {len(problems) - 1} more of {len(items)} images)" if len(problems) > 1 else ""
         raise ConfigError(f"{problems[0]}{more}; to unpack all images afresh {work.start_afresh}")
-
-
-def _problem(item: tuple[ImageSource, int]) -> str | None:
-    source, index = item
-    try:
-        source[index]
-    except ConfigError as error:
-        return str(error)
-    return None
 
 
 def _reader_config(work: Workspace, kind: str) -> SplitListsConfig:

@@ -19,15 +19,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from gift_vit.common.cores import worker_start
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import alone, atomic_path
 from gift_vit.data.base import ImageSource, LabelledSource, VisionDataset, concatenate
 from gift_vit.data.config import CacheSettings
+from gift_vit.data.loaders import in_lists
 from gift_vit.data.transforms import ImageTransform, Pixels
 
 log = logging.getLogger(__name__)
@@ -219,16 +218,8 @@ class _Encoded(Dataset["dict[str, Any] | ConfigError"]):
 
 
 def _write(sink: pa.NativeFile, prepared: PreparedImages, workers: int) -> None:
-    loader = DataLoader(
-        _Encoded(prepared),
-        batch_size=_ROWS,
-        num_workers=workers,
-        multiprocessing_context=worker_start(workers),
-        collate_fn=list,
-        generator=torch.Generator(),  # else it draws from the global one, and a cached run would go on with other numbers
-    )
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for rows in loader:
+        for rows in in_lists(_Encoded(prepared), _ROWS, workers):
             error = next((row for row in rows if isinstance(row, ConfigError)), None)
             if error is not None:
                 raise error

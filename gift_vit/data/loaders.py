@@ -188,6 +188,18 @@ class EvalLoader(_Loader):
         return self._pass()
 
 
+def in_lists(items: Any, length: int, workers: int) -> "DataLoader[Any]":
+    """Lists of ``length`` items each, in order, as they are; read in ``workers`` processes. Draws no random number."""
+    return DataLoader(
+        items,
+        length,
+        num_workers=workers,
+        multiprocessing_context=worker_start(workers),
+        collate_fn=list,
+        generator=torch.Generator(),  # else it draws from the global one, and a run would go on with other numbers
+    )
+
+
 def _build_loader(
     dataset: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, pinned: bool
 ) -> "DataLoader[tuple[Tensor, int] | ConfigError]":

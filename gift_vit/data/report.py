@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gift_vit.common.cores import worker_start
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, a_few
 from gift_vit.data.base import ImageSource, Origin, VisionDataset
 from gift_vit.data.decode import UNREADABLE
 from gift_vit.data.layout import LINKED, OF_THE_SYSTEM, REPEATED, said
@@ -73,9 +72,7 @@ class DataReport:
         """The report for a person, but for the warnings."""
         yield f"data {self.name}: {self.classes}"
         for split, report in self.splits.items():
-            shown = report.files[:_NAMED_FILES]
-            more = f" and {len(report.files) - len(shown)} more" if len(report.files) > len(shown) else ""
-            place = f", from {', '.join(shown)}{more}" if shown else ""
+            place = f", from {a_few(report.files, _NAMED_FILES)}" if report.files else ""
             drawn = f"; {split} is {report.drawn}" if report.drawn else ""
             harmless = {what: count for what, count in report.skipped.items() if what in _HARMLESS}
             left_out = f"; left out: {said(harmless)}" if harmless else ""
@@ -188,7 +185,7 @@ def _label(splits: Mapping[str, ImageSource], place: tuple[str, int]) -> float:
 def _of_split(source: ImageSource, origin: Origin, look: bool) -> SplitReport:
     found = [source.remarks(index) for index in range(len(source))] if look else []
     suspects = [index for index, remarks in enumerate(found) if UNREADABLE in remarks]
-    _refuse(_error(source, index) for index in suspects or np.flatnonzero(source.sizes == 0).tolist())
+    _refuse(problem_of(source, index) for index in suspects or np.flatnonzero(source.sizes == 0).tolist())
     remarks = Counter(remark for remarks in found for remark in remarks if remark != UNREADABLE)
     return SplitReport(len(source), len(np.unique(source.labels)), origin.files, origin.skipped, origin.drawn, remarks)
 
@@ -199,12 +196,9 @@ def check_decodable(source: ImageSource, workers: int) -> None:
     Raises:
         ConfigError: Names the first that cannot be decoded, and counts them.
     """
-    from torch import Generator  # the report alone does without
-    from torch.utils.data import DataLoader
+    from gift_vit.data.loaders import in_lists  # torch, which the report alone does without
 
-    options: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": worker_start(workers), "collate_fn": list}
-    tried: Any = _Tried(source)
-    _refuse(error for errors in DataLoader(tried, _AT_A_TIME, generator=Generator(), **options) for error in errors)
+    _refuse(error for errors in in_lists(_Tried(source), _AT_A_TIME, workers) for error in errors)
 
 
 class _Tried:
@@ -217,11 +211,11 @@ class _Tried:
         return len(self.source)
 
     def __getitem__(self, index: int) -> str | None:
-        return _error(self.source, index)
+        return problem_of(self.source, index)
 
 
-def _error(source: ImageSource, index: int) -> str | None:
-    """What decoding says of a picture; a text may be empty."""
+def problem_of(source: ImageSource, index: int) -> str | None:
+    """Why a picture cannot be decoded; None: it can. A text may be empty."""
     try:
         source[index]
     except ConfigError as error:

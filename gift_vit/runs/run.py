@@ -522,12 +522,11 @@ class MetricsFile(Observer):
     def _append(self, record: Mapping[str, Any]) -> None:
         """Append one line, whole or not at all."""
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        with writing(self.path):
-            if not self._begun:
-                self.path.unlink(missing_ok=True)
-        self._begun = True
         with writing(self.path), self.path.open("ab", buffering=0) as file:
-            before = file.tell()
+            if not self._begun:
+                file.truncate(0)
+                self._begun = True
+            before = file.seek(0, os.SEEK_END)
             try:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))

@@ -1,5 +1,6 @@
 """Every YAML composes, loads strictly and says what it is; every mistake is one line; every default stands once."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,21 @@ def test_composition_errors_are_one_line_with_the_nearest_name(overrides: list[s
         (["dataset=cub", "dataset.transform.resize=tf1_bilinear"], "dataset.transform.resize=tf1_bilinear squashes"),
         (["backbone.weights=a.pth", "backbone.pretrained=false"], "backbone.weights and backbone.pretrained=false contradict"),
         (["protocol.final_train.mini=test"], "unknown protocol.final_train.mini 'test'"),
+        (["optim.betas=[0.9,1]"], "optim.betas=[0.9, 1.0]: expected two numbers in [0, 1)"),
+        (["trainer.workers=-1"], "trainer.workers=-1: expected 0 or more"),
+        (["trainer.drop_path_rate=1"], "trainer.drop_path_rate=1.0: expected a number in [0, 1)"),
+        (["tracker.kind=mlflow"], "unknown tracker.kind 'mlflow'"),
+        (["method.channel_ratio=nan"], "method.channel_ratio=nan: expected a finite number"),
+        (["optim.lr=inf"], "optim.lr=inf: expected a finite number"),
+        (["method=adaptformer", "method.scale=-inf"], "method.scale=-inf: expected a finite number"),
+        (["method=vera", "method.options.d_initial=nan"], "method.options.d_initial=nan: expected a finite number"),
+        (["optim.min_lr=-1"], "optim.min_lr=-1.0: expected 0 or more"),
+        (["backbone.img_size=0"], "backbone.img_size=0: expected 1 or more"),
+        (["trainer.device=gpu"], "trainer.device=gpu: expected auto, cpu, cuda or cuda:<index>"),
+        (["backbone.name=../../x"], "backbone.name=../../x: expected a name"),
+        (["protocol.name=a/b"], "protocol.name=a/b: expected a name"),
+        (["dataset.name=.."], "dataset.name=..: expected lower-case letters"),
+        (["run_name=../x"], "run_name='../x': expected lower-case letters"),
     ],
 )
 def test_values_are_checked_and_messages_name_the_key(overrides: list[str], message: str) -> None:
@@ -189,6 +205,7 @@ def test_values_are_checked_and_messages_name_the_key(overrides: list[str], mess
         loaded(*overrides)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+    assert not re.search(r"(\S+: )\1", str(raised.value)), "what was given is said once"
 
 
 def test_a_datasets_yaml_names_all_that_it_lacks_and_has_defaults_for_the_rest() -> None:

@@ -79,7 +79,7 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}
     shutil.rmtree(made.root / "downloads")
     made.server.files.clear()
-    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(verify, "problem_of", lambda *_: pytest.fail("decoded again"))
     with caplog.at_level(logging.INFO):
         assert made.prepare() == record
     assert f"{name} is ready: nothing to do" in caplog.messages
@@ -161,7 +161,7 @@ def test_boxes_and_official_splits_of_cars_come_when_the_devkit_does(bench: Make
 def test_official_splits_are_added(bench: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     made = bench(name)
     paper = made.prepare()
-    monkeypatch.setattr(verify, "_problem", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(verify, "problem_of", lambda *_: pytest.fail("decoded again"))
     archives = {file for file in made.small.files if file.endswith((".tgz", ".tar.gz", ".zip")) or file == "images.tar"}
     for file in archives:
         (made.root / "downloads" / file).unlink()
