@@ -128,8 +128,9 @@ def _shown(split: Split, what: str) -> Generator[Row, None, None]:
     """The rows, with a bar on a terminal and a log line now and then elsewhere."""
     rows = iter(split.rows)
     rows = chain(list(islice(rows, 1)), rows)  # for the first one an origin may unpack something, with a bar of its own
-    if sys.stderr.isatty():
-        yield from track(rows, what, split.images, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    if console.is_terminal and not console.is_dumb_terminal:
+        yield from track(rows, what, split.images, console=console, transient=True)
         return
     shown = time.monotonic()
     for done, row in enumerate(rows):

@@ -119,7 +119,7 @@ def print_single_runs(console: Console, jobs: Sequence[Job]) -> None:
 
 def _print_counts(console: Console, statuses: Sequence[JobStatus]) -> None:
     counts = Counter(status.state for status in statuses)
-    console.print(f"  {len(statuses)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
+    console.print(f"  {len(statuses)} run{'s' * (len(statuses) != 1)}: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
 
 
 def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:
