@@ -43,10 +43,11 @@ def import_file(arguments: Arguments) -> None:
     from gift_vit.runs.imported import import_checkpoint  # timm: an unsafe or broken file is refused without it
 
     counts = import_checkpoint(released, folder, arguments.weights)
+    run = cli.run_word(folder)
     print(
         f"wrote {folder}: {counts.adapter:,} adapter parameters and a head of {released.num_classes} classes; "
-        f"its authors report {released.split} top-1 {released.top1:.2f} %\n    python -m gift_vit.evaluate run={folder}\n"
-        f"    python -m gift_vit.merge run={folder} out={released.dataset}.safetensors"
+        f"its authors report {released.split} top-1 {released.top1:.2f} %\n    python -m gift_vit.evaluate {run}\n"
+        f"    python -m gift_vit.merge {run} out={released.dataset}.safetensors"
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -221,6 +223,11 @@ def without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
             value = "true" if key in flags else next(rest, None)
             plain.append(word if value is None else f"{key}={value}")
     return plain
+
+
+def run_word(folder: Path | str, key: str = "run") -> str:
+    """``run=<folder>`` as it is typed in a shell."""
+    return shlex.quote(f"{key}={folder}")
 
 
 def quiet_other_processes() -> None:

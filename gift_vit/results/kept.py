@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gift_vit.common.cli import run_word
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.hub import ADAPTER
 from gift_vit.config.compose import flatten
@@ -79,7 +80,7 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
             notes.append(f"{titles}: {_describe(file, _agreed(facts))}{drift}")
         without = [place.parent.parent for place, record in records.items() if record is None]
         if without:
-            made = f"`python -m gift_vit.invariance run={without[0]}{_TO_MAKE[file]}`"
+            made = f"`python -m gift_vit.invariance {run_word(without[0])}{_TO_MAKE[file]}`"
             notes.append(f"Runs without {file}, and so without {titles}: {len(without)}. To make it: {made}.")
     return tuple(notes)
 

@@ -54,6 +54,7 @@ def keep(folder: Path, *records: dict[str, Any] | str) -> None:
 
 
 def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = (root / "final" / "lora").rename(root / "final" / "low rank")
     assert main(f"root={root}", "columns=[forgetting,forgetting_knn,drift,stir,stir_pooled]") == 0
     out = capsys.readouterr().out
     header, lora, gift = (line.split(" | ") for line in out.splitlines() if line.startswith("| "))
@@ -65,9 +66,8 @@ def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.
     assert "of the features of 4,100 images of 164 classes of upstream, classifiers fitted to 8,200 others; seed 0." in out
     assert f" The drift is that of {DRIFT_IMAGES:,} of these images at most." in out
     assert f"{', '.join(STIR)}: unbiased, 64 images of val." in out
-    run = root / "final" / "lora"
-    assert f"without {', '.join(STIR)}: 1. To make it: `python -m gift_vit.invariance run={run}`." in out
-    assert f"`python -m gift_vit.invariance run={run} images=0 forgetting=" in out
+    assert f"without {', '.join(STIR)}: 1. To make it: `python -m gift_vit.invariance 'run={run}'`." in out
+    assert f"`python -m gift_vit.invariance 'run={run}' images=0 forgetting=" in out
 
 
 def test_a_table_without_any_has_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,8 +189,9 @@ def birds(tmp_path: Path) -> Path:
 def test_evaluate_and_merge_take_an_imported_folder(
     write: Write, birds: Path, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, merged = tmp_path / "run", tmp_path / "merged.safetensors"
+    run, merged = tmp_path / "a run", tmp_path / "merged.safetensors"
     assert command(import_gift, str(write()), "dataset=cub", f"out={run}") == 0
+    assert f"python -m gift_vit.evaluate 'run={run}'\n" in capsys.readouterr().out
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("workers: 4", "workers: 0"))
     assert command(evaluate, f"run={run}", f"dataset_root={birds}", "device=cpu") == 0
