@@ -8,7 +8,7 @@ from typing import Any
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import expanded, sha256_of, write_json
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
@@ -151,10 +151,16 @@ def write_crates(arguments: Arguments) -> None:
     runs = [Run.open(arguments.run)] if arguments.run else done
     if not runs:
         raise ConfigError(f"runs={arguments.runs}: there is no finished run below it; give the folder with the runs")
-    described = {run.folder / CRATE: crate(run, arguments.license) for run in runs}
-    for file, metadata in described.items():
-        write_json(file, metadata)
-        print(file)
+    failed: list[ConfigError | RunError] = []
+    for run in runs:
+        try:
+            write_json(run.folder / CRATE, crate(run, arguments.license))
+            print(run.folder / CRATE)
+        except (ConfigError, RunError) as error:  # noqa: PERF203 - one run is not the next one's matter
+            failed.append(error)
+    if failed:
+        others = f" ({len(failed)} of {len(runs)} runs have no crate)" if len(runs) > 1 else ""
+        raise type(failed[0])(f"{failed[0]}{others}")
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "LICENSE is a file; expected a folder of images, a CSV or a Parquet file",
     ),
     "missing weights": ([TRAIN, "backbone.weights=nowhere.pth"], "nowhere.pth"),
+    "file of a run": (["gift_vit.evaluate", f"run={ROOT}/LICENSE"], "LICENSE is no run folder: it holds no config.yaml"),
     "split of a search run": (["gift_vit.evaluate", "run=nowhere", "split=test"], "nowhere is no run folder"),
     "run to merge": (
         ["gift_vit.merge", "run=nowhere", "out=a.pth"],

@@ -70,9 +70,11 @@ class BackboneConfig(Options, section="backbone"):
     def check_present(self) -> None:
         """Refuse a file of weights, or a folder of a model, that is not there."""
         if self.weights is not None and not Path(self.weights).is_file():
-            raise ConfigError(f"backbone.weights={self.weights}: no such file")
+            raise ConfigError(f"backbone.weights={self.weights}: no such file; give backbone.weights=<where it is now>")
         if self.is_text and self._is_folder() and not expanded(self.model).is_dir():
-            raise ConfigError(f"backbone.model={self.model}: no such folder; give a name at the hub, or a folder of a model")
+            raise ConfigError(
+                f"backbone.model={self.model}: no such folder; give a name at the hub, or a folder with backbone.model=<folder>"
+            )
 
     def _is_folder(self) -> bool:
         """Whether ``model`` looks like a path, or is that of a folder."""

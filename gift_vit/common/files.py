@@ -121,6 +121,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, which is not there; on success it gets that name, otherwise it is removed."""
+    stage = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        try:
+            yield stage
+            stage.rename(path)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
 def check_readable(path: Path) -> None:
     """Refuse a file that may not be read, for libraries that then say something else.
 

@@ -143,7 +143,7 @@ def read_config(file: Path) -> DictConfig:
         if "*" in text and any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
             raise ValueError("it holds an alias, which may stand for endlessly much")
         cfg = OmegaConf.load(StringIO(text))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error

@@ -1,6 +1,7 @@
 """Export a finished run: merge, record, write, run what was written, compare."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,13 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
 
 def _in_words(error: Exception, run: Run, inputs: bool) -> str:
     """What stands in the way of a file, and what can be done about it; the library's own words in brackets."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    first = re.sub(r"\x1b\[[0-9;]*m", "", (str(cause).strip() or type(cause).__name__).splitlines()[0])
     mergeable = spec_of(run.config.method).merge is not None
     remedy = "; without adapter_inputs=true it is merged first" if inputs and mergeable else ""
-    return f"method={run.config.method_name} cannot be exported, for no graph holds what it computes ({first}){remedy}"
+    return f"method={run.config.method_name} cannot be exported like this: no graph holds what it computes ({first}){remedy}"
 
 
 def _merged(run: Run, model: nn.Module) -> tuple[nn.Module, bool]:

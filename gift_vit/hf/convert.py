@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gift_vit import __version__
+from gift_vit.common.files import expanded
 from gift_vit.common.tensors import write_tensors
 from gift_vit.methods import GiftConfig as VisionConfig
 from gift_vit.methods.adapter import FORMAT, describe_backbone, describe_method, head_names, method_config, read_adapter
@@ -68,11 +69,12 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
         target, _, part = name.removeprefix("gift.").rpartition(".")
         target = vision.target_modules[0] if vision.share else target
         tensors[f"{_PREFIX}blocks.{first}.{target}.gift_pair.{part}"] = adapter.tensors[name]
+    out = expanded(out)
     config.save_pretrained(str(out))
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", "version", "method")}
     kept["target_modules"] = list(vision.target_modules)  # peft's are a set
     metadata = {"format": "pt", _KEPT: json.dumps(kept)}
-    write_tensors(Path(out) / SAFETENSORS_WEIGHTS_NAME, tensors, metadata)
+    write_tensors(out / SAFETENSORS_WEIGHTS_NAME, tensors, metadata)
     return config
 
 
@@ -89,6 +91,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
         ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, adapts other layers than those of
             blocks, holds another part of the model than its head or not that, or the backbone is not known.
     """
+    folder = expanded(folder)
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, GiftConfig):
         raise ValueError(f"{folder} holds an adapter of peft's {config.peft_type}; only GIFT's can be converted")
@@ -97,7 +100,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
     for option, equal in (("share", ("target", "all")), ("exclude_modules", (None, _OUTSIDE)), ("bias", ("none",))):
         if (value := getattr(config, option)) not in equal:
             raise ValueError(f"{folder}: {option}={value!r} has no equal in gift_vit; retrain without it")
-    with safe_open(Path(folder) / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
         kept: dict[str, Any] = json.loads((file.metadata() or {}).get(_KEPT, "{}"))
         stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if model is not None:
@@ -126,7 +129,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
             tensors[f"gift.{'shared' if vision.share else target}.{part}"] = tensor.contiguous()
     _check_head(folder, {name for name in tensors if not name.startswith("gift.")}, model)
     facts = {"format": FORMAT, "version": __version__, "method": describe_method(vision), **kept}
-    write_tensors(Path(out), tensors, {key: json.dumps(value) for key, value in facts.items()})
+    write_tensors(expanded(out), tensors, {key: json.dumps(value) for key, value in facts.items()})
 
 
 def _check_head(folder: str | Path, whole: Set[str], model: nn.Module | None) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError, a_few
-from gift_vit.common.files import check_readable
+from gift_vit.common.files import check_readable, expanded
 from gift_vit.common.hub import ADAPTER, is_reference, local_folder
 from gift_vit.common.tensors import write_tensors
 from gift_vit.common.vits import architecture, check_vit
@@ -291,7 +291,7 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
         raise ConfigError(
             f"{path} is not written: {error}; expected metadata that JSON can hold, as class_names=['cat', 'dog']"
         ) from error
-    write_tensors(Path(path), tensors, written)
+    write_tensors(expanded(path), tensors, written)
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
@@ -302,7 +302,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
             finite.
         RunError: If the Hub cannot be reached.
     """
-    path = local_folder(path) / ADAPTER if is_reference(path) else Path(path)
+    path = local_folder(path) / ADAPTER if is_reference(path) else expanded(path)
     if not path.is_file():
         raise ConfigError(f"no adapter file {path}")
     check_readable(path)
@@ -478,11 +478,16 @@ def _check_weights(file: AdapterFile, backbone: Mapping[str, Any], strict: bool)
 
 def _check_head(model: nn.Module, file: AdapterFile) -> None:
     for name in head_names(model):
-        stored = file.tensors.get(name)
-        if stored is not None and name.endswith("weight") and len(stored) != len(model.get_parameter(name)):
+        stored, own = file.tensors.get(name), model.get_parameter(name)
+        if stored is not None and name.endswith("weight") and len(stored) != len(own):
             raise ConfigError(
-                f"{file.path} has a head of {len(stored)} classes, the model one of {len(model.get_parameter(name))}; "
+                f"{file.path} has a head of {len(stored)} classes, the model one of {len(own)}; "
                 f"create the model with num_classes={len(stored)}"
+            )
+        if stored is not None and stored.dtype != own.dtype:
+            raise ConfigError(
+                f"{file.path} has a head of {stored.dtype}, the model one of {own.dtype}; load it into a model of "
+                f"{stored.dtype}, and then convert that with .to({own.dtype})"
             )
 
 

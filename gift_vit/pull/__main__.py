@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import expanded, writing
+from gift_vit.common.files import expanded, new_folder
 from gift_vit.common.hub import PUSHED, check_repo
 from gift_vit.runs.run import Run
 
@@ -52,22 +52,17 @@ def pull(arguments: Arguments) -> None:
     run = Run.open(f"hf://{arguments.repo}" + (f"@{arguments.revision}" if arguments.revision else ""))
     run.check_finished()
     out = arguments.folder
-    stage = out.with_name(f".{out.name}.partial")
-    with writing(out):
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
-        try:
-            for name in PUSHED:
-                if (run.folder / name).is_file():
-                    (stage / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(run.folder / name, stage / name)
-            stage.rename(out)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+    with new_folder(out) as stage:
+        for name in PUSHED:
+            if (run.folder / name).is_file():
+                (stage / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(run.folder / name, stage / name)
     backbone = run.config.backbone
-    of_texts = "merge run={} out=<new folder>" if backbone.pooling == "model" else "evaluate run={} dataset_root=<folder>"
-    use = of_texts if backbone.is_text else "predict run={} images=…"
-    print(f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.{use.format(out)}")
+    of_texts = "merge {} out=<new folder>" if backbone.pooling == "model" else "evaluate {} dataset_root=<folder>"
+    use = of_texts if backbone.is_text else "predict {} images=…"
+    print(
+        f"{out}: {run.config.method_name} on {run.config.dataset.name}; try python -m gift_vit.{use.format(cli.run_word(out))}"
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The model card of a run: README.md of its repository, with its numbers as ``model-index``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -51,6 +51,16 @@ _CLASSES = _Task(
     "model.tokenizer, and in model.model transformers' own with the adapter",
 )
 _ANSWERS = replace(_CLASSES, tag="text-generation", head="An adapter", use=_MERGE % "AutoModelForCausalLM")
+
+
+def _own_weights(backbone: Mapping[str, Any]) -> str:
+    """What to do about pretrained weights that no hub has."""
+    if not backbone.get("weights"):
+        return ""
+    return f"""The pretrained weights are the file `{backbone["weights"]}`, which is not part of it: pull the run, and write
+where that file lies into its `config.yaml`, as `backbone.weights`.
+
+"""
 
 
 def _task_of(result: Result) -> _Task:
@@ -158,7 +168,7 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
 
 ## How to use it
 
-```bash
+{_own_weights(run.config["backbone"])}```bash
 {task.use.format(run=f"hf://{repo}")}python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
 python -m gift_vit.pull repo={repo} out={repo.partition("/")[2]}
 ```

@@ -15,6 +15,7 @@ from gift_vit.runs.run import Run
 # in place of the folders of a machine: what conf/paths/default.yaml says
 _PLACES = {"output_root": "outputs", "data_root": "data", "cache_root": "data/cache"}
 _TRACKER = {"kind": "none", "project": "gift-vit", "entity": None, "mode": "offline", "log_adapter": False}
+_NAMED = (*PATHS, ("backbone", "model"))  # a folder, of a model of transformers
 _PRIVATE = ("paths", "tracker", "hydra")  # sections of words that say where and for whom
 _PATH = re.compile(r"(?<![\w.:/~<>-])~?(?:/[^/\s'\",;:()\[\]{}]+)+/?")  # an absolute path in a text; no address of the web
 
@@ -49,7 +50,7 @@ def _known_paths(config: Mapping[str, Any]) -> dict[str, str]:
     """What stands for the folders that the configuration, this process and this person have; the longest ones first."""
     places = {str(config.get("paths", {}).get(key)): place for key, place in _PLACES.items()}
     here = {str(Path.cwd()): ".", str(Path.home()): "~"}
-    named = {text: Path(text).name for section, key in PATHS if (text := _absolute(config.get(section, {}), key))}
+    named = {text: Path(text).name for section, key in _NAMED if (text := _absolute(config.get(section, {}), key))}
     below = {
         text: str(Path(place, Path(text).relative_to(root)))
         for text in named
@@ -79,7 +80,7 @@ def _without_paths(value: Any, known: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     for text, place in known.items():
-        value = re.sub(rf"{re.escape(text)}(?![\w.-])", lambda _, place=place: place, value)
+        value = re.sub(rf"(?<![\w.~>-]){re.escape(text)}(?![\w.-])", lambda _, place=place: place, value)
     if value.startswith(("/", "~/", "../")):
         return Path(value).name
     return _PATH.sub(lambda found: Path(found[0]).name, value)
@@ -91,6 +92,6 @@ def _shareable_word(word: str, config: Mapping[str, Any], known: Mapping[str, st
     section, _, name = key.partition(".")
     if section.partition("@")[0].partition("/")[0] in _PRIVATE:
         return None
-    if equals and (section, name) in PATHS:
+    if equals and (section, name) in _NAMED:
         return f"{key}={config.get(section, {}).get(name)}"
     return _without_paths(word, known)

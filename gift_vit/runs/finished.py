@@ -12,7 +12,7 @@ from torch import nn
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import atomic_path, new_folder
 from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.transforms import InputStatistics
@@ -46,8 +46,14 @@ def evaluate_split(run: Run, split: str, device: str = "auto") -> Evaluation:
 
 
 def score_model(run: Run, model: nn.Module, data: VisionDataset, split: str, keep_logits: bool = False) -> Evaluation:
-    """Top-1 and loss of :func:`finished_model` on one split."""
-    return score(run.config, model, data, split, next(model.parameters()).device, keep_logits)
+    """Top-1 and loss of :func:`finished_model` on one split.
+
+    Its images are read once, here: a cache on disk is used where there is one, and none is made.
+    """
+    cfg = run.config
+    if cfg.dataset.cache == "disk":
+        cfg = replace(cfg, dataset=replace(cfg.dataset, cache="auto"))
+    return score(cfg, model, data, split, next(model.parameters()).device, keep_logits)
 
 
 def make_predictions(run: Run, device: str = "auto") -> Evaluation:
@@ -96,8 +102,9 @@ def _write_text_model(model: Any, run: Run, out: Path) -> str:
         model.model.config.label2id = {name: index for index, name in enumerate(names)}
     state = {name: tensor.contiguous() for name, tensor in model.model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
-    model.model.save_pretrained(out)
-    model.tokenizer.save_pretrained(out)
+    with new_folder(out) as stage:
+        model.model.save_pretrained(stage)
+        model.tokenizer.save_pretrained(stage)
     auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
     return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}")'
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gift_vit.common.cli import run_word
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path, sha256_of
 from gift_vit.data.ids import image_ids
@@ -140,7 +141,7 @@ def predictions_of(result: Result, split: str) -> Predictions | None:
     file = result.path.with_name(PREDICTIONS)
     if not file.is_file():
         return None
-    remedy = f"restore it, or make it again with `python -m gift_vit.evaluate run={file.parent} keep_predictions=true`"
+    remedy = f"restore it, or make it again with `python -m gift_vit.evaluate {run_word(file.parent)} keep_predictions=true`"
     known = (result.files or {}).get(PREDICTIONS)
     if known is not None and sha256_of(file) != known:
         raise ConfigError(f"{file} has another SHA-256 than {result.path.name} says: it is not the run's own; {remedy}")

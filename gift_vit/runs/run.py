@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.cli import run_word
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
 from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
-from gift_vit.config.loader import check_present, load_config, read_config
+from gift_vit.config.loader import load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.data.config import CommonsenseConfig
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
@@ -103,7 +104,7 @@ class Run:
         file = self.folder / CONFIG
         try:
             cfg = read_config(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(
                 f"{self.folder} is no run folder: it holds no {CONFIG}; give run=<a folder below outputs/>"
             ) from None
@@ -229,7 +230,7 @@ class Run:
         with suppress(ConfigError):  # a record can be read, and its configuration not
             if reason := self._keeps_none:
                 return f"it {reason}"
-        return f"make them with `python -m gift_vit.evaluate run={self.folder} keep_predictions=true`"
+        return f"make them with `python -m gift_vit.evaluate {run_word(self.folder)} keep_predictions=true`"
 
     def split(self, wanted: str | None = None) -> str:
         """The split to look at: ``wanted``, or for None the one whose score counts; the search phase does not see test."""
@@ -260,7 +261,9 @@ class Run:
 
         self.check_finished()
         cfg = self.config
-        model = build_model(cfg, self.num_classes)
+        with self._told_where_weights_are_named():
+            cfg.backbone.check_present()
+            model = build_model(cfg, self.num_classes)
         if self.result and not holds_weights(applied_method(model).backbone, self.result.backbone):
             raise ConfigError(
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
@@ -296,7 +299,9 @@ class Run:
         """Refuse a run that is not finished, or whose data or weights are not there; imports nothing heavy."""
         self.check_finished()
         with self._told_where_it_may_be():
-            check_present(self.config)
+            self.config.dataset.check_present()
+        with self._told_where_weights_are_named():
+            self.config.backbone.check_present()
 
     @contextmanager
     def _told_where_it_may_be(self) -> Iterator[None]:
@@ -307,6 +312,14 @@ class Run:
             if all(os.path.exists(path) for path in self.config.dataset.needed()):
                 raise
             raise ConfigError(f"{error}; or give dataset_root=<where it is now>") from error
+
+    @contextmanager
+    def _told_where_weights_are_named(self) -> Iterator[None]:
+        """Say of weights that are not there what those who look at runs can change: the run's own configuration."""
+        try:
+            yield
+        except (ConfigError, RunError) as error:
+            raise type(error)(f"{error}, in {self.folder / CONFIG}") from error
 
     def check_fingerprint(self, data: "VisionDataset") -> None:
         """Refuse data that is not what the finished run was trained on; of an imported adapter that is not known."""
@@ -333,7 +346,7 @@ class Run:
         """As :meth:`check_finished`, and refuse a model of texts: for ``what``, a plural, there is of pictures alone."""
         self.check_finished()
         if self.config.backbone.is_text:
-            merge = f"`python -m gift_vit.merge run={self.folder} out=<new folder>` gives transformers this one"
+            merge = f"`python -m gift_vit.merge {run_word(self.folder)} out=<new folder>` gives transformers this one"
             use = "its scores are had by gift_vit.evaluate" if self.config.backbone.pooling == "mean" else merge
             raise ConfigError(f"{self.folder} takes texts, and not pictures: {what} are for runs on images; {use}")
 

@@ -119,7 +119,8 @@ def print_single_runs(console: Console, jobs: Sequence[Job]) -> None:
 
 def _print_counts(console: Console, statuses: Sequence[JobStatus]) -> None:
     counts = Counter(status.state for status in statuses)
-    console.print(f"  {len(statuses)} run{'s' * (len(statuses) != 1)}: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
+    runs = "1 run" if len(statuses) == 1 else f"{len(statuses)} runs"
+    console.print(f"  {runs}: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state]))
 
 
 def print_sweep(console: Console, sweep: Sweep, runs: bool) -> None:

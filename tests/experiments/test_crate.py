@@ -64,6 +64,17 @@ def test_every_finished_run_is_described(tmp_path: Path) -> None:
         assert entities["#backbone"]["identifier"] == record["backbone"]["weights_sha256"]
 
 
+def test_a_record_that_cannot_be_read_is_told_after_the_other_runs(tmp_path: Path) -> None:
+    first, *others = sorted(file.parent for file in Path(shutil.copytree(OLD, tmp_path / "runs")).rglob("result.json"))
+    assert others
+    (first / "result.json").write_text("{")
+    done = run_module("experiments.crate", "runs=runs", cwd=tmp_path)
+    assert done.stdout.split() == [str(Path(folder.relative_to(tmp_path), "ro-crate-metadata.json")) for folder in others]
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "result.json is no readable result" in done.stderr
+    assert f"(1 of {1 + len(others)} runs have no crate)" in done.stderr
+
+
 def test_what_is_described_is_still_a_run(tmp_path: Path) -> None:
     run = shutil.copytree(next(OLD.rglob("result.json")).parent, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}

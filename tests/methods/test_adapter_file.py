@@ -228,6 +228,19 @@ def test_a_file_that_does_not_fit(tiny_vit: nn.Module, path: Path, method: dict[
         load_adapter(tiny_vit, path)
 
 
+def test_a_model_of_other_numbers_is_told_what_to_do(tiny_vit: nn.Module, path: Path) -> None:
+    with refused(f"{path} has a head of torch.float32, the model one of torch.bfloat16; load it into a model of torch.float32"):
+        load_adapter(deepcopy(tiny_vit).to(torch.bfloat16), path)
+    load_adapter(tiny_vit, path).to(torch.bfloat16)
+
+
+def test_home_folders_are_known(trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_adapter(trained, "~/a.safetensors")
+    assert (tmp_path / "a.safetensors").is_file()
+    load_adapter(trained, "~/a.safetensors")
+
+
 def test_another_config_of_the_same_method(tiny_vit: nn.Module, path: Path) -> None:
     apply_method(tiny_vit, GiftConfig(rank=8))
     with pytest.raises(ConfigError, match=r"adapter.safetensors was trained with .*'rank': 4.*, the model has .*'rank': 8"):

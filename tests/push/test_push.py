@@ -135,6 +135,10 @@ def test_names_of_classes_are_no_paths(run: Run, tmp_path: Path) -> None:
     config, shared = shareable(Run.open(copy))
     assert shared["data"]["class_names"] == names
     assert _without_paths("train/<class>*.jpg, val/<class>/", {}) == "train/<class>*.jpg, val/<class>/"
+    known = {"/data": ".", "/root": "~"}
+    for told in ("https://example.org/data/foo", "shared/data/x", "timm/root", "~/root"):
+        assert _without_paths(told, known) == (told if told != "~/root" else "root")
+    assert _without_paths("of file:///data/x and /root/y", known) == "of file://./x and y"
     assert str(run.folder) not in json.dumps([config, shared])
 
 
@@ -167,6 +171,7 @@ def metadata(path: Path) -> str:
         ("dataset.root", "../alice/cats", "cats"),
         ("dataset.root", "~/alice/cats", "cats"),
         ("backbone.weights", "/home/alice/w/vit.pth", "vit.pth"),
+        ("backbone.model", "/home/alice/dr smith/bert", "bert"),
         ("dataset.files", {"train": "/home/alice/x/*.parquet"}, {"train": "*.parquet"}),
         ("dataset.name", "and/or", "and/or"),
     ],

@@ -15,6 +15,7 @@ from gift_vit.engine.state import Precision, product_precision_kept
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run, find_runs, locked_folder
 from gift_vit.runs.train import Call, train_run
+from gift_vit.runs.verify import Untruth, verify_run
 from tests.conf.files import composed
 
 FAILURE = json.dumps({"error": "RunError", "message": "no space left", "failed_at": "2026-01-01", "traceback": "Traceback"})
@@ -160,6 +161,20 @@ def test_a_model_on_other_pretrained_weights_is_refused(tmp_path: Path, configur
     torch.save(other, weights)
     with pytest.raises(ConfigError, match=r"was trained on other pretrained weights than test_vit\S* loads now; restore them"):
         Run.open(cfg.folder).model()
+    moved = tmp_path / "moved.pth"
+    torch.save(one, moved)
+    weights.unlink()
+    for look in (Run.open(cfg.folder).check_present, Run.open(cfg.folder).model):
+        with pytest.raises(ConfigError) as caught:
+            look()
+        place = f"give backbone.weights=<where it is now>, in {cfg.folder}/config.yaml"
+        assert str(caught.value) == f"backbone.weights={weights}: no such file; {place}"
+    config = cfg.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(weights), str(moved)))
+    assert list(verify_run(Run.open(cfg.folder)))[-1].startswith("scored again: ")
+    config.write_text(config.read_text().replace("model: test_vit", "model: test_vit2"))
+    with pytest.raises(Untruth, match=r"backbone\.model is test_vit2"):
+        list(verify_run(Run.open(cfg.folder)))
 
 
 def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -145,10 +146,17 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(configured: Configur
     assert one == other
 
 
-def test_a_merged_run_is_a_plain_folder_of_transformers(configured: Configured, tmp_path: Path) -> None:
+def test_a_merged_run_is_a_plain_folder_of_transformers(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = configured("method=gift_qv", "method.rank=4")
     trained(cfg)
     run = Run.open(cfg.folder)
+    monkeypatch.setattr(type(run.model().tokenizer), "save_pretrained", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_merged(run, tmp_path / "merged")
+    assert not list(tmp_path.glob("*merged*"))
+    monkeypatch.undo()
     assert "from_pretrained" in write_merged(run, tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
