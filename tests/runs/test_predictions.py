@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from gift_vit.common.errors import ConfigError, RunError
@@ -18,6 +19,7 @@ from gift_vit.data.base import FileSource, SubsetSource, VisionDataset
 from gift_vit.data.ids import image_ids
 from gift_vit.data.kinds.parquet import read_table
 from gift_vit.runs.build import eval_loader
+from gift_vit.runs.finished import evaluate_split
 from gift_vit.runs.predictions import Predictions, keep_predictions, read_predictions, to_float16, write_predictions
 from gift_vit.runs.result import read_result
 from gift_vit.runs.run import Run
@@ -280,3 +282,15 @@ def test_outputs_that_are_no_numbers_are_said(final_run: Run, tmp_path: Path) ->
     logits = np.full((797, 10), math.nan, np.float32)
     with pytest.raises(RunError, match=r"outputs on test are not all finite"):
         keep_predictions(tmp_path, final_run.data(), {"test": Evaluation(0.0, 0.0, 797, logits)})
+
+
+def test_scoring_again_makes_no_cache(copied_run: Run, tmp_path: Path) -> None:
+    """What was kept on the disk of another machine may have no place here."""
+    config = copied_run.folder / "config.yaml"
+    cfg = OmegaConf.load(config)
+    cfg.dataset.cache, cfg.paths.cache_root = "disk", str(tmp_path / "cache")
+    OmegaConf.save(cfg, config)
+    run = Run.open(copied_run.folder)
+    assert run.result is not None
+    assert evaluate_split(run, "test", "cpu").top1 == run.result.metrics["test_top1"]
+    assert not (tmp_path / "cache").exists()
