@@ -32,7 +32,6 @@ SCORES = {
     "temperature": "what the logits are divided by for ece_scaled: the one with the lowest nll on val",
     "ece_scaled": "ece with that temperature; none where no predictions of val are kept",
 }
-PERCENT = frozenset(SCORES) - {"nll", "temperature"}
 
 
 @dataclass(frozen=True)
