@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from timm.layers.drop import DropPath
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError
@@ -61,41 +62,24 @@ class Adapter(nn.Module):
         return (self.scale * change).to(x.dtype)
 
 
-class PreBlock(AdaptedBlock):
-    """y' + m(y') for y' = y + A(y)."""
+class AdapterBlock(AdaptedBlock):
+    """timm's block with adapters at ``position``, any but ``post``; ``adapter_attn`` is the first one of ``houlsby``."""
 
     adapter: Adapter
+    adapter_attn: Adapter
+
+    def __init__(self, block: Block, position: str, **own: Adapter) -> None:
+        super().__init__(block, **own)
+        self.position = position
 
     def compose(self, x: Tensor, attend: Branch, feed: Branch) -> Tensor:
         """As :class:`AdaptedBlock` says."""
-        y = attend(x)
-        return feed(y + self.adapter(y))
-
-
-class ParallelBlock(AdaptedBlock):
-    """y + m(y) + A(y)."""
-
-    adapter: Adapter
-
-    def compose(self, x: Tensor, attend: Branch, feed: Branch) -> Tensor:
-        """As :class:`AdaptedBlock` says."""
-        y = attend(x)
-        return feed(y) + self.adapter(y)
-
-
-class IntermediateBlock(AdaptedBlock):
-    """y + m + A(m), and with ``adapter_attn`` y = x + a + A'(a)."""
-
-    adapter: Adapter
-
-    def compose(self, x: Tensor, attend: Branch, feed: Branch) -> Tensor:
-        """As :class:`AdaptedBlock` says."""
-        first: Adapter | None = getattr(self, "adapter_attn", None)
-        y = attend(x) if first is None else attend(x, lambda a: a + first(a))
+        y = attend(x, lambda a: a + self.adapter_attn(a)) if self.position == "houlsby" else attend(x)
+        if self.position == "pre":
+            return feed(y + self.adapter(y))
+        if self.position == "parallel":
+            return feed(y) + self.adapter(y)
         return feed(y, lambda m: m + self.adapter(m))
-
-
-_BLOCKS = {"pre": PreBlock, "parallel": ParallelBlock, "intermediate": IntermediateBlock, "houlsby": IntermediateBlock}
 
 
 @register_method(
@@ -116,7 +100,7 @@ def apply_adapter(model: nn.Module, cfg: AdapterConfig) -> None:
             own = {"adapter": _adapter_of(model, block, cfg)}
             if cfg.position == "houlsby":
                 own = {"adapter_attn": _adapter_of(model, block, cfg), **own}
-            model.set_submodule(f"blocks.{index}", _BLOCKS[cfg.position](block, **own))
+            model.set_submodule(f"blocks.{index}", AdapterBlock(block, cfg.position, **own))
     if cfg.train_norms:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
