@@ -1,9 +1,11 @@
 """Folders that are there completely or not at all."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import LockedError, clear, locked, writing
@@ -56,6 +58,20 @@ def complete_folder(out: Path, own: Sequence[str]) -> Iterator[Path]:
                 out.rename(replaced)
             stage.rename(out)
             _remove(replaced)
+
+
+def read_complete(file: str, form: int, needed: Sequence[str], folder: Path, task: str) -> dict[str, Any] | None:
+    """What ``file`` holds, in a ``form`` of it, if the folder has the task complete; else None.
+
+    That is every ``needed`` split, and the Parquet file of each split that it names, in its recorded size.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        meta = json.loads((folder / file).read_text())
+        sizes = {split: (folder / f"{split}.parquet").stat().st_size for split in (*needed, *meta["splits"])}
+        recorded = {split: meta["splits"][split]["bytes"] for split in sizes}
+        if (meta["format"], meta["task"], recorded) == (form, task, sizes):
+            return meta
+    return None
 
 
 def clear_leftovers(out: Path) -> None:

@@ -36,7 +36,7 @@ def write_croissant(folder: Path, name: str, description: str, distribution: Seq
         name: Its name.
         description: A sentence.
         distribution: Of :func:`file_object` and :func:`image_set`.
-        records: Of :func:`split_records` and :func:`table_records`.
+        records: Of :func:`split_records`, and of tables.
     """
     write_json(
         folder / CROISSANT,
@@ -50,6 +50,16 @@ def write_croissant(folder: Path, name: str, description: str, distribution: Seq
             "recordSet": list(records),
         },
     )
+
+
+def describe_tables(
+    folder: Path, name: str, description: str, splits: Mapping[str, int], columns: Mapping[str, str], record: str
+) -> None:
+    """:func:`write_croissant` for a Parquet file of each split, all with the same columns, and the ``record`` beside them."""
+    files = {split: f"{split}.parquet" for split in splits}
+    tables = [_table_records(split, file, columns) for split, file in files.items()]
+    distribution = [file_object(folder, file) for file in (*files.values(), record)]
+    write_croissant(folder, name, description, distribution, [split_records(splits), *tables])
 
 
 def file_object(folder: Path, name: str) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _kind(name: str) -> str:
     return next(kind for beginning, kind in _SPLITS.items() if last.startswith(beginning))
 
 
-def table_records(split: str, file: str, columns: Mapping[str, str]) -> dict[str, Any]:
+def _table_records(split: str, file: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """The rows of a table of one split, with the type of each column."""
     fields = [
         {**_field(split, name, kind), "source": {"fileObject": {"@id": file}, "extract": {"column": name}}}

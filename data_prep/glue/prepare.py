@@ -1,12 +1,11 @@
 """From the files of a task, at the hub or in a folder, to three Parquet files and ``glue.json``: all of them or none."""
 
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants as hub
 
-from data_prep.complete import check_own, complete_folder
-from data_prep.croissant import CROISSANT, file_object, split_records, table_records, write_croissant
+from data_prep.complete import check_own, complete_folder, read_complete
+from data_prep.croissant import CROISSANT, describe_tables
 from data_prep.download import RemoteFile, fetch
 from data_prep.glue.tasks import SPLITS, Column, Form, Table, Task
 from gift_vit.common.errors import ConfigError
@@ -29,6 +28,8 @@ FORMAT = 1
 META = "glue.json"
 OWN = (META, CROISSANT, *(f"{split}.parquet" for split in SPLITS))  # all that a task's folder holds
 HIDDEN = -1  # the label of an example that the server alone has
+
+read_meta = partial(read_complete, META, FORMAT, ("train", "dev"))
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,6 @@ def prepare(task: Task, root: Path, folder: Path | None) -> str:
         write_json(stage / META, meta)
         _describe(stage, task, meta)
     return f"ready: {_described(meta, out)}"
-
-
-def read_meta(folder: Path, task: str) -> dict[str, Any] | None:
-    """What ``glue.json`` holds, if the folder has the task complete: every file in its recorded size; else None."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        meta = json.loads((folder / META).read_text())
-        sizes = {split: (folder / f"{split}.parquet").stat().st_size for split in meta["splits"]}
-        recorded = {split: summary["bytes"] for split, summary in meta["splits"].items()}
-        if (meta["format"], meta["task"], recorded) == (FORMAT, task, sizes):
-            return meta
-    return None
 
 
 def _described(meta: Mapping[str, Any], out: Path) -> str:
@@ -194,14 +184,7 @@ def _summary(file: Path, table: pa.Table) -> dict[str, Any]:
 
 def _describe(folder: Path, task: Task, meta: Mapping[str, Any]) -> None:
     """Write ``croissant.json`` beside the files."""
-    files = {split: f"{split}.parquet" for split in meta["splits"]}
     label = "sc:Integer" if task.classes else "sc:Float"
     columns = {**dict.fromkeys(task.texts, "sc:Text"), "label": label, "idx": "sc:Integer"}
     counts = {split: summary["examples"] for split, summary in meta["splits"].items()}
-    write_croissant(
-        folder,
-        f"glue_{task.name}",
-        f"{task.folders[0]}, a task of GLUE.",
-        [file_object(folder, name) for name in (*files.values(), META)],
-        [split_records(counts), *(table_records(split, name, columns) for split, name in files.items())],
-    )
+    describe_tables(folder, f"glue_{task.name}", f"{task.folders[0]}, a task of GLUE.", counts, columns, META)

@@ -1,11 +1,10 @@
 """The folder of a prepared task: three Parquet files and ``meta.json``, there completely or not at all."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.croissant import CROISSANT, file_object, split_records, table_records, write_croissant
+from data_prep.complete import read_complete
+from data_prep.croissant import CROISSANT, describe_tables
 from data_prep.vtab.verify import ids_sha256
 from gift_vit.common.files import writing
 
@@ -22,6 +22,8 @@ META = "meta.json"
 SPLITS = ("train800", "val200", "test")
 OWN = (META, CROISSANT, *(f"{split}.parquet" for split in SPLITS))  # all that a task's folder holds
 ROWS_PER_GROUP = 500
+
+read_meta = partial(read_complete, META, FORMAT, SPLITS)
 
 _COLUMNS = pa.schema([("image", pa.binary()), ("label", pa.int16()), ("id", pa.string()), ("index", pa.int64())])
 _COLUMN_TYPES = {"image": "sc:ImageObject", "label": "sc:Integer", "id": "sc:Text", "index": "sc:Integer"}
@@ -97,27 +99,8 @@ class SplitWriter:
             self._rows = []
 
 
-def read_meta(folder: Path, task: str) -> dict[str, Any] | None:
-    """What ``meta.json`` holds, if the folder is a complete export of the task: every file there, in its recorded size."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        meta = json.loads((folder / META).read_text())
-        sizes = {name: (folder / f"{name}.parquet").stat().st_size for name in SPLITS}
-        recorded = {name: meta["splits"][name]["bytes"] for name in SPLITS}
-        if (meta["format"], meta["task"], recorded) == (FORMAT, task, sizes):
-            return meta
-    return None
-
-
 def describe_task(folder: Path, title: str, meta: Mapping[str, Any]) -> None:
     """Write ``croissant.json`` beside the files of a task; ``meta`` is what ``meta.json`` holds."""
-    files = {split: f"{split}.parquet" for split in SPLITS}
-    write_croissant(
-        folder,
-        f"vtab1k_{meta['task']}",
-        f"{title}, a task of VTAB-1k: {meta['num_classes']} classes.",
-        [file_object(folder, name) for name in (*files.values(), META)],
-        [
-            split_records({split: meta["splits"][split]["images"] for split in SPLITS}),
-            *(table_records(split, name, _COLUMN_TYPES) for split, name in files.items()),
-        ],
-    )
+    description = f"{title}, a task of VTAB-1k: {meta['num_classes']} classes."
+    counts = {split: meta["splits"][split]["images"] for split in SPLITS}
+    describe_tables(folder, f"vtab1k_{meta['task']}", description, counts, _COLUMN_TYPES, META)
