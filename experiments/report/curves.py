@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from experiments.report.charts import COLOURS, DASHES, MAX_POINTS, Chart, curve_chart
-from experiments.report.runs import ShownRun, display_order, shared_score, varying_keys
+from experiments.report.runs import ShownRun, display_order, varying_keys
 from experiments.report.tables import HtmlCell, number
 from gift_vit.config.keys import value_order
+from gift_vit.runs.result import score_of
 from gift_vit.runs.run import METRICS
 
 MAX_RUNS = 1000  # with curves; the page grows by about 4 KB for each
@@ -54,11 +55,12 @@ def build_curves(runs: Iterable[ShownRun], href: Href) -> tuple[list[CurvePanel]
         if curve:
             groups[run.dataset, run.method, run.phase].append((run, curve))
     order = sorted(groups, key=lambda key: (key[2] != "final", display_order(key)))
-    return [_panel(key, groups[key], href) for key in order], _notes(len(known), curves, shared_score(known))
+    notes = _notes(len(known), curves, score_of(run.score_name for run in known))
+    return [_panel(key, groups[key], href) for key in order], notes
 
 
 def _panel(key: tuple[str, str, str], group: Sequence[tuple[ShownRun, Curve]], href: Href) -> CurvePanel:
-    score = shared_score(run for run, _ in group)
+    score = score_of(run.score_name for run, _ in group)
     keys = varying_keys(run for run, _ in group) or ["optim.lr", "seed"]
     group = sorted(group, key=lambda item: [value_order(item[0].settings.get(name)) for name in keys])
     labels = [", ".join(f"{_short(name)} {run.text(name)}" for name in keys) for run, _ in group]

@@ -158,7 +158,7 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
         table = TABLES[benchmark](fitting, published=published)
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
-    score = "accuracy" if score_of(fitting) in ("top-1", "accuracy") else "score"
+    score = "accuracy" if score_of(result.score_name for result in fitting) in ("top-1", "accuracy") else "score"
     panels = _scatter_panels(grid), build_class_panels(fitting), build_kept(grid)
     return Comparison(heading, result_table(table), *panels, score=score, left_out=clashes)
 

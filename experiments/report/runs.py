@@ -83,12 +83,6 @@ class ShownRun:
         return told or f"{len(self.run.curve())} of {self.settings.get('trainer.epochs', 'unknown')} epochs done"
 
 
-def shared_score(runs: Iterable[ShownRun]) -> str:
-    """What the scores of runs are, in a sentence; ``score`` where they are not the same."""
-    names = {run.score_name for run in runs}
-    return names.pop() if len(names) == 1 else "score"
-
-
 def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[ShownRun]:
     """Every run below the folders, by path.
 

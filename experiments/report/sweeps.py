@@ -8,8 +8,9 @@ from statistics import fmean
 
 from matplotlib import colormaps
 
-from experiments.report.runs import ShownRun, display_order, shared_score, varying_keys
+from experiments.report.runs import ShownRun, display_order, varying_keys
 from gift_vit.config.keys import best_of, identifying
+from gift_vit.runs.result import score_of
 
 LR, WEIGHT_DECAY = "optim.lr", "optim.weight_decay"
 _COLOURS = colormaps["cividis"]  # told apart by colour-blind readers and in grey
@@ -100,7 +101,7 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
         for values, cells in sorted(maps.items(), key=lambda item: [_order(value) for value in item[0]])
     ]
     missing = sum((wd, lr) not in cells for cells in maps.values() for wd, lr in product(decays, lrs))
-    return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), shared_score(runs))
+    return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), score_of(run.score_name for run in runs))
 
 
 def _by_seed(runs: Sequence[ShownRun]) -> dict[object, float]:

@@ -7,12 +7,12 @@ from itertools import groupby
 from statistics import median
 
 from experiments.report.charts import Entry, pareto_front
-from experiments.report.runs import ShownRun, display_order, shared_score
+from experiments.report.runs import ShownRun, display_order
 from gift_vit.results.cells import top1_text, trained_alone
 from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import dataset_name, method_name, titled
 from gift_vit.results.render import DASH, Table, ranks
-from gift_vit.runs.result import Result, things_of
+from gift_vit.runs.result import Result, score_of, things_of
 
 MAX_ROWS = 2000  # of the list of runs: browsers lay out more of them too slowly
 
@@ -126,7 +126,8 @@ def runs_table(runs: Iterable[ShownRun], href: Href) -> HtmlTable:
     """Every finished run; where there are too many, the final runs first and then the best searches."""
     finished = [run for run in runs if run.result]
     finished.sort(key=lambda run: (run.phase != "final", -(run.val_top1 or 0.0)))
-    score, mixed = shared_score(finished) if finished else "top-1", len({run.score_name for run in finished}) > 1
+    names = {run.score_name for run in finished}
+    score, mixed = score_of(names) if names else "top-1", len(names) > 1
     rows = [
         [
             *_labels(run),

@@ -226,15 +226,14 @@ def thing_of(backbone_kind: object) -> str:
     return "text" if backbone_kind == "transformers" else "image"
 
 
-def score_of(results: Iterable[Result]) -> str:
-    """What the score of several runs is, in a sentence; ``score`` where it is not the same."""
-    names = {result.score_name for result in results}
-    return names.pop() if len(names) == 1 else "score"
+def score_of(names: Iterable[str]) -> str:
+    """What the score of several runs is, by what each one's is called; ``score`` where it is not the same."""
+    return found.pop() if len(found := set(names)) == 1 else "score"
 
 
 def scored_as(results: Sequence[Result]) -> str:
     """The split whose score counts, and what the score is: ``test top-1``."""
-    return f"{results[0].scored_on} {score_of(results)}"
+    return f"{results[0].scored_on} {score_of(result.score_name for result in results)}"
 
 
 def things_of(results: Iterable[Result]) -> str:

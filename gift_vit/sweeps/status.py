@@ -177,7 +177,7 @@ def _runs_table(statuses: Sequence[JobStatus], words: Sequence[dict[str, str]]) 
 
 
 def _score_name(statuses: Sequence[JobStatus]) -> str:
-    return score_of(done) if (done := [status.result for status in statuses if status.result]) else "top-1"
+    return score_of(done) if (done := [status.result.score_name for status in statuses if status.result]) else "top-1"
 
 
 def _duration(seconds: float) -> str:
