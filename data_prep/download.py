@@ -3,7 +3,6 @@
 A file's SHA-256 is computed once and then remembered.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from rich.filesize import decimal
 
 from data_prep.progress import transfer
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import clear, locked, write_json, writing
+from gift_vit.common.files import clear, locked, sha256_of, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ CONNECT_TIMEOUT_S = 20.0
 STALL_TIMEOUT_S = 60.0
 CHUNK = 128 * 1024
 _TRY_AGAIN = {408, 425, 429}
-_HASHED_AT_ONCE = 1 << 20
 _LARGE = 100 << 20
 
 
@@ -100,14 +98,11 @@ def verify(path: Path, file: RemoteFile) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in lower-case hexadecimal."""
-    found, size = hashlib.sha256(), path.stat().st_size
+    size = path.stat().st_size
     if size > _LARGE:
         logger.info("computing the SHA-256 of %s (%s)", path, decimal(size))
-    with path.open("rb") as file, transfer(f"checking {path.name}", size) as show:
-        while chunk := file.read(_HASHED_AT_ONCE):
-            found.update(chunk)
-            show(file.tell())
-    return found.hexdigest()
+    with transfer(f"checking {path.name}", size) as show:
+        return sha256_of(path, show=show)
 
 
 def mismatch(path: Path, size: int | None, digest: str | None) -> str | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from hashlib import sha256
@@ -182,14 +182,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def sha256_of(file: Path, size: int | None = None) -> str:
-    """The SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal; of one that is larger than the memory, too."""
+def sha256_of(file: Path, size: int | None = None, show: Callable[[int], object] = lambda _: None) -> str:
+    """The SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal; ``show`` is told how many bytes are done."""
     digest = sha256()
     left = file.stat().st_size if size is None else size
     with file.open("rb") as content:
         while piece := content.read(min(left, 1 << 20)):
             digest.update(piece)
             left -= len(piece)
+            show(content.tell())
     return digest.hexdigest()
 
 
