@@ -40,12 +40,12 @@ def top1_cell(runs: Sequence[Result], show_n: bool) -> Cell:
     return score_cell(all_top1(runs), show_n)
 
 
-def score_cell(top1: Sequence[float], show_n: bool) -> Cell:
+def score_cell(top1: Sequence[float], show_n: bool, decimals: int = 2) -> Cell:
     """Mean ± sample standard deviation (n - 1) of scores in percent; one seed has no deviation, none is a dash."""
     if not top1:
         return Cell(DASH, (None, None, 0))
     std = stdev(top1) if len(top1) > 1 else None
-    text = top1_text(fmean(top1), std)
+    text = top1_text(fmean(top1), std, decimals)
     return Cell(f"{text} (n={len(top1)})" if show_n else text, (fmean(top1), std, len(top1)))
 
 

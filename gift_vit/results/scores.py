@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean, stdev
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.results.cells import mean_cell, ordered_rows, top1_text
+from gift_vit.results.cells import mean_cell, ordered_rows, score_cell
 from gift_vit.results.collect import Grid
 from gift_vit.results.kept import MEASURES, measure_comparison, measure_notes, measured
 from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
@@ -62,7 +61,7 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         columns += [_column(score, title, dataset, ranked) for dataset in datasets]
         columns += [Column("Mean", title, (f"{score}_mean",), ranked)] * (len(datasets) > 1)
         for own, row in zip(cells, ordered_rows(grid, keys), strict=True):
-            members = [score_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
+            members = [_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
             own += members
             own += [mean_cell([_number(cell) for cell in members], _decimals(score))] * (len(datasets) > 1)
     empty = tuple(Cell(DASH, (None,) * len(column.csv)) for column in columns)
@@ -81,7 +80,7 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
     )
 
 
-def score_cell(runs: Sequence[Result], score: str) -> Cell:
+def _cell(runs: Sequence[Result], score: str) -> Cell:
     """Mean ± sample standard deviation of a score over seeds; a dash unless every run has it."""
     if score in MEASURES:
         found = [measured(run, score) for run in runs]
@@ -90,8 +89,7 @@ def score_cell(runs: Sequence[Result], score: str) -> Cell:
     known = [value for value in found if value is not None]
     if not known or len(known) < len(runs):
         return Cell(DASH, (None, None, len(known)))
-    std = stdev(known) if len(known) > 1 else None
-    return Cell(top1_text(fmean(known), std, _decimals(score)), (fmean(known), std, len(known)))
+    return score_cell(known, show_n=False, decimals=_decimals(score))
 
 
 def _column(score: str, title: str, dataset: str, ranked: bool) -> Column:
