@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_model
 from timm.layers.config import set_fused_attn
+from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -82,10 +83,7 @@ def build_model(cfg: PretrainConfig) -> nn.Module:
 
 def build_optimizer(model: nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
     """AdamW; vectors, the class token and the position embedding do not decay."""
-    exempt = {"cls_token", "pos_embed"}
-    decay = [p for name, p in model.named_parameters() if p.ndim > 1 and name not in exempt]
-    rest = [p for name, p in model.named_parameters() if p.ndim <= 1 or name in exempt]
-    groups = [{"params": rest, "weight_decay": 0.0}, {"params": decay, "weight_decay": cfg.weight_decay}]
+    groups = param_groups_weight_decay(model, cfg.weight_decay, no_weight_decay_list={"cls_token", "pos_embed"})
     return torch.optim.AdamW(groups, lr=cfg.lr)
 
 
