@@ -25,6 +25,13 @@ def together(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
+def encode(pixels: Any, form: str = "PNG", **options: Any) -> bytes:
+    """An image file of an array's uint8 pixels, or of a Pillow image."""
+    buffer = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 def _noise(seed: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
@@ -38,13 +45,7 @@ def noise() -> Callable[..., Image.Image]:
 @pytest.fixture
 def png() -> Callable[[int], bytes]:
     """``png(seed)``: the noise image of a seed, encoded without loss."""
-
-    def encode(seed: int) -> bytes:
-        buffer = io.BytesIO()
-        _noise(seed).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    return encode
+    return lambda seed: encode(_noise(seed))
 
 
 @pytest.fixture

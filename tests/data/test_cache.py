@@ -1,6 +1,5 @@
 """A cache gives the pixels that decoding gives, is built once, and is never taken for ready half-written."""
 
-import io
 import multiprocessing
 import os
 import pickle
@@ -25,7 +24,7 @@ from gift_vit.data.cache import CachedImages, PixelSource, PreparedImages, open_
 from gift_vit.data.config import CacheSettings, FolderConfig, TransformConfig
 from gift_vit.data.loaders import EvalLoader, TrainLoader
 from gift_vit.data.transforms import ImageTransform, InputStatistics, build_eval_transform, build_train_transform
-from tests.data.conftest import together
+from tests.data.conftest import encode, together
 
 STATS = InputStatistics(24, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), "bilinear")
 CROP = TransformConfig(crop_ratio=0.875, random_crop=True, hflip=0.5, resize="bilinear")
@@ -119,11 +118,9 @@ def test_a_changed_image_of_the_same_size(tmp_path: Path, data: VisionDataset, m
     file = tmp_path / "images/train/class0/0.jpg"
     with Image.open(file) as image:
         mirrored = image.transpose(Image.Transpose.ROTATE_180)
-    buffer = io.BytesIO()
-    mirrored.save(buffer, "JPEG", quality=80)
-    size = file.stat().st_size
-    assert len(buffer.getvalue()) < size
-    file.write_bytes(buffer.getvalue().ljust(size, b"\0"))  # what follows a JPEG's end is not read
+    content, size = encode(mirrored, "JPEG", quality=80), file.stat().st_size
+    assert len(content) < size
+    file.write_bytes(content.ljust(size, b"\0"))  # what follows a JPEG's end is not read
     changed = build_dataset(make_config(FolderConfig, root=tmp_path / "images"))
     assert changed.fingerprint == data.fingerprint  # it knows paths and sizes alone
     after = open_pixels(changed, "train", transform, settings(tmp_path))

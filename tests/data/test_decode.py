@@ -26,18 +26,13 @@ from gift_vit.data.decode import OWN_DATA, Decoder
 from gift_vit.data.report import describe
 from gift_vit.data.transforms import InputStatistics, build_eval_transform
 from gift_vit.data.trees import readable_endings
+from tests.data.conftest import encode
 
 Pixels = NDArray[np.uint8]
 AS_PUBLISHED = Decoder(upright=False, ground=None)
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 RED, SEEN = (255, 0, 0, 0), (10, 20, 30, 255)  # hidden under alpha 0, and opaque
-
-
-def encode(image: Image.Image, form: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def png(depth: int, colour: int, row: bytes, width: int, transparent: bytes = b"") -> bytes:

@@ -20,16 +20,11 @@ from gift_vit.data.base import build_dataset
 from gift_vit.data.config import Vtab1kConfig
 from gift_vit.data.decode import Decoder
 from gift_vit.data.kinds import vtab1k
+from tests.data.conftest import encode
 
 Noise = Callable[..., Image.Image]
 Make = Callable[..., Vtab1kConfig]
 SIZES = {"train800": 11, "val200": 4, "test": 9}
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def task(tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, (split, size) in enumerate(SIZES.items()):
         with task_folder.SplitWriter(root / f"{split}.parquet", None) as writer:
             for i in range(size):
-                image = encoded(noise(100 * number + i, (40, 30)), "PNG" if i % 3 == 0 else "JPEG")
+                image = encode(noise(100 * number + i, (40, 30)), "PNG" if i % 3 == 0 else "JPEG")
                 writer.add(task_folder.Row(image, i % 3, f"{split}_{i}.jpg", i))
         splits[split] = {"cut": "train[:]", **writer.summary()}
     meta = {"format": 1, "task": "cubes", "source": "original", "origin": {}, "num_classes": 3, "class_names": None}
@@ -76,7 +71,7 @@ def test_images_labels_and_splits(config: Make, noise: Noise) -> None:
         assert label == index % 3
         original = noise(200 + index, (40, 30))
         if index % 3:
-            original = Image.open(io.BytesIO(encoded(original, "JPEG")))
+            original = Image.open(io.BytesIO(encode(original, "JPEG")))
         np.testing.assert_array_equal(np.asarray(image), np.asarray(original))
     train = data.parts("train")[0]
     assert isinstance(train, vtab1k.TaskSplit)
@@ -98,7 +93,7 @@ def test_simplejpeg_decodes_jpeg_and_says_so(config: Make, noise: Noise) -> None
         data = build_dataset(config(jpeg_decoder=choice))
         assert data.decoder.startswith("simplejpeg ")
         image, _ = data.split("test")[1]
-        expected = simplejpeg.decode_jpeg(encoded(noise(201, (40, 30)), "JPEG"), "RGB", fastdct=True, fastupsample=False)
+        expected = simplejpeg.decode_jpeg(encode(noise(201, (40, 30)), "JPEG"), "RGB", fastdct=True, fastupsample=False)
         np.testing.assert_array_equal(np.asarray(image), expected)
         png, _ = data.split("test")[0]
         np.testing.assert_array_equal(np.asarray(png), np.asarray(noise(200, (40, 30))))
@@ -115,7 +110,7 @@ def test_without_simplejpeg(config: Make, monkeypatch: pytest.MonkeyPatch) -> No
 def test_grey_and_truncated_jpeg(task: Path, config: Make, noise: Noise, choice: str) -> None:
     if choice == "auto":
         pytest.importorskip("simplejpeg")
-    grey, whole = encoded(noise(0, (40, 30)).convert("L"), "JPEG"), encoded(noise(1, (400, 300)), "JPEG")
+    grey, whole = encode(noise(0, (40, 30)).convert("L"), "JPEG"), encode(noise(1, (400, 300)), "JPEG")
     images = [grey, whole[: len(whole) // 3], whole, whole]
     table = pq.read_table(task / "val200.parquet").set_column(0, "image", pa.array(images, pa.binary()))
     pq.write_table(table, task / "val200.parquet", write_page_checksum=True)
@@ -132,10 +127,10 @@ def test_a_jpeg_with_recoverable_damage_is_decoded_as_libjpeg_does(noise: Noise)
     """Two images of the Pets have stray bytes before their end."""
     pytest.importorskip("simplejpeg")
     decode = Decoder(upright=False, ground=None, jpeg="simplejpeg")
-    whole = encoded(noise(0, (80, 60)), "JPEG")
+    whole = encode(noise(0, (80, 60)), "JPEG")
     stray = whole[:-2] + bytes(40) + whole[-2:]
     np.testing.assert_array_equal(np.asarray(decode(stray)), np.asarray(decode(whole)))
-    cmyk = encoded(noise(0, (80, 60)).convert("CMYK"), "JPEG")
+    cmyk = encode(noise(0, (80, 60)).convert("CMYK"), "JPEG")
     assert np.asarray(decode(cmyk)).shape == (60, 80, 3)
     with pytest.raises(OSError, match="truncated"):
         decode(whole[: len(whole) // 2])
@@ -192,5 +187,5 @@ def test_jpeg_decoding_is_tensorflows(
     for seed, size in enumerate([(64, 64), (101, 57), (300, 200)]):
         smooth = noise(seed, (12, 9)).resize(size, Image.Resampling.BICUBIC).convert(mode)
         for image in (smooth, noise(seed, size).convert(mode)):
-            jpeg = encoded(image, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
+            jpeg = encode(image, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
             np.testing.assert_array_equal(np.asarray(decode(jpeg)), tf.io.decode_jpeg(jpeg, channels=3).numpy())

@@ -13,9 +13,9 @@ from scipy.io import savemat
 
 from data_prep.download import RemoteFile
 from data_prep.fgvc.facts import FACTS, Archive, DatasetFacts
+from tests.data.conftest import encode
 from tests.data_prep.archive_trees import tar_of, zip_of
 from tests.data_prep.download_case import sha
-from tests.data_prep.vtab_origins import encode
 
 TRAIN, VAL, TEST = 8, 2, 3  # images per class; the official train holds the first two
 

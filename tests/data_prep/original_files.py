@@ -17,8 +17,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep.vtab.original import names, open_original
 from data_prep.vtab.tasks import BUILDERS
+from tests.data.conftest import encode
 from tests.data_prep.archive_trees import tar_of, zip_of
-from tests.data_prep.vtab_origins import encode
 
 NORB_TRAIN, NORB_TEST = "smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x2x96x96-testing"
 DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from vtab_origins import encode
 
 from data_prep.vtab.records import Key, tfds_order
 from data_prep.vtab.tasks import BUILDERS, GROUPS, TASKS, Cut, binary_to_grey
 from gift_vit.common.errors import ConfigError
+from tests.data.conftest import encode
 
 EYES, DSPRITES = "diabetic_retinopathy_detection", "train[589824:590024] train[663552:]"
 # task: title, group, builder/config:version, classes, the three cuts, size of the test split, height and width

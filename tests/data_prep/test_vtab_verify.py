@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from vtab_origins import encode, png
+from vtab_origins import png
 
 from data_prep.vtab import facts
 from data_prep.vtab.records import Key, tfds_order
 from data_prep.vtab.tasks import BUILDERS, TASKS
 from data_prep.vtab.verify import check_byte_counts, check_cuts, check_labels, check_source, image_check
 from gift_vit.common.errors import ConfigError
+from tests.data.conftest import encode
 
 EXPECTED = Path(__file__).parents[2] / "../shared/spec/vtab1k_expected_ids.json"
 NUMBERS = {3000: ["AnnualCrop", "Forest", "HerbaceousVegetation", "Residential", "SeaLake"], 2000: ["Pasture"]}

@@ -23,8 +23,9 @@ from tensorflow_datasets.core import file_adapters, hashing
 from data_prep.vtab.records import Key, Origin, Record
 from data_prep.vtab.tasks import BUILDERS
 from data_prep.vtab.tfds_origin import TfdsOrigin, open_tfds
+from tests.data.conftest import encode
 from tests.data_prep.original_files import WRITERS, dmlab, framed, picture
-from tests.data_prep.vtab_origins import decode, encode
+from tests.data_prep.vtab_origins import decode
 
 Examples: TypeAlias = dict[str, list[tuple[Key, dict[str, Any]]]]  # by split: the keys that TFDS hashes, and the features
 

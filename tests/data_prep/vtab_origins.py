@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.vtab.records import Key, Record, tfds_order
 from data_prep.vtab.tasks import BUILDERS, Task
+from tests.data.conftest import encode
 
 # Sizes of the source splits: just enough for train800, val200 and a test split of every task.
 SIZES: dict[str, dict[str, int]] = {
@@ -22,13 +23,6 @@ SIZES: dict[str, dict[str, int]] = {
     "dsprites": {"train": 2000},
     "smallnorb": {"train": 820, "test": 420},
 }
-
-
-def encode(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:
-    """An image file of an array's uint8 pixels, or of a Pillow image."""
-    buffer = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def decode(image: bytes) -> np.ndarray:

@@ -1,4 +1,3 @@
-import io
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from experiments import pretraining
 from experiments.pretrain_mini import PretrainConfig
 from experiments.pretraining import build_mixing, lr_scale, train
+from tests.data.conftest import encode
 
 
 @pytest.fixture
@@ -21,10 +20,8 @@ def upstream(tmp_path: Path) -> Path:
     """Two training files and a validation file of noise images in the pretraining data's format."""
     generator = np.random.default_rng(0)
     for name, count in (("train-0", 8), ("train-1", 8), ("val", 6)):
-        buffers = [io.BytesIO() for _ in range(count)]
-        for buffer in buffers:
-            Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
-        images = [{"bytes": buffer.getvalue(), "path": None} for buffer in buffers]
+        pixels = generator.integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
+        images = [{"bytes": encode(image), "path": None} for image in pixels]
         table = pa.table({"image": images, "label": pa.array(range(count), pa.int64())})
         pq.write_table(table, tmp_path / f"{name}.parquet")
     return tmp_path
