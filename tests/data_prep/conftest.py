@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.data_prep.fgvc_bench import Bench
-from tests.data_prep.http_server import FileServer
+from tests.data_prep.http_server import FileServer, serving
 
 if TYPE_CHECKING:
     from tests.data_prep.tiny_tfds import TinyDataset
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with FileServer().running() as running:
+    with serving(FileServer()) as running:
         yield running
 
 

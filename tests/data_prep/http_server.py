@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 PIECE = 16 * 1024
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 @dataclass(frozen=True)
@@ -51,38 +52,41 @@ class Exchange:
     sent: int = 0
 
 
-class FileServer:
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """Let it answer, in threads, until the end of the block."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class FileServer(ThreadingHTTPServer):
     """``files`` by name; ``log`` has the exchanges; ``stalled`` is set once a stall has begun."""
 
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _handler(self))
         self.files: dict[str, Served] = {}
         self.log: list[Exchange] = []
         self.released = threading.Event()
         self.stalled = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
 
     def serve(self, name: str, body: bytes, **how: Any) -> str:
         """Put a file there; returns its URL. ``how`` are the fields of :class:`Served`."""
         self.files[name] = Served(body, **how)
-        return f"http://127.0.0.1:{self._http.server_address[1]}/{name}"
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
 
     def sent(self) -> list[int]:
         """How many bytes of each answer's body were sent."""
         return [exchange.sent for exchange in self.log]
 
-    @contextmanager
-    def running(self) -> Iterator["FileServer"]:
-        """Answer, in threads, until the end of the block."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.released.set()
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
+    def shutdown(self) -> None:
+        self.released.set()
+        super().shutdown()
 
 
 def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:

@@ -1,7 +1,6 @@
 import json
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -21,6 +20,7 @@ from gift_vit.engine.observer import EpochRecord
 from gift_vit.runs.result import METRICS, CostRecord, ParamRecord
 from gift_vit.runs.train import Call, train_run
 from gift_vit.tracking.fields import config_fields
+from tests.data_prep.http_server import serving
 from tests.results.conftest import exit_code, refused
 from tests.tracking.offline_run import recorded, without_account
 
@@ -225,13 +225,11 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     wandb.teardown()  # W&B reads its environment once per session
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Server()) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         yield server
         wandb.teardown()
-        server.shutdown()
 
 
 @pytest.mark.slow

@@ -2,9 +2,6 @@
 
 import base64
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,29 +10,16 @@ from urllib.parse import unquote, urlsplit
 SHA = "a" * 40
 
 
-class HubServer:
+class HubServer(ThreadingHTTPServer):
     """``repos`` by ``user/name``, each its files by path; ``refusal``: what is answered to everything, if not None."""
 
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _handler(self))
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.refusal: int | None = None
         self.requests: list[str] = []
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    @contextmanager
-    def running(self) -> Iterator["HubServer"]:
-        """Answer, in threads, until the end of the block."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def info(self, repo: str) -> dict[str, Any]:
         """What the hub says of a repository."""

@@ -28,6 +28,7 @@ from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from gift_vit.runs.verify import Untruth, verify_run
 from tests.cold import answers
+from tests.data_prep.http_server import serving
 from tests.push.hub_server import HubServer
 from tests.results.conftest import make_result
 from tests.warm import Ended, run_module
@@ -52,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
-    with HubServer().running() as server:
+    with serving(HubServer()) as server:
         yield server
 
 
