@@ -99,7 +99,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "runs": (["gift_vit.explain.stability", "runs=[a,b]"], "a is no run folder"),
     "run to invert": (["gift_vit.invariance", "run=nowhere"], "nowhere is no run folder"),
     "runs to invert": (["gift_vit.invariance"], "give run=<a run's folder> or runs=[<folder>,<folder>], one of them"),
-    "images to invert": (["gift_vit.invariance", "run=a", "images=3"], "images=3: expected 4 or more: the unbiased"),
+    "images to invert": (
+        ["gift_vit.invariance", "run=a", "images=3", "forgetting=digits"],
+        "images=3: expected 4 or more: the unbiased estimator of CKA is not defined for fewer",
+    ),
     "nothing to measure": (["gift_vit.invariance", "run=a", "images=0"], "images=0: expected 4 or more"),
     "per class": (["gift_vit.invariance", "run=a", "per_class=-1"], "per_class=-1: expected 0 or more"),
     "layers": (["gift_vit.invariance", "run=a", "layers=[0,x]"], "layers=[0,x]: expected all, or indices of blocks"),
@@ -278,6 +281,10 @@ TYPED: list[tuple[list[str], str]] = [
     (_words("method.name=../../x"), "method.name=../../x: expected a name"),
     (_words(f"method.name={LONG}"), "expected a name of at most 150 letters"),
     (_words(f"paths.output_root={LONG}"), "File name too long"),
+    (
+        _words("debug=smoke", "run_name=smoke", "paths.output_root=/dev/null"),
+        "error: cannot write /dev/null/search/digits/gift/test_vit/smoke",
+    ),
     # words
     (_words("backbon=vit_mini"), "unknown key backbon; did you mean backbone?"),
     (_words("lr=0.1"), "unknown key lr; did you mean optim.lr?"),
