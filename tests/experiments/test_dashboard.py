@@ -31,16 +31,11 @@ with warnings.catch_warnings():
     from wandb_workspaces.reports.v2 import interface as wr
     from wandb_workspaces.reports.v2 import internal
 
+__all__ = ["without_account"]  # a fixture
 Define = Callable[..., wr.Report]
 METHOD_OF = {"final": "gift", "search": "vpt_deep"}
 SUMMARY = {*METRICS, *(f"params/{f.name}" for f in fields(ParamRecord)), *(f"cost/{f.name}" for f in fields(CostRecord))}
 EPOCH = set(EpochRecord.__annotations__)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def wandb_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with without_account(tmp_path_factory.mktemp("home")):
-        yield
 
 
 def words_of(phase: str) -> list[str]:

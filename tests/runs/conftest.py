@@ -18,6 +18,7 @@ WORDS = (
     "protocol.final_train.mini=train",
     "trainer.keep_predictions=all",
 )
+CALL = Call("python -m gift_vit.train", [])
 
 
 class InterruptAfter(Observer):
@@ -37,13 +38,23 @@ def history(cfg: RunConfig) -> list[dict[str, float]]:
     return [{key: value for key, value in record.items() if key not in {"seconds", "images_per_s"}} for record in records]
 
 
+def check_resumed(whole: RunConfig, cut: RunConfig) -> None:
+    """Of two runs that are alike, the one that is interrupted after two epochs and started again has the other's adapter."""
+    train_run(whole, CALL)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(cut, CALL, [InterruptAfter(1)])
+    train_run(cut, CALL)
+    one, other = ((cfg.folder / "adapter.safetensors").read_bytes() for cfg in (whole, cut))
+    assert one == other
+
+
 @pytest.fixture(scope="session")
 def final_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """GIFT on digits' train, tested; the predictions of test and of val are kept."""
     cfg = load_config(
         compose_config([*WORDS, "trainer.keep_predictions=all", f"paths.output_root={tmp_path_factory.mktemp('final')}"])
     )
-    train_run(cfg, Call("python -m gift_vit.train", []))
+    train_run(cfg, CALL)
     return Run.open(cfg.folder)
 
 

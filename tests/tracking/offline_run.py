@@ -1,9 +1,8 @@
-"""Reading back what W&B wrote of an offline run."""
+"""Reading back what W&B wrote of an offline run, and W&B as tests find it."""
 
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +11,14 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record, RunRecord  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@contextmanager
-def without_account(home: Path) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def without_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """W&B as a person without an account has it: no variable of its own, no login, a home folder of its own."""
     wandb.teardown()  # W&B reads its environment once per session
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_DIR"):
             patch.delenv(name, raising=False)
-        patch.setenv("HOME", str(home))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             patch.delenv(name, raising=False)
         yield

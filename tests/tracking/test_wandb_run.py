@@ -5,7 +5,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from gift_vit.tracking.config import TrackerConfig
 from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, _wandb_id
 from tests.tracking.offline_run import recorded, without_account
 
+__all__ = ["without_account"]  # a fixture
 Log = pytest.LogCaptureFixture
 Patch = pytest.MonkeyPatch
 OFFLINE, ONLINE = (TrackerConfig("wandb", "p", None, mode, log_adapter=False) for mode in ("offline", "online"))
@@ -35,12 +35,6 @@ SUMMARY = {"test_top1": 84.5, "params": {"adapter": 24576, "head": 153800}, "pro
 def description(folder: Path, run_id: str = "cub-gift-0") -> RunDescription:
     config = {"seed": 0, "optim": {"lr": 1e-3, "betas": [0.9, 0.999]}, "experiment": None}
     return RunDescription("lr1e-3_seed0", folder, config, "cub/gift", "final", ["clean", "seed0"], run_id)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def wandb_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with without_account(tmp_path_factory.mktemp("home")):
-        yield
 
 
 @pytest.fixture
