@@ -18,6 +18,7 @@ from gift_vit.invariance.pair import Pair
 from gift_vit.invariance.probes import CLASSIFIERS, Probed, probe
 from gift_vit.invariance.similarity import gram, gram_cka
 from gift_vit.results.paired import bootstrap_images, pair_successes
+from gift_vit.results.render import decimal_text
 from gift_vit.runs.run import Run
 
 DRAWS = 200  # halves of the images, for the interval of the drift
@@ -87,7 +88,7 @@ def forgetting_line(found: Mapping[str, Any]) -> str:
 
 def _lost(compared: Mapping[str, Any]) -> str:
     """As ``40.00 → 38.50 %, 1.50 points [0.80, 2.20]``."""
-    points = "{mean:.2f} points [{low:.2f}, {high:.2f}]".format(**compared["forgetting"])
+    points = "{mean} points [{low}, {high}]".format(**{k: decimal_text(v) for k, v in compared["forgetting"].items()})
     return f"{compared['before']:.2f} → {compared['after']:.2f} %, {points}"
 
 

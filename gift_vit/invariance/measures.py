@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gift_vit.invariance.config import LEAST_IMAGES
 from gift_vit.invariance.similarity import gram_cka
+from gift_vit.results.render import decimal_text
 
 DRAWS = 1000
 THIRDS = ("all", "shallow", "middle", "deep")
@@ -125,7 +126,7 @@ def interval_of_halves(mean: Tensor, drawn: Tensor | None) -> dict[str, float]:
 
 def number(value: float) -> str:
     """A measure as a person reads it; a dash where it is not defined."""
-    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # never -0.000
+    return "–" if math.isnan(value) else decimal_text(value, 3)
 
 
 _SIDES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"compression": torch.lt, "expansion": torch.gt}

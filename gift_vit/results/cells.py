@@ -6,7 +6,7 @@ from statistics import fmean, median, stdev
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.conditions import Reference
 from gift_vit.results.names import METHOD_NAMES, method_name, ordered
-from gift_vit.results.render import DASH, Cell, Column
+from gift_vit.results.render import DASH, Cell, Column, decimal_text
 from gift_vit.runs.result import Result
 
 REFERENCE = "linear"  # the method whose cost the others' is a multiple of
@@ -51,7 +51,8 @@ def score_cell(top1: Sequence[float], show_n: bool, decimals: int = 2) -> Cell:
 
 def top1_text(mean: float, std: float | None, decimals: int = 2) -> str:
     """A mean in percent, with its deviation where it has one."""
-    return f"{mean:.{decimals}f}" if std is None else f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+    shown = decimal_text(mean, decimals)
+    return shown if std is None else f"{shown} ± {std:.{decimals}f}"
 
 
 def mean_cell(values: Sequence[float | None], decimals: int = 2) -> Cell:
@@ -59,7 +60,7 @@ def mean_cell(values: Sequence[float | None], decimals: int = 2) -> Cell:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return Cell(DASH, (None,))
-    return Cell(f"{fmean(known):.{decimals}f}", (fmean(known),))
+    return Cell(decimal_text(fmean(known), decimals), (fmean(known),))
 
 
 def mean_top1(runs: Sequence[Result]) -> float | None:

@@ -15,6 +15,7 @@ from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name
 from gift_vit.results.notes import row_name
 from gift_vit.results.paired import CONFIDENCE, RESAMPLES, paired_notes
+from gift_vit.results.render import decimal_text
 
 _SMALL = 10  # datasets: a bootstrap of fewer is known to be too narrow
 _DECIMALS = 6  # of differences: equal scores must not differ by a rounding of their means
@@ -94,11 +95,11 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
         few = f"{title}: they have {len(shared)} of the {len(grid.datasets)} datasets in common, a comparison needs two."
         return (few, *paired_notes(grid, first, second, title))
     result = compare_scores(_scores(grid, first, shared), _scores(grid, second, shared))
-    low, high = result.interval
+    mean, low, high = (decimal_text(value, sign="+") for value in (result.mean_difference, *result.interval))
     return (
         f"{title} over {len(shared)} datasets{without}, means over seeds paired by dataset: "
-        f"wins/ties/losses {result.wins}/{result.ties}/{result.losses}; mean difference {result.mean_difference:+.2f} points, "
-        f"{CONFIDENCE:.0%} bootstrap interval [{low:+.2f}, {high:+.2f}] ({RESAMPLES:,} resamples of the datasets); "
+        f"wins/ties/losses {result.wins}/{result.ties}/{result.losses}; mean difference {mean} points, "
+        f"{CONFIDENCE:.0%} bootstrap interval [{low}, {high}] ({RESAMPLES:,} resamples of the datasets); "
         f"Wilcoxon signed-rank p = {result.p_value:.3g}. The spread over seeds has no part in this.",
         *_caution(len(shared), result),
         *paired_notes(grid, first, second, title),

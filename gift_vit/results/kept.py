@@ -18,6 +18,7 @@ from gift_vit.results.comparison import find_rows
 from gift_vit.results.names import dataset_name
 from gift_vit.results.notes import row_name
 from gift_vit.results.paired import CONFIDENCE
+from gift_vit.results.render import decimal_text
 from gift_vit.runs.result import Result
 
 FOLDER = "invariance"  # in a run's folder
@@ -108,11 +109,13 @@ def measure_comparison(grid: Grid, compare: Sequence[str], names: Sequence[str])
             np.array([one[which] - other[which] for one, other in of_one]) for which in (0, 1) for of_one in pairs.values()
         ]
         own, scores = apart[: len(pairs)], apart[len(pairs) :]
-        by_dataset = ", ".join(f"{dataset_name(d)} {x.mean():+.{measure.decimals}f}" for d, x in zip(pairs, own, strict=True))
+        means = [decimal_text(x.mean(), measure.decimals, "+") for x in own]
+        by_dataset = ", ".join(f"{dataset_name(d)} {mean}" for d, mean in zip(pairs, means, strict=True))
+        intervals = f", {CONFIDENCE:.0%} intervals over seeds" if any(len(x) > 1 for x in own) else ""
         sentences.append(
             f"{measure.title}, {title}: {_interval(own, measure.decimals)} ({by_dataset}), and their test scores "
-            f"{_interval(scores, 2)} points. {count} pairs of runs of one dataset and seed, {CONFIDENCE:.0%} intervals over "
-            f"seeds; below 0 in {sum(int((x < 0).sum()) for x in own)} pairs. About other datasets it says nothing."
+            f"{_interval(scores, 2)} points. {_pairs_text(count)} of runs of one dataset and seed{intervals}; "
+            f"below 0 in {_pairs_text(sum(int((x < 0).sum()) for x in own))}. About other datasets it says nothing."
         )
     return tuple(sentences)
 
@@ -126,9 +129,13 @@ def _pairs(grid: Grid, first: Row, second: Row, dataset: str, name: str) -> list
     return [(known[0][seed], known[1][seed]) for seed in sorted(known[0].keys() & known[1].keys())]
 
 
+def _pairs_text(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"
+
+
 def _interval(by_dataset: Sequence[NDArray[np.floating]], decimals: int) -> str:
     mean, half = mean_over_datasets(by_dataset)
-    shown = f"{mean:+.{decimals}f}"
+    shown = decimal_text(mean, decimals, "+")
     return f"{shown} (no interval: one seed)" if half is None else f"{shown} ± {half:.{decimals}f}"
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gift_vit.results.collect import Grid, Row
 from gift_vit.results.names import dataset_name
+from gift_vit.results.render import decimal_text
 from gift_vit.runs.predictions import Predictions, predictions_of
 from gift_vit.runs.result import things_of
 from gift_vit.runs.run import Run
@@ -132,8 +133,8 @@ def _sentences(pairs: Sequence[SeedPair], title: str, things: str, split: str) -
 
 
 def _interval(tasks: Sequence[NDArray[np.floating]]) -> str:
-    mean, low, high = bootstrap_images(tasks)
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    mean, low, high = (decimal_text(value, sign="+") for value in bootstrap_images(tasks))
+    return f"{mean} [{low}, {high}]"
 
 
 def _left_out(reasons: Sequence[str], things: str) -> tuple[str, ...]:

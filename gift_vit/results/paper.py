@@ -26,7 +26,7 @@ from gift_vit.results.conditions import mixed_note
 from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, LEFT_OUT, VTAB, VTAB_GROUPS, method_name
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
-from gift_vit.results.render import DASH, Block, Cell, Column, Table
+from gift_vit.results.render import DASH, Block, Cell, Column, Table, decimal_text
 from gift_vit.runs.result import Result
 
 
@@ -223,7 +223,7 @@ def _difference(layout: Layout, grid: Grid, row: Row, published: Sequence[Publis
 def _difference_cell(difference: float | None) -> Cell:
     if difference is None:
         return Cell(DASH, (None,))
-    return Cell(f"{round(difference, 2) + 0.0:+.2f}", (difference,))  # + 0.0: no -0.00
+    return Cell(decimal_text(difference, sign="+"), (difference,))
 
 
 def _published_blocks(

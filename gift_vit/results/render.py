@@ -73,6 +73,11 @@ class Table:
     published: tuple[Block, ...] = ()
 
 
+def decimal_text(value: float, decimals: int = 2, sign: str = "") -> str:
+    """A number with so many decimals, with ``sign="+"`` always signed; one that rounds to 0 has no minus."""
+    return f"{round(float(value), decimals) + 0.0:{sign}.{decimals}f}"
+
+
 def text_table(
     caption: str, provenance: str, titles: Iterable[str], rows: Iterable[Iterable[str]], notes: tuple[str, ...] = ()
 ) -> Table:

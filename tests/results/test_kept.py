@@ -155,6 +155,16 @@ def test_two_rows_are_compared_over_pairs_of_runs(
     assert "Drift (1 − CKA), LoRA less GIFT: +0.000 ± 0.000 (Digits +0.000)" in capsys.readouterr().out
 
 
+def test_one_pair_has_no_interval_and_zero_no_minus(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(root / "final" / "lora", {**forgetting(1.004), "drift": {"mean": -0.0001}})
+    assert main(f"root={root}", "columns=[drift,forgetting]", "compare=[gift,lora]") == 0
+    out = capsys.readouterr().out
+    assert "Forgetting (points), GIFT less LoRA: +0.00 (no interval: one seed) (Digits +0.00)" in out
+    assert "points. 1 pair of runs of one dataset and seed; below 0 in 1 pair. About" in out
+    [row] = [line for line in out.splitlines() if line.startswith("| LoRA")]
+    assert row.endswith("| 0.000 | 1.00 |")
+
+
 def test_points_are_means_over_datasets_of_seeds_that_all_have(root: Path, stored: Callable[..., Result]) -> None:
     """GIFT's second seed lacks the second dataset, and LoRA was measured on one of the two."""
     results = [stored(f"final/gift{seed}", seed=seed, top1=80.0 + seed) for seed in (0, 1)]
