@@ -78,7 +78,8 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
         facts = [(place, _facts(file, record, place)) for place, record in records.items() if record is not None]
         if facts:
             drift = " The drift is that of 1,000 of these images at most." if file == FORGETTING and "drift" in names else ""
-            notes.append(f"{titles}: {_describe(file, _agreed(facts))}{drift}")
+            images = [len(record["images"]) for record in records.values() if record and file == RECORD]
+            notes.append(f"{titles}: {_describe(file, _agreed(facts), images)}{drift}")
         without = [place.parent.parent for place, record in records.items() if record is None]
         if without:
             made = f"`python -m gift_vit.invariance {run_word(without[0])}{_TO_MAKE[file]}`"
@@ -171,19 +172,22 @@ def _agreed(facts: Sequence[tuple[Path, Mapping[str, Any]]]) -> Mapping[str, Any
 
 
 def _facts(file: str, record: Any, path: Path) -> dict[str, Any]:
+    """What is the same of records that may stand in one table; of images how many were asked for: a split may have fewer."""
     try:
         if file == FORGETTING:
             return dict(record["on"])
-        return {key: record[key] for key in ("split", "tokens", "layers", "descent")} | {"images": len(record["images"])}
+        asked = record.get("made_of", {}).get("images", len(record["images"]))
+        return {key: record[key] for key in ("split", "tokens", "layers", "descent")} | {"images": asked}
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
-def _describe(file: str, facts: Mapping[str, Any]) -> str:
+def _describe(file: str, facts: Mapping[str, Any], counts: Sequence[int]) -> str:
     if file == FORGETTING:
         images = f"{facts['test_images']:,} images of {facts['classes']} classes of {facts['dataset']}"
         return f"of the features of {images}, classifiers fitted to {facts['train_images']:,} others; seed {facts['seed']}."
-    return f"unbiased, {facts['images']} images of {facts['split']}."
+    found = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    return f"unbiased, {found} images of {facts['split']}."
 
 
 def _file(result: Result, name: str) -> Path:

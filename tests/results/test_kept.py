@@ -99,6 +99,13 @@ def test_records_that_cannot_stand_in_one_table(
     assert message in refused(main, capsys, f"root={root}", f"columns=[{column}]")
 
 
+def test_a_split_may_have_fewer_images_than_were_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, images in {"gift0": 64, "gift1": 64, "lora": 8}.items():
+        keep(root / "final" / name, forgetting(1.0), invariance(0.5, images) | {"made_of": {"images": 64}})
+    assert main(f"root={root}", "columns=[stir]") == 0
+    assert "unbiased, 8 to 64 images of val." in capsys.readouterr().out
+
+
 def test_a_record_of_an_adapter_that_is_no_more(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run was trained anew in its folder after it had been measured."""
     record = root / "final" / "lora" / "result.json"
