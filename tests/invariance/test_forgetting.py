@@ -183,7 +183,11 @@ def test_folders_with_runs_below_them(runs: dict[str, Path], call: Any, tmp_path
     written = [(runs[method] / "invariance" / "forgetting.json").stat().st_mtime_ns for method in ("linear", "lora")]
     assert call(*words)[1] == printed
     assert [(runs[m] / "invariance" / "forgetting.json").stat().st_mtime_ns for m in ("linear", "lora")] == written
-    assert "methods=[gift]: no finished run of these is below" in call(f"runs=[{outputs}]", "methods=[gift]", *WORDS)[2]
+    code, printed, error = call(f"runs=[{outputs},{tmp_path}]", "methods=[lora,liner]", *WORDS)
+    assert (code, printed) == (2, "")
+    assert f"methods: no finished run of liner below {outputs}, {tmp_path}; did you mean linear? (there are: lily, " in error
+    error = call(f"run={runs['lora']}", "methods=[lora]", *WORDS)[2]
+    assert "methods=[lora] is for folders with runs below them, and none is given; leave it out" in error
     assert "2 runs would overwrite each other's files" in call(*words, f"out={tmp_path}")[2]
     assert "is no run folder: it holds no config.yaml" in call(f"runs=[{tmp_path}]", *WORDS)[2]
 
@@ -194,9 +198,15 @@ def test_runs_on_texts_are_none_of_those_below_a_folder(runs: dict[str, Path], t
         record = json.loads((tmp_path / name / "result.json").read_text())
         record["run"]["config"]["backbone"]["kind"] = kind
         (tmp_path / name / "result.json").write_text(json.dumps(record))
-    assert run_folders(str(tmp_path), []) == [str(tmp_path / "image")]
+    assert run_folders([str(tmp_path)], []) == [str(tmp_path / "image")]
     shutil.rmtree(tmp_path / "image")
-    assert run_folders(str(tmp_path), ["lora"]) == [str(tmp_path / "text")], "which is refused in words"
+    assert run_folders([str(tmp_path)], ["lora"]) == [str(tmp_path / "text")], "which is refused in words"
+
+
+def test_a_folder_may_lack_a_method_that_another_has(runs: dict[str, Path]) -> None:
+    folders = [str(runs[method].parent) for method in ("lora", "linear")]
+    assert run_folders(folders, ["lora", "linear"]) == [str(runs["lora"]), str(runs["linear"])]
+    assert run_folders(folders, ["linear"]) == [str(runs["linear"])]
 
 
 def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path]) -> None:
