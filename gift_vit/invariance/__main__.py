@@ -1,6 +1,7 @@
 """Measure what fine-tuning kept and forgot: see :class:`gift_vit.invariance.config.InvarianceArguments`."""
 
 import gift_vit.common.starting  # noqa: F401, I001 - first: from here on Ctrl-C is one line
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from gift_vit.common.files import expanded
 from gift_vit.invariance.config import InvarianceArguments
 from gift_vit.invariance.known import known_dataset
 from gift_vit.common.hub import CONFIG, is_reference
+from gift_vit.results.kept import UNMEASURABLE
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run, find_runs
+
+log = logging.getLogger(__name__)
 
 
 def measure(arguments: InvarianceArguments) -> None:
@@ -29,6 +33,8 @@ def measure(arguments: InvarianceArguments) -> None:
 def run_folders(given: Sequence[str], methods: Sequence[str]) -> list[str]:
     """Runs' folders, and in the place of a folder that is none the finished runs on images below it.
 
+    Those that their method makes :data:`UNMEASURABLE` are left out there with a warning, unless nothing else is left.
+
     Args:
         given: Folders of either kind.
         methods: Of the runs below folders those that count; none: all.
@@ -38,14 +44,20 @@ def run_folders(given: Sequence[str], methods: Sequence[str]) -> list[str]:
             is looked into for them.
     """
     chosen: list[str] = []
+    left_out: list[str] = []
     below = {folder: _finished_below(folder) for folder in given}
     images = {folder: [r for r in found if r.thing == "image"] for folder, found in below.items() if found is not None}
     _check_methods(methods, images)
     for folder, found in below.items():
         if not images.get(folder):  # a run, or of texts alone, of which the first is to be refused, or nothing
             chosen.append(_folder(found[0]) if found else folder)
-        chosen += [_folder(result) for result in images.get(folder, ()) if not methods or result.run.method in methods]
-    return chosen
+        for result in images.get(folder, ()):
+            if not methods or result.run.method in methods:
+                (left_out if result.run.kind in UNMEASURABLE else chosen).append(_folder(result))
+    if chosen and left_out:
+        reason = "the method passes an image through the blocks more than once"
+        log.warning("cannot be measured (%s), and left out: %s", reason, a_few(left_out))
+    return chosen or left_out[:1]
 
 
 def _finished_below(given: str) -> list[Result] | None:

@@ -56,7 +56,7 @@ def open_pair(run: Run, device: torch.device) -> Pair:
         with torch.no_grad():  # refuses what has no one representation
             open_layers(tuned).rows(torch.zeros(1, 3, side, side, device=device))
     except ConfigError as error:
-        raise ConfigError(f"{run.folder}: {error}") from error
+        raise ConfigError(f"{run.folder}: {error}; leave this run out") from error
     shared = [cfg.backbone.model, cfg.backbone.img_size, str(getattr(pretrained, "global_pool", None))]
     before, after = (tensors_digest(model.state_dict()) for model in (pretrained, tuned))
     unchanged = before == after  # so of a method that replaces the head, merged or not

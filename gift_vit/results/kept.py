@@ -21,6 +21,7 @@ from gift_vit.results.paired import CONFIDENCE
 from gift_vit.results.render import decimal_text
 from gift_vit.runs.result import Result
 
+UNMEASURABLE = ("toast",)  # kinds of methods that pass an image through the blocks more than once: a layer has no one output
 FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
 _ABSENT = "absent"
@@ -80,10 +81,8 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
             drift = " The drift is that of 1,000 of these images at most." if file == FORGETTING and "drift" in names else ""
             images = [len(record["images"]) for record in records.values() if record and file == RECORD]
             notes.append(f"{titles}: {_describe(file, _agreed(facts), images)}{drift}")
-        without = [place.parent.parent for place, record in records.items() if record is None]
-        if without:
-            made = f"`python -m gift_vit.invariance {run_word(without[0])}{_TO_MAKE[file]}`"
-            notes.append(f"Runs without {file}, and so without {titles}: {len(without)}. To make it: {made}.")
+        if without := [result for result in results if records[_file(result, file)] is None]:
+            notes.append(f"Runs without {file}, and so without {titles}: {len(without)}{_to_make(file, without)}.")
     return tuple(notes)
 
 
@@ -188,6 +187,14 @@ def _describe(file: str, facts: Mapping[str, Any], counts: Sequence[int]) -> str
         return f"of the features of {images}, classifiers fitted to {facts['train_images']:,} others; seed {facts['seed']}."
     found = " to ".join(map(str, sorted({min(counts), max(counts)})))
     return f"unbiased, {found} images of {facts['split']}."
+
+
+def _to_make(file: str, without: Sequence[Result]) -> str:
+    """What makes the record of the first of these runs that can be measured, and how many cannot."""
+    folders = [_file(result, file).parent.parent for result in without if result.run.kind not in UNMEASURABLE]
+    never = len(without) - len(folders)
+    told = f", of which {never} cannot be measured: {', '.join(UNMEASURABLE)}" if never else ""
+    return told + (f". To make it: `python -m gift_vit.invariance {run_word(folders[0])}{_TO_MAKE[file]}`" if folders else "")
 
 
 def _file(result: Result, name: str) -> Path:

@@ -209,6 +209,15 @@ def test_a_folder_may_lack_a_method_that_another_has(runs: dict[str, Path]) -> N
     assert run_folders(folders, ["linear"]) == [str(runs["linear"])]
 
 
+def test_what_cannot_be_measured_is_left_out_of_a_folder(runs: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    outputs, toast = str(runs["lora"].parents[3]), str(runs["toast"])
+    assert run_folders([outputs], ["lora", "toast"]) == [str(runs["lora"])]
+    assert caplog.messages == [
+        f"cannot be measured (the method passes an image through the blocks more than once), and left out: {toast}"
+    ]
+    assert run_folders([outputs], ["toast"]) == run_folders([toast], []) == [toast], "which is refused in words"
+
+
 def test_a_run_that_another_command_is_at_comes_last(runs: dict[str, Path]) -> None:
     """The lock of LoRA's is held by this process until the linear one's line has been printed."""
     arguments = InvarianceArguments(runs=[str(runs["lora"]), str(runs["linear"])], images=0, forgetting="digits", per_class=7)

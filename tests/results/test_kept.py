@@ -53,11 +53,14 @@ def keep(folder: Path, *records: dict[str, Any] | str) -> None:
         (folder / "invariance" / name).write_text(record if isinstance(record, str) else json.dumps(record))
 
 
-def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_and_what_to_run_for_those_that_lack(
+    root: Path, stored: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = (root / "final" / "lora").rename(root / "final" / "low rank")
+    stored("final/a", method="toast", run={"kind": "toast"})
     assert main(f"root={root}", "columns=[forgetting,forgetting_knn,drift,stir,stir_pooled]") == 0
     out = capsys.readouterr().out
-    header, lora, gift = (line.split(" | ") for line in out.splitlines() if line.startswith("| "))
+    header, lora, _, gift = (line.split(" | ") for line in out.splitlines() if line.startswith("| "))
     titles = ["Forgetting (points)", "Forgetting, k-NN (points)", "Drift (1 − CKA)", *STIR]
     assert [title.strip(" |") for title in header[-5:]] == [f"{title}: Digits" for title in titles]
     assert [cell.strip(" |") for cell in gift[-5:-2]] == ["1.50 ± 0.71", "0.75 ± 0.35", "0.062 ± 0.000"]
@@ -66,7 +69,8 @@ def test_columns_and_what_to_run_for_those_that_lack(root: Path, capsys: pytest.
     assert "of the features of 4,100 images of 164 classes of upstream, classifiers fitted to 8,200 others; seed 0." in out
     assert f" The drift is that of {DRIFT_IMAGES:,} of these images at most." in out
     assert f"{', '.join(STIR)}: unbiased, 64 images of val." in out
-    assert f"without {', '.join(STIR)}: 1. To make it: `python -m gift_vit.invariance 'run={run}'`." in out
+    assert f"without {', '.join(STIR)}: 2, of which 1 cannot be measured: toast. To make it: " in out
+    assert f"To make it: `python -m gift_vit.invariance 'run={run}'`." in out
     assert f"`python -m gift_vit.invariance 'run={run}' images=0 forgetting=" in out
 
 
