@@ -157,11 +157,11 @@ def build_grid(
     _check_same(runs, lambda r: {"protocol": r.run.protocol}, "one table", "choose one with protocol=<name>")
     _check_same(runs, lambda r: {"backbone": r.run.backbone}, "one table", "choose one with backbone=<name>")
     _check_same(runs, _backbone_facts, "one table", "run them again on one backbone")
-    told = [r for r in runs if r.backbone.get(_SPREAD) is not None]  # older records do not know theirs, here and below
+    told = [r for r in runs if r.backbone.get(_SPREAD) is not None and not _is_random(r)]
     _check_same(told, lambda r: {f"backbone.{_SPREAD}": r.backbone[_SPREAD]}, "one table", "run them again on one backbone")
     for dataset in {r.run.dataset: None for r in runs}:
         column = [r for r in runs if r.run.dataset == dataset]
-        told = [r for r in column if r.data.decoder is not None]
+        told = [r for r in column if r.data.decoder is not None]  # older records do not know theirs, as above
         _check_same(column, _data_facts, f"the column {dataset}", "delete those of other data and run them again")
         _check_same(told, lambda r: {"decoder": r.data.decoder}, f"the column {dataset}", "run them again with one decoder")
     found = by_row(runs, rows)
@@ -287,11 +287,17 @@ def _data_facts(result: Result) -> dict[str, object]:
 def _backbone_facts(result: Result) -> dict[str, object]:
     """What the backbone is; the same weights may have come from the hub or from a file.
 
-    The pooling is the one asked for: which one timm builds, older versions did not record.
+    Random weights follow the seed. The pooling is the one asked for: which one timm builds, older versions did not record.
     """
-    others = ("weights", "global_pool", _SPREAD)
+    others = ("weights", "global_pool", _SPREAD, *(["weights_sha256"] if _is_random(result) else []))
     facts = {f"backbone.{key}": value for key, value in result.backbone.items() if key not in others}
     return facts | {"backbone.global_pool": dict(flatten(result.run.config)).get("backbone.global_pool")}
+
+
+def _is_random(result: Result) -> bool:
+    """Whether the backbone was drawn anew, and not loaded."""
+    backbone = result.run.config.get("backbone")
+    return isinstance(backbone, dict) and backbone.get("pretrained") is False and backbone.get("weights") is None
 
 
 def but_for_seed(result: Result) -> dict[str, object]:

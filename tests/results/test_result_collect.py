@@ -144,6 +144,18 @@ def test_runs_older_than_the_second_fingerprint_stand_beside_those_that_have_it(
         build_grid([older, newer, other], "mini")
 
 
+def test_seeds_of_random_backbones_are_averaged() -> None:
+    def drawn(seed: int, **config: object) -> Result:
+        return make(seed=seed, backbone={"weights_sha256": str(seed), SPREAD: str(seed)}, config=config)
+
+    random = [drawn(seed, **{"backbone.pretrained": False}) for seed in range(2)]
+    assert len(build_grid(random, "mini").results) == 2
+    local = [drawn(seed, **{"backbone.pretrained": False, "backbone.weights": "a.pth"}) for seed in range(2)]
+    for mixed in ([random[0], drawn(1)], local):
+        with pytest.raises(ConfigError, match=r"one table would mix backbone\.weights_sha256 "):
+            build_grid(mixed, "mini")
+
+
 def test_many_results_are_read_at_a_small_multiple_of_parsing_them(tmp_path: Path) -> None:
     filler = {f"section{i}": dict.fromkeys("abcdefghij", i) for i in range(10)}  # a configuration of 100 more values
     template = to_json(make("METHOD", "DATASET", 12345, config=filler))
