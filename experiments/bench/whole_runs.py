@@ -192,7 +192,7 @@ def bench(arguments: "Arguments") -> None:
     device, found = resolve_device(arguments.device), []
     facts, described = machine(device)
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(arguments.folder or temporary)
+        root = expanded(arguments.folder or temporary)
         log.info("making %d images", arguments.images)
         make_images(root, arguments)
         for name in arguments.contenders:

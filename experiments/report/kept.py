@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 
 from experiments.report.charts import Chart, Point, forgetting_chart, forgetting_figure
 from experiments.report.tables import HtmlTable, result_table
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import save_figure
+from gift_vit.common.files import expanded, save_figure
 from gift_vit.results.cells import all_top1, label_cells, label_columns, ordered_rows
 from gift_vit.results.collect import Grid
 from gift_vit.results.kept import MEASURES, measure_notes, measured
@@ -73,7 +72,7 @@ def draw_forgetting(grid: Grid, keys: Sequence[str], stem: str) -> None:
     figure = forgetting_figure(points)
     figure.axes[0].text(1, 1.02, _title(grid.datasets), transform=figure.axes[0].transAxes, ha="right", fontsize=10)
     figure.set(frameon=True, facecolor="white")
-    save_figure(figure, [Path(f"{stem}.{kind}") for kind in ("png", "pdf")])
+    save_figure(figure, [expanded(f"{stem}.{kind}") for kind in ("png", "pdf")])
 
 
 def _choices(grid: Grid) -> list[Sequence[str]]:

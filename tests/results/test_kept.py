@@ -127,8 +127,11 @@ def test_what_is_not_defined_is_a_dash(root: Path, capsys: pytest.CaptureFixture
     assert row.endswith("| – |")
 
 
-def test_the_figure_needs_runs_that_were_measured(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(f"root={root}", f"figure={tmp_path / 'plot'}") == 0
+def test_the_figure_needs_runs_that_were_measured(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(f"root={root}", "figure=~/plot") == 0
     assert (tmp_path / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "plot.pdf").read_bytes()[:5] == b"%PDF-"
     capsys.readouterr()
