@@ -89,6 +89,7 @@ def test_overlap_of_the_spans(runs: Runs, measure: Measure) -> None:
         assert rows[span]["chance"] == 16 / 64
 
 
-def test_other_schemas_have_no_canonical_basis(measure: Measure) -> None:
-    rows = measure(["gelu", "gelu again"], "layers=[0]", "count=3")["maps"]
+def test_other_schemas_have_no_canonical_basis_and_one_image_no_interval(measure: Measure) -> None:
+    rows = measure(["gelu", "gelu again"], "layers=[0]", "count=1")["maps"]
+    assert {row["low"] for row in rows} == {None}
     assert [row["basis"] for row in rows[::8]] == ["trained", "random φ for each run", "random φ for all runs"]

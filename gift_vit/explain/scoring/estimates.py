@@ -7,6 +7,8 @@ import numpy as np
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from gift_vit.results.render import decimal_text
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -17,7 +19,8 @@ class Estimate:
     high: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        mean, *ends = (decimal_text(value, 3) for value in (self.mean, self.low, self.high) if value is not None)
+        return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
 def estimate_mean(values: Tensor) -> Estimate:

@@ -14,7 +14,7 @@ from gift_vit.explain.explainer import Explainer, build_explainer
 from gift_vit.explain.layers import find_layers
 from gift_vit.explain.samples import spread_samples
 from gift_vit.explain.scoring.alignment import ALIGNMENTS, pairwise_stability, subspace_overlap
-from gift_vit.explain.scoring.estimates import estimate_mean
+from gift_vit.explain.scoring.estimates import Estimate, estimate_mean
 from gift_vit.methods.gift import GiftPair
 from gift_vit.results.render import render_markdown, text_table
 from gift_vit.runs.run import Run
@@ -109,7 +109,7 @@ def _markdown(found: Mapping[str, Any]) -> str:
     lines: dict[tuple[str, str], list[str]] = {}
     for row in found["maps"]:
         texts = lines.setdefault((row["layer"], row["basis"]), [row["layer"], row["basis"]])
-        texts.append("{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row))
+        texts.append(str(Estimate(row["mean"], row["low"], row["high"])))
     order = {layer: place for place, (layer, _) in reversed(list(enumerate(lines)))}
     layers = sorted(lines, key=lambda line: order[line[0]])
     images, seen = found["images"], " (which the runs were trained on)" if found["val_seen_in_training"] else ""
