@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from gift_vit.explain.config import MapChoice
 from gift_vit.explain.maps import explain
 from gift_vit.explain.scoring.perturbation import perturbation_curves
+from gift_vit.methods import GiftConfig, apply_method
+from gift_vit.runs.run import Run
 from tests.explain.conftest import Command, Runs, opened
 
 CLUSTERS = [3, 8, 1]
@@ -48,3 +51,15 @@ def test_the_candidate_that_val_chooses_is_reported_on_test(runs: Runs, tmp_path
         assert own["insertion_curve"][0] == own["deletion_curve"][-1] == pytest.approx(got["insertion_curve"][0])
     assert f"clusters: {report['candidate']}, chosen on 3 images of val; on 4 of test" in printed
     assert f"gain {got['gain']['mean']:.3f} [" in printed
+
+
+def test_a_cluster_beyond_the_rank(runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIFT's first version has 96 clusters of rank 16; a random φ, which has 16, is no matter of this command."""
+    vit = timm.create_model("test_vit.r160_in1k", img_size=64, num_classes=10)
+    tuned = apply_method(vit, GiftConfig(schema="paca_transformer", num_clusters=96))
+    monkeypatch.setattr(Run, "model", lambda _: tuned)
+    words = [f"out={tmp_path}", "basis=assignment", "clusters=[40]", "val_count=2", "count=2", "steps=2"]
+    code, printed, error = call("faithfulness", f"run={runs['zero']}", *words)
+    assert code == 0, error
+    assert printed.startswith("clusters: attn.proj of block 5, ")
+    assert "40, chosen on 2 images of val; on 2 of test" in printed

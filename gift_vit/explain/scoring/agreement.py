@@ -39,6 +39,7 @@ def score_run(run: Run, arguments: ScoreArguments) -> None:
     """Score the maps of val and test, write and print the report."""
     truth = _truth(arguments, run.config.dataset)
     explainer, data, response = build_explainer(run, arguments), run.data(), arguments.response
+    names = candidate_names(explainer)
     score = score_parts if truth.parts else score_masks
     scores: Any = {
         split: score_scenes(
@@ -46,7 +47,6 @@ def score_run(run: Run, arguments: ScoreArguments) -> None:
         )
         for split in SPLITS
     }
-    names = candidate_names(explainer)
     report = part_report(scores, names, truth.parts) if truth.parts else mask_report(scores, names)
     setting = {"segmentations": ["mask_threshold"], "parts": ["alpha"]}.get(arguments.truth, [])
     facts = {"run": run.config.run_name, "dataset": data.name, "truth": arguments.truth}

@@ -24,6 +24,7 @@ def measure_run(run: Run, arguments: FaithfulnessArguments) -> None:
     """Choose a candidate on val, write and print its curves on test."""
     response, steps = arguments.response, arguments.steps
     explainer, data = build_explainer(run, arguments), run.data()
+    names = candidate_names(explainer, with_random=False)[CLUSTERS]
     val, test = (
         explainer.inputs(spread_samples(data, split, count))
         for split, count in (("val", arguments.val_count), ("test", arguments.count))
@@ -32,13 +33,12 @@ def measure_run(run: Run, arguments: FaithfulnessArguments) -> None:
     best = int(gains.mean(0).argmax())
     curves = order_curves(explainer, test, best, response, steps)
     estimates = _estimates(curves)
-    candidate = candidate_names(explainer)[CLUSTERS][best]
     images = {"val": len(gains), "test": len(curves[CLUSTERS].insertion)}
     facts = {"run": run.config.run_name, "dataset": data.name, "basis": arguments.basis, "response": response}
-    facts |= {"candidate": candidate, "images": images, "fractions": curves[CLUSTERS].fractions.tolist()}
+    facts |= {"candidate": names[best], "images": images, "fractions": curves[CLUSTERS].fractions.tolist()}
     file = arguments.folder / "faithfulness.json"
     write_json(file, {**facts, "orders": _orders(curves, estimates)})
-    print(f"clusters: {candidate}, chosen on {images['val']} images of val; on {images['test']} of test")
+    print(f"clusters: {names[best]}, chosen on {images['val']} images of val; on {images['test']} of test")
     for name, own in estimates.items():
         print(f"{name:>14}  " + "  ".join(f"{score} {estimate}" for score, estimate in own.items()))
     print(f"wrote {file}")
