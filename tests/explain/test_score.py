@@ -128,9 +128,21 @@ def test_scores_against_parts(squares: Squares, tmp_path: Path, score: Score) ->
     assert "centre  hit 0.500, mean over 2 parts, each with its best candidate" in printed
 
 
-def test_annotations_of_other_images_are_an_error(squares: Squares, tmp_path: Path, call: Command) -> None:
-    write_table(tmp_path / "boxes.parquet", BOXES, [("elsewhere.png", 1.0, 1.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            ("elsewhere.png", 1.0, 1.0),
+            "none of the boxes is of an image in the val split of dataset folder_data; do the paths ",
+        ),
+        (("val/red/0.png", 900.0, 1.0), "all boxes of images in the val split of dataset folder_data lie outside of what the "),
+    ],
+)
+def test_annotations_of_other_images_or_places_are_an_error(
+    squares: Squares, tmp_path: Path, call: Command, row: tuple[str, float, float], message: str
+) -> None:
+    write_table(tmp_path / "boxes.parquet", BOXES, [(*row, 1.0, 1.0)])
     code, _, error = call("score", f"run={squares[0]}", f"annotations={tmp_path}", f"out={tmp_path / 'out'}")
     assert code == 2
-    assert error == "error: none of the boxes is of an image in the val split of dataset folder_data; do the paths agree?"
+    assert error.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()

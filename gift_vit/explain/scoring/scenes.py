@@ -47,9 +47,9 @@ def read_scenes(data: VisionDataset, split: str, truth: Truth, transform: ImageT
     """The images of a split whose annotated object is in the picture, in their order.
 
     Raises:
-        ConfigError: If the dataset's images are no files, or none of them is annotated.
+        ConfigError: If the dataset's images are no files, none of them is annotated, or all objects are outside the picture.
     """
-    found = False
+    found = seen = False
     for source in data.parts(split):
         paths = _paths(source)
         if paths is None:
@@ -61,10 +61,16 @@ def read_scenes(data: VisionDataset, split: str, truth: Truth, transform: ImageT
             image, _ = source[index]
             placed = truth.place(path, image, transform)
             if placed is not None:
+                seen = True
                 yield Scene(transform.finish(transform.prepare(image)), placed)
     if not found:
         raise ConfigError(
             f"none of the {truth.kind} is of an image in the {split} split of dataset {data.name}; do the paths agree?"
+        )
+    if not seen:
+        raise ConfigError(
+            f"all {truth.kind} of images in the {split} split of dataset {data.name} lie outside of what the model sees of the "
+            "picture; check their coordinates, which are pixels of the file"
         )
 
 
