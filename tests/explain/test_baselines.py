@@ -104,17 +104,18 @@ class OnePatch(nn.Module):
 
     num_prefix_tokens = 1
 
-    def __init__(self) -> None:
+    def __init__(self, pads: bool) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(img_size=(8, 12), patch_size=4, embed_dim=2)
+        self.patch_embed = PatchEmbed((8, 12), patch_size=4, embed_dim=2, strict_img_size=not pads, dynamic_img_pad=pads)
 
     def forward(self, images: Tensor) -> Tensor:
         score = images[:, :, 4:8, 8:12].mean((1, 2, 3))
         return torch.stack([torch.zeros_like(score), score], 1)
 
 
-def test_insertion_and_deletion_of_the_one_patch_that_counts() -> None:
-    model, images = OnePatch(), torch.full((2, 3, 8, 12), 3.0)
+@pytest.mark.parametrize(("pads", "size"), [(False, (8, 12)), (True, (5, 10))])
+def test_insertion_and_deletion_of_the_one_patch_that_counts(pads: bool, size: tuple[int, int]) -> None:
+    model, images = OnePatch(pads), torch.full((2, 3, *size), 3.0)
     maps = torch.zeros(2, 2, 3)
     maps[0, 1, 2] = 1  # the right patch first
     maps[1, 1, 2] = -1  # and last

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError
@@ -64,7 +65,7 @@ def perturbation_curves(model: nn.Module, images: Tensor, maps: Tensor, steps: i
     grid = patch_grid(model, images)
     if maps.shape != (len(images), *grid):
         raise ConfigError(f"maps have shape {tuple(maps.shape)}; these images need {(len(images), *grid)}")
-    count = grid[0] * grid[1]
+    count, (rows, columns) = grid[0] * grid[1], _patch_of_pixels(model, grid, images)
     order = torch.argsort(maps.flatten(1), dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
     shown = torch.linspace(0, count, min(steps, count) + 1).round().long().tolist()
@@ -72,7 +73,7 @@ def perturbation_curves(model: nn.Module, images: Tensor, maps: Tensor, steps: i
     with eval_mode(model):
         classes = model(images).argmax(1, keepdim=True)
         for number in shown:
-            first = _at_pixels(rank < number, grid, images)
+            first = (rank < number).unflatten(1, grid)[:, None, rows, columns]
             for curve, mask in zip(curves, (first, ~first), strict=True):
                 curve.append(cast(Tensor, model(images * mask)).softmax(1).gather(1, classes)[:, 0])
     insertion, deletion = (torch.stack(curve, 1) for curve in curves)
@@ -80,7 +81,12 @@ def perturbation_curves(model: nn.Module, images: Tensor, maps: Tensor, steps: i
     return Curves(torch.tensor(shown, device=images.device) / count, insertion, deletion)
 
 
-def _at_pixels(patches: Tensor, grid: tuple[int, int], images: Tensor) -> Tensor:
-    """Booleans per patch (B, h·w) as booleans per pixel, (B, 1, H, W)."""
-    height, width = images.shape[2] // grid[0], images.shape[3] // grid[1]
-    return patches.unflatten(1, grid).repeat_interleave(height, 1).repeat_interleave(width, 2).unsqueeze(1)
+def _patch_of_pixels(model: nn.Module, grid: tuple[int, int], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the patch's row (H, 1) and column (W,) of every pixel; patches at the lower and right edge may stand out."""
+    embed = cast(PatchEmbed, model.get_submodule("patch_embed"))
+    patch = cast("tuple[int, int]", embed.feat_ratio(as_scalar=False))
+    rows, columns = (
+        (torch.arange(side, device=images.device) // own).clamp(max=number - 1)
+        for side, own, number in zip(images.shape[2:], patch, grid, strict=True)
+    )
+    return rows[:, None], columns
