@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "missing folder": ([*SMOKE, "dataset=folder", "dataset.root=nowhere"], "nowhere"),
     "home folder": ([*SMOKE, "dataset=folder", "dataset.root=~/no such bücher (2)"], "/no such bücher (2)"),
-    "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "for class folders type dataset=folder"),
+    "other kind": ([*SMOKE, "dataset=parquet", f"dataset.root={ROOT}"], "give the folder that holds them, or for class "),
     "no images": ([*SMOKE, "dataset=folder", f"dataset.root={ROOT}/tests"], "tests: found no image of the classes "),
     "data": (["gift_vit.data", "nowhere"], "there is no folder or file nowhere; give root="),
     "long name": (["gift_vit.data", f"root={'x' * 300}"], "there is no folder or file xxx"),

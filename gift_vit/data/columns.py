@@ -46,11 +46,12 @@ def find_column(
     if not fitting:
         raise ConfigError(
             f"{place} has the columns {', '.join(names)}; none has a usual name of {role}s ({', '.join(USUAL_NAMES[role])}): "
-            f"give {setting}=<its name>"
+            f"rename the right one to {role}, or give {setting}=<its name>"
         )
     if len(fitting) > 1:
         raise ConfigError(
-            f"{place} has the columns {' and '.join(fitting)}, which may all be the {role}s; give {setting}=<one>"
+            f"{place} has the columns {' and '.join(fitting)}, which may all be the {role}s; rename all but one, or give "
+            f"{setting}=<one>"
         )
     if names.count(fitting[0]) > 1:
         raise ConfigError(f"{place} has {names.count(fitting[0])} columns named {fitting[0]}; rename all but one of them")

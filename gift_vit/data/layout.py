@@ -161,7 +161,8 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
     if not series:
         where = f"{root}, {root}/data or a folder named as a split" if kind == "parquet" else f"{root}"
         raise ConfigError(
-            f"there are no files that end in {' or '.join(endings)} in {where}; for class folders type dataset=folder"
+            f"there are no files that end in {' or '.join(endings)} in {where}; give the folder that holds them, or for class "
+            "folders type dataset=folder"
         )
     remedy = "name the files in dataset.files=…, rename it or move it elsewhere"
     found = _assigned(series, root, "file", remedy, {name: files[0] for name, files in series.items()})
@@ -298,7 +299,7 @@ def _refuse_hidden_splits(root: Path, folders: Sequence[str]) -> None:
     for name in folders:
         inside = {split_named(entry.name) for entry in listed(root / name) if entry.is_dir()} - {None}
         if inside and (len(folders) == 1 or len(inside) > 1):
-            raise ConfigError(f"{root / name} holds folders named as splits; give dataset.root={root / name}")
+            raise ConfigError(f"{root / name} holds folders named as splits; give this folder in place of {root}")
     words = {name: set(re.findall("[a-z]+", name.casefold())) for name in folders}
     splits = {
         name for name in folders if words[name] & (_HELD_OUT | {word for names in USUAL_NAMES.values() for word in names})

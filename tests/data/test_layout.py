@@ -232,7 +232,7 @@ def test_a_pattern_of_a_persons_own_lacks_no_shard_either(tmp_path: Path, put: M
             r"/seg_test looks like a split, but has none of the known names \(train, training, val",
         ),
         (["images_train", "images_test"], "looks like a split"),
-        (["mine/train/a", "mine/test/a"], r"/mine holds folders named as splits; give dataset\.root=\S*/mine"),
+        (["mine/train/a", "mine/test/a"], "/mine holds folders named as splits; give this folder in place of "),
         (["a", "holdout/a"], r"/holdout looks like a split"),
     ],
 )

@@ -118,10 +118,10 @@ def test_wrong_files_are_named(tmp_path: Path, png: Png) -> None:
             {"foto": image, "label": label},
             r"has the columns foto, label; none has a usual name of images \(.*dataset.columns.image=",
         ),
-        ({"image": image, "id": label}, r"none has a usual name of labels .* give dataset.columns.label=<its name>"),
+        ({"image": image, "id": label}, r"none has a usual name of labels .* one to label, or give dataset.columns.label="),
         (
             {"image": image, "img": image, "label": label},
-            "the columns image and img, which may all be the images; give dataset.col",
+            "the columns image and img, which may all be the images; rename all but",
         ),
         ({"image": image, "label": label, "labels": label}, "the columns label and labels, which may all be the labels"),
         ({"image": image, "label": ["cat"]}, "its labels are text; expected integers"),
