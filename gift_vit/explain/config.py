@@ -111,7 +111,8 @@ class ShowArguments(RunArguments):
         formats: of the sheets
         overlays: write every overlay as a file of its own too
 
-    Writes maps.npz (raw maps), one sheet per layer and per image, and index.html, a gallery that opens without a network.
+    Writes maps.npz (raw maps), one sheet per layer (of 24 images each, if there are more) and per image, and index.html, a
+    gallery that opens without a network. What an earlier call has written into the folder is replaced.
     """
 
     images: str | None = None

@@ -71,6 +71,12 @@ class ClusterMaps:
         chosen = slice(index, index + 1)
         return replace(self, layers=self.layers[chosen], post=self.post[:, chosen], pre=self.pre[:, chosen])
 
+    def of_clusters(self, positions: Sequence[int]) -> "ClusterMaps":
+        """The maps of some of the clusters, by their positions among the K."""
+        chosen = list(positions)
+        names = tuple(self.clusters[position] for position in chosen)
+        return replace(self, clusters=names, post=self.post[:, :, chosen], pre=self.pre[:, :, chosen])
+
     def cpu(self) -> "ClusterMaps":
         """The same in main memory."""
         return replace(self, post=self.post.cpu(), pre=self.pre.cpu(), logits=self.logits.cpu())

@@ -18,6 +18,7 @@ from gift_vit.data.decode import Decoder
 from gift_vit.data.layout import one_form
 
 T = TypeVar("T")
+_STEM = 200  # bytes of a file's name that leave room for what is put around them
 _NAME = 22  # characters of a class name that fit beside the mark
 
 
@@ -51,9 +52,9 @@ class Pictures:
         if len(set(counts)) > 1:
             raise ConfigError("got {} images, {} true and {} predicted names; expected one each".format(*counts))
 
-    def one(self, index: int) -> "Pictures":
-        """One of the images alone."""
-        return Pictures(self.images[index : index + 1], [self.true[index]], [self.predicted[index]])
+    def some(self, which: slice) -> "Pictures":
+        """Some of the images alone."""
+        return Pictures(self.images[which], self.true[which], self.predicted[which])
 
     def is_wrong(self, index: int) -> bool:
         """Whether the model's answer is known to be wrong."""
@@ -124,8 +125,9 @@ def distinct(names: Sequence[str]) -> Iterator[str]:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """The names in the characters that may stand in a file's, no two alike."""
-    return list(distinct([re.sub(r"[^\w.-]+", "_", name).strip("_") or "image" for name in names]))
+    """The names in the characters that may stand in a file's, no two alike; of great length their beginnings."""
+    plain = [re.sub(r"[^\w.-]+", "_", name).strip("_") or "image" for name in names]
+    return list(distinct([name.encode()[:_STEM].decode(errors="ignore") for name in plain]))
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

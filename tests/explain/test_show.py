@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from gift_vit.data.config import DatasetConfig
 from gift_vit.explain.config import MapChoice, ShowArguments
+from gift_vit.explain.drawing import output
 from gift_vit.explain.drawing.overlay import overlay
 from gift_vit.explain.explainer import Explainer, build_explainer
 from gift_vit.explain.maps import explain, normalise_maps, threshold_maps
@@ -19,6 +20,7 @@ from gift_vit.explain.scoring.localisation import candidate_names
 from gift_vit.methods import GiftConfig, apply_method
 from gift_vit.runs.run import Run
 from tests.explain.conftest import Command, Runs, opened
+from tests.explain.test_sheets import pixels
 
 
 def test_a_class_of_the_test_split(runs: Runs, tmp_path: Path, call: Command) -> None:
@@ -64,6 +66,28 @@ def test_files_of_a_folder(runs: Runs, tmp_path: Path, call: Command) -> None:
         # the maps are those of the run's model
         torch.testing.assert_close(torch.from_numpy(raw["post"][1]), explain(model, grey).post[0, [2]], atol=1e-4, rtol=1e-4)
     assert sorted(file.stem for file in out.glob("layers_*")) == ["layers_a_0", "layers_a_1", "layers_b_1_2", "layers_b_1_3"]
+
+
+def test_what_an_earlier_call_has_left_is_removed_and_nothing_else(
+    runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three images in sheets of two, then one in one format; beside them lie files of other commands and of a person."""
+    monkeypatch.setattr(output, "SHEET_ROWS", 2)
+    out, own = tmp_path / "out", ["scores.json", "images_mine.png", "layers_mine.pdf", "overlays/test00000/mine.png"]
+    words = [f"run={runs['zero']}", f"out={out}", "layers=[5]", "clusters=[0]"]
+    printed = call("__main__", *words, "count=3", "overlays=true").printed
+    assert f"wrote the maps of 3 images, in sheets of 2 to {out}; " in printed
+    first, second = (pixels(out / f"images_attn.proj_block5{part}.png") for part in ("", "_2"))
+    assert len(first) > 1.5 * len(second)
+    for name in own:
+        (out / name).touch()
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert call("__main__", *words, f"images={tmp_path / 'a.png'}", "formats=[png]").code == 0
+    left = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert left == {*own, "maps.npz", "index.html", "images_attn.proj_block5.png", "layers_a.png"}
+    (out / "maps.npz").write_text("no maps")
+    assert call("__main__", *words, "count=1", "formats=[png]").code == 0
+    assert (out / "layers_a.png").exists()
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -114,6 +138,7 @@ def test_attention_that_is_left_out_is_said_once(runs: Runs, caplog: pytest.LogC
         (["猫", "犬", "!?"], ["猫", "犬", "image"]),
         (["cat (1)", "cat [1]", "cat_1_1"], ["cat_1_0", "cat_1_2", "cat_1_1"]),
         (["x", "x", "x_1"], ["x_0", "x_2", "x_1"]),
+        (["a" * 250 + "b", "a" * 250 + "c", "猫" * 80], ["a" * 200 + "_0", "a" * 200 + "_1", "猫" * 66]),
     ],
 )
 def test_no_two_images_share_a_file(names: list[str], stems: list[str]) -> None:

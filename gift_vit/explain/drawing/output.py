@@ -1,24 +1,30 @@
 """Everything that is written about explained images: raw maps, overlays, sheets, the gallery."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
 
-from gift_vit.common.files import atomic_path
+from gift_vit.common.files import atomic_path, writing
 from gift_vit.data.decode import Decoder
-from gift_vit.explain.config import ShowArguments
+from gift_vit.explain.config import FORMATS, RESPONSES, ShowArguments
 from gift_vit.explain.drawing.gallery import GalleryText, write_gallery
 from gift_vit.explain.drawing.overlay import overlay
 from gift_vit.explain.drawing.sheets import Style, draw_image_sheet, draw_layer_sheet
 from gift_vit.explain.explainer import Explained, Explainer, build_explainer
+from gift_vit.explain.layers import LayerName
 from gift_vit.explain.maps import ClusterMaps
-from gift_vit.explain.samples import find_class, read_samples, split_samples
+from gift_vit.explain.samples import file_stems, find_class, read_samples, split_samples
 from gift_vit.explain.select import telling_clusters
 from gift_vit.runs.run import Run
 
+SHEET_ROWS = 24  # images that a sheet of one layer shows
 _COLUMNS = 16  # clusters that a sheet of one image shows side by side
+_RAW, _OVERLAYS = "maps.npz", "overlays"
 
 
 def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -> None:
@@ -32,14 +38,15 @@ def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -
     text = GalleryText(f"{cfg.method_name} on {cfg.dataset.name}, {cfg.backbone.name}", facts)
     for layer, clusters in write_explained(arguments.folder, explained, arguments, text).items():
         print(f"{layer}: clusters {', '.join(map(str, clusters))}")
-    print(f"wrote the maps of {len(explained.names)} images to {arguments.folder}; open {arguments.folder / 'index.html'}")
+    count, several = len(explained.names), f", in sheets of {SHEET_ROWS}" if len(explained.names) > SHEET_ROWS else ""
+    print(f"wrote the maps of {count} images{several} to {arguments.folder}; open {arguments.folder / 'index.html'}")
 
 
 def write_explained(out: Path, explained: Explained, shown_as: ShowArguments, text: GalleryText) -> dict[str, list[int]]:
     """Write ``maps.npz``, ``layers_<image>``, ``images_<layer>``, ``overlays/`` and ``index.html`` below ``out``.
 
     Args:
-        out: A folder; files of the same names are replaced.
+        out: A folder; what an earlier call has written there is replaced, and other files stay.
         explained: Images and maps.
         shown_as: How to show them: the response (the gallery has both), which clusters, colours, formats and overlays.
         text: The title of sheets and gallery, and what the gallery says about the maps.
@@ -49,7 +56,8 @@ def write_explained(out: Path, explained: Explained, shown_as: ShowArguments, te
     """
     maps = explained.maps
     shown = [_shown_clusters(maps, index, shown_as) for index in range(len(maps.layers))]
-    _write_raw(out / "maps.npz", explained)
+    _remove_earlier(out)
+    _write_raw(out / _RAW, explained)
     for index, own in enumerate(shown):
         _write_layer(out, explained, index, own, shown_as, text.title)
     for index in range(len(explained.names)):
@@ -89,28 +97,62 @@ def _write_raw(path: Path, explained: Explained) -> None:
 
 
 def _write_layer(out: Path, explained: Explained, index: int, shown: list[int], shown_as: ShowArguments, title: str) -> None:
-    maps, layer = explained.maps, explained.maps.layers[index]
-    heat = maps.layer(index).thresholded(shown_as.response)[:, 0, shown]
-    names = [maps.clusters[position] for position in shown]
+    """Sheets of at most :data:`SHEET_ROWS` images each, so that none takes more memory, or is higher, than can be looked at."""
+    maps, layer = explained.maps.layer(index).of_clusters(shown), explained.maps.layers[index]
     style = Style(shown_as.colours, f"{title}: {layer}, {_when(shown_as.response)}")
-    paths = [out / f"images_{layer.target}_block{layer.block}.{suffix}" for suffix in shown_as.formats]
-    draw_layer_sheet(explained.pictures, heat, names, style, paths)
-    if shown_as.overlays:
-        for number, image in enumerate(explained.pictures.images):
-            for position, name in enumerate(names):
-                picture = overlay(image, heat[number, position].numpy(), shown_as.colours)
-                file = f"{layer.target}_block{layer.block}_cluster{name}_{shown_as.response}.png"
-                _save(out / "overlays" / explained.stems[number] / file, picture)
+    for part, first in enumerate(range(0, len(maps), SHEET_ROWS)):
+        rows = slice(first, first + SHEET_ROWS)
+        pictures, stems = explained.pictures.some(rows), explained.stems[rows]
+        heat = maps.images(range(len(maps))[rows]).thresholded(shown_as.response)[:, 0]
+        paths = [out / f"{_layer_sheet(layer, part)}.{suffix}" for suffix in shown_as.formats]
+        draw_layer_sheet(pictures, heat, maps.clusters, style, paths)
+        for stem, image, own in zip(stems, pictures.images, heat, strict=True) if shown_as.overlays else ():
+            for cluster, values in zip(maps.clusters, own, strict=True):
+                file = _overlay(layer, cluster, shown_as.response)
+                _save(out / _OVERLAYS / stem / file, overlay(image, values.numpy(), shown_as.colours))
 
 
 def _write_image(out: Path, explained: Explained, index: int, telling: list[int], shown_as: ShowArguments, title: str) -> None:
     maps, name = explained.maps.images([index]), explained.names[index]
-    shown = list(range(len(maps.clusters))) if len(maps.clusters) <= _COLUMNS else telling
-    rows_and_columns = [str(layer) for layer in maps.layers], [maps.clusters[position] for position in shown]
-    paths = [out / f"layers_{explained.stems[index]}.{suffix}" for suffix in shown_as.formats]
+    maps = maps if len(maps.clusters) <= _COLUMNS else maps.of_clusters(telling)
+    paths = [out / f"{_image_sheet(explained.stems[index])}.{suffix}" for suffix in shown_as.formats]
     style = Style(shown_as.colours, f"{title}: {name}, {_when(shown_as.response)}")
-    heat = maps.thresholded(shown_as.response)[0][:, shown]
-    draw_image_sheet(explained.pictures.one(index), heat, rows_and_columns, style, paths)
+    heat, picture = maps.thresholded(shown_as.response)[0], explained.pictures.some(slice(index, index + 1))
+    draw_image_sheet(picture, heat, ([str(layer) for layer in maps.layers], maps.clusters), style, paths)
+
+
+def _layer_sheet(layer: LayerName, part: int) -> str:
+    return f"images_{layer.target}_block{layer.block}" + (f"_{part + 1}" if part else "")
+
+
+def _image_sheet(stem: str) -> str:
+    return f"layers_{stem}"
+
+
+def _overlay(layer: LayerName, cluster: int, response: str) -> str:
+    return f"{layer.target}_block{layer.block}_cluster{cluster}_{response}.png"
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove the sheets and overlays that an earlier call has left: those of the layers and images of its ``maps.npz``."""
+    try:
+        with np.load(out / _RAW) as raw:
+            stems, clusters = file_stems(raw["images"].tolist()), raw["clusters"].tolist()
+            layers = [LayerName(*names) for names in zip(raw["targets"].tolist(), raw["blocks"].tolist(), strict=True)]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, BadZipFile):
+        return  # there is none, or it is another file
+    parts = range(math.ceil(len(stems) / SHEET_ROWS))
+    sheets = [*(_layer_sheet(layer, part) for layer in layers for part in parts), *map(_image_sheet, stems)]
+    overlays = {_overlay(layer, cluster, response) for layer in layers for cluster in clusters for response in RESPONSES}
+    folders = [out / _OVERLAYS / stem for stem in stems]
+    with writing(out):
+        for file in (out / f"{sheet}.{suffix}" for sheet in sheets for suffix in FORMATS):
+            file.unlink(missing_ok=True)
+        for file in (file for folder in folders for file in folder.glob("*.png") if file.name in overlays):
+            file.unlink()
+    for folder in (*folders, out / _OVERLAYS):
+        with suppress(OSError):  # it is not there, or holds what is another's
+            folder.rmdir()
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
