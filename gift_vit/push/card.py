@@ -1,6 +1,6 @@
 """The model card of a run: README.md of its repository, with its numbers as ``model-index``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -53,8 +53,9 @@ _CLASSES = _Task(
 _ANSWERS = replace(_CLASSES, tag="text-generation", head="An adapter", use=_MERGE % "AutoModelForCausalLM")
 
 
-def _own_weights(backbone: Mapping[str, Any]) -> str:
+def _own_weights(result: Result) -> str:
     """What to do about pretrained weights that no hub has."""
+    backbone: Any = result.run.config["backbone"]
     if not backbone.get("weights"):
         return ""
     return f"""The pretrained weights are the file `{backbone["weights"]}`, which is not part of it: pull the run, and write
@@ -168,7 +169,7 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
 
 ## How to use it
 
-{_own_weights(run.config["backbone"])}```bash
+{_own_weights(result)}```bash
 {task.use.format(run=f"hf://{repo}")}python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
 python -m gift_vit.pull repo={repo} out={repo.partition("/")[2]}
 ```

@@ -215,6 +215,17 @@ def test_paths_in_sentences(run: Run, text: str, expected: str) -> None:
     assert (record["data"]["source"], record["data"]["warnings"]) == (expected, [expected])
 
 
+def test_the_card_names_a_file_of_weights(run: Run) -> None:
+    assert run.result is not None
+    config = json.loads(json.dumps(run.result.run.config))
+    config["backbone"]["weights"] = "vit.pth"
+    result = with_record(run, config=config).result
+    assert result is not None
+    told = "The pretrained weights are the file `vit.pth`, which is not part of it: pull the run, and write"
+    assert told in model_card(result, "me/it")
+    assert "The pretrained weights are" not in model_card(run.result, "me/it")
+
+
 def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> None:
     assert run.result is not None
     top1 = run.result.metrics["test_top1"]
