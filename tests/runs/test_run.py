@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config import RunConfig, load_config
+from gift_vit.config.loader import check_present
 from gift_vit.engine.state import Precision, product_precision_kept
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run, find_runs, locked_folder
@@ -175,6 +177,19 @@ def test_a_model_on_other_pretrained_weights_is_refused(tmp_path: Path, configur
     config.write_text(config.read_text().replace("model: test_vit", "model: test_vit2"))
     with pytest.raises(Untruth, match=r"backbone\.model is test_vit2"):
         list(verify_run(Run.open(cfg.folder)))
+
+
+def test_the_file_that_toast_started_from_is_not_asked_for_again(configure: Callable[..., RunConfig]) -> None:
+    cfg = configure("method=toast", "trainer.epochs=1", "backbone.img_size=32")
+    train_run(cfg, Call("python -m gift_vit.train", []))
+    config = OmegaConf.load(cfg.folder / "config.yaml")
+    assert config.method.weights is None
+    config.method.weights = "/nowhere/decoders.pth"
+    OmegaConf.save(config, cfg.folder / "config.yaml")
+    run = Run.open(cfg.folder)
+    with pytest.raises(ConfigError, match="no such file"):
+        check_present(run.config)  # as a new start would
+    run.check_present()
 
 
 def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path) -> None:
