@@ -15,12 +15,18 @@ logger = logging.getLogger(__name__)
 PLAIN_INTERVAL_S = 30.0
 
 
+def bar_console() -> Console | None:
+    """stderr, where that is a terminal which can show a bar."""
+    # rich takes FORCE_COLOR for a terminal, which would write control characters into the log of a CI job
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
 @contextmanager
 def transfer(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told how many bytes are done in all; ``total`` is None where nobody knows it."""
-    # rich takes FORCE_COLOR for a terminal, which would write control characters into the log of a CI job
-    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
-    if not console.is_terminal or console.is_dumb_terminal:
+    console = bar_console()
+    if console is None:
         yield _plain(title, total)
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()

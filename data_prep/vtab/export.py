@@ -1,7 +1,6 @@
 """Exporting a task: the rows of its three splits, verified, into its folder."""
 
 import logging
-import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from data_prep.complete import complete_folder
+from data_prep.progress import bar_console
 from data_prep.vtab import verify
 from data_prep.vtab.records import Key, Origin
 from data_prep.vtab.task_folder import FORMAT, META, OWN, Row, SplitWriter, describe_task
@@ -128,8 +127,7 @@ def _shown(split: Split, what: str) -> Generator[Row, None, None]:
     """The rows, with a bar on a terminal and a log line now and then elsewhere."""
     rows = iter(split.rows)
     rows = chain(list(islice(rows, 1)), rows)  # for the first one an origin may unpack something, with a bar of its own
-    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
-    if console.is_terminal and not console.is_dumb_terminal:
+    if console := bar_console():
         yield from track(rows, what, split.images, console=console, transient=True)
         return
     shown = time.monotonic()
