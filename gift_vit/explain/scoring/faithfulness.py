@@ -24,7 +24,7 @@ def measure_run(run: Run, arguments: FaithfulnessArguments) -> None:
     """Choose a candidate on val, write and print its curves on test."""
     response, steps = arguments.response, arguments.steps
     explainer, data = build_explainer(run, arguments), run.data()
-    names = candidate_names(explainer, with_random=False)[CLUSTERS]
+    names = candidate_names(explainer, [CLUSTERS])[CLUSTERS]
     val, test = (
         explainer.inputs(spread_samples(data, split, count))
         for split, count in (("val", arguments.val_count), ("test", arguments.count))

@@ -61,12 +61,12 @@ def join_scores(several: Sequence[Scores], dim: int = 0) -> Scores:
     return type(several[0])(*(torch.cat([getattr(scores, name) for scores in several], dim) for name in names))
 
 
-def candidate_names(explainer: Explainer, with_random: bool = True) -> dict[str, list[str]]:
+def candidate_names(explainer: Explainer, makers: Sequence[str] = (CLUSTERS, RANDOM)) -> dict[str, list[str]]:
     """The names of the candidates in their order, by what makes the maps; − is the map with its sign turned."""
     layers = find_layers(explainer.model, explainer.choice)
-    names = {}
-    for maker, basis in {CLUSTERS: explainer.choice.basis, **({RANDOM: "random"} if with_random else {})}.items():
-        count = cluster_columns(layers[0], replace(explainer.choice, basis=basis)).shape[1]
+    bases, names = {CLUSTERS: explainer.choice.basis, RANDOM: "random"}, {}
+    for maker in makers:
+        count = cluster_columns(layers[0], replace(explainer.choice, basis=bases[maker])).shape[1]
         clusters = explainer.choice.clusters or range(count)
         names[maker] = [f"{layer.name}, {sign}{cluster}" for layer in layers for sign in ("", "−") for cluster in clusters]
     attends = shows_attention(explainer.model)
