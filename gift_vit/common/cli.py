@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -98,40 +98,39 @@ def told_of_interruption() -> Iterator[None]:
         raise KeyboardInterrupt("the command") from error
 
 
-def main(cls: type[T], action: Callable[[T], None], positional: str | None = None) -> None:
+def main(cls: type[T], action: Callable[[T], None], positional: str | None = None, section: str | None = None) -> None:
     """A whole command: read the words of the command line into ``cls``, do ``action``, exit with the code that fits."""
 
     @told_of_interruption()
     def command() -> None:
-        action(parse_arguments(cls, positional))
+        action(parse_arguments(cls, positional, section))
 
     log_to_stderr()
     raise SystemExit(run_command(command))
 
 
-def parse_arguments(cls: type[T], positional: str | None = None) -> T:
+def parse_arguments(cls: type[T], positional: str | None = None, section: str | None = None) -> T:
     """Read ``key=value`` words of the command line into a dataclass; ``--help`` prints what its docstring says, and exits.
 
     ``--key value``, ``--key=value`` and, for what is true or false, ``--key`` mean the same. The first word without '=' is the
     value of the field ``positional``, if one is named. A field that ends in an underscore is typed without it: ``class_`` is
-    ``class=…``, which Python could not name.
+    ``class=…``, which Python could not name. Words ``<section>.<key>=<value>`` are listed in the field ``section`` as they are.
 
     Raises:
         ConfigError: For an unknown key, a word without '=', or a value of the wrong type.
     """
     hints = get_type_hints(cls)
-    words = without_dashes(sys.argv[1:], {key for key, kind in hints.items() if kind is bool})
-    if positional is not None:
-        named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
-        if named is not None:
-            words[named] = f"{positional}={words[named]}"
+    words = _typed(hints, positional)
     if {"-h", "--help"} & set(words):
         print(help_text(cls), flush=True)
         raise SystemExit(SUCCESS)
     arguments = OmegaConf.structured(cls)
-    known = {str(name).rstrip("_"): str(name) for name in arguments}
+    known = {f"{name}.<key>" if name == section else name.rstrip("_"): name for name in map(str, arguments)}
     for word in words:
         key, equals, _ = word.partition("=")
+        if key.startswith(f"{section}."):
+            arguments[section].append(word)
+            continue
         if not equals or key not in known:
             raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")
         try:
@@ -148,6 +147,16 @@ def parse_arguments(cls: type[T], positional: str | None = None) -> T:
         return OmegaConf.to_object(arguments)  # pyright: ignore[reportReturnType]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from error
+
+
+def _typed(hints: Mapping[str, Any], positional: str | None) -> list[str]:
+    """The words of the command line as ``key=value``, whichever way they were typed."""
+    words = without_dashes(sys.argv[1:], {key for key, kind in hints.items() if kind is bool})
+    if positional is not None:
+        named = next((index for index, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
+        if named is not None:
+            words[named] = f"{positional}={words[named]}"
+    return words
 
 
 def _value(word: str, hint: Any) -> Any:

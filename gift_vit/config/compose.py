@@ -83,10 +83,22 @@ def conf_dir() -> Path:
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
-    """What ``python -m gift_vit.train`` would compose from these overrides, for Python code and tests."""
+    """What ``python -m gift_vit.train`` would compose from these overrides, for Python code and tests.
+
+    Raises:
+        ConfigError: For an override that is wrong.
+    """
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         check_recipe(overrides)
-        return compose("train", overrides=list(overrides))
+        return _compose(overrides)
+
+
+def _compose(words: Sequence[str]) -> DictConfig:
+    """While Hydra is set up, with its errors in one line."""
+    try:
+        return compose("train", overrides=list(words))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explain_composition_error(error, words) from error
 
 
 def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
@@ -131,11 +143,7 @@ def with_recipe(cfg: DictConfig, hydra_cfg: HydraConf, name: Callable[[], str]) 
         raise ConfigError(f"recipe {used} is in {files[0]} and in {files[1]}, of which Hydra takes the former; move one away")
     if used == choices.get("recipe"):
         return cfg
-    words = [*task_words(hydra_cfg), f"recipe={used}"]
-    try:
-        return compose("train", overrides=words)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise explain_composition_error(error, words) from error
+    return _compose([*task_words(hydra_cfg), f"recipe={used}"])
 
 
 def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
@@ -226,7 +234,8 @@ def _unknown_override(key: str, overrides: Sequence[str]) -> str:
     chosen = [word for word in overrides if word.partition("=")[0] in choices()]
     GlobalHydra.instance().clear()
     try:
-        known: Any = OmegaConf.to_container(compose_config(chosen))
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            known: Any = OmegaConf.to_container(compose("train", overrides=chosen))
     except HydraException:
         return f"unknown key {key}"
     keys = [name for name, _ in flatten(known) if not name.startswith("method.grid.")]

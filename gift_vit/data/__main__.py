@@ -1,8 +1,7 @@
 """Say what a folder, a CSV or a Parquet file of one's own holds: see :class:`Arguments`."""
 
 import shlex
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -10,8 +9,9 @@ from gift_vit.common import cli
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
+from gift_vit.config import compose_config, load_config
+from gift_vit.config.words import overrides_of
 from gift_vit.data.base import build_dataset
-from gift_vit.data.config import OWN, ColumnsConfig
 from gift_vit.data.layout import kind_of
 from gift_vit.data.report import check_decodable, describe
 
@@ -27,6 +27,7 @@ class Arguments:
         image: the column of the images, if it has no usual name
         label: the column of the labels, if it has no usual name
         split: the column of the splits in a single file, if it is not called split
+        dataset: dataset.<key>=<value>, any other option of the data as training takes it
         check_duplicates: look for pictures that stand in more than one split; reads the files of equal size
         decode: decode every picture, on all cores, to find damaged ones; false looks at their headers alone
 
@@ -37,6 +38,7 @@ class Arguments:
     image: str | None = None
     label: str | None = None
     split: str | None = None
+    dataset: list[str] = field(default_factory=list)
     check_duplicates: bool = True
     decode: bool = True
 
@@ -45,29 +47,30 @@ def report(arguments: Arguments) -> None:
     """Read the data, and print the report.
 
     Raises:
-        ConfigError: If it or a picture cannot be read, or a column of class folders is named.
+        ConfigError: If it or a picture cannot be read, a column of class folders is named, or an option is wrong.
     """
     kind = kind_of(expanded(arguments.root))
-    given = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
-    if kind == "folder" and given:
-        role, name = next(iter(given.items()))
+    columns = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
+    if kind == "folder" and columns:
+        role, name = next(iter(columns.items()))
         raise ConfigError(f"{role}={name}: {arguments.root} holds class folders, which have no columns; leave it out")
-    columns: dict[str, Any] = {} if kind == "folder" else {"columns": ColumnsConfig(**given)}
-    data = build_dataset(OWN[kind](name=kind, root=arguments.root, **columns))
-    described = describe(data, arguments.check_duplicates)
+    named = (f"dataset.columns.{role}={name}" for role, name in columns.items())
+    words = [f"dataset={kind}", f"dataset.root={arguments.root}", *named, *arguments.dataset]
+    cfg = load_config(compose_config(overrides_of(words))).dataset
+    data = build_dataset(cfg)
+    described = describe(data, arguments.check_duplicates and cfg.check_duplicates)
     print("\n".join(described.lines()))
     for warning in described.warnings:
         print(f"warning: {warning}")
     if arguments.decode:
         for source in data.splits.values():
             check_decodable(source, cores())
-    words = [f"dataset={kind}", f"dataset.root={arguments.root}", *(f"dataset.columns.{key}={given[key]}" for key in given)]
     print(f"to train on it: python -m gift_vit.train {' '.join(map(shlex.quote, words))}")
 
 
 def main() -> None:
     """Entry point."""
-    cli.main(Arguments, report, positional="root")
+    cli.main(Arguments, report, positional="root", section="dataset")
 
 
 if __name__ == "__main__":
