@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from data_prep.commands import DEFAULT_ROOT, data_root, is_default_root, training_words
 from data_prep.commonsense import prepare as commonsense
@@ -180,7 +181,7 @@ def render(statuses: list[Status], narrow: bool = False) -> Table:
     for status in statuses:
         cells = (
             status.name,
-            f"[{colours[status.state]}]{status.state}[/]",
+            status.state,
             *(["–" if count is None else f"{count:,}" for count in status.images] or ["–"] * 3),
             str(status.classes or "–"),
             status.source or "–",
@@ -188,7 +189,9 @@ def render(statuses: list[Status], narrow: bool = False) -> Table:
             str(status.folder),
             as_typed(status.command),
         )
-        table.add_row(*cells[: len(table.columns)])
+        texts = [Text(cell) for cell in cells[: len(table.columns)]]  # whose brackets are no markup
+        texts[1].stylize(colours[status.state])
+        table.add_row(*texts)
     return table
 
 

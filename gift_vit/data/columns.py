@@ -84,16 +84,21 @@ def find_texts(names: Sequence[str], text: str | None, pair: str | None, place: 
 
 
 def find_split_column(
-    names: Sequence[str], given: str | None, place: str, values: Callable[[str], Sequence[object]]
+    names: Sequence[str], given: str | None, place: str, values: Callable[[str], Sequence[object]], unread: Sequence[str]
 ) -> str | None:
     """The column that names the split of each row; None: there is none.
 
     It is what ``dataset.columns`` says, or the one named ``split``, or one of another usual name that holds nothing but splits.
     One that holds something else beside splits is it too, and refused when it is read; one that holds no split is not read.
+    Of the columns of text that are ``unread``, one that holds several splits and nothing else is told of.
     """
 
     def split_of(value: object) -> str | None:
         return split_named(str(value))
+
+    def names_splits(name: str) -> bool:
+        found = set(map(split_of, values(name)))
+        return None not in found and len(found) > 1
 
     fitting: list[str] = []
     if given is None:
@@ -103,6 +108,10 @@ def find_split_column(
         if not fitting:
             for name in usual:
                 log.warning("%s: column %s is not read, for it names no split; write train, val, test if it shall", place, name)
+            for name in filter(names_splits, set(unread) - set(usual)):
+                log.warning(
+                    "%s: column %s names splits and is not read; if it shall, dataset.columns.split=%s", place, name, name
+                )
             return None
     return find_column("split", names, given, place, fitting.__contains__)
 

@@ -237,6 +237,7 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
         yield "there is one class only: every prediction is right, and the score says nothing"
     if nested := data.origins.get("train", Origin()).nested:
         yield f"the images of {_shortened(nested)} lie in several folders inside; each is one class, unless you move them up"
+    yield from _alike(data.class_names or ())
     counts = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
     absent = np.flatnonzero(counts == 0).tolist()
     if absent == [0] and data.class_names is None:
@@ -249,6 +250,15 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
             lost = np.flatnonzero((counts > 0) & (np.bincount(data.splits[split].labels, minlength=len(counts)) == 0)).tolist()
             if lost:
                 yield f"{split}, as it is drawn, has no {data.thing} of {len(lost)} classes: {_named(data, lost)}"
+
+
+def _alike(class_names: Sequence[str]) -> Iterator[str]:
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        alike[name.strip().casefold()].append(repr(name))
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"classes {' and '.join(names)} differ in capitals or spaces alone; if they are one, give them one name"
 
 
 def _named(data: VisionDataset, classes: Sequence[int]) -> str:

@@ -72,6 +72,16 @@ def test_files_as_people_have_them(read: Callable[..., VisionDataset], text: str
     assert labels == (expected if len(names or "ab") == 2 else dict.fromkeys(expected, 0))
 
 
+def test_columns_by_their_places_where_names_have_no_ending(root: Path, read: Callable[..., VisionDataset]) -> None:
+    for file in root.glob("pics/*/*.png"):
+        file.rename(file.with_suffix(""))
+    text = rows("{path},{label}").replace(".png", "")
+    dataset = read(text, image="1", label="2")
+    assert (dataset.class_names, sum(map(len, dataset.splits.values()))) == (["ant", "bee"], 12)
+    with pytest.raises(ConfigError, match=r"dataset\.columns\.image=3: .*list\.csv has the columns pics/a/0, ant"):
+        read(text, image="3", label="2")
+
+
 def test_a_column_names_the_splits(read: Callable[..., VisionDataset]) -> None:
     splits = ("train", "Training", "TRAIN", "valid", "test", "test")
     text = "\n".join(f"pics/{folder}/{index}.png,{folder},{splits[index]}" for folder in "ab" for index in range(6))
@@ -99,6 +109,14 @@ def test_a_column_that_could_name_splits_and_names_none_is_said(
     assert message.endswith("list.csv: column partition is not read, for it names no split; write train, val, test if it shall")
     read("image,label,split,set\n" + rows("{path},{label},train,0"))
     assert len(caplog.messages) == 1, "another one does"
+    fold = ["train", "Valid", "test"] * 4
+    text = "\n".join(f"{row},{split}" for row, split in zip(rows("{path},{label},train").splitlines(), fold, strict=True))
+    assert read(f"image,label,from,fold\n{text}").origins["test"].drawn is not None
+    assert [message.partition(": ")[2] for message in caplog.messages[1:]] == [
+        "column fold names splits and is not read; if it shall, dataset.columns.split=fold"
+    ]
+    assert read(f"image,label,from,fold\n{text}", split="fold").origins["test"].drawn is None
+    assert len(caplog.messages) == 2
 
 
 def test_a_file_for_each_split_and_paths_relative_to_it(root: Path, make_tree: Make, make_config: Make) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.__main__ import Arguments, report
+from gift_vit.data.__main__ import Arguments, main, report
 from gift_vit.data.base import build_dataset
 from gift_vit.data.config import DigitsConfig, FolderConfig, ParquetConfig, TransformConfig
 from gift_vit.data.report import check_decodable, describe, find_duplicates
@@ -186,6 +186,15 @@ def test_the_digits_have_no_picture_in_two_splits(make_config: Make) -> None:
     )
 
 
+def test_classes_that_differ_in_capitals_or_spaces_alone_are_told_of(
+    tmp_path: Path, make_tree: Make, make_config: Make
+) -> None:
+    root = make_tree(tmp_path, {f"train/{name}": 6 for name in ("Cat", "cat", "cat ", "dog")})
+    assert describe(build_dataset(make_config(FolderConfig, root=root)), False).warnings == [
+        "classes 'Cat' and 'cat' and 'cat ' differ in capitals or spaces alone; if they are one, give them one name"
+    ]
+
+
 @pytest.mark.parametrize("role", ["image", "label", "split"])
 def test_class_folders_have_no_columns(leaky: Path, role: str) -> None:
     arguments = Arguments(str(leaky))
@@ -201,3 +210,31 @@ def test_the_command(leaky: Path, capsys: pytest.CaptureFixture[str], check: boo
     assert lines[0] == "data folder_leaky: 2 classes in the order of their sorted names: a, b"
     assert sum(line.startswith("warning: ") for line in lines) == (4 if check else 1)
     assert lines[-1] == f"to train on it: python -m gift_vit.train dataset=folder dataset.root={leaky}"
+
+
+def test_the_command_takes_the_words_of_training(
+    tmp_path: Path, make_tree: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_tree(tmp_path / "data", {"a": 8, "b": 8})
+    for number, file in enumerate(sorted(root.glob("*/*.png"))):
+        Image.fromarray(np.full((8, 8), number / 16, np.float32)).save(file.with_suffix(".tif"))
+        file.unlink()
+
+    def told(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["gift_vit.data", str(root), *words])
+        with pytest.raises(SystemExit):
+            main()
+        printed = capsys.readouterr()
+        return printed.err + printed.out
+
+    assert "which have no range; give dataset.transform.value_range=[<lowest>,<highest>]" in told()
+    words = ["dataset.transform.value_range=[0,1]", "dataset.test_fraction=0.5", "dataset.check_duplicates=false"]
+    lines = told(*words).splitlines()
+    assert "  test: 8 images of 2 classes, from ./; test is split off all images: 8 of 16, stratified, seed 0" in lines
+    assert "  pictures that stand in two splits: not looked for (dataset.check_duplicates=false)" in lines
+    assert lines[-1] == (
+        f"to train on it: python -m gift_vit.train dataset=folder dataset.root={root} "
+        "'dataset.transform.value_range=[0,1]' dataset.test_fraction=0.5 dataset.check_duplicates=false"
+    )
+    assert told("dataset.rot=x").startswith("error: unknown key dataset.rot; did you mean dataset.root? (known: ")
+    assert told("dataset=folder").endswith("label=…, split=…, dataset.<key>=…, check_duplicates=…, decode=…\n")

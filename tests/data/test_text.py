@@ -91,6 +91,11 @@ def test_numbers_are_split_off_by_drawing(tmp_path: Path) -> None:
     assert read(tmp_path, metric="pearson").origins["val"].drawn == "split off train: 4 of 20, drawn, seed 0"
 
 
+def test_a_carriage_return_within_a_line_of_tsv_is_the_texts_own(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_bytes(b"text\tlabel\r\n" + b"so\rsaid\t0\r\nthen\t1\r\n" * 9)
+    assert {text for text, _ in texts(read(tmp_path), "train")} == {("so\rsaid",), ("then",)}
+
+
 def test_a_quotation_mark_in_tsv_is_a_character_and_in_csv_encloses(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + '"so\t0\nsaid\t1\n' * 9)
     (tmp_path / "train.csv").write_text("text,label\n" + '"""so",0\nsaid,1\n' * 9)

@@ -35,7 +35,7 @@ TRAIN_FILE = "commonsense_170k.json"
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("GIFT_VIT_DATA", raising=False)
-    return tmp_path / "all data"
+    return tmp_path / "all [red] data"  # which are no markup of rich
 
 
 def cub(root: Path) -> Status:

@@ -8,7 +8,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,10 @@ def read_listing(file: Path, columns: ColumnsConfig, with_splits: bool = False) 
     image, label = (header.index(find_column(role, header, getattr(columns, role), str(file))) for role in ("image", "label"))
     named = None
     if with_splits:
-        named = find_split_column(header, columns.split, str(file), lambda name: [row[header.index(name)] for _, row in rows])
+        others = [name for index, name in enumerate(header) if index not in (image, label)]
+        named = find_split_column(
+            header, columns.split, str(file), lambda name: [row[header.index(name)] for _, row in rows], others
+        )
     split = None if named is None else header.index(named)
     labels: dict[str, str] = {}
     listed: dict[tuple[str, str], tuple[str, str]] = {}
@@ -103,14 +106,15 @@ def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
         ConfigError: If it cannot be read; names the line.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    if not quoted:
+    if not quoted:  # a carriage return within a line is the text's own
         return [(line, row.rstrip("\r").split("\t")) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
-    told = re.match(r"sep=(.)\r?\n", text)  # a line for Excel, which does not show it
+    text = io.StringIO(text, newline=None).getvalue()  # lines end in \n
+    told = re.match(r"sep=(.)\n", text)  # a line for Excel, which does not show it
     text = text[told.end() :] if told else text
     first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # a separator within quotation marks is none
     separator = told[1] if told else max(_SEPARATORS, key=first.count)
@@ -124,13 +128,18 @@ def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
         csv.field_size_limit(before)
 
 
+def named_by_place(given: Set[str], header: Sequence[str]) -> bool:
+    """Whether columns are given by their places from 1, for there is no line of names."""
+    return bool(given) and given.issubset(map(str, range(1, len(header) + 1))) and not given.issubset(header)
+
+
 def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names of the columns, and the rows with their line numbers."""
     rows = csv_rows(file)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
     given = {columns.image, columns.label, columns.split} - {None}
     is_row = [os.path.splitext(cell)[1].lower() in readable_endings() for cell in header]
-    if any(is_row) and not given & set(header):
+    if named_by_place(given, header) or (any(is_row) and not given & set(header)):
         header = [str(number) for number in range(1, len(header) + 1)]
         if len(header) == 2 and not given:
             header = ["image", "label"] if is_row[0] else ["label", "image"]

@@ -159,8 +159,9 @@ def _read_file(file: Path, columns: ColumnsConfig, with_splits: bool = False) ->
             images, labels = (parquet.read(columns=[name])[name] for name in (image, label))
             split = None
             if with_splits:
+                others = [name for name in schema.names if name not in (image, label) and pa.types.is_string(types[name])]
                 split = find_split_column(
-                    schema.names, columns.split, str(file), lambda name: parquet.read(columns=[name])[name].to_pylist()
+                    schema.names, columns.split, str(file), lambda name: parquet.read(columns=[name])[name].to_pylist(), others
                 )
             splits = [] if split is None else parquet.read(columns=[split])[split].to_pylist()
             labels = _plain(labels)

@@ -22,7 +22,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column, find_texts
 from gift_vit.data.config import TextColumnsConfig, TextConfig
-from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows
+from gift_vit.data.kinds.csv import NUMBER, as_labels, csv_rows, named_by_place
 from gift_vit.data.kinds.parquet import agreed_names, names_in
 from gift_vit.data.layout import LEARNT
 from gift_vit.data.own import Part, own_dataset, rows_of_splits, taken
@@ -99,7 +99,8 @@ def read_rows(file: Path, columns: TextColumnsConfig, with_splits: bool = False,
     label = find_column("label", names, columns.label, str(file))
     split = None
     if with_splits:
-        split = find_split_column(names, columns.split, str(file), lambda name: [row.get(name) for _, row in rows])
+        others = [name for name in names if name not in (text, pair, label)]
+        split = find_split_column(names, columns.split, str(file), lambda name: [row.get(name) for _, row in rows], others)
     class_names = names_in(file, pq.read_schema(file), label) if file.suffix.lower() == ".parquet" else None
     read = Rows([], [], [], [], class_names)
     for line, row in rows:
@@ -120,8 +121,8 @@ def _from_csv(file: Path, columns: TextColumnsConfig) -> _Table:
     lines = [(line, cells) for line, cells in csv_rows(file, quoted=file.suffix.lower() == ".csv") if any(cells)]
     header = [cell.strip() for cell in lines[0][1]] if lines else []
     given = {name for name in vars(columns).values() if name}
-    if given and given.issubset(map(str, range(1, len(header) + 1))) and not given.issubset(header):
-        header = [str(number) for number in range(1, len(header) + 1)]  # no line of names
+    if named_by_place(given, header):
+        header = [str(number) for number in range(1, len(header) + 1)]
     else:
         lines = lines[1:]
     uneven = next((line for line, cells in lines if len(cells) != len(header)), None)
