@@ -60,9 +60,11 @@ class WandbTracker(Observer):
         self._description = run
         self._run: wandb.Run | None = None
         self._upload: str | None = None
+        self._before: dict[str, object] = {}  # settings of this process, which are its own again at the end
 
     def __enter__(self) -> "WandbTracker":
         with self._guarded("start"):
+            self._before = _process_settings()
             self._run = self._start()
             self._upload = f"wandb sync {shlex.quote(str(self._run.settings.sync_dir))}"
         return self
@@ -76,6 +78,8 @@ class WandbTracker(Observer):
             self.fail(f"{type(error).__name__}: {error}")
         with self._guarded("end the run"):
             self._end(exit_code=0)
+        with suppress(Exception):
+            _set_up(self._before)
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Log one point of every curve; W&B's step is the epoch, so that a resumed run continues where it stopped."""
@@ -118,7 +122,7 @@ class WandbTracker(Observer):
         import wandb
 
         # the mode is set here too, since otherwise W&B sends its own usage statistics even from an offline run
-        wandb.setup(wandb.Settings(mode=mode, silent=True, quiet=True))
+        _set_up({"mode": mode, "silent": True, "quiet": True})
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise PermissionError("no login found")
         description = self._description
@@ -129,6 +133,7 @@ class WandbTracker(Observer):
             entity=self._cfg.entity,
             id=_wandb_id(description.run_id),
             resume="allow",
+            reinit="create_new",  # beside a run that a notebook has of its own
             name=description.name[:_LONGEST_NAME],
             group=description.group[:_LONGEST_NAME],
             job_type=description.job_type,
@@ -174,6 +179,20 @@ class WandbTracker(Observer):
                     run.finish(exit_code=1)
                 except Exception:
                     _stop_service()
+
+
+def _process_settings() -> dict[str, object]:
+    """Those settings of W&B that a run changes for the whole process."""
+    import wandb
+
+    settings = wandb.setup().settings
+    return {name: getattr(settings, name) for name in ("mode", "silent", "quiet")}
+
+
+def _set_up(settings: Mapping[str, object]) -> None:
+    import wandb
+
+    wandb.setup(wandb.Settings(**settings))
 
 
 def _stop_service() -> None:

@@ -121,6 +121,20 @@ with WandbTracker(cfg, RunDescription("n", Path({str(tmp_path)!r}), {{}}, "g", "
     assert [point["train_loss"] for point in recorded(tmp_path).history] == [1.0]
 
 
+def test_a_persons_own_run_and_settings_stay(tmp_path: Path, log: Log) -> None:
+    mine = wandb.init(project="mine", mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
+    before = wandb.setup().settings.model_copy()
+    follow(WandbTracker(OFFLINE, description(tmp_path / "run")))
+    mine.log({"loss": 7.0})
+    mine.finish()
+    after = wandb.setup().settings
+    assert lines(log) == []
+    assert (before.mode, before.silent, before.quiet) == (after.mode, after.silent, after.quiet) == ("online", False, False)
+    assert [record["train_loss"] for record in recorded(tmp_path / "run").history] == [0.5, 0.25, 0.125]
+    [own] = recorded(tmp_path).history
+    assert own["loss"] == 7.0
+
+
 def test_a_run_that_a_sweep_stops_has_not_failed(tmp_path: Path) -> None:
     def stopped() -> None:
         with WandbTracker(OFFLINE, replace(description(tmp_path), name="x" * 160)) as tracker:
