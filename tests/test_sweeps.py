@@ -336,12 +336,18 @@ def test_a_failed_job_that_cannot_begin_again_has_the_new_reason(
 
 def test_records_of_sweeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     done, other = tmp_path / "search/cub/gift/vit/a", tmp_path / "search/dogs/gift/vit/b"
-    jobs = (Job(("seed=0",), str(done)), Job(("seed=1",), f"{done}1"), Job(("x=1",), str(other)), Job(("x=2",), None, "why"))
+    jobs = (
+        Job(("seed=0",), str(done), protocol="clean"),
+        Job(("seed=1",), f"{done}1"),
+        Job(("x=1",), str(other)),
+        Job(("x=2",), None, "why"),
+    )
     sweep = Sweep("python -m gift_vit.train sweep=cub", "2026-01-01T00:00:00+00:00", jobs)
     later = Sweep("python -m gift_vit.train sweep=dogs", "2026-01-02T00:00:00+00:00", jobs[:1])
     assert write_sweep(tmp_path, later) != write_sweep(tmp_path, sweep) == write_sweep(tmp_path, sweep)
     assert read_sweeps(tmp_path) == [sweep, later]
     assert unfinished([sweep, later], "cub", "gift", "vit", "clean") == 2
+    assert unfinished([sweep, later], "cub", "gift", "vit", "gift_paper") == 1, "the other job does not tell"
     assert unfinished([sweep, later], "cub", "gift", "vit_b", "clean") == 0
     told = Sweep(sweep.command, sweep.started_at, (Job(("protocol=gift_paper",), str(done)),))
     assert [unfinished([told], "cub", "gift", "vit", protocol) for protocol in ("clean", "gift_paper")] == [0, 1]

@@ -30,6 +30,7 @@ from experiments.tables import PUBLISHED_FILES
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import all_top1
 from gift_vit.results.collect import Grid, Row, that_fit
+from gift_vit.results.comparison import mixes_scores
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
@@ -164,10 +165,10 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
 
 
 def _scatter_panels(grid: Grid) -> list[ScatterPanel]:
-    """The mean over all datasets, where there are several, and each dataset."""
+    """The mean over all datasets, where there are several of one kind of score, and each dataset."""
     rows = ordered((row[0] for row in grid.rows), METHOD_NAMES)
     panels = []
-    if len(grid.datasets) > 1:
+    if len(grid.datasets) > 1 and not mixes_scores(grid):
         whole = [row for row in rows if all(((row,), dataset) in grid.cells for dataset in grid.datasets)]
         title = f"Mean over {len(grid.datasets)} datasets"
         if len(whole) < len(rows):

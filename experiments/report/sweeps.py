@@ -88,9 +88,12 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
     for run in runs:
         cells = maps[tuple(run.text(key) for key in others)]
         cells[run.settings[WEIGHT_DECAY], run.settings[LR]].append(run)
-    finished = [cell for cells in maps.values() for cell in cells.values() if _by_seed(cell)]
+    tried = [cell for cells in maps.values() for cell in cells.values()]
+    twice = any(map(_claims_twice, tried))  # then experiments.select refuses to choose
+    finished = [cell for cell in tried if _by_seed(cell) and not _claims_twice(cell)]
     means = [fmean(_by_seed(cell).values()) for cell in finished]
-    best = finished[best_of([identifying(cell[0].settings) for cell in finished], means)] if finished else []
+    best = finished[best_of([identifying(cell[0].settings) for cell in finished], means)] if finished and not twice else []
+    said = "none, for two runs of one setting claim one seed" if twice else _in_words(best, others)
     span = (min(means), max(means)) if means else (0.0, 0.0)
     drawn = [
         HeatMap(
@@ -101,16 +104,21 @@ def _build_sweep(dataset: str, method: str, setting: str, runs: Sequence[ShownRu
         for values, cells in sorted(maps.items(), key=lambda item: [_order(value) for value in item[0]])
     ]
     missing = sum((wd, lr) not in cells for cells in maps.values() for wd, lr in product(decays, lrs))
-    return Sweep(dataset, method, setting, drawn, missing, _in_words(best, others), score_of(run.score_name for run in runs))
+    return Sweep(dataset, method, setting, drawn, missing, said, score_of(run.score_name for run in runs))
 
 
 def _by_seed(runs: Sequence[ShownRun]) -> dict[object, float]:
-    """Scores on val of one setting's finished runs; of two runs of one seed the later one's, as the choice has it."""
+    """Scores on val of one setting's finished runs."""
     return {run.settings.get("seed"): run.val_top1 for run in runs if run.val_top1 is not None}
 
 
+def _claims_twice(runs: Sequence[ShownRun]) -> bool:
+    """Whether two runs of one setting are of one seed."""
+    return len({run.settings.get("seed") for run in runs}) < len(runs)
+
+
 def _cell(runs: Sequence[ShownRun], span: tuple[float, float], best: Sequence[ShownRun]) -> HeatCell:
-    if len({run.settings.get("seed") for run in runs}) < len(runs):
+    if _claims_twice(runs):
         return HeatCell("several")
     if not (scores := _by_seed(runs).values()):
         return HeatCell(runs[0].state if runs else "missing")

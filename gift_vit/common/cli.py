@@ -18,10 +18,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import MISSING as REQUIRED
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from gift_vit.common import distributed
 from gift_vit.common.cores import wait_asleep
@@ -137,7 +137,7 @@ def parse_arguments(cls: type[T], positional: str | None = None, section: str | 
             arguments = OmegaConf.merge(arguments, {known[key]: _value(word, hints[known[key]])})
         except ConfigError:
             raise
-        except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
     missing = sorted(OmegaConf.missing_keys(arguments))
     if missing:
@@ -160,9 +160,11 @@ def _typed(hints: Mapping[str, Any], positional: str | None) -> list[str]:
 
 
 def _value(word: str, hint: Any) -> Any:
-    """What is typed after '=': text as it is where a field is text, so that 1.10 stays that; else YAML."""
+    """What is typed after '=': text as it is where a field is or may be text, as 1.10 and 2026_12_01; else YAML."""
     key, _, text = word.partition("=")
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if (list[str] in kinds and text.startswith("[")) or (Any in kinds and text.lower() not in ("", "true", "false", "null")):
+        return yaml.load(text.replace("${", r"\${"), yaml.BaseLoader) if text.startswith("[") else text
     if str not in kinds:
         value = OmegaConf.from_dotlist([f"{key}={text}"])[key]
         if (

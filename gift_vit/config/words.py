@@ -17,6 +17,7 @@ from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
 # one that is there is no list of values and no number, whatever its name, and none is made by a function
 _PATHS = {f"{section}.{key}" for section, key in PATHS}
+_TEXTS = {*_PATHS, "run_name"}
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 
@@ -96,12 +97,13 @@ def _checked(word: str, parser: OverridesParser) -> str:
 
 
 def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
-    """The word in a form that Hydra can parse, and what it says."""
+    """The word in a form that Hydra can parse, and what it says: a name or path of digits, as 2026_12_01, is text."""
     key, _, value = word.partition("=")
     try:
         override = parser.parse_override(word)
-        is_text = not override.is_sweep_override() and isinstance(override.value(), str)
-        if is_text or key.lstrip("+") not in _PATHS or not _is_there(value):
+        read = None if override.is_sweep_override() else override.value()
+        is_number = isinstance(read, int | float) and key.lstrip("+") in _TEXTS
+        if isinstance(read, str) or not (is_number or (key.lstrip("+") in _PATHS and _is_there(value))):
             return word, override
     except HydraException as error:
         if key.lstrip("+") not in _PATHS and re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told

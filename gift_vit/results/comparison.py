@@ -95,6 +95,10 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
         few = f"{title}: they have {len(shared)} of the {len(grid.datasets)} datasets in common, a comparison needs two."
         return (few, *paired_notes(grid, first, second, title))
     result = compare_scores(_scores(grid, first, shared), _scores(grid, second, shared))
+    if mixes_scores(grid):
+        counted = f"wins/ties/losses {result.wins}/{result.ties}/{result.losses}"
+        said = f"{title} over {len(shared)} datasets{without}, whose scores are of several kinds and have no mean: {counted}."
+        return (said, *paired_notes(grid, first, second, title), _rank_note(grid))
     mean, low, high = (decimal_text(value, sign="+") for value in (result.mean_difference, *result.interval))
     return (
         f"{title} over {len(shared)} datasets{without}, means over seeds paired by dataset: "
@@ -105,6 +109,15 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
         *paired_notes(grid, first, second, title),
         _rank_note(grid),
     )
+
+
+def mixes_scores(grid: Grid) -> bool:
+    """Whether datasets of a person's own are scored in several ways, so that no mean over them says anything.
+
+    The means of GLUE, which are of several scores too, are its authors' own.
+    """
+    own = [result.metric or "accuracy" for result in grid.results if result.run.benchmark == "own"]
+    return len(set(own)) > 1
 
 
 def find_rows(grid: Grid, names: Sequence[str]) -> tuple[Row, Row]:

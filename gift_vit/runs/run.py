@@ -371,7 +371,8 @@ class Run:
 def find_runs(*roots: str | Path) -> list[Run]:
     """Every run below the folders, by path, done or not; adapters that were imported are none.
 
-    Links to other folders are not followed. What lies below two of the roots counts once, however they are given.
+    Links to other folders are not followed; one that leads out of the root is told of. What lies below two of the roots counts
+    once, however they are given.
     """
     found: dict[Path, Path] = {}
     for folder in (folder for root in roots for folder in _run_folders(root)):
@@ -380,7 +381,12 @@ def find_runs(*roots: str | Path) -> list[Run]:
 
 
 def _run_folders(root: str | Path) -> Iterator[Path]:
-    for folder, _, files in os.walk(root, onerror=_cannot_be_read):
+    for folder, folders, files in os.walk(root, onerror=_cannot_be_read):
+        for path in (os.path.join(folder, name) for name in folders):
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+                log.warning(
+                    "%s is a link to %s: runs in it are left out; give that folder itself", path, os.path.realpath(path)
+                )
         there = set(files)
         if RESULT in there or (IMPORTED not in there and (FAILED in there or {CONFIG, LOG} <= there)):
             yield Path(folder)

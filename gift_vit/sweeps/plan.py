@@ -31,11 +31,13 @@ class Job:
         overrides: Its words, without those that choose a sweep file and its grid.
         folder: The run's folder; None where its configuration is refused.
         problem: Why it is refused.
+        protocol: The run's; None where it is refused, or the record is of before it was kept.
     """
 
     overrides: tuple[str, ...]
     folder: str | None
     problem: str | None = None
+    protocol: str | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -82,7 +84,7 @@ def plan_start(overrides: Sequence[str]) -> Plan:
         check_ready(run)
     except (ConfigError, RunError) as error:
         hindrance = str(error)
-    return Plan(tuple(overrides), Job(own, str(run.folder)), run, hindrance)
+    return Plan(tuple(overrides), Job(own, str(run.folder), protocol=run.protocol.name), run, hindrance)
 
 
 def cell_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,15 +122,17 @@ def _read_sweep(path: Path, output_root: Path) -> Sweep | None:
         return None
 
 
-def _read_job(output_root: Path, overrides: list[str], folder: str | None, problem: str | None) -> Job:
-    return Job(tuple(map(str, overrides)), None if folder is None else str(output_root / folder), problem)
+def _read_job(
+    output_root: Path, overrides: list[str], folder: str | None, problem: str | None, protocol: str | None = None
+) -> Job:
+    return Job(tuple(map(str, overrides)), None if folder is None else str(output_root / folder), problem, protocol)
 
 
 def unfinished(sweeps: Sequence[Sweep], dataset: str, method: str, backbone: str, protocol: str) -> int:
     """Search runs that sweeps asked for of one dataset, method, backbone and protocol and that are neither done nor pruned."""
     asked = {"phase": "search", "dataset": dataset, "method": method, "backbone": backbone}
     jobs = [job for sweep in sweeps for job in sweep.jobs]
-    own = [job for job in jobs if job.labels == asked and _word(job, "protocol") in (None, protocol)]
+    own = [job for job in jobs if job.labels == asked and (job.protocol or _word(job, "protocol")) in (None, protocol)]
     folders = {Path(job.folder) for job in own if job.folder}
     return sum(Run.open(folder).state not in ("done", "pruned") for folder in folders)
 

@@ -23,6 +23,7 @@ from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
 from gift_vit.config.loader import read_config
+from gift_vit.data.config import OWN
 from gift_vit.results.collect import check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
@@ -121,6 +122,7 @@ class Choice:
             taken for 0.
         score_name: What the score is, in a sentence.
         data: Fingerprint of the data that all were trained on.
+        own_data: The words that name a person's own data, which has no configuration of its name.
         warnings: What a person should know before relying on the choice.
     """
 
@@ -134,6 +136,7 @@ class Choice:
     warnings: tuple[str, ...]
     score_name: str
     data: str
+    own_data: tuple[str, ...] = ()
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -172,7 +175,14 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     labels = first.dataset, first.method, first.backbone, first.protocol
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name, runs[0].data.fingerprint)
+    scored = runs[0].score_name, runs[0].data.fingerprint
+    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), *scored, _own_data(first.config))
+
+
+def _own_data(config: Mapping[str, Any]) -> tuple[str, ...]:
+    dataset = config.get("dataset", {})
+    kind, root = dataset.get("kind"), dataset.get("root")
+    return (f"dataset={kind}", f"dataset.root={root}") if kind in OWN and root else ()
 
 
 def final_command(choice: Choice, folder: Path | None = None) -> str:
@@ -186,7 +196,7 @@ def final_command(choice: Choice, folder: Path | None = None) -> str:
         ConfigError: If Hydra would not find the recipe in that folder beside the configuration of the search.
     """
     best = choice.settings[0]
-    typed = {word.partition("=")[0]: word for word in best.overrides}
+    typed = {word.partition("=")[0]: word for word in (*choice.own_data, *best.overrides)}
     chosen = [typed.get(key, f"{key}={getattr(choice, key)}") for key in ("dataset", "method")]
     kept = [word for key, word in typed.items() if key not in (*_OF_THE_SEARCH, *best.values) and "hydra" not in key]
     parent = best.config_dir if folder is None else folder.parent

@@ -272,6 +272,16 @@ def test_a_folder_that_is_there_is_meant_whatever_its_name(name: str, tmp_path: 
     assert cfg.dataset.root == name
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("run_name=2026_12_01", "2026_12_01"), ("run_name=1e3", "1e3"), ("trainer.epochs=1_00", 100)]
+)
+def test_a_name_of_digits_is_text_and_a_number_stays_one(word: str, value: object) -> None:
+    folder = load_config(compose_config(overrides_of(["dataset=digits", "paths.output_root=2026_12_01", word])))
+    assert (folder.folder.parts[-6], OmegaConf.select(OmegaConf.create(folder.values), word.partition("=")[0])) == (
+        "2026_12_01", value,
+    )  # fmt: skip
+
+
 def test_protocols_are_what_they_are_named_for() -> None:
     paper = loaded("dataset=cub", "protocol=gift_paper", "phase=search")
     assert (paper.trainer.batch_size, paper.trainer.epochs, paper.compute.drop_path_rate, paper.seed) == (32, 100, 0.1, 42)

@@ -248,7 +248,9 @@ def test_one_heat_map_per_value_of_another_axis(site: Site) -> None:
     assert page.plain.index(" rank 4 wd") < page.plain.index(" rank 16 wd")
     assert "Best: 70.00 % at lr 0.1, wd 0, rank 16." in page.plain
     sweep(site, (0.2, 0.0, 4, 50.0))
-    assert heat_maps(site.page())[0] == [["0", "no val", "several"]], "no average"
+    page = site.page()
+    assert heat_maps(page) == [[["0", "no val", "several"]], [["0", "70.00", "–"]]], "no average, and nothing is chosen"
+    assert "Best: none, for two runs of one setting claim one seed." in page.plain
 
 
 def test_the_best_of_a_sweep_is_what_the_choice_takes(site: Site) -> None:

@@ -141,6 +141,16 @@ def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched()
     assert typed[6:] == ["dataset=folder", "method=gift", "dataset.root='my images'", "trainer.epochs=5"]
 
 
+def test_own_data_that_a_sweep_file_named_is_in_the_header_s_command() -> None:
+    data = {"dataset.kind": "folder", "dataset.root": "/my images"}
+    runs = [
+        search(v, config={"optim.lr": lr, **data}, run={"dataset": "folder_my images"})
+        for lr, v in ((1e-3, 70.0), (0.01, 60.0))
+    ]
+    typed = shlex.split(final_command(choose(runs)))
+    assert typed[3:] == ["sweep=final", "dataset=folder", "method=gift", "dataset.root=/my images"]
+
+
 def test_the_header_s_command_has_the_search_s_own_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     started = {"command": "python -m gift_vit.train --config-dir 'my conf' sweep=digits method=gift"}
     typed = shlex.split(final_command(choose(grid(SCORES, run=started))))

@@ -1,6 +1,7 @@
 """Ranks and paired statistics against enumeration of all cases, hand computation, and their sentences."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -122,3 +123,18 @@ def test_two_different_rows_are_asked_for() -> None:
         for names, problem in wrong.items():
             with pytest.raises(ConfigError, match=rf"{problem}; name two different rows of gift; lora"):
                 table(everything, compare=names.split())
+
+
+def test_own_datasets_of_two_kinds_of_score_have_wins_and_no_mean() -> None:
+    of = {"birds": None, "stars": "pearson"}
+    scores = {"gift": (80.0, 40.0), "lora": (79.0, 60.0)}
+    runs = [
+        replace(make(m, d, seed, score, run={"benchmark": "own"}), metric=metric)
+        for m, both in scores.items()
+        for (d, metric), score in zip(of.items(), both, strict=True)
+        for seed in (0, 1)
+    ]
+    first, *_ = comparison_notes(build_grid(runs, "own"), ["gift", "lora"])
+    assert first == (
+        "GIFT against LoRA over 2 datasets, whose scores are of several kinds and have no mean: wins/ties/losses 1/0/1."
+    )

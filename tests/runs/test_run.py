@@ -192,7 +192,7 @@ def test_the_file_that_toast_started_from_is_not_asked_for_again(configure: Call
     run.check_present()
 
 
-def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path) -> None:
+def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     there = {"a/done": "result.json", "a/failed": "failed.json", "b/c/begun": "train.log", "b/imported": "imported.json"}
     for folder, file in {**there, "a/empty": "notes.txt"}.items():
         (tmp_path / folder).mkdir(parents=True)
@@ -201,7 +201,12 @@ def test_runs_are_found_wherever_they_are_below_the_roots(tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "a")
     found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path, tmp_path / "a")]
     assert found == ["a/done", "a/failed", "b/c/begun"]
+    assert caplog.messages == []
     assert find_runs(tmp_path / "nowhere") == []
+    (tmp_path / "a/elsewhere").symlink_to(tmp_path / "b")
+    assert [run.folder.name for run in find_runs(tmp_path / "a")] == ["done", "failed"]
+    said = f"{tmp_path}/a/elsewhere is a link to {tmp_path}/b: runs in it are left out; give that folder itself"
+    assert caplog.messages[1:] == [said]
 
 
 def test_a_device_computes_in_full_float32_whatever_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
