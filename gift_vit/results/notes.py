@@ -1,7 +1,7 @@
 """The words around a table: its caption, where its runs come from, and what a reader must know of them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -44,10 +44,11 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, changes to the protocol, pictures in two splits, number formats other than fp32, uncommitted changes."""
+    """Empty cells, seeds, changes to the protocol, pictures in two splits, other formats than fp32, uncommitted changes."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
+    notes += _seed_notes(grid)
     for change, where in _places(grid, _protocol_changes):
         notes.append(f"Changed from the protocol: {change} in {where}.")
     formats = _places(grid, lambda run: [_number_format(run)])
@@ -61,6 +62,16 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)
+
+
+def _seed_notes(grid: Grid) -> Iterator[str]:
+    """Which seeds stand in which cells, where their number alone does not tell."""
+    cells: dict[tuple[int, ...], list[tuple[Row, str]]] = {}
+    for cell, runs in grid.cells.items():
+        cells.setdefault(tuple(sorted(run.run.seed for run in runs)), []).append(cell)
+    if len(set(map(len, cells))) < len(cells):
+        for seeds in sorted(cells):
+            yield f"Seeds {', '.join(map(str, seeds))}: {_cell_names(cells[seeds])}."
 
 
 def sampling_note(grid: Grid) -> str:

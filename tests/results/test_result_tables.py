@@ -63,6 +63,9 @@ def test_the_number_of_seeds_is_in_the_caption_or_in_each_cell() -> None:
     assert mini_table(runs_of(SCORES)) == mini_table(runs_of(SCORES)[::-1])
     mixed = mini_table(runs_of({**SCORES, ("linear", "digits"): [88.0]}))
     assert "over the n seeds given in each cell" in mixed.caption
+    assert not any(note.startswith("Seeds") for note in (*one.notes, *mixed.notes))
+    other = mini_table([make(method, seed=seed) for method, seed in (("gift", 0), ("gift", 1), ("lora", 10), ("lora", 11))])
+    assert other.notes[2:] == ("Seeds 0, 1: GIFT on Digits.", "Seeds 10, 11: LoRA on Digits.")
     assert rows_of(mixed)["gift"][6].text == "97.12 ± 1.07 (n=3)"
     assert rows_of(mixed)["linear"][6].text == "88.00 (n=1)"
 
