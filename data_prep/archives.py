@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from data_prep.progress import transfer
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path, locked, remove_leftovers, write_json, writing
+from gift_vit.common.files import alone, atomic_path, write_json, writing
 
 Wanted = Callable[[str], bool]
 
@@ -28,15 +28,14 @@ _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFErro
 
 
 def unpack(archive: Path, target: Path, *, members: Wanted = lambda _: True) -> None:
-    """Unpack a ``.tar`` (plain or compressed) or ``.zip`` into the folder ``target``, which must not be there yet.
+    """Unpack a ``.tar`` (plain or compressed) or ``.zip`` into the folder ``target``; one that is there is left as it is.
 
     The kind is told by the content, not by the name. A single top-level folder is kept. Files are left out unless ``members``
-    says of their path in the archive that they are wanted. Where another process unpacks to the same place, this one waits
-    and leaves it at that.
+    says of their path in the archive that they are wanted. Where another process unpacks to the same place, this one waits.
 
     Raises:
         ConfigError: If the archive is missing, damaged or cut short, a member would leave the target or is a device, no
-            file is wanted, or the target is there already or cannot be written.
+            file is wanted, or the target cannot be written.
         RunError: If the disk is full.
     """
     with _making(target) as absent:
@@ -45,7 +44,7 @@ def unpack(archive: Path, target: Path, *, members: Wanted = lambda _: True) -> 
 
 
 def gunzip(archive: Path, target: Path, digest: str | None = None) -> None:
-    """Decompress a single ``.gz`` file to ``target``, which must not be there yet; raises what :func:`unpack` does.
+    """Decompress a single ``.gz`` file to ``target``, unless it is there; raises what :func:`unpack` does.
 
     The archive's SHA-256, if given, is noted for :func:`gunzipped_from`.
     """
@@ -106,14 +105,9 @@ def reading(archive: Path) -> Iterator[None]:
 
 @contextmanager
 def _making(target: Path) -> Iterator[bool]:
-    """While nobody else makes the target: whether it is still absent once the other is done."""
-    if os.path.lexists(target):
-        raise ConfigError(f"{target} is there already and is not overwritten; delete it or move it away to unpack it anew")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target):
-            remove_leftovers(target.parent, target.name)  # of killed processes: the lock is ours
-            yield not target.exists()
+    """While nobody else makes the target: whether it is still to be made."""
+    with writing(target), alone(target):
+        yield not os.path.lexists(target)
 
 
 @contextmanager

@@ -72,15 +72,15 @@ def test_links_that_stay_inside_are_kept_and_files_are_readable_and_nobody_s(tmp
 
 
 def test_a_target_that_is_there_is_not_touched(tmp_path: Path) -> None:
-    archive = make(tmp_path / "a.tgz")
+    """Not even read is the archive: another process may have unpacked it a moment ago."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("mine")
-    with pytest.raises(ConfigError, match=rf"{tmp_path}/out is there already and is not overwritten; delete it or move it"):
-        unpack(archive, tmp_path / "out")
-    assert files(tmp_path / "out") == {"mine": b"mine"}
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="is there already"):
-        unpack(archive, tmp_path / "gone")
+    for target in ("out", "gone"):
+        unpack(tmp_path / "absent.tgz", tmp_path / target)
+        gunzip(tmp_path / "absent.gz", tmp_path / target)
+    assert files(tmp_path) == {"out/mine": b"mine"}
+    assert_nothing_left(tmp_path, tmp_path / "out", tmp_path / "gone")
 
 
 def test_an_archive_that_cannot_be_read_or_a_target_that_cannot_be_made(tmp_path: Path) -> None:
@@ -179,8 +179,6 @@ def test_gunzip(tmp_path: Path) -> None:
     (tmp_path / "a.mat.gz").write_bytes(gzip.compress(body))
     gunzip(tmp_path / "a.mat.gz", tmp_path / "new/a.mat")
     assert (tmp_path / "new/a.mat").read_bytes() == body
-    with pytest.raises(ConfigError, match="is there already"):
-        gunzip(tmp_path / "a.mat.gz", tmp_path / "new/a.mat")
     assert_nothing_left(tmp_path / "new", tmp_path / "new/a.mat")
 
 
