@@ -208,6 +208,8 @@ def _misplaced(folder: Path, name: str) -> str | None:
         return "its path would leave the folder it is unpacked to"
     if any((folder / place).is_symlink() for place in (path, *path.parents[:-1])):
         return "its path leads through a symbolic link"
+    if (folder / path).is_dir() or any((folder / place).is_file() for place in path.parents):
+        return "another member makes a folder of this file, or a file of its folder"
     return None
 
 

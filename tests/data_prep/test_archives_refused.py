@@ -35,11 +35,13 @@ HOSTILE: list[list[tarfile.TarInfo]] = [  # the last member is the one that is n
     [link("inner", "set"), member("inner/evil")],
     [link("inner", "readme"), member("inner")],
     [link("links", "set"), link("hard/evil", "links/empty.txt", HARD)],
+    *[[member(name)] for name in ("set", "readme/evil")],
 ]
 ESCAPES, SPECIAL = "its path would leave the folder it is unpacked to", "it is a link or a device"
 REFUSED = [
     *[(".tar", tar_of(TREE, "w", tuple(members)), members[-1].name, "") for members in HOSTILE],
     *[(".zip", zipped(name), name, ESCAPES) for name in ("../evil", "set/../../evil", "/tmp/evil")],
+    *[(".zip", zipped(name), name, "another member makes a folder of this file") for name in ("set", "readme/evil")],
     (".zip", zipped("."), ".", "it has no name"),
     (".zip", zipped("ü" * 128), "ü" * 128, "no file can have its name"),
     *[(".zip", zipped("link", kind), "link", SPECIAL) for kind in (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO)],
