@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import LockedError, clear, locked, writing
+from gift_vit.common.files import alone, new_folder
 from gift_vit.data.layout import is_of_the_system
 
 
@@ -32,32 +32,31 @@ def check_own(out: Path, own: Sequence[str]) -> None:
 
 
 @contextmanager
+def preparing(out: Path) -> Iterator[None]:
+    """Hold the lock of a folder that may have to be made, after removing what killed processes have left of it."""
+    out = out.resolve()
+    with alone(out):
+        for left in (_replaced(out), out.with_name(f".{out.name}.partial")):
+            left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+@contextmanager
 def complete_folder(out: Path, own: Sequence[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``out`` that takes its place on success and is removed otherwise.
 
-    One process at a time does so; what a killed one left behind is removed first. Where ``out`` is a link, what it leads to is
-    replaced.
+    Only within :func:`preparing`. Where ``out`` is a link, what it leads to is replaced.
 
     Raises:
         ConfigError: If ``out`` holds files that are not among its ``own``, as :func:`check_own` says.
     """
-    check_own(out, own)
     out = out.resolve()
-    stage, replaced = _aside(out)
-    with ExitStack() as stack:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out))
-            _remove(stage, replaced)
-            stage.mkdir()
-        stack.callback(_remove, stage)
+    with new_folder(out) as stage:
         yield stage
-        with writing(out):
-            check_own(out, own)  # again, as that took a while
-            if out.is_dir():
-                out.rename(replaced)
-            stage.rename(out)
-            _remove(replaced)
+        check_own(out, own)  # again, as that took a while
+        if out.is_dir():
+            out.rename(_replaced(out))
+    shutil.rmtree(_replaced(out), ignore_errors=True)
 
 
 def read_complete(file: str, form: int, needed: Sequence[str], folder: Path, task: str) -> dict[str, Any] | None:
@@ -74,20 +73,6 @@ def read_complete(file: str, form: int, needed: Sequence[str], folder: Path, tas
     return None
 
 
-def clear_leftovers(out: Path) -> None:
-    """Remove what a killed process has left beside a complete folder, unless another one is at it just now."""
-    out = out.resolve()
-    clear(out)
-    if any(path.exists() for path in _aside(out)):
-        with suppress(LockedError, ConfigError), locked(out, wait=False):
-            _remove(*_aside(out))
-
-
-def _aside(out: Path) -> tuple[Path, Path]:
-    """What is being written, and what it takes the place of."""
-    return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
+def _replaced(out: Path) -> Path:
+    """What a new folder has taken the place of."""
+    return out.with_name(f".{out.name}.replaced")

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.commands import training_words
 from data_prep.commonsense.facts import PARTS, TESTS, TRAIN, FileFacts
-from data_prep.complete import check_own, complete_folder
+from data_prep.complete import check_own, complete_folder, preparing
 from data_prep.croissant import CROISSANT, file_object, split_records, write_croissant
 from data_prep.download import RemoteFile, fetch, mismatch
 from gift_vit.common.errors import ConfigError
@@ -36,25 +36,26 @@ def prepare(root: Path, source: str, folder: Path | None) -> str:
         RunError: If a download fails, or the disk is full.
     """
     out = root / "commonsense"
-    record = read_record(out)
-    if record is not None:
-        return f"ready already, nothing to do\n{describe(record, root)}"
-    own = (RECORD, CROISSANT, *(facts.name for facts in (TRAIN, *PARTS.values(), *TESTS.values())))
-    check_own(out, own)
-    found = _fetched(source, root / "downloads" / "commonsense") if folder is None else _in_folder(folder)
-    counts = {facts.name: _checked(facts, file) for facts, file in found}
-    with complete_folder(out, own) as stage:
-        for facts, file in found:
-            (stage / facts.name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, stage / facts.name)
-        record = {
-            "format": FORMAT,
-            "source": source if folder is None else str(folder.absolute()),
-            "files": {name: {"rows": rows, "sha256": sha256_of(stage / name)} for name, rows in counts.items()},
-        }
-        write_json(stage / RECORD, record)
-        _write_croissant(stage, counts)
-    return describe(record, root)
+    with preparing(out):
+        record = read_record(out)
+        if record is not None:
+            return f"ready already, nothing to do\n{describe(record, root)}"
+        own = (RECORD, CROISSANT, *(facts.name for facts in (TRAIN, *PARTS.values(), *TESTS.values())))
+        check_own(out, own)
+        found = _fetched(source, root / "downloads" / "commonsense") if folder is None else _in_folder(folder)
+        counts = {facts.name: _checked(facts, file) for facts, file in found}
+        with complete_folder(out, own) as stage:
+            for facts, file in found:
+                (stage / facts.name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, stage / facts.name)
+            record = {
+                "format": FORMAT,
+                "source": source if folder is None else str(folder.absolute()),
+                "files": {name: {"rows": rows, "sha256": sha256_of(stage / name)} for name, rows in counts.items()},
+            }
+            write_json(stage / RECORD, record)
+            _write_croissant(stage, counts)
+        return describe(record, root)
 
 
 def read_record(out: Path) -> dict[str, Any] | None:

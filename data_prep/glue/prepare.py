@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants as hub
 
-from data_prep.complete import check_own, complete_folder, read_complete
+from data_prep.complete import check_own, complete_folder, preparing, read_complete
 from data_prep.croissant import CROISSANT, describe_tables
 from data_prep.download import RemoteFile, fetch
 from data_prep.glue.tasks import SPLITS, Column, Form, Table, Task
@@ -54,25 +54,26 @@ def prepare(task: Task, root: Path, folder: Path | None) -> str:
         RunError: If a download fails, or the disk is full.
     """
     out = root / "glue" / task.name
-    meta = read_meta(out, task.name)
-    if meta is not None:
-        return f"ready already, nothing to do: {_described(meta, out)}"
-    check_own(out, OWN)
-    splits = _fetched(task, root / "downloads" / "glue") if folder is None else _in_folder(task, folder)
-    checked = {split: _checked(task, split, examples) for split, examples in splits.items()}
-    with complete_folder(out, OWN) as stage:
-        for split, table in checked.items():
-            pq.write_table(table, stage / f"{split}.parquet")
-        meta = {
-            "format": FORMAT,
-            "task": task.name,
-            "source": "hub" if folder is None else "folder",
-            "files": {str(file): sha256_of(file) for examples in splits.values() for file in examples.files},
-            "splits": {split: _summary(stage / f"{split}.parquet", table) for split, table in checked.items()},
-        }
-        write_json(stage / META, meta)
-        _describe(stage, task, meta)
-    return f"ready: {_described(meta, out)}"
+    with preparing(out):
+        meta = read_meta(out, task.name)
+        if meta is not None:
+            return f"ready already, nothing to do: {_described(meta, out)}"
+        check_own(out, OWN)
+        splits = _fetched(task, root / "downloads" / "glue") if folder is None else _in_folder(task, folder)
+        checked = {split: _checked(task, split, examples) for split, examples in splits.items()}
+        with complete_folder(out, OWN) as stage:
+            for split, table in checked.items():
+                pq.write_table(table, stage / f"{split}.parquet")
+            meta = {
+                "format": FORMAT,
+                "task": task.name,
+                "source": "hub" if folder is None else "folder",
+                "files": {str(file): sha256_of(file) for examples in splits.values() for file in examples.files},
+                "splits": {split: _summary(stage / f"{split}.parquet", table) for split, table in checked.items()},
+            }
+            write_json(stage / META, meta)
+            _describe(stage, task, meta)
+        return f"ready: {_described(meta, out)}"
 
 
 def _described(meta: Mapping[str, Any], out: Path) -> str:

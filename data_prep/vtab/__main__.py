@@ -93,15 +93,14 @@ class Preparation:
 
     def prepare(self, task: Task) -> str:
         """Prepare a task, unless it is ready; returns what came of it. It is an error if it is ready from another source."""
-        from data_prep.complete import check_own, clear_leftovers
+        from data_prep.complete import check_own, preparing
         from data_prep.vtab.export import export, naming
         from data_prep.vtab.task_folder import OWN, read_meta
 
         out = self._root / "vtab1k" / task.name
-        with naming(task), _packages():
+        with naming(task), _packages(), preparing(out):
             meta = read_meta(out, task.name)
             if meta is not None:
-                clear_leftovers(out)
                 return f"ready already, nothing to do: {self._described(meta, out)}"
             check_own(out, OWN)
             if self._source == "folder" and self._folder is not None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gift_vit.common.cli import log_to_stderr
+from gift_vit.common.files import locked
 from tests.data_prep.fgvc_bench import Bench
 from tests.data_prep.http_server import FileServer, serving
+from tests.warm import Process, until
 
 if TYPE_CHECKING:
     from tests.data_prep.tiny_tfds import TinyDataset
@@ -37,6 +40,27 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Callable[[Callable[[], str], Path], str]:
+    """Takes what prepares a folder, and the folder, prepared; what it says in a process that waited for another to do so."""
+
+    def said(prepare: Callable[[], str], out: Path) -> str:
+        def action() -> None:
+            log_to_stderr()
+            until((tmp_path / "go").exists)
+            print(prepare())
+
+        ready = out.rename(tmp_path / "ready")
+        with Process(action) as process:
+            with locked(out):
+                (tmp_path / "go").touch()
+                process.until(lambda: "another process holds" in process.stderr)
+                ready.rename(out)
+            return process.wait().stdout
+
+    return said
 
 
 @pytest.fixture

@@ -120,6 +120,17 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
     assert "row 7: the answer 'perhaps' is not among the question's options (true, false)" in refused()
 
 
+def test_a_second_process_finds_ready_what_it_waited_for(
+    small: dict[str, known.FileFacts], tmp_path: Path, second: Callable[[Callable[[], str], Path], str]
+) -> None:
+    for place, facts in small.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(content(facts))
+    first = preparing.prepare(tmp_path, "", tmp_path)
+    again = second(lambda: preparing.prepare(tmp_path, "", tmp_path), tmp_path / "commonsense")
+    assert again == f"ready already, nothing to do\n{first}\n"
+
+
 def test_files_of_a_persons_own_are_never_replaced(
     small: dict[str, known.FileFacts], main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """GLUE's tasks from the hub and from folders of every form in which they are passed on; the files are small, and made here."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,15 @@ def test_files_of_a_persons_own_are_never_replaced(tmp_path: Path) -> None:
     prepare(small("rte"), tmp_path, tmp_path)
     (folder / "dev.parquet").unlink()
     assert prepare(small("rte"), tmp_path, tmp_path).startswith("ready: "), "a broken folder of the command's is"
+
+
+def test_a_second_process_finds_ready_what_it_waited_for(
+    tmp_path: Path, second: Callable[[Callable[[], str], Path], str]
+) -> None:
+    tsv(tmp_path / "rte", train=pairs(["entailment"] * 4), dev=pairs(["entailment"] * 2))
+    assert prepare(small("rte"), tmp_path, tmp_path).startswith("ready: ")
+    again = second(lambda: prepare(small("rte"), tmp_path, tmp_path), tmp_path / "glue" / "rte")
+    assert again.startswith("ready already, nothing to do: 4 + 2 examples")
 
 
 @pytest.fixture

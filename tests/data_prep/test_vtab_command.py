@@ -115,6 +115,15 @@ def test_what_is_ready_is_left_alone_and_what_is_not_complete_prepared_again(ope
     assert len(opened.calls) == 2
 
 
+@pytest.mark.usefixtures("opened")
+def test_a_second_process_finds_ready_what_it_waited_for(second: Callable[[Callable[[], str], Path], str]) -> None:
+    def prepare() -> str:
+        return vtab.Preparation(vtab.Arguments("dtd", root="data")).prepare(TASKS["dtd"])
+
+    assert prepare().startswith("ready: ")
+    assert second(prepare, Path("data/vtab1k/dtd").absolute()).startswith("ready already, nothing to do: 800 + 200 + 30 images")
+
+
 def test_all_tasks_open_each_builder_once(opened: Opened, run: Run, capsys: Told) -> None:
     assert run("all") == 0
     lines = capsys.readouterr().out.splitlines()

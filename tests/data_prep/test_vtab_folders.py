@@ -5,12 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 from vtab_origins import png
 
-from data_prep.complete import clear_leftovers, complete_folder
+from data_prep.complete import complete_folder, preparing
 from data_prep.vtab.folders import FOLDERS, LOSSY, export_folder
 from data_prep.vtab.task_folder import read_meta
 from data_prep.vtab.tasks import TASKS
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import locked
 
 SIZES = {"train800": 8, "val200": 4, "test": 6}
 
@@ -132,10 +131,8 @@ def test_what_a_killed_export_leaves_beside_a_complete_folder_goes(tmp_path: Pat
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / ".task.lock").touch()
-    with locked(tmp_path / "task"):
-        clear_leftovers(tmp_path / "task")
-        assert (tmp_path / ".task.partial/file").exists(), "another one is at it"
-    clear_leftovers(tmp_path / "task")
+    with preparing(tmp_path / "task"):
+        assert [path.name for path in sorted(tmp_path.iterdir())] == [".task.lock", "task"]
     assert [path.name for path in tmp_path.iterdir()] == ["task"]
 
 
@@ -155,11 +152,8 @@ def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "big/.task.replaced").parent.mkdir()
     (tmp_path / "big/.task.replaced").symlink_to(tmp_path)
     for text in ("first", "second"):
-        with complete_folder(out, ["file"]) as stage:
+        with preparing(out), complete_folder(out, ["file"]) as stage:
             (stage / "file").write_text(text)
         assert (there / "file").read_text() == text
         assert [path.is_symlink() for path in out.parent.iterdir()] == [True]
         assert [path.name for path in there.parent.iterdir()] == ["task"]
-    (tmp_path / "big/.task.partial").mkdir()
-    clear_leftovers(out)
-    assert [path.name for path in there.parent.iterdir()] == ["task"]
