@@ -10,7 +10,10 @@ from typing import Any
 from gift_vit.common.files import sha256_of, write_json
 
 CROISSANT = "croissant.json"
-_FORMATS = {".json": "application/json", ".parquet": "application/x-parquet"}
+_FORMATS = {
+    **{".json": "application/json", ".mat": "application/x-matlab-data", ".parquet": "application/x-parquet"},
+    ".zip": "application/zip",
+}
 _SPLITS = {"train": "training", "val": "validation", "dev": "validation", "test": "test"}
 _TERMS = (
     *("arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty", "fileObject"),
@@ -69,9 +72,9 @@ def file_object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def archive_object(name: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The archive that images were unpacked from, by what ``prepared.json`` says of it."""
-    kind = "application/zip" if name.endswith(".zip") else "application/x-tar"
-    return _file(name, source.get("source") or name, kind, source["bytes"], source["sha256"])
+    """A file that the dataset was made from, mostly a tar, by what ``prepared.json`` says of it."""
+    url = source["source"] if "://" in source["source"] else name
+    return _file(name, url, _FORMATS.get(Path(name).suffix, "application/x-tar"), source["bytes"], source["sha256"])
 
 
 def _file(name: str, url: str, kind: str, size: int, digest: str) -> dict[str, Any]:

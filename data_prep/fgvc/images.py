@@ -44,9 +44,13 @@ def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str,
 
 def archive_names(facts: DatasetFacts) -> list[str]:
     """The names that a dataset's files have in the folder of archives."""
-    held = [facts.images, *([facts.segmentations] if facts.segmentations else [])]
-    files = [name for archive in held for name in ([archive.file.name] if isinstance(archive, Archive) else archive.names)]
-    return [*files, *facts.extras]
+    masks = names_of(facts.segmentations) if facts.segmentations else ()
+    return [*names_of(facts.images), *masks, *facts.extras]
+
+
+def names_of(archive: Archive | HandArchive) -> tuple[str, ...]:
+    """The names that an archive may have."""
+    return (archive.file.name,) if isinstance(archive, Archive) else archive.names
 
 
 def remove_staging(folder: Path) -> None:

@@ -10,7 +10,7 @@ from data_prep.croissant import CROISSANT, archive_object, file_object, image_se
 from data_prep.download import clear_leftovers
 from data_prep.fgvc.annotations import write_annotations
 from data_prep.fgvc.facts import DatasetFacts
-from data_prep.fgvc.images import SOURCES, archive_names, ensure_folders, keep_sources, remove_staging, source_of
+from data_prep.fgvc.images import SOURCES, archive_names, ensure_folders, keep_sources, names_of, remove_staging, source_of
 from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
 from data_prep.fgvc.workspace import FORMAT, KINDS, Arguments, Workspace, library_versions, list_digests, read_record
@@ -49,6 +49,7 @@ def prepare(facts: DatasetFacts, request: Arguments) -> dict[str, Any]:
 def _describe(work: Workspace, record: dict[str, Any]) -> None:
     """Write ``croissant.json`` beside the images."""
     archives = {name: source for name, source in record["sources"].items() if name in archive_names(work.facts)}
+    of_images = [name for name in names_of(work.facts.images) if name in archives]
     lists = [f"splits/{kind}/{split}.json" for kind, made in record["splits"].items() for split in made["counts"]]
     counts = {f"{kind}/{split}": n for kind, made in record["splits"].items() for split, n in made["counts"].items()}
     tables = [name for name in record["annotations"] if name.endswith(".parquet") and (work.folder / name).is_file()]
@@ -59,7 +60,7 @@ def _describe(work: Workspace, record: dict[str, Any]) -> None:
         [
             *(archive_object(name, source) for name, source in archives.items()),
             *(file_object(work.folder, name) for name in (*lists, *tables)),
-            image_set([f"{folder}/**/*.jpg" for folder in work.facts.images.folders], archives),
+            image_set([f"{folder}/**/*.jpg" for folder in work.facts.images.folders], of_images),
         ],
         [split_records(counts)],
     )

@@ -51,19 +51,31 @@ def test_a_task_is_described(task: Path) -> None:
     assert splits(task) == {name: (kinds[name], count) for name, count in rows.items()}
 
 
-@pytest.mark.parametrize("name", ["cub", "flowers"])
-def test_images_with_lists_are_described(bench: Make, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "archive", "formats"),
+    [
+        ("cub", "CUB_200_2011.tgz", {"segmentations.tgz": "application/x-tar"}),
+        ("flowers", "102flowers.tgz", dict.fromkeys(("setid.mat", "imagelabels.mat"), "application/x-matlab-data")),
+        ("cars", "archive.zip", {}),
+        ("dogs", "images.tar", dict.fromkeys(("annotation.tar", "lists.tar"), "application/x-tar")),
+    ],
+)
+def test_images_with_lists_are_described(bench: Make, name: str, archive: str, formats: dict[str, str]) -> None:
+    """Images are in the archive of images alone; a file's address is its URL, or the name of what a person put there."""
     made = bench(name)
-    record = made.prepare()
-    archives = {file for file in made.small.files if file in record["sources"] and file.endswith((".tgz", ".zip"))}
+    record = made.prepare(splits="official")
+    archives = {archive, *formats}
     found = check_files(made.folder, archives)
-    assert found - archives == {f"splits/paper/{split}.json" for split in ("train", "val", "test")} | {
+    assert found - archives == {f"splits/official/{split}.json" for split in ("train", "val", "test")} | {
         table for table in record["annotations"] if table.endswith(".parquet")
     }
-    assert archives & found
-    assert splits(made.folder)["paper/val"] == ("cr:validation", record["splits"]["paper"]["counts"]["val"])
+    objects = {part["@id"]: part for part in described(made.folder)["distribution"]}
+    assert objects["images"]["containedIn"] == [{"@id": archive}]
+    assert {file: objects[file]["encodingFormat"] for file in formats} == formats
+    assert objects[archive]["contentUrl"] == (archive if name == "cars" else record["sources"][archive]["source"])
+    assert splits(made.folder)["official/val"] == ("cr:validation", record["splits"]["official"]["counts"]["val"])
     (made.folder / "croissant.json").unlink()
-    made.prepare()
+    made.prepare(splits="official")
     assert check_files(made.folder, archives) == found, "of data that was prepared before, it is made"
 
 
