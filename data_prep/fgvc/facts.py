@@ -179,7 +179,7 @@ _CARS = DatasetFacts(
         "161f18a664fa690cd24538864816bc0fb10854ab92beec17be25c4eef7ffb434",
     ),
     missing_boxes="put devkit/cars_train_annos.mat and devkit/cars_test_annos.mat (from car_devkit.tgz) or "
-    "cars_test_annos_withlabels.mat into {folder}, remove {folder}/prepared.json and start again",
+    "cars_test_annos_withlabels.mat into {folder} and start again",
 )
 _DOGS = DatasetFacts(
     name="dogs",

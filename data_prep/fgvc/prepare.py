@@ -107,7 +107,7 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     is_there = bool(annotations) and all((work.folder / name).exists() for name in annotations)
     if request.annotations and (notes or not is_there):
         annotations, more, notes = write_annotations(work, found.sizes)
-        sources |= more
+        sources |= {name: source for name, source in more.items() if name not in old.get("annotations", {})}
     if request.check_images and not is_checked:
         with _unready_on_failure(work, old):
             check_images(work, found)

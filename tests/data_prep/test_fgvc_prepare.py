@@ -140,12 +140,13 @@ def test_boxes_and_official_splits_of_cars_come_when_the_devkit_does(bench: Make
     assert note.startswith(
         "26 of 26 images have no bounding box, the first is cars_test/cars_test/00011.jpg; to have them, put"
     )
-    assert str(made.folder) in note
+    assert note.endswith(f"into {made.folder} and start again")
     (made.folder / "devkit").mkdir()
     train, test = "cars_train_annos.mat", "cars_test_annos_withlabels.mat"
     (made.folder / "devkit" / train).write_bytes(made.small.files[train])
     record = made.prepare()
     assert record["annotations"] == {"boxes.parquet": 20}
+    assert set(record["sources"]) == {"archive.zip"}
     assert record["notes"][0].startswith("6 of 26 images have no bounding box")
     (made.root / "downloads" / test).write_bytes(made.small.files[test])
     shutil.rmtree(made.folder / "splits/official")
@@ -269,9 +270,10 @@ def test_annotations_can_be_left_out_and_added(bench: Make) -> None:
     assert not (made.folder / "boxes.parquet").exists()
     record = made.prepare(check_images=False)
     assert (record["annotations"]["boxes.parquet"], record["images_checked"]) == (26, False)
+    sources = record["sources"]
     (made.folder / "parts.parquet").unlink()
     record = made.prepare(annotations=False)
     assert record["images_checked"] is True
     assert not (made.folder / "parts.parquet").exists()
-    made.prepare()
+    assert made.prepare()["sources"] == sources
     assert (made.folder / "parts.parquet").is_file()
