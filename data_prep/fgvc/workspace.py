@@ -25,6 +25,7 @@ Lists: TypeAlias = dict[str, dict[str, ClassId]]
 KINDS = ("paper", "official")
 FORMAT = 1
 SPLITS = ("train", "val", "test")
+_RECORDED = {"dataset", "classes", "images", "bytes", "images_checked", "splits", "annotations", "sources", "notes"}
 
 
 @dataclass
@@ -57,6 +58,11 @@ class Arguments(Options):
     split_seed: Annotated[int, random_seed] = 0
     check_images: bool = True
     annotations: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("val_fraction", "split_seed"):
+            self._check_read(name, "splits", "official")
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / "prepared.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT and record.keys() >= _RECORDED else None
 
 
 def list_digests(folder: Path) -> dict[str, str] | None:

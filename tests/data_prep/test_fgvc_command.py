@@ -79,6 +79,8 @@ MISTAKES = [
     (["cub", "split=official"], "unexpected argument 'split=official': expected dataset=…, root=…"),
     (["cub", "splits=mine"], "unknown splits 'mine' (known: paper, official)"),
     (["cub", "val_fraction=1.0"], "val_fraction=1.0: expected a number between 0 and 1"),
+    (["cub", "val_fraction=0.4"], "val_fraction=0.4 has no effect with splits=paper; it belongs to official"),
+    (["cub", "split_seed=1", "splits=paper"], "split_seed=1 has no effect with splits=paper; it belongs to official"),
     (["cub", "split_seed=-1"], "split_seed=-1: expected a whole number from 0"),
     (["cub", "check_images=perhaps"], "Value 'perhaps' is not a valid bool"),
 ]

@@ -123,6 +123,8 @@ def test_leftovers_are_cleared_and_edited_lists_made_again(bench: Make, caplog: 
         assert made.prepare() == first
     assert f"{made.folder}/splits/paper is no longer as it was prepared: making it again" in caplog.messages
     assert made.lists("paper") == made.small.lists
+    (made.folder / "prepared.json").write_text('{"format": 1}')
+    assert made.prepare()["splits"] == first["splits"], "a record without what it should say is none"
 
 
 PAPER, OFFICIAL = {"train": 17, "val": 4, "test": 6}, {"train": 21, "test": 6}
