@@ -69,6 +69,11 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     return target
 
 
+def writable(folder: Path, downloads: Path) -> Path:
+    """A folder of archives that may be shared; that of ``downloads`` where nothing can be written into it."""
+    return downloads if folder.is_dir() and not os.access(folder, os.W_OK) else folder
+
+
 def clear_leftovers(target: Path) -> None:
     """Remove what killed processes have left of fetching a file; what has arrived of it stays."""
     clear(target, _note(target), _Part(target).note)

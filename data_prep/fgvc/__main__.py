@@ -5,7 +5,7 @@ from data_prep.fgvc.facts import FACTS
 from data_prep.fgvc.prepare import prepare
 from data_prep.fgvc.workspace import Arguments, describe
 from gift_vit.common import cli
-from gift_vit.common.files import check_writable, expanded
+from gift_vit.common.files import check_writable
 
 
 def main() -> None:
@@ -16,8 +16,7 @@ def main() -> None:
 def prepare_named(given: Arguments) -> None:
     """Prepare one dataset, or all."""
     root = data_root(given.root)
-    for folder in (root, expanded(given.archives or root)):
-        check_writable(folder)
+    check_writable(root)
     names = list(FACTS) if given.dataset == "all" else [given.dataset]
     prepare_each(names, lambda name: print(describe(prepare(FACTS[name], given), root / name)), "datasets")
 

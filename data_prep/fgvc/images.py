@@ -33,8 +33,8 @@ def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str,
     if not absent:
         return {key: value for name in archive.folders for key, value in _unpacked_from(work.folder / name).items()}
     if isinstance(archive, Archive):
-        path = fetch(archive.file, work.archives)
-        source = source_of(archive.file, work.archives)
+        path = fetch(archive.file, work.place(archive.file.name).parent)
+        source = source_of(archive.file, path)
     else:
         path = _put_by_hand(work, archive)
         source = {"bytes": path.stat().st_size, "sha256": sha256(path), "source": "put there by hand"}
@@ -81,18 +81,18 @@ def _unpacked_from(folder: Path) -> dict[str, Any]:
     return {folder.name: "a folder found unpacked"}
 
 
-def source_of(file: RemoteFile, folder: Path) -> dict[str, Any]:
+def source_of(file: RemoteFile, path: Path) -> dict[str, Any]:
     """What ``prepared.json`` says of a fetched file."""
-    return {"bytes": (folder / file.name).stat().st_size, "sha256": file.sha256, "source": file.url}
+    return {"bytes": path.stat().st_size, "sha256": file.sha256, "source": file.url}
 
 
 def _put_by_hand(work: Workspace, images: HandArchive) -> Path:
     for name in images.names:
-        if (work.archives / name).is_file():
-            return work.archives / name
-    target = work.archives / images.names[0]
-    with writing(work.archives):
-        work.archives.mkdir(parents=True, exist_ok=True)
+        if work.place(name).is_file():
+            return work.place(name)
+    target = work.place(images.names[0])
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     steps = [*images.steps, f"put it, as it is, here: {target}", f"type: {work.command}"]
     numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
     logger.info("%s cannot be downloaded by a program. By hand:", work.facts.title)

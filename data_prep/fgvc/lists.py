@@ -24,17 +24,17 @@ CARS_MATS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabel
 
 def paper_files(work: Workspace) -> dict[str, Path]:
     """A verified copy of each split's list: in ``splits_from`` where that is given, else fetched into the archives' folder."""
-    given, folder = work.request.splits_from, work.facts.lists_folder
+    given, folder, lists = work.request.splits_from, work.facts.lists_folder, work.facts.lists
     if given is None:
-        return {split: fetch(file, work.archives / "fgvc_splits" / folder) for split, file in work.facts.lists.items()}
-    found = {split: expanded(given) / folder / f"{split}.json" for split in work.facts.lists}
+        return {split: fetch(file, work.place(f"fgvc_splits/{folder}/{split}.json").parent) for split, file in lists.items()}
+    found = {split: expanded(given) / folder / f"{split}.json" for split in lists}
     for split, path in found.items():
         if not path.is_file():
             raise ConfigError(
                 f"splits_from={given}: there is no file {path}; "
                 "give a folder like data/ of the repository github.com/savadikarc/gift"
             )
-        verify(path, work.facts.lists[split])
+        verify(path, lists[split])
     return found
 
 

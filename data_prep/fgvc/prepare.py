@@ -72,7 +72,7 @@ def _clear(work: Workspace) -> None:
         remove_leftovers(folder)
     remove_staging(work.folder)
     for name in archive_names(work.facts):
-        clear_leftovers(work.archives / name)
+        clear_leftovers(work.place(name))
 
 
 def _recorded(work: Workspace) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     if request.check_images and not is_checked:
         with _unready_on_failure(work, old):
             check_images(work, found)
-    extras = (file for file in work.facts.extras.values() if (work.archives / file.name).is_file())
-    sources |= {file.name: source_of(file, work.archives) for file in extras}
+    extras = (file for file in work.facts.extras.values() if work.place(file.name).is_file())
+    sources |= {file.name: source_of(file, work.place(file.name)) for file in extras}
     return {
         "format": FORMAT,
         "dataset": work.facts.name,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from omegaconf import MISSING
 
 from data_prep.commands import DEFAULT_ROOT, data_root, training_words
-from data_prep.download import fetch
+from data_prep.download import fetch, writable
 from data_prep.fgvc.facts import FACTS, DatasetFacts
 from gift_vit import __version__
 from gift_vit.common.checks import Options, one_of, random_seed, split_off
@@ -40,7 +40,8 @@ class Arguments(Options):
     Attributes:
         dataset: cub, nabirds, flowers, dogs, cars or all
         root: data root (default: the environment variable GIFT_VIT_DATA, else data)
-        archives: folder that archives are downloaded to or were put in by hand (default: <root>/downloads)
+        archives: folder that archives are downloaded to or were put in by hand (default: <root>/downloads, which also takes
+            what a read-only one lacks)
         splits: paper or official: train and test as the archives list them, val a part of train
         splits_from: folder with copies of the paper's lists, like data/ of the repository github.com/savadikarc/gift
         val_fraction: official: the part of train that becomes val (default: 0.1; Flowers has a val of its own)
@@ -83,6 +84,11 @@ class Workspace:
         given = self.request.archives
         return expanded(given).absolute() if given else self.folder.parent / "downloads"
 
+    def place(self, name: str) -> Path:
+        """Where a file is among the archives, or is to be put: in the root's downloads if their folder is read-only."""
+        there = self.archives / name
+        return there if there.exists() else writable(self.archives, self.folder.parent / "downloads") / name
+
     @property
     def image_root(self) -> Path:
         """What listed paths are relative to."""
@@ -104,7 +110,7 @@ class Workspace:
 
     def extra(self, name: str) -> Path:
         """One of the dataset's further files, fetched if it is not there."""
-        return fetch(self.facts.extras[name], self.archives)
+        return fetch(self.facts.extras[name], self.place(name).parent)
 
     @property
     def command(self) -> str:

@@ -73,6 +73,27 @@ def test_all_prepares_what_it_can(
     assert capsys.readouterr().err.splitlines()[-1].endswith("1 of 5 datasets are not ready, for the reasons above: cars")
 
 
+def test_what_a_read_only_folder_of_archives_lacks_is_fetched_to_the_root(
+    benches: dict[str, Bench], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed, root, checked = tmp_path / "sealed", tmp_path / "data", []
+    sealed.mkdir()
+    (sealed / "102flowers.tgz").write_bytes(benches["flowers"].small.files["102flowers.tgz"])
+    monkeypatch.setattr("os.access", lambda path, _: path != sealed)  # root could write there
+    monkeypatch.setattr(fgvc, "check_writable", checked.append)
+    assert main("flowers", f"root={root}", f"archives={sealed}", "splits=official") == 0
+    assert main("flowers", f"root={root}", f"archives={sealed}") == 0
+    assert checked == [root, root]
+    assert {path.name.removesuffix(".verified") for path in sealed.iterdir()} == {"102flowers.tgz"}
+    fetched = {path.relative_to(root / "downloads").as_posix() for path in root.glob("downloads/**/*") if path.is_file()}
+    lists = {f"fgvc_splits/oxfordflowers/{split}.json" for split in ("train", "val", "test")}
+    assert {name.removesuffix(".verified") for name in fetched if "archive" not in name and "nabirds" not in name} == {
+        *lists,
+        *("setid.mat", "imagelabels.mat"),
+    }
+    assert (root / "flowers/prepared.json").is_file()
+
+
 MISTAKES = [
     (["cup"], "unknown dataset 'cup'; did you mean cub? (known: cub, nabirds, flowers, cars, dogs, all)"),
     ([], "dataset=…, or its value alone, is required; --help explains"),

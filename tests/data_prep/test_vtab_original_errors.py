@@ -60,6 +60,19 @@ def test_only_missing_archives_are_fetched(name: str, files: Path, tmp_path: Pat
     assert sorted(file.name for file in asked) == sorted(file.name for file in FILES[name])
 
 
+@pytest.mark.parametrize(("name", "made"), [("cifar100", "cifar-100-binary.tar.gz.unpacked"), ("smallnorb", "*.mat")])
+def test_what_a_read_only_folder_holds_is_unpacked_to_the_downloads(
+    name: str, made: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS[name](files)
+    before = set(files.iterdir())
+    monkeypatch.setattr("os.access", lambda path, _: path != files)  # root could write there
+    examples = [read_all(name, files, tmp_path / "downloads") for _ in range(2)]
+    assert examples[0] == examples[1]
+    assert set(files.iterdir()) == before
+    assert any((tmp_path / "downloads").glob(made))
+
+
 def test_another_file_under_the_archives_name(tmp_path: Path) -> None:
     (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"an error page")
     message = error_of("cifar100", tmp_path)

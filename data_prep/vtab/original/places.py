@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from data_prep.archives import gunzip, gunzipped_from, open_zip, reading, unpack
-from data_prep.download import RemoteFile, fetch
+from data_prep.download import RemoteFile, fetch, writable
 from data_prep.vtab.original.files import FILES
 from data_prep.vtab.tasks import Builder
 from gift_vit.common.errors import ConfigError
@@ -85,7 +85,8 @@ class Place:
     """Where the original files of one builder are.
 
     Looked for in this order: unpacked in ``folder`` (in the sub-folder the archive makes, or ``folder`` being that sub-folder);
-    unpacked by an earlier call beside the archive; the archive in ``folder``; the archive in ``downloads``, fetched if need be.
+    unpacked by an earlier call, beside the archive or in ``downloads``; the archive in ``folder``; the archive in
+    ``downloads``, fetched if need be.
 
     Attributes:
         used: What was found, for the record: archives with their SHA-256, unpacked folders by name.
@@ -108,7 +109,7 @@ class Place:
         return path
 
     def gunzipped(self, name: str) -> Path:
-        """The content of a ``.gz`` file, written beside it once."""
+        """The content of a ``.gz`` file, written beside it once, or to ``downloads`` where its folder is read-only."""
         plain = name.removesuffix(".gz")
         there = self._there(plain)
         if there is not None:
@@ -117,11 +118,12 @@ class Place:
             self.used.append(f"{plain} (unpacked)" if digest is None else f"{name} (unpacked, SHA-256 {digest})")
             return there
         archive = self.file(name)
-        gunzip(archive, archive.with_name(plain), str(self._remote(name).sha256))
-        return archive.with_name(plain)
+        target = writable(archive.parent, self.downloads) / plain
+        gunzip(archive, target, str(self._remote(name).sha256))
+        return target
 
     def unpacked(self, name: str, inside: str, marker: str) -> Path:
-        """The folder ``inside`` ("" for all) of an archive, unpacked into ``<archive>.unpacked`` once.
+        """The folder ``inside`` ("" for all) of an archive, unpacked once into ``<archive>.unpacked`` where a ``.gz`` would be.
 
         ``marker`` is a glob pattern that matches something in that folder, by which it is recognised.
         """
@@ -132,7 +134,7 @@ class Place:
         target = next((folder for folder in before if folder.is_dir()), None)
         if target is None:
             archive = self.file(name)
-            target = archive.with_name(f"{name}.unpacked")
+            target = writable(archive.parent, self.downloads) / f"{name}.unpacked"
             unpack(archive, target)
         else:
             clear(target)
