@@ -41,7 +41,7 @@ class Arguments(Options):
             tasks, each with train800.txt, val200.txt and test.txt
         archives: the same as folder
         tfds_dir: TFDS's data_dir (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)
-        manual_dir: where TFDS finds what it cannot download (default: <tfds_dir>/downloads/manual)
+        manual_dir: where TFDS finds what it cannot download (default: archives=…, else <tfds_dir>/downloads/manual)
 
     The images are checked to be the benchmark's. A task that is ready is left alone; one that fails does not stop the others.
     """
@@ -146,7 +146,7 @@ class Preparation:
             return open_original(builder, self._folder, self._root / "downloads")
         from data_prep.vtab.tfds_origin import open_tfds
 
-        return open_tfds(builder, self._tfds_dir, self._manual_dir)
+        return open_tfds(builder, self._tfds_dir, self._manual_dir or self._folder)
 
 
 @contextmanager

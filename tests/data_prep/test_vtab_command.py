@@ -82,6 +82,7 @@ def test_folders_come_from_the_words_and_the_environment(opened: Opened, run: Ru
     Path("mine").mkdir()
     assert run("dtd", "source=original", "root=here", "folder=mine") == 0
     assert run("svhn", "root=here", "archives=mine") == 0
+    assert run("caltech101", "root=here", "archives=mine") == 0
     assert run("pets", "source=tfds", "root=here", "tfds_dir=prepared", "manual_dir=by_hand") == 0
     monkeypatch.setenv("GIFT_VIT_DATA", "from_environment")
     monkeypatch.setenv("TFDS_DATA_DIR", "tfds_from_environment")
@@ -89,10 +90,11 @@ def test_folders_come_from_the_words_and_the_environment(opened: Opened, run: Ru
     assert opened.calls == [
         ("original", "dtd", Path("mine"), Path("here/downloads")),
         ("original", "svhn_cropped", Path("mine"), Path("here/downloads")),
+        ("tfds", "caltech101", Path("~/tensorflow_datasets").expanduser(), Path("mine")),
         ("tfds", "oxford_iiit_pet", Path("prepared"), Path("by_hand")),
         ("tfds", "oxford_iiit_pet", Path("tfds_from_environment"), None),
     ]
-    assert sorted(path.name for path in Path("here/vtab1k").iterdir()) == ["dtd", "pets", "svhn"]
+    assert sorted(path.name for path in Path("here/vtab1k").iterdir()) == ["caltech101", "dtd", "pets", "svhn"]
     assert [path.name for path in Path("from_environment/vtab1k").iterdir()] == ["pets"]
 
 
