@@ -3,8 +3,8 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,8 @@ def _in_folder(task: Task, folder: Path) -> dict[str, Examples]:
         parquet = {split: sorted(place.glob(f"{name}-*.parquet")) for split, name in task.hub.items()}
         parquet = {split: files or sorted(place.glob(f"{split}.parquet")) for split, files in parquet.items()}
         if parquet["train"] and parquet["dev"]:
-            return {split: _from_parquet(files[0], task) for split, files in parquet.items() if files}
+            read = {split: [_from_parquet(file, task) for file in files] for split, files in parquet.items()}
+            return {split: _joined(parts) for split, parts in read.items() if parts}
         for form in task.forms:
             if all((place / file).is_file() for split in ("train", "dev") for file in form[split].files):
                 return dict(_from_tables(place, form, task.has_broken))
@@ -119,9 +120,12 @@ def _from_parquet(file: Path, task: Task) -> Examples:
 def _from_tables(folder: Path, form: Form, has_broken: bool) -> Iterator[tuple[str, Examples]]:
     for split, table in form.items():
         if all((folder / file).is_file() for file in table.files):
-            parts = [_from_table(folder / file, table, has_broken) for file in table.files]
-            texts, labels = ([item for part in parts for item in getattr(part, name)] for name in ("texts", "labels"))
-            yield split, Examples(texts, labels, [folder / file for file in table.files])
+            yield split, _joined([_from_table(folder / file, table, has_broken) for file in table.files])
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    """The examples of several files, in their order."""
+    return Examples(*([item for part in parts for item in getattr(part, field.name)] for field in fields(Examples)))
 
 
 def _from_table(file: Path, table: Table, has_broken: bool) -> Examples:

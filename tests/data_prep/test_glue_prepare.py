@@ -67,6 +67,12 @@ def test_a_folder_of_glues_own_files(tmp_path: Path) -> None:
     assert json.loads((out / "croissant.json").read_text())["name"] == "glue_rte"
     prepare(small("rte"), tmp_path / "again", out)  # what it has written is files of the task too
     assert all(read(tmp_path / "again/glue/rte", split) == read(out, split) for split in ("train", "dev", "test"))
+    table = pq.read_table(out / "train.parquet")
+    for number in range(2):
+        pq.write_table(table.slice(3 * number, 3), tmp_path / f"train-0000{number}-of-00002.parquet")
+    (tmp_path / "dev.parquet").write_bytes((out / "dev.parquet").read_bytes())
+    prepare(small("rte"), tmp_path / "of shards", tmp_path)
+    assert read(tmp_path / "of shards/glue/rte", "train") == table.to_pylist()
     before = (out / "train.parquet").stat().st_mtime_ns
     assert prepare(small("rte"), tmp_path, tmp_path / "gone").startswith("ready already, nothing to do: 4 + 2 + 1 examples")
     assert (out / "train.parquet").stat().st_mtime_ns == before
