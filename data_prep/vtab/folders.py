@@ -67,7 +67,7 @@ def _find(task: Task, root: Path) -> Path:
 def _read_list(task: Task, file: Path) -> dict[int, tuple[str, int]]:
     """Path and label by line number, from 0; blank lines are left out."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the list {file} ({error}); each split needs one, of lines '<path> <label>'") from error
     listed: dict[str, tuple[int, int]] = {}

@@ -60,6 +60,7 @@ def test_blank_lines_do_not_count_and_paths_may_hold_spaces(tmp_path: Path) -> N
     folder = write_folder(tmp_path / "dtd", 47)
     (folder / "images" / "val200" / "000001.jpg").rename(folder / "images" / "val200" / "a picture.jpg")
     lines = (folder / "val200.txt").read_text().splitlines()
+    (folder / "train800.txt").write_text((folder / "train800.txt").read_text(), encoding="utf-8-sig")
     (folder / "val200.txt").write_text(f"\n{lines[0]}\r\n  \nimages/val200/a picture.jpg\t 1\n{lines[2]}\n{lines[3]}\n\n")
     export_folder(TASKS["dtd"], tmp_path, tmp_path / "out", official=False)
     rows = pq.read_table(tmp_path / "out" / "val200.parquet", columns=["id", "label", "index"]).to_pylist()

@@ -186,7 +186,7 @@ AT_FIRST: list[tuple[str, Change, str]] = [
     ("resisc45", remove("NWPU-RESISC45/wetland/*"), "wetland holds no .jpg files, expected one folder for each of 45 classes"),
     *((EYES, move(part), f"files/{part} is missing: the images have to be.*www.kaggle.com") for part in ("train", "test")),
     (EYES, move("trainLabels.csv"), "files/trainLabels.csv is missing: the images have to be fetched by hand.*www.kaggle.com"),
-    (EYES, overwrite("train/10_right.jpeg", eye(1)[:20]), "10_right.jpeg is not a readable image"),
+    (EYES, overwrite("train/10_right.jpeg", eye(1)[:20]), r"10_right.jpeg is not a readable image \(it cannot be dec"),
     (EYES, overwrite("trainLabels.csv", "image,grade\n10_left,0\n"), "trainLabels.csv is not Kaggle's list"),
     ("oxford_flowers102", mat("imagelabels.mat", labels=np.ones((1, 20), np.uint8)), "has 20 labels"),
     ("svhn_cropped", mat("train_32x32.mat", X=SVHN, y=np.ones((3, 1))), r"images of shape \(32, 32, 3, 4\) and 3 labels"),

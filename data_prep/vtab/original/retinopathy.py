@@ -63,7 +63,7 @@ def _table(cv2: Any, files: FolderFiles, folder: str, listing: Path, usage: str 
         try:
             return prepare(cv2, files.read(name))
         except cv2.error as error:
-            raise ConfigError(f"{files.where(name)} is not a readable image ({error.err}); unpack it again") from error
+            raise ConfigError(f"{files.where(name)} is not a readable image ({error.err or error}); unpack it again") from error
 
     def read(rows: Sequence[int]) -> Iterator[Row]:
         with ThreadPool(cores()) as pool:
