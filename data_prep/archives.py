@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
+from data_prep.download import identity
 from data_prep.progress import transfer
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import alone, atomic_path, write_json, writing
@@ -64,20 +65,15 @@ def gunzip(archive: Path, target: Path, digest: str | None = None) -> None:
                     raise EOFError("it is empty")
                 out.flush()
                 if digest is not None:  # noted before the file itself is there
-                    write_json(_note(target), _identity(partial, digest))
+                    write_json(_note(target), identity(partial, archive_sha256=digest))
 
 
 def gunzipped_from(path: Path) -> str | None:
     """The SHA-256 of the archive that a file was decompressed from here; None if it was not, or has changed since."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        digest = json.loads(_note(path).read_bytes())["archive_sha256"]
-        return digest if json.loads(_note(path).read_bytes()) == _identity(path, digest) else None
+        note = json.loads(_note(path).read_bytes())
+        return note["archive_sha256"] if note == identity(path, archive_sha256=note["archive_sha256"]) else None
     return None
-
-
-def _identity(path: Path, digest: str) -> dict[str, Any]:
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "archive_sha256": digest}
 
 
 def _note(path: Path) -> Path:

@@ -123,7 +123,7 @@ def mismatch(path: Path, size: int | None, digest: str | None) -> str | None:
 def remember(path: Path, digest: str) -> None:
     """Note in ``<name>.verified`` that the file has this SHA-256; nothing is noted where the folder is read-only."""
     try:
-        write_json(_note(path), _identity(path, digest))
+        write_json(_note(path), identity(path, sha256=digest))
     except (ConfigError, RunError, OSError) as error:
         logger.info("%s will be hashed again next time: %s", path, error)
 
@@ -131,13 +131,14 @@ def remember(path: Path, digest: str) -> None:
 def is_known(path: Path, digest: str) -> bool:
     """Whether that SHA-256 was noted for the file, and its size and time of modification are still the same."""
     with suppress(OSError, ValueError):
-        return json.loads(_note(path).read_bytes()) == _identity(path, digest)
+        return json.loads(_note(path).read_bytes()) == identity(path, sha256=digest)
     return False
 
 
-def _identity(path: Path, digest: str) -> dict[str, Any]:
+def identity(path: Path, **known: str) -> dict[str, Any]:
+    """What is known of a file, with what tells whether it is still the same."""
     status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, **known}
 
 
 def _note(path: Path) -> Path:
