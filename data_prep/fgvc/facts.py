@@ -133,6 +133,13 @@ _NABIRDS = DatasetFacts(
         "ef6e55ec7c5e1b4cad6cabd790c595553e875dd2f7b5938694a328d4b948c69d",
     ),
 )
+FLOWERS_IMAGES = _file(
+    f"{_VGG}/102flowers.tgz", 344_862_509, "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"
+)
+FLOWERS_LISTS = (
+    _file(f"{_VGG}/imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
+    _file(f"{_VGG}/setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
+)
 _FLOWERS = DatasetFacts(
     name="flowers",
     title="Oxford Flowers 102",
@@ -140,10 +147,7 @@ _FLOWERS = DatasetFacts(
     paper={"train": 1020, "val": 1020, "test": 6149},
     official={"train": 1020, "val": 1020, "test": 6149},
     image_root=".",
-    images=Archive(
-        _file(f"{_VGG}/102flowers.tgz", 344_862_509, "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"),
-        ("jpg",),
-    ),
+    images=Archive(FLOWERS_IMAGES, ("jpg",)),
     lists_folder="oxfordflowers",
     lists=_lists(
         "oxfordflowers",
@@ -151,10 +155,7 @@ _FLOWERS = DatasetFacts(
         "bc77a0c0ddbba21338bc481ae9fca5a67a3b3660d0ad6e7829c2e56240bcf985",
         "da9fc987debf0617d5093462b9d18bdce01faf76e4bc5fd66a52c74c94fbd7bf",
     ),
-    extras=_extras(
-        _file(f"{_VGG}/imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
-        _file(f"{_VGG}/setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
-    ),
+    extras=_extras(*FLOWERS_LISTS),
 )
 _CARS = DatasetFacts(
     name="cars",

@@ -4,11 +4,11 @@ Sizes and hashes are those that TFDS 4.9.10 records, so both routes start from t
 """
 
 from data_prep.download import RemoteFile
+from data_prep.fgvc.facts import FLOWERS_IMAGES, FLOWERS_LISTS
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _SVHN = "http://ufldl.stanford.edu/housenumbers/"
 _DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/"
-_FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://thor.robots.ox.ac.uk/~vgg/data/pets/"
 _CAMELYON = "https://zenodo.org/record/2546921/files/"
 _SMALLNORB = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
@@ -43,11 +43,7 @@ FILES: dict[str, list[RemoteFile]] = {
         _at(_SVHN, "test_32x32.mat", 64275384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
     ],
     "dtd": [_at(_DTD, "dtd-r1.0.1.tar.gz", 625239812, "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205")],
-    "oxford_flowers102": [
-        _at(_FLOWERS, "102flowers.tgz", 344862509, "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"),
-        _at(_FLOWERS, "imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
-        _at(_FLOWERS, "setid.mat", 14989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
-    ],
+    "oxford_flowers102": [FLOWERS_IMAGES, *FLOWERS_LISTS],
     "oxford_iiit_pet": [
         _at(_PETS, "images.tar.gz", 791918971, "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d"),
         _at(_PETS, "annotations.tar.gz", 19173078, "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"),
