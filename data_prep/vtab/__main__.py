@@ -158,8 +158,8 @@ def _packages() -> Iterator[None]:
         raise ConfigError(f"needs a package that is not there ({error}); type: {INSTALL}") from error
 
 
-def prepare_all(arguments: Arguments) -> int:
-    """Prepare the tasks that are named; returns the exit code of the one that ended worst.
+def prepare_all(arguments: Arguments) -> None:
+    """Prepare the tasks that are named; exit with the code of the one that ended worst.
 
     Errors are printed as they come; at the end there is a line per task.
     """
@@ -173,7 +173,8 @@ def prepare_all(arguments: Arguments) -> int:
         for task in tasks:
             _, outcome = outcomes.get(task.name, (cli.INTERRUPTED, "not prepared: interrupted"))
             print(f"{task.name:<21}{outcome}")
-    return max(code for code, _ in outcomes.values())
+    if worst := max(code for code, _ in outcomes.values()):
+        raise SystemExit(worst)
 
 
 def _attempt(preparation: Preparation, task: Task) -> tuple[int, str]:
@@ -186,11 +187,8 @@ def _attempt(preparation: Preparation, task: Task) -> tuple[int, str]:
 
 def main() -> None:
     """The command."""
-    cli.log_to_stderr()
     cli.interrupt_on_sigterm()
-    codes: list[int] = []
-    failed = cli.run_command(lambda: codes.append(prepare_all(cli.parse_arguments(Arguments, positional="task"))))
-    raise SystemExit(failed or codes[0])
+    cli.main(Arguments, prepare_all, positional="task")
 
 
 if __name__ == "__main__":
