@@ -68,8 +68,15 @@ def binary_to_grey(image: bytes) -> bytes:
     """
     with Image.open(io.BytesIO(image)) as opened:
         pixels = np.asarray(opened.convert("L"), dtype=np.uint8)
+    return encode_png(pixels * np.uint8(255))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """A lossless PNG of uint8 pixels (h, w), (h, w, 1) or (h, w, 3)."""
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
     buffer = io.BytesIO()
-    Image.fromarray(pixels * np.uint8(255)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

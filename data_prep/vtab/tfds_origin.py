@@ -114,11 +114,11 @@ def label_values(example: Mapping[str, Any], features: Mapping[str, Any], reads:
     return {name: {part: array(name, part) for part in parts} if parts else int(example[name]) for name, parts in reads.items()}
 
 
-def open_tfds(builder: Builder, tfds_dir: Path, manual_dir: Path | None, prepare: bool = True) -> "TfdsOrigin":
+def open_tfds(builder: Builder, tfds_dir: Path, manual_dir: Path | None) -> "TfdsOrigin":
     """Open a builder's prepared folder, of the wanted version or, where there is none, the newest.
 
-    It is ``<builder>/[<config>/]<version>`` in ``tfds_dir``, TFDS's ``data_dir``. Where there is none, TFDS prepares it (unless
-    ``prepare`` is false), with what it cannot download from ``manual_dir``, by default ``downloads/manual`` in ``tfds_dir``.
+    It is ``<builder>/[<config>/]<version>`` in ``tfds_dir``, TFDS's ``data_dir``. Where there is none, TFDS prepares it, with
+    what it cannot download from ``manual_dir``, by default ``downloads/manual`` in ``tfds_dir``.
 
     Raises:
         ConfigError: If there is no folder and none can be prepared, or what is there cannot be read.
@@ -127,7 +127,7 @@ def open_tfds(builder: Builder, tfds_dir: Path, manual_dir: Path | None, prepare
     tfds_dir = expanded(tfds_dir)
     home = tfds_dir / builder.name / (builder.config or "")
     folder = _find(home, builder.version)
-    if folder is None and prepare:
+    if folder is None:
         prepare_builder(builder, tfds_dir, manual_dir)
         folder = _find(home, builder.version)
     if folder is None:

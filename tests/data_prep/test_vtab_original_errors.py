@@ -36,11 +36,6 @@ def error_of(name: str, folder: Path) -> str:
     return message
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"archives=.*/absent is not a folder; expected the one that holds the files of dtd"):
-        open_original(BUILDERS["dtd"], tmp_path / "absent", tmp_path)
-
-
 @pytest.mark.parametrize("name", FETCHED)
 def test_only_missing_archives_are_fetched(name: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITERS[name](files)

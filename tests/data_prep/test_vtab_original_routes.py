@@ -52,7 +52,7 @@ def test_what_tfds_prepares(name: str, files: Path, tmp_path: Path, monkeypatch:
     local = LocalFiles(files, tmp_path / "scratch")
     monkeypatch.setattr(type(builder), "_split_generators", lambda self, _: split_generators(self, local))
     builder.download_and_prepare(file_format="array_record")
-    theirs = open_tfds(BUILDERS[name], tmp_path / "tfds", None, prepare=False)
+    theirs = open_tfds(BUILDERS[name], tmp_path / "tfds", None)
     ours = open_original(BUILDERS[name], files, tmp_path / "downloads")
     assert ours.class_names == theirs.class_names
     for split in BUILDERS[name].counts:

@@ -208,7 +208,7 @@ _BY_HAND: dict[str, Callable[[Path], Examples]] = {"caltech101": _caltech101, "s
 
 
 def opened(name: str, data_dir: Path, **changes: Any) -> TfdsOrigin:
-    return open_tfds(replace(BUILDERS[name], **changes), data_dir, None, prepare=False)
+    return open_tfds(replace(BUILDERS[name], **changes), data_dir, None)
 
 
 def everything(origin: Origin, split: str) -> list[Record]:

@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_prep.vtab.original.origin import OriginalOrigin, Row, Table, encode_png
+from data_prep.vtab.original.origin import OriginalOrigin, Row, Table
 from data_prep.vtab.original.places import Place
 from data_prep.vtab.records import Key
+from data_prep.vtab.tasks import encode_png
 from gift_vit.common.errors import ConfigError
 
 _CIFAR_SIDE = 32

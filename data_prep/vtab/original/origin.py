@@ -1,14 +1,10 @@
 """An origin made of tables: each source split is a list of keys and a way to read chosen rows of it."""
 
-import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from data_prep.vtab.original.places import Files, Place
 from data_prep.vtab.records import Key, Record, tfds_order
@@ -109,12 +105,3 @@ def file_table(files: Files, entries: list[Entry], listed_in: str) -> Table:
         return ((files.read(entries[row].file), entries[row].features) for row in rows)
 
     return Table([entry.key for entry in entries], read)
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """A lossless PNG of uint8 pixels (h, w), (h, w, 1) or (h, w, 3)."""
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -93,8 +93,6 @@ class Place:
     """
 
     def __init__(self, builder: Builder, folder: Path | None, downloads: Path):
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"archives={folder} is not a folder; expected the one that holds the files of {builder.name}")
         self.builder = builder
         self.folder = folder
         self.downloads = downloads
