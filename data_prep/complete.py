@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import alone, new_folder
+from gift_vit.common.files import alone, is_read_only, new_folder
 from gift_vit.data.layout import is_of_the_system
 
 
@@ -33,8 +33,14 @@ def check_own(out: Path, own: Sequence[str]) -> None:
 
 @contextmanager
 def preparing(out: Path) -> Iterator[None]:
-    """Hold the lock of a folder that may have to be made, after removing what killed processes have left of it."""
+    """Hold the lock of a folder that may have to be made, after removing what killed processes have left of it.
+
+    Where nothing can be written none is held: what is ready there is used.
+    """
     out = out.resolve()
+    if is_read_only(out):
+        yield
+        return
     with alone(out):
         for left in (_replaced(out), out.with_name(f".{out.name}.partial")):
             left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)

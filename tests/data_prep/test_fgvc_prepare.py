@@ -80,6 +80,8 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     shutil.rmtree(made.root / "downloads")
     made.server.files.clear()
     monkeypatch.setattr(verify, "problem_of", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("os.access", lambda *_: False)  # root could write there
+    monkeypatch.setattr("data_prep.fgvc.prepare.locked", lambda *_: pytest.fail("locked where nothing can be written"))
     with caplog.at_level(logging.INFO):
         assert made.prepare() == record
     assert f"{name} is ready: nothing to do" in caplog.messages

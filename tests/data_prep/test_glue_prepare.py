@@ -48,7 +48,7 @@ def read(folder: Path, split: str) -> list[dict[str, Any]]:
     return pq.read_table(folder / f"{split}.parquet").to_pylist()
 
 
-def test_a_folder_of_glues_own_files(tmp_path: Path) -> None:
+def test_a_folder_of_glues_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tsv(
         tmp_path / "in" / "RTE",
         train=pairs(["entailment", "not_entailment", "entailment", "entailment"]),
@@ -76,6 +76,9 @@ def test_a_folder_of_glues_own_files(tmp_path: Path) -> None:
     before = (out / "train.parquet").stat().st_mtime_ns
     assert prepare(small("rte"), tmp_path, tmp_path / "gone").startswith("ready already, nothing to do: 4 + 2 + 1 examples")
     assert (out / "train.parquet").stat().st_mtime_ns == before
+    monkeypatch.setattr("os.access", lambda *_: False)  # root could write there
+    monkeypatch.setattr("data_prep.complete.alone", lambda *_: pytest.fail("locked where nothing can be written"))
+    assert prepare(small("rte"), tmp_path, tmp_path / "gone").startswith("ready already")
 
 
 def test_cola_and_sst2_as_their_publishers_have_them(tmp_path: Path) -> None:
