@@ -64,20 +64,21 @@ class Run:
 
 
 def make_images(root: Path, arguments: "Arguments") -> None:
-    """JPEG files in ``train/<class>/``, and as many others in ``test/<class>/``; those of an earlier call are kept.
+    """JPEG files in ``images/train/<class>/``, and as many others in ``test``; those of an earlier call are kept.
 
     Raises:
         ConfigError: If those are others.
     """
-    done, made = root / "done", f"{arguments.images} images of {arguments.classes} classes, {arguments.side} pixels wide"
+    folder = root / "images"  # of nothing else: a folder beside train and test is of no known split
+    done, made = folder / "done", f"{arguments.images} images of {arguments.classes} classes, {arguments.side} pixels wide"
     if done.exists():
         if (there := done.read_text()) != made:
             raise ConfigError(f"folder={root} holds {there or 'images of an older version'}, not {made}; give another folder")
         return
     for split, first in (("train", 0), ("test", arguments.images)):
         for number in range(arguments.classes):
-            (root / split / f"{number:03}").mkdir(parents=True, exist_ok=True)
-        make = partial(_make_image, root / split, arguments.classes, arguments.side)
+            (folder / split / f"{number:03}").mkdir(parents=True, exist_ok=True)
+        make = partial(_make_image, folder / split, arguments.classes, arguments.side)
         with ProcessPoolExecutor(max(arguments.workers, 1)) as pool:
             list(pool.map(make, range(first, first + arguments.images), chunksize=16))
     done.write_text(made)
@@ -96,16 +97,17 @@ def run_project(arguments: "Arguments", root: Path) -> Run:
     weights = root / f"{arguments.model}.safetensors"
     if not weights.is_file():
         save_file(timm.create_model(arguments.model.split(".")[0]).state_dict(), weights)
-    words = ["dataset=folder", f"dataset.root={root}", "method=gift", "protocol=clean", "phase=final", "recipe=none"]
+    words = ["dataset=folder", f"dataset.root={root / 'images'}", "method=gift", "protocol=clean", "phase=final", "recipe=none"]
     words += [f"backbone.model={arguments.model}", f"backbone.weights={weights}", f"trainer.device={arguments.device}"]
-    words += [f"paths.cache_root={root / 'cache'}", "dataset.cache=disk", "optim.lr=1e-3", "method.rank=16"]
-    words += [f"trainer.batch_size={arguments.batch_size}", f"trainer.workers={arguments.workers}", *arguments.words]
+    words += [f"paths.cache_root={root / 'cache'}", "dataset.cache=disk", "optim.warmup_epochs=0"]
+    words += ["optim.lr=1e-3", "method.rank=16", f"trainer.batch_size={arguments.batch_size}"]
+    words += [f"trainer.workers={arguments.workers}", *arguments.words]
     if arguments.squash:
         words += [f"dataset.transform.{word}" for word in ("crop_ratio=null", "random_crop=false", "hflip=0")]
     runs = Path(tempfile.mkdtemp(prefix="runs", dir=root))
-    _command([*words, "trainer.epochs=2", "optim.warmup_epochs=1", f"paths.output_root={runs / 'first'}"])
+    _command([*words, "trainer.epochs=2", f"paths.output_root={runs / 'first'}"])
     out = runs / "second"
-    seconds = _command([*words, f"trainer.epochs={arguments.epochs}", "optim.warmup_epochs=1", f"paths.output_root={out}"])
+    seconds = _command([*words, f"trainer.epochs={arguments.epochs}", f"paths.output_root={out}"])
     [file] = out.rglob("result.json")
     result = json.loads(file.read_text())
     epochs = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
@@ -138,7 +140,7 @@ def run_plainly(arguments: "Arguments", root: Path, method: str, device: torch.d
     model.to(device).train()
     precision = Precision("tf32", device)
     loader = DataLoader(
-        ImageFolder(root / "train", _transform(arguments, input_size(architecture)[0])),
+        ImageFolder(root / "images/train", _transform(arguments, input_size(architecture)[0])),
         batch_size=arguments.batch_size,
         shuffle=True,
         num_workers=arguments.workers,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from experiments.bench.report import plot, ratio, records, table
 from experiments.bench.variants import METHODS, REFERENCE, VARIANTS, Variant, choose_variants
 from gift_vit.methods.gift import GiftPair
 from tests.results.conftest import exit_code, refused
+from tests.warm import run_module
 
 TINY = "vit_tiny_patch16_224"
 CPU = torch.device("cpu")
@@ -115,7 +117,7 @@ def test_ratios_within_a_round_records_table_and_picture(tmp_path: Path) -> None
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-run = partial(exit_code, command.main)
+run, whole = partial(exit_code, command.main), partial(exit_code, end_to_end.main)
 
 
 def test_the_command_writes_what_it_prints_and_says_how_far_it_is(
@@ -156,15 +158,30 @@ def test_whole_runs_begin_anew_in_a_folder_that_is_kept(
         return 2.0
 
     monkeypatch.setattr(whole_runs, "_command", train)
-    whole = partial(exit_code, end_to_end.main)
     words = ["model=test_vit", "images=2", "classes=1", "side=32", "workers=1", "contenders=[gift]", f"folder={tmp_path}"]
     for _ in range(2):
         assert whole(*words, "device=cpu") == 0
         assert "| gift_vit | 2 | 4 | – | 2.0 | 1.0 |" in capsys.readouterr().out
     assert len(set(begun)) == 4
-    assert len(list(tmp_path.glob("t*/000/*.jpg"))) == 4
+    assert len(list(tmp_path.glob("images/t*/000/*.jpg"))) == 4
     said = refused(whole, capsys, *words, "images=4")
     assert f"folder={tmp_path} holds 2 images of 1 classes, 32 pixels wide, not 4 images" in said
+
+
+def test_whole_runs_train_as_a_person_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of the project: over 3 s beside other tests."""
+
+    def train(words: list[str]) -> float:
+        ended = run_module("gift_vit.train", *words, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        return 99.0
+
+    monkeypatch.setattr(whole_runs, "_command", train)
+    words = ["images=10", "classes=2", "side=64", "batch_size=2", "epochs=1", "plain_epochs=1", "workers=0", "device=cpu"]
+    assert whole(*words, "contenders=[gift,reference]", "model=test_vit.r160_in1k", f"folder={tmp_path}", "squash=true") == 0
+    assert re.findall(r"^\| (\w+) \| 1 \| [1-9]", capsys.readouterr().out, re.MULTILINE) == ["gift_vit", "reference"]
 
 
 def test_no_name_is_of_two_variants() -> None:
