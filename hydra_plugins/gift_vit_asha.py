@@ -174,9 +174,16 @@ class Halving:
         return sorted(left, key=lambda plan: _state(plan) != "done")
 
     def start(self, plan: Plan) -> "optuna.Trial":
-        """A trial for a job; a run that was finished before takes part with the scores it had."""
-        trial = self._study.ask()
-        trial.set_user_attr(_RUN, _run_of(plan).run_name)
+        """A trial for a job; a run that was finished before takes part with the scores it had.
+
+        One that has not ended, because it failed or was interrupted, goes on with the trial it had: two would be compared.
+        """
+        from optuna.trial import Trial
+
+        name = _run_of(plan).run_name
+        begun = [t.number for t in self._trials() if t.user_attrs.get(_RUN) == name and t.state.name == "RUNNING"]
+        trial = Trial(self._study, begun[0]) if begun else self._study.ask()
+        trial.set_user_attr(_RUN, name)
         if _state(plan) == "done":
             for record in Run.open(_run_of(plan).folder).curve():
                 _report(trial, record)
@@ -188,15 +195,15 @@ class Halving:
         return f"+hydra.job.env_set={{{OBSERVER_VARIABLE}: '{__name__}:observer', {_VARIABLE}: '{told}'}}"
 
     def finish(self, trial: "optuna.Trial") -> None:
-        """Record how a launched job ended."""
+        """Record how a launched job ended; the trial of one that is to be tried again stays open."""
         from optuna.trial import TrialState
 
         state = _state(self._by_name[trial.user_attrs[_RUN]])
         scores = self._trials()[trial.number].intermediate_values
         if state == "done" and scores:  # a finished run whose metrics are gone has none
             self._study.tell(trial, scores[max(scores)])
-        else:
-            self._study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+        elif state == "pruned":
+            self._study.tell(trial, state=TrialState.PRUNED)
 
     def best(self) -> Plan | None:
         """The job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from gift_vit.common.errors import RunError
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.engine.fit import FitInputs, FitResult
-from gift_vit.engine.observer import Observer
+from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.plan import read_sweeps
 
@@ -211,6 +212,43 @@ def test_a_run_that_fails_saves_nothing_and_is_tried_again(
     assert command("sweeper=asha", lr="1e-4,1e-3") == 0
     assert not list(tmp_path.rglob("failed.json"))
     assert set(epochs_by_rate(tmp_path)) == {1e-4, 1e-3, 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [(KeyboardInterrupt(), 130, 3), (RunError("no space left"), 1, EPOCHS)],  # alone at the next rung where the first fails
+)
+def test_a_run_that_goes_on_later_is_compared_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, last: int
+) -> None:
+    """Of six runs at a rung two go on, of seven too: the last one is the second."""
+    tried: list[float] = []
+
+    def by_order(lr: float) -> list[float]:
+        tried.extend({lr} - {*tried})
+        return [(90.0, 70.0, 60.0, 50.0, 40.0, 80.0)[tried.index(lr)]] * EPOCHS
+
+    class Breaks(Observer):
+        def epoch_done(self, record: EpochRecord) -> None:
+            if record["lr"] == tried[0]:
+                raise error
+
+    def breaks(
+        model: nn.Module, inputs: FitInputs, optim: OptimConfig, trainer: TrainerConfig, checkpoint: Path, *others: Any
+    ) -> FitResult:
+        return follow_curve(model, inputs, optim, trainer, checkpoint, [*others[0], Breaks()], *others[1:])
+
+    monkeypatch.setitem(globals(), "curve", by_order)
+    rates = ",".join(f"{rate:g}" for rate in RATES[:6])
+    with monkeypatch.context() as broken:
+        broken.setattr("gift_vit.runs.train.fit", breaks)
+        assert command("sweeper=asha", lr=rates) == code
+    assert command("sweeper=asha", lr=rates) == 0
+    trained = epochs_by_rate(tmp_path)
+    assert [trained[rate] for rate in tried] == [EPOCHS, 1, 1, 1, 1, last]
+    [journal] = tmp_path.rglob("journal")
+    study = import_module("hydra_plugins.gift_vit_asha").open_study(journal, 1, 3)
+    assert len(study.get_trials()) == 6
 
 
 def test_of_equal_ones_it_names_what_the_choice_takes(
