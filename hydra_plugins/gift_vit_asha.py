@@ -9,7 +9,7 @@ import json
 import os
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,15 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.keys import identifying, score_order, tie_order
+from gift_vit.config.keys import identifying
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.config import composed_score
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.runs.job import OBSERVER_VARIABLE
+from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.plan import Plan, Sweep, cell_of
-from gift_vit.sweeps.select import ALWAYS
-from gift_vit.sweeps.status import axes
+from gift_vit.sweeps.select import choose
 from hydra_plugins.gift_vit_sweepers import GridSweeper, expect_whole
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class AshaSweeper(GridSweeper):
         if self.config.phase != "search" or self.config.trainer.eval_every != 1:
             raise ConfigError("sweeper=asha needs phase=search and trainer.eval_every=1: it looks at val after every epoch")
 
-    def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:
+    def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
         cells: dict[tuple[str, ...], list[Plan]] = defaultdict(list)
         for plan in plans:
             if plan.run is not None:
@@ -88,8 +88,8 @@ class AshaSweeper(GridSweeper):
         for cell, halving in halvings.items():
             names = [name for name, *every in zip(cell, *cells, strict=True) if len({*every}) > 1]
             print(": ".join([*names, halving.summary()]), file=sys.stderr)
-            if (best := halving.best()) is not None:
-                print(": ".join([*names, _against_recipe(best, list(axes(sweep.jobs)[0]))]), file=sys.stderr)
+            if done := halving.results():
+                print(": ".join([*names, _against_recipe(done)]), file=sys.stderr)
         return codes
 
     def _halving(self, folder: Path, plans: Sequence[Plan]) -> "Halving":
@@ -150,15 +150,17 @@ class Halving:
     """The study of one cell of a sweep, from the sweeper's side.
 
     Args:
-        journal: Its file; made where there is none.
+        journal: Its file; made where there is none, and anew where it is damaged.
         plans: The cell's jobs.
         min_epochs: Epochs of the first rung.
         reduction_factor: Of the runs at a rung, one in so many goes on.
     """
 
     def __init__(self, journal: Path, plans: Sequence[Plan], min_epochs: int, reduction_factor: int) -> None:
-        self._plans, self._by_name = list(plans), {_run_of(plan).run_name: plan for plan in plans}
+        self._by_name = {_run_of(plan).run_name: plan for plan in plans}  # two ways to type a value are one run
         self._told = [str(journal), min_epochs, reduction_factor, composed_score(_run_of(plans[0]).values["dataset"])]
+        if not _is_whole(journal):
+            journal.unlink()
         self._study = open_study(journal, min_epochs, reduction_factor)
         ended = [plan for trial in self._ended() if (plan := self._by_name.get(trial.user_attrs[_RUN])) is not None]
         if any(_state(plan) not in ("done", "pruned") for plan in ended):  # deleted since: nothing is to be compared with it
@@ -167,7 +169,7 @@ class Halving:
 
     def left(self, seed: int) -> list[Plan]:
         """The jobs that are to be tried, in order; those whose runs were finished before come first, to be compared with."""
-        order = self._plans.copy()
+        order = list(self._by_name.values())
         random.Random(seed).shuffle(order)
         seen = {trial.user_attrs[_RUN] for trial in self._ended()}
         left = [plan for plan in order if _run_of(plan).run_name not in seen]
@@ -205,24 +207,20 @@ class Halving:
         elif state == "pruned":
             self._study.tell(trial, state=TrialState.PRUNED)
 
-    def best(self) -> Plan | None:
-        """The job with the highest last val top-1, of equal ones that which ``select`` takes; None if none is done."""
-        finished = {trial.user_attrs[_RUN]: trial.value for trial in self._ended() if trial.state.name == "COMPLETE"}
-        ranked = [
-            (score_order(value), tie_order(identifying(_run_of(self._by_name[name]).values)), name)
-            for name, value in finished.items()
-            if value is not None and name in self._by_name
-        ]
-        return self._by_name[min(ranked)[-1]] if ranked else None
+    def results(self) -> list[Result]:
+        """Of the runs that are done."""
+        return [result for plan in self._by_name.values() if (result := Run.open(_run_of(plan).folder).result)]
 
     def summary(self) -> str:
-        """What was trained of the runs that have ended; what failed saves nothing."""
-        ended = {name: trial for trial in self._ended() if (name := trial.user_attrs[_RUN]) in self._by_name}
-        whole = sum(_epochs(self._by_name[name]) for name in ended)
-        trained = sum(max(trial.intermediate_values) for trial in ended.values())
-        finished = sum(trial.state.name == "COMPLETE" for trial in ended.values())
-        summary = f"asha: {finished} of {len(self._plans)} runs finished, {len(ended) - finished} stopped early"
-        if failed := len(self._plans) - len(ended):
+        """What was trained of the runs that are done or stopped; what failed saves nothing."""
+        states = {name: _state(plan) for name, plan in self._by_name.items()}
+        reached = {trial.user_attrs[_RUN]: max(trial.intermediate_values) for trial in self._ended()}
+        epochs = {name: _epochs(self._by_name[name]) for name, state in states.items() if state in ("done", "pruned")}
+        whole = sum(epochs.values())
+        trained = sum(every if states[name] == "done" else reached.get(name, 0) for name, every in epochs.items())
+        counts = Counter(states.values())
+        summary = f"asha: {counts['done']} of {len(states)} runs finished, {counts['pruned']} stopped early"
+        if failed := len(states) - len(epochs):
             summary += f", {failed} failed"
         return f"{summary}; {trained} of {whole} epochs trained, {100 * (whole - trained) / max(1, whole):.0f} % saved"
 
@@ -255,6 +253,16 @@ def open_study(journal: Path, min_epochs: int, reduction_factor: int) -> "optuna
     )
 
 
+def _is_whole(journal: Path) -> bool:
+    """Whether every line can be read; a disk that was full leaves half a one, and more behind it."""
+    try:
+        return all(isinstance(json.loads(line), dict) for line in journal.read_bytes().splitlines())
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+
+
 def _report(trial: "optuna.Trial", record: Mapping[str, Any]) -> bool:
     """Report the score of one epoch of a run, if it has one and it is not reported yet; whether to stop the run.
 
@@ -281,23 +289,25 @@ def _epochs(plan: Plan) -> int:
     return _run_of(plan).stop_epoch or _run_of(plan).trainer.epochs
 
 
-def _against_recipe(best: Plan, swept: Sequence[str]) -> str:
-    """The best job's values, and whether a recipe that is there, chosen from a whole grid, says the same."""
-    run, typed = _run_of(best), {word.partition("=")[0]: word for word in best.words}
-    config = identifying(run.values)
-    groups = {"dataset": run.dataset.name, "method": run.method_name}
+def _against_recipe(done: Sequence[Result]) -> str:
+    """What ``select`` takes of the runs, and whether a recipe that is there, chosen from a whole grid, says the same."""
+    try:
+        choice = choose(done)
+    except ConfigError as error:
+        return f"no best: {error}"
+    best = choice.settings[0]
+    typed = {word.partition("=")[0]: word for word in best.overrides}
+    groups = {"dataset": choice.dataset, "method": choice.method}
     words = [typed.get(group, f"{group}={name}") for group, name in groups.items()]
     theirs = compose("train", overrides=[*words, f"recipe={'_'.join(groups.values())}"])
-    keys = [key for key in dict.fromkeys([*ALWAYS, *swept]) if key in config and key != "seed"]
-    chosen, recipe = {key: config[key] for key in keys}, {key: OmegaConf.select(theirs, key) for key in keys}
-    listed = " ".join(f"{key}={value}" for key, value in chosen.items())
+    recipe = {key: OmegaConf.select(theirs, key) for key in best.values}
+    listed = " ".join(f"{key}={value}" for key, value in best.values.items())
     if theirs.recipe is None:
         return f"best: {listed}; there is no recipe to compare with"
-    result = Run.open(run.folder).result
-    own = {"backbone": run.backbone.name, "protocol": run.protocol.name, "data": result and result.data.fingerprint}
+    own = {key: getattr(choice, key) for key in ("backbone", "protocol", "data")}
     others = [key for key, value in own.items() if theirs.recipe.get(key, value) != value]
     if others:
         return f"best: {listed}; the recipe that is there is of other {', '.join(others)}"
-    if chosen == recipe:
+    if best.values == recipe:
         return f"best: {listed}; the same as the recipe's"
     return f"best: {listed}; the recipe says {' '.join(f'{key}={value}' for key, value in recipe.items())}"

@@ -114,9 +114,11 @@ def test_the_runs_report_to_a_study_below_any_folder(command: Command, tmp_path:
 
 
 def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_was_stopped(
-    command: Command, tmp_path: Path, capsys: Told
+    command: Command, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = "1e-5,1e-4,3e-3,1e-2"
+    """What was stopped may be the best in the end."""
+    few, known = "1e-5,1e-4,3e-3,1e-2", curve
+    monkeypatch.setitem(globals(), "curve", lambda lr: [*known(lr)[:-1], 99.0 if lr == 1e-5 else known(lr)[-1]])
     command("sweeper=asha", lr=few)
     before, told = epochs_by_rate(tmp_path), capsys.readouterr().err.splitlines()[-2:]
     assert min(before.values()) < EPOCHS
@@ -133,6 +135,10 @@ def test_a_second_start_has_nothing_to_do_and_the_whole_grid_goes_on_with_what_w
         run = Run.open(path.parent)
         assert run.result is not None
         assert run.result.metrics["val_top1"] == curve(run.config.optim.lr)[-1]
+    assert command("sweeper=asha", lr=few) == 0
+    again = capsys.readouterr().err.splitlines()[-2:]
+    assert again[0] == "asha: 4 of 4 runs finished, 0 stopped early; 36 of 36 epochs trained, 0 % saved"
+    assert again[1].startswith("best: optim.lr=1e-05 ")
 
 
 def test_what_was_stopped_stays_so_under_another_command(command: Command, tmp_path: Path) -> None:
@@ -143,11 +149,16 @@ def test_what_was_stopped_stays_so_under_another_command(command: Command, tmp_p
     assert epochs_by_rate(tmp_path) == before
 
 
-def test_runs_that_were_deleted_are_trained_again(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["runs", "end of the journal"])
+def test_what_was_lost_is_made_again(command: Command, tmp_path: Path, lost: str) -> None:
     few = "1e-5,1e-4,3e-3,1e-2"
     command("sweeper=asha", lr=few)
     before = epochs_by_rate(tmp_path)
-    shutil.rmtree(tmp_path / "outputs/search")
+    [journal] = tmp_path.rglob("journal")
+    if lost == "runs":
+        shutil.rmtree(tmp_path / "outputs/search")
+    else:
+        journal.write_bytes(journal.read_bytes()[:-20])
     assert command("sweeper=asha", lr=few) == 0
     assert epochs_by_rate(tmp_path) == before
 
@@ -161,12 +172,13 @@ def test_runs_that_are_finished_already_take_part_with_their_scores(command: Com
     assert len(trained) == 4
 
 
-def test_a_finished_run_whose_metrics_are_gone_takes_no_part(command: Command, tmp_path: Path, capsys: Told) -> None:
+def test_a_finished_run_whose_metrics_are_gone_may_be_chosen(command: Command, tmp_path: Path, capsys: Told) -> None:
     command(lr=f"{BEST:g}")
     [metrics] = tmp_path.rglob("metrics.jsonl")
     metrics.unlink()
     assert command("sweeper=asha", lr=f"{BEST:g},1e-5") == 0
-    assert capsys.readouterr().err.splitlines()[-1].startswith("best: optim.lr=1e-05 ")
+    assert set(epochs_by_rate(tmp_path).values()) == {EPOCHS}
+    assert capsys.readouterr().err.splitlines()[-1].startswith("best: optim.lr=0.003 ")
 
 
 def test_only_runs_of_one_cell_are_compared(
@@ -191,7 +203,7 @@ def test_only_runs_of_one_cell_are_compared(
     ]
     assert all(" of 18 epochs trained" in line for line in told[::2])
     assert [line.split(";")[0] for line in told[1::2]] == [
-        f"{name}: best: optim.lr=0.003 optim.weight_decay=0" for name in ("clean", "gift_paper")
+        f"{name}: best: optim.lr=0.003 optim.weight_decay=0 optim.warmup_epochs=0" for name in ("clean", "gift_paper")
     ]
 
 
