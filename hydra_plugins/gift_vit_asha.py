@@ -11,6 +11,7 @@ import random
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -76,13 +77,13 @@ class AshaSweeper(GridSweeper):
                 cells[cell_of(identifying(plan.run.values))].append(plan)
         halvings = {cell: self._halving(Path(record.with_suffix(""), *cell), own) for cell, own in cells.items()}
         left = [(halving, plan) for halving in halvings.values() for plan in halving.left(self.seed)]
-        refused = [plan.words for plan in plans if plan.run is None]
+        refused = [plan for plan in plans if plan.run is None]
         whole = len(refused) + len(left)
         codes = self._launch(refused, 0, whole) if refused else []
         for start in range(0, len(left), self.at_a_time):
             trials = [(halving, halving.start(plan), plan) for halving, plan in left[start : start + self.at_a_time]]
-            words = [[*plan.words, halving.word(trial)] for halving, trial, plan in trials]
-            codes += self._launch(words, len(codes), whole)
+            told = [replace(plan, words=(*plan.words, halving.word(trial))) for halving, trial, plan in trials]
+            codes += self._launch(told, len(codes), whole)
             for halving, trial, _ in trials:
                 halving.finish(trial)
         for cell, halving in halvings.items():

@@ -21,7 +21,7 @@ from gift_vit.common import cli
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.runs.run import Run, write_failure
-from gift_vit.sweeps.plan import plan_start
+from gift_vit.sweeps.plan import Plan, plan_start
 
 
 class ProcessLauncher(BasicLauncher):
@@ -35,6 +35,7 @@ class ProcessLauncher(BasicLauncher):
 
     Attributes:
         runs: How many the whole sweep has, where it is launched in parts.
+        plans: Those of the jobs that are launched next, where the sweeper knows them.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -42,6 +43,7 @@ class ProcessLauncher(BasicLauncher):
         if not isinstance(n_jobs, int) or n_jobs < 1:
             raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected 1 or more")
         self.n_jobs, self.runs = n_jobs, 0
+        self.plans: Sequence[Plan] = ()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; each returns its exit code, 128 + the signal's number for one that was killed.
@@ -49,24 +51,25 @@ class ProcessLauncher(BasicLauncher):
         Raises:
             KeyboardInterrupt: On Ctrl-C or SIGTERM, once the running jobs have ended, resumably.
         """
+        plans = self.plans or [plan_start(words) for words in job_overrides]
         running: dict[int, tuple[int, ForkProcess]] = {}  # by what becomes ready when the process ends
         codes: dict[int, int] = {}
         started, runs = 0, max(self.runs, initial_job_idx + len(job_overrides))
-        if len(job_overrides) > 1 and plan_start(job_overrides[0]).hindrance is None:
+        if len(plans) > 1 and plans[0].hindrance is None:
             import gift_vit.runs.train  # noqa: F401 - takes seconds: once for all jobs
         try:
-            while started < len(job_overrides) or running:
-                while started < len(job_overrides) and len(running) < self.n_jobs:
-                    number, words = initial_job_idx + started, job_overrides[started]
+            while started < len(plans) or running:
+                while started < len(plans) and len(running) < self.n_jobs:
+                    number, plan = initial_job_idx + started, plans[started]
                     if runs > 1:
-                        print(f"run {number + 1} of {runs}: {_shown(words)}", file=sys.stderr, flush=True)
-                    process = self._start(words, number)
+                        print(f"run {number + 1} of {runs}: {_shown(plan.words)}", file=sys.stderr, flush=True)
+                    process = self._start(plan, number)
                     running[process.sentinel] = started, process
                     started += 1
                 for sentinel in wait(list(running)):
                     assert isinstance(sentinel, int)
                     index, process = running.pop(sentinel)
-                    codes[index] = _exit_code(process, job_overrides[index])
+                    codes[index] = _exit_code(process, plans[index])
         finally:
             for _, process in running.values():
                 process.terminate()
@@ -77,8 +80,8 @@ class ProcessLauncher(BasicLauncher):
             for index, words in enumerate(job_overrides)
         ]
 
-    def _start(self, overrides: Sequence[str], index: int) -> ForkProcess:
-        name = _name(overrides) if self.n_jobs > 1 else ""
+    def _start(self, plan: Plan, index: int) -> ForkProcess:
+        name = _name(plan) if self.n_jobs > 1 else ""
         parent = os.getpid()
 
         def run() -> None:
@@ -88,10 +91,14 @@ class ProcessLauncher(BasicLauncher):
             try:
                 cli.end_with_parent(parent)
                 self._share_cores()
-                [job] = BasicLauncher.launch(self, [overrides], index)
+                [job] = BasicLauncher.launch(self, [list(plan.words)], index)
                 sys.exit(job.return_value)
             except KeyboardInterrupt:
                 sys.exit(cli.INTERRUPTED)
+            finally:
+                if name:
+                    sys.stdout.close()
+                    sys.stderr.close()
 
         sys.stdout.flush()
         sys.stderr.flush()
@@ -100,7 +107,7 @@ class ProcessLauncher(BasicLauncher):
         return process
 
     def _share_cores(self) -> None:
-        if self.n_jobs > 1:
+        if self.n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:  # else a person's own
             import torch  # late: the sweep's own process, and every --help, does without
 
             torch.set_num_threads(max(1, cores() // self.n_jobs))
@@ -119,6 +126,12 @@ class NamedLines(io.TextIOBase):
         self._stream.flush()
         return len(text)
 
+    def close(self) -> None:
+        """Write what is left of a line."""
+        if self._begun:
+            self.write("\n")
+        super().close()
+
     def fileno(self) -> int:
         """That of the stream."""
         return self._stream.fileno()
@@ -129,24 +142,23 @@ def _shown(overrides: Sequence[str]) -> str:
     return " ".join(word for word in overrides if not word.lstrip("+").startswith("hydra"))
 
 
-def _name(overrides: Sequence[str]) -> str:
+def _name(plan: Plan) -> str:
     """A run's name; where a sweep may have several of one name, its dataset, method and backbone too."""
-    folder = plan_start(overrides).job.folder
-    if folder is None:
-        return _shown(overrides)
-    several = any(word.startswith(("dataset=", "method=", "backbone=", "phase=")) for word in overrides)
-    return "/".join(Path(folder).parts[-4 if several else -1 :])
+    if plan.job.folder is None:
+        return _shown(plan.words)
+    several = any(word.startswith(("dataset=", "method=", "backbone=", "phase=")) for word in plan.words)
+    return "/".join(Path(plan.job.folder).parts[-4 if several else -1 :])
 
 
-def _exit_code(process: ForkProcess, overrides: Sequence[str]) -> int:
+def _exit_code(process: ForkProcess, plan: Plan) -> int:
     """The exit code of a job whose process has ended; why it was killed is told, and kept in its unfinished run's folder."""
     process.join()
     code = process.exitcode
     assert code is not None
     if code >= 0:
         return code
-    folder = plan_start(overrides).job.folder
-    error = RunError(f"killed by {signal.Signals(-code).name} (out of memory?): {folder or ' '.join(overrides)}")
+    folder = plan.job.folder
+    error = RunError(f"killed by {signal.Signals(-code).name} (out of memory?): {folder or ' '.join(plan.words)}")
     cli.report(error)
     if folder and (run := Run.open(folder)).state in ("interrupted", "missing"):
         write_failure(run.folder, error)

@@ -5,6 +5,7 @@ Hydra finds sweepers in packages of this name only, and imports them at every st
 
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ from gift_vit.sweeps.adaptive import Tried, further
 from gift_vit.sweeps.plan import Job, Plan, Sweep, plan_start, read_sweeps, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
+_MANY = 100  # jobs whose planning takes half a minute
+
 
 def expect_whole(name: str, value: Any, lowest: int) -> None:
     """Refuse an option of a sweeper that is no whole number of ``lowest`` or more."""
@@ -46,6 +49,18 @@ def _check_apart(plans: Sequence[Plan]) -> None:
                 f"{other} and {root} would both be {run.dataset.name}, in the same folders; give each a command, and one "
                 "dataset.name=<another name>"
             )
+
+
+def _of_slurm(error: Exception) -> Exception | None:
+    """What went wrong with Slurm, in one line; None: something else did."""
+    if 'detect "srun"' in str(error):
+        return ConfigError("there is no Slurm on this machine: type the command on one of the cluster's, or another launcher")
+    if type(error).__module__.partition(".")[0] != "submitit":
+        return None
+    if isinstance(error.__cause__, subprocess.CalledProcessError):  # sbatch's
+        return ConfigError(f"Slurm did not take the jobs: {error}")
+    reason = "a job ended without an answer: it was killed or cancelled, or ran out of memory or time"
+    return SweepError(f"{reason}; the others go on; once they have ended, type the same command again", 1)
 
 
 class GridSweeper(BasicSweeper):
@@ -76,6 +91,8 @@ class GridSweeper(BasicSweeper):
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
         if not jobs:
             raise ConfigError("the axes of this sweep have no value; give each at least one")
+        if len(jobs) > _MANY:
+            print(f"planning {len(jobs):,} runs", file=sys.stderr, flush=True)
         planned = [plan_start(job) for job in jobs]
         _check_apart(planned)
         hindrances = [plan.hindrance for plan in planned if plan.hindrance is not None]
@@ -95,20 +112,19 @@ class GridSweeper(BasicSweeper):
 
     def _run(self, plans: Sequence[Plan], sweep: Sweep, record: Path) -> list[int]:  # noqa: ARG002
         """Run the jobs of a sweep, whose record's path is given; their exit codes."""
-        return self._launch([plan.words for plan in plans], 0, len(plans))
+        return self._launch(plans, 0, len(plans))
 
-    def _launch(self, jobs: Sequence[Sequence[str]], first: int, whole: int) -> list[int]:
-        """Run jobs, given by their words, that are those from ``first`` of ``whole`` ones."""
+    def _launch(self, plans: Sequence[Plan], first: int, whole: int) -> list[int]:
+        """Run jobs that are those from ``first`` of ``whole`` ones."""
         assert self.launcher is not None
         if isinstance(self.launcher, ProcessLauncher):
-            self.launcher.runs = whole
+            self.launcher.runs, self.launcher.plans = whole, plans
         try:
-            ended = self.launcher.launch([list(words) for words in jobs], initial_job_idx=first)
+            ended = self.launcher.launch([list(plan.words) for plan in plans], initial_job_idx=first)
         except Exception as error:
-            if type(error).__module__.partition(".")[0] != "submitit":
+            if (told := _of_slurm(error)) is None:
                 raise
-            reason = "a job ended without an answer: it was killed or cancelled, or ran out of memory or time"
-            raise SweepError(f"{reason}; the others go on; once they have ended, type the same command again", 1) from error
+            raise told from error
         return [job.return_value for job in ended]
 
     def _check(self, overrides: Sequence[Override]) -> None:
@@ -179,7 +195,7 @@ class AdaptiveSweeper(GridSweeper):
             if starts := [plan for words in more if (plan := plan_start(words)).run is not None]:
                 plans += starts
                 write_sweep(record.parent.parent, replace(sweep, jobs=_each_once([*(plan.job for plan in plans), *sweep.jobs])))
-                codes += self._launch([plan.words for plan in starts], len(codes), len(plans))
+                codes += self._launch(starts, len(codes), len(plans))
         return codes
 
 

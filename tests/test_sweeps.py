@@ -20,7 +20,7 @@ from gift_vit.data.config import DatasetConfig
 from gift_vit.engine.observer import Observer
 from gift_vit.runs.run import Run, write_failure
 from gift_vit.runs.train import Call
-from gift_vit.sweeps.plan import Job, Sweep, read_sweeps, unfinished, write_sweep
+from gift_vit.sweeps.plan import Job, Plan, Sweep, read_sweeps, unfinished, write_sweep
 
 Told = pytest.CaptureFixture[str]
 Sweeping = Callable[..., tuple[int, list[RunConfig]]]
@@ -305,7 +305,16 @@ def test_a_slurm_job_that_was_killed_is_one_line() -> None:
     lost = UncompletedJobError("Job 4413 (task: 0) has not produced any output\nError stream produced: …")
     sweeper = Mock(launcher=Mock(launch=Mock(side_effect=lost)))
     with pytest.raises(SweepError, match=r"^a job ended without an answer: .* memory or time; the others go on; once.*$"):
-        sweepers.GridSweeper._launch(sweeper, [["seed=0"]], 0, 1)
+        sweepers.GridSweeper._launch(sweeper, [Mock(words=("seed=0",))], 0, 1)
+
+
+def test_that_many_runs_are_planned_is_said(sweep: Sweeping, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    Plugins.instance()
+    refused = Plan((), Job((), None, "no"), None, "no")
+    monkeypatch.setattr(import_module("hydra_plugins.gift_vit_sweepers"), "plan_start", lambda _: refused)
+    for count, said in ((100, ""), (1001, "planning 1,001 runs\n")):
+        assert sweep("-m", f"seed=range({count})") == (2, [])
+        assert capsys.readouterr().err == f"{said}error: none of {count} runs can start: no\n"
 
 
 def test_a_job_whose_configuration_is_refused_is_recorded_with_the_reason(sweep: Sweeping, tmp_path: Path) -> None:

@@ -5,15 +5,20 @@ Each is a sweep of two or three real runs, some of them twice, and its first sta
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
+from gift_vit.config.loader import load_job
 from gift_vit.runs.run import Run
 from tests.test_cli import write_images
 from tests.warm import Process, run_module, start, until
@@ -133,6 +138,56 @@ def test_runs_end_with_a_sweep_that_is_killed(tmp_path: Path, launcher: str) -> 
     if launcher == "processes":
         assert all("interrupted: " in (run.folder / "train.log").read_text() for run in runs)
         until(lambda: not any(Path(f"/proc/{job}/cmdline").exists() for job in jobs), 20)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 5), ("1", 1)], ids=["shared out", "a person's own"])
+def test_jobs_are_planned_once_and_each_has_its_share_of_the_cores_and_its_last_line(
+    threads: str | None,
+    expected: int,
+    train_here: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Plugins.instance()
+    planned = Mock(wraps=load_job)
+    monkeypatch.setattr("gift_vit.sweeps.plan.load_job", planned)
+    monkeypatch.setattr(import_module("hydra_plugins.gift_vit_launcher"), "cores", lambda: 10)
+    monkeypatch.setattr("gift_vit.runs.train.train_run", lambda *_: print(torch.get_num_threads(), end=" threads"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert train_here("-m", "debug=smoke", "seed=0,1", "hydra.launcher.n_jobs=2", f"paths.output_root={tmp_path}") == 0
+    lines = sorted(line for line in capfd.readouterr().out.splitlines() if "threads" in line)
+    assert [re.sub(r"clean_.*_(seed\d).*:", r"\1:", line) for line in lines] == [
+        f"seed{seed}: {expected} threads" for seed in (0, 1)
+    ]
+    assert planned.call_count == 2
+
+
+@pytest.mark.parametrize(
+    ("slurm", "told"),
+    [
+        (False, "there is no Slurm on this machine: type the command on one of the cluster's, or another launcher"),
+        (True, "Slurm did not take the jobs: sbatch: error: invalid partition specified: nope"),
+    ],
+)
+def test_what_slurm_does_not_take_is_one_line(
+    slurm: bool,
+    told: str,
+    train_here: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for name in ("srun", "sbatch") if slurm else ():
+        (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["-m", "debug=smoke", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partition=nope"]
+    assert train_here(*words, f"paths.output_root={tmp_path / 'outputs'}") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {told}"
 
 
 MISSING = {
