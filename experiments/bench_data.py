@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, at_least
+from gift_vit.common.checks import Options, at_least, writable_file
 from gift_vit.common.files import expanded, write_text
 
 
@@ -31,7 +31,7 @@ class Arguments(Options):
 
     images: Annotated[int, at_least(1)] = 128
     rounds: Annotated[int, at_least(1)] = 5
-    out: str | None = None
+    out: Annotated[str | None, writable_file] = None
 
 
 def measure(arguments: Arguments) -> None:

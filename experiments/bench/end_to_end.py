@@ -1,13 +1,17 @@
 """Whole runs on made-up JPEG files: ``python -m experiments.bench.end_to_end``."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from gift_vit.common import cli
+from gift_vit.common.checks import Options, at_least, device_name, one_of, writable_file, writable_folder
 from gift_vit.common.cores import cores
+
+CONTENDERS = ("gift", "reference", "lora")
 
 
 @dataclass
-class Arguments:
+class Arguments(Options):
     """What a person waits for, from the command to the last line, beside two plain loops.
 
         python -m experiments.bench.end_to_end [images=5994] [classes=200] [epochs=100] [contenders=[gift,reference,lora]]
@@ -34,20 +38,20 @@ class Arguments:
     Prints a table: images/s from the second epoch on, and the whole time. Leave the machine alone meanwhile.
     """
 
-    images: int = 5994
-    classes: int = 200
-    side: int = 500
-    epochs: int = 100
-    plain_epochs: int = 2
-    batch_size: int = 32
+    images: Annotated[int, at_least(1)] = 5994
+    classes: Annotated[int, at_least(1)] = 200
+    side: Annotated[int, at_least(1)] = 500
+    epochs: Annotated[int, at_least(1)] = 100
+    plain_epochs: Annotated[int, at_least(1)] = 2
+    batch_size: Annotated[int, at_least(1)] = 32
     squash: bool = False
     model: str = "vit_base_patch16_224.augreg_in21k"
     words: list[str] = field(default_factory=list)
-    workers: int = field(default_factory=lambda: min(8, cores()))
-    contenders: list[str] = field(default_factory=lambda: ["gift", "reference", "lora"])
-    device: str = "auto"
-    folder: str | None = None
-    out: str | None = None
+    workers: Annotated[int, at_least(0)] = field(default_factory=lambda: min(8, cores()))
+    contenders: Annotated[list[str], one_of(CONTENDERS)] = field(default_factory=lambda: [*CONTENDERS])
+    device: Annotated[str, device_name] = "auto"
+    folder: Annotated[str | None, writable_folder] = None
+    out: Annotated[str | None, writable_file] = None
 
 
 def run_bench(arguments: Arguments) -> None:

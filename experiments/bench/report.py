@@ -128,6 +128,6 @@ def plot(found: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
 
 def write(found: Sequence[Mapping[str, Any]], markdown: str, stem: Path, title: str) -> None:
     """``<stem>.jsonl``, ``.md`` and ``.png``."""
-    write_text(stem.with_suffix(".jsonl"), "".join(json.dumps(record) + "\n" for record in found))
-    write_text(stem.with_suffix(".md"), markdown)
-    plot(found, title, stem.with_suffix(".png"))
+    write_text(Path(f"{stem}.jsonl"), "".join(json.dumps(record) + "\n" for record in found))
+    write_text(Path(f"{stem}.md"), markdown)
+    plot(found, title, Path(f"{stem}.png"))

@@ -125,9 +125,10 @@ def test_the_command_writes_what_it_prints_and_says_how_far_it_is(
 ) -> None:
     caplog.set_level(logging.INFO, "experiments")
     words = ["model=test_vit", "batch_sizes=[1]", "rounds=1", "variants=[gift,linear,'plain, inference']", "device=cpu"]
-    assert run("--quick", *words, f"out={tmp_path / 'cpu'}") == 0
-    assert (tmp_path / "cpu.md").read_text() == capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "cpu.jsonl").read_text().splitlines()]
+    assert run("--quick", *words, f"out={tmp_path / 'cpu.v1'}") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu.v1.jsonl", "cpu.v1.md", "cpu.v1.png"}
+    assert (tmp_path / "cpu.v1.md").read_text() == capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "cpu.v1.jsonl").read_text().splitlines()]
     names = ("gift", "linear", "plain, inference")
     assert [(line["name"], line["batch_size"], line["model"]) for line in lines] == [(name, 1, "test_vit") for name in names]
     assert (lines[0]["ratio"], lines[2]["ratio"]) == (None, 1.0), "no reference in this run"
