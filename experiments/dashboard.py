@@ -1,5 +1,6 @@
 """The Weights & Biases report that compares methods: ``python -m experiments.dashboard``."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, writable_file
+from gift_vit.common.checks import Options, one_of, writable_file
 from gift_vit.common.errors import ConfigError, RunError, did_you_mean
 from gift_vit.common.files import expanded, write_text
 from gift_vit.common.packages import require
@@ -16,6 +17,8 @@ from gift_vit.data.config import composed_score, score_name
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30
 
@@ -52,8 +55,17 @@ class DashboardConfig(Options):
     definition: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arguments that a definition from a file leaves without effect."""
+        """Refuse a protocol that is not there, and arguments that a definition from a file leaves without effect.
+
+        Datasets, backbones and methods may be a person's own: of one that is not there a warning names the nearest.
+        """
         super().__post_init__()
+        known = choices()
+        one_of(known["protocol"])("protocol", self.protocol)
+        for group, names in (("dataset", [self.dataset]), ("backbone", [self.backbone]), ("method", self.methods)):
+            for name in names:
+                if name and name not in known[group] and (hint := did_you_mean(name, known[group])):
+                    log.warning("there is no %s=%s, unless it is your own%s", group, name, hint)
         if self.definition is None:
             return
         fresh = DashboardConfig()

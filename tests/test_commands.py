@@ -122,6 +122,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "status": (["experiments.status", "root=nowhere"], "no folder nowhere; pass root=<the output folder of the sweeps>"),
     "report": (["experiments.report", "root=nowhere"], "nowhere"),
     "variant": (["experiments.bench", "variants=[gfit]"], "unknown variant 'gfit' (known: reference; floor; gift; "),
+    "file to write": (["experiments.bench_data", "out=."], "out=.: expected a file to write, no folder"),
+    "classes": (["experiments.bench.end_to_end", "classes=0"], "classes=0: expected 1 or more"),
+    "contender": (["experiments.bench.end_to_end", "contenders=[gfit]"], "unknown contenders 'gfit'; did you mean gift?"),
+    "protocol": (["experiments.dashboard", "protocol=cleann"], "unknown protocol 'cleann'; did you mean clean?"),
     "images": (
         ["experiments.pretrain_mini", "data=no/where"],
         "no folder no/where; pass data=<folder with train-*.parquet and",

@@ -266,6 +266,13 @@ def test_without_a_login(capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in refused(command, capsys)
 
 
+def test_a_name_that_may_be_misspelt_is_told(define: Define, caplog: pytest.LogCaptureFixture) -> None:
+    define(dataset="cubb", methods=["gift", "giftt"], backbone="my_own")
+    own = "unless it is your own; did you mean"
+    told = [message for message in caplog.messages if message.startswith("there is no ")]
+    assert told == [f"there is no dataset=cubb, {own} cub?", f"there is no method=giftt, {own} gift?"]
+
+
 UNREADABLE = {
     "cannot read definition=": (None, b"\xff\xfe"),
     "is no report": (b"{", b"[]", b'{"spec": {"blocks": 3}}'),
