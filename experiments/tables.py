@@ -70,10 +70,11 @@ class TablesConfig(Options):
     published: Any = False
 
     def __post_init__(self) -> None:
-        """Refuse a value that is not among the known ones."""
+        """Refuse a value that is not among the known ones; a column is one, however often it is named."""
         self.benchmark = SHORT_NAMES.get(self.benchmark, self.benchmark)
         super().__post_init__()
         check_scores(self.columns, MEASURES)
+        self.columns = list(dict.fromkeys(self.columns))
         if self.timing and self.benchmark != "mini":
             raise ConfigError(f"the table of {self.benchmark} has no step times; drop timing=")
 

@@ -44,6 +44,7 @@ def asked_after(runs: Sequence[Tried], widen: int, seeds: int) -> list[Words]:
         (64, (16, 32, 64), 128),
         (1, (1, 2, 4), None),
         (1e-2, (0.0, 1e-2), None),
+        (1.01, (1.0, 1.01), None),
     ],
 )
 def test_the_next_value_keeps_the_axis_s_spacing(best: float, values: tuple[float, ...], expected: float | None) -> None:

@@ -60,7 +60,8 @@ def beyond(edge: Edge) -> float | None:
         return None
     value = edge.best * edge.best / neighbour
     value = round(value) if all(isinstance(value, int) for value in edge.values) else float(f"{value:.2g}")
-    return value if value not in (0, edge.best) else None
+    past = value < edge.best if edge.side == "lowest" else value > edge.best  # what two digits tell apart
+    return value if past and value else None
 
 
 def _of_cell(cell: Sequence[Tried], asked: Collection[Words], widen: int, seeds: int) -> Iterator[Words]:

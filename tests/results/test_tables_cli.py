@@ -106,3 +106,7 @@ MISTAKES = [
 def test_a_mistake(root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert message in refused(main, capsys, f"root={root}", f"out={root}/mini.md", *arguments)
     assert not (root / "mini.md").exists()
+
+
+def test_a_column_that_is_named_twice_is_one() -> None:
+    assert tables.TablesConfig(columns=["top5", "ece", "top5"]).columns == ["top5", "ece"]
