@@ -23,9 +23,8 @@ from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
 from gift_vit.config.loader import read_config
-from gift_vit.data.config import OWN
 from gift_vit.results.collect import check_seeds, collect_results, labelled
-from gift_vit.runs.result import Result
+from gift_vit.runs.result import Result, RunRecord
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
 # what the final runs are told otherwise, or by the recipe
@@ -176,13 +175,15 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
     scored = runs[0].score_name, runs[0].data.fingerprint
-    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), *scored, _own_data(first.config))
+    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), *scored, _own_data(first))
 
 
-def _own_data(config: Mapping[str, Any]) -> tuple[str, ...]:
-    dataset = config.get("dataset", {})
+def _own_data(run: RunRecord) -> tuple[str, ...]:
+    """Of data that is named after its kind and folder, as ``folder_birds``; other names are those of files."""
+    dataset: Any = run.config.get("dataset", {})
     kind, root = dataset.get("kind"), dataset.get("root")
-    return (f"dataset={kind}", f"dataset.root={root}") if kind in OWN and root else ()
+    is_own = run.benchmark == "own" and root and run.dataset.startswith(f"{kind}_")
+    return (f"dataset={kind}", f"dataset.root={root}") if is_own else ()
 
 
 def final_command(choice: Choice, folder: Path | None = None) -> str:

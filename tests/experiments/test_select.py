@@ -144,7 +144,7 @@ def test_the_header_s_command_has_all_that_was_typed_but_for_what_was_searched()
 def test_own_data_that_a_sweep_file_named_is_in_the_header_s_command() -> None:
     data = {"dataset.kind": "folder", "dataset.root": "/my images"}
     runs = [
-        search(v, config={"optim.lr": lr, **data}, run={"dataset": "folder_my images"})
+        search(v, config={"optim.lr": lr, **data}, run={"dataset": "folder_my images", "benchmark": "own"})
         for lr, v in ((1e-3, 70.0), (0.01, 60.0))
     ]
     typed = shlex.split(final_command(choose(runs)))
