@@ -15,7 +15,7 @@ from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
 from data_prep.fgvc.workspace import FORMAT, KINDS, Arguments, Workspace, library_versions, list_digests, read_record
 from gift_vit.common.errors import ConfigError
-from gift_vit.common.files import atomic_path, is_read_only, locked, remove_leftovers, write_json, writing
+from gift_vit.common.files import atomic_path, is_read_only, locked, made_folder, remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,8 @@ def prepare(facts: DatasetFacts, request: Arguments) -> dict[str, Any]:
     work = Workspace(facts, request)
     with ExitStack() as stack:
         if not is_read_only(work.folder):  # where it is, it may be ready
-            with writing(work.folder):
-                work.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(work.folder))
+            stack.enter_context(made_folder(work.folder))
+            stack.enter_context(locked(work.folder))
             _clear(work)
         old = _recorded(work)
         new = _completed(work, old)

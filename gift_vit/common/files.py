@@ -269,6 +269,20 @@ def _is_disk_full(error: Exception, path: str | Path | None) -> bool:
 
 
 @contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those around it; of what was made, what is empty at the end is removed again: nothing came of it."""
+    with writing(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
 def alone(file: Path, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file that is about to be made, after removing what killed processes have left of it.
 
@@ -277,9 +291,7 @@ def alone(file: Path, wait: bool = True) -> Iterator[None]:
         ConfigError: If the folder cannot be written.
         RunError: If the disk is full.
     """
-    with writing(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with locked(file, wait):
+    with made_folder(file.parent), locked(file, wait):
         remove_leftovers(file.parent, file.name)
         yield
 

@@ -21,7 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from gift_vit.common.cli import run_word
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import LockedError, is_locked, locked, remove_leftovers, sha256_of, write_json, write_text, writing
+from gift_vit.common.files import (
+    LockedError,
+    is_locked,
+    locked,
+    made_folder,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_text,
+    writing,
+)
 from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
 from gift_vit.config.loader import load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
@@ -444,18 +454,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: If another process works in it.
     """
-    with writing(folder):
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder, wait=False):
+        with made_folder(folder), locked(folder, wait=False):
             yield
     except LockedError as error:
         raise ConfigError(f"another process is training in {folder}; wait for it or give run_name=<another name>") from error
-    finally:
-        with suppress(OSError):  # they are empty only where nothing began
-            for path in made:
-                path.rmdir()
 
 
 @contextmanager
