@@ -128,7 +128,7 @@ def parse_arguments(cls: type[T], positional: str | None = None, section: str | 
     known = {f"{name}.<key>" if name == section else name.rstrip("_"): name for name in map(str, arguments)}
     for word in words:
         key, equals, _ = word.partition("=")
-        if key.startswith(f"{section}."):
+        if section and key.startswith(f"{section}."):
             arguments[section].append(word)
             continue
         if not equals or key not in known:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.tracking.config import TrackerConfig
@@ -60,7 +60,7 @@ class WandbTracker(Observer):
         self._description = run
         self._run: wandb.Run | None = None
         self._upload: str | None = None
-        self._before: dict[str, object] = {}  # settings of this process, which are its own again at the end
+        self._before: dict[str, Any] = {}  # settings of this process, which are its own again at the end
 
     def __enter__(self) -> "WandbTracker":
         with self._guarded("start"):
@@ -181,7 +181,7 @@ class WandbTracker(Observer):
                     _stop_service()
 
 
-def _process_settings() -> dict[str, object]:
+def _process_settings() -> dict[str, Any]:
     """Those settings of W&B that a run changes for the whole process."""
     import wandb
 
@@ -189,7 +189,7 @@ def _process_settings() -> dict[str, object]:
     return {name: getattr(settings, name) for name in ("mode", "silent", "quiet")}
 
 
-def _set_up(settings: Mapping[str, object]) -> None:
+def _set_up(settings: Mapping[str, Any]) -> None:
     import wandb
 
     wandb.setup(wandb.Settings(**settings))

@@ -8,7 +8,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,7 @@ def csv_rows(file: Path, quoted: bool = True) -> list[tuple[int, list[str]]]:
         csv.field_size_limit(before)
 
 
-def named_by_place(given: Set[str], header: Sequence[str]) -> bool:
+def named_by_place(given: set[str], header: Sequence[str]) -> bool:
     """Whether columns are given by their places from 1, for there is no line of names."""
     return bool(given) and given.issubset(map(str, range(1, len(header) + 1))) and not given.issubset(header)
 
@@ -137,7 +137,7 @@ def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tupl
     """The names of the columns, and the rows with their line numbers."""
     rows = csv_rows(file)
     header = [cell.strip() for cell in rows[0][1]] if rows else []
-    given = {columns.image, columns.label, columns.split} - {None}
+    given = {name for name in (columns.image, columns.label, columns.split) if name is not None}
     is_row = [os.path.splitext(cell)[1].lower() in readable_endings() for cell in header]
     if named_by_place(given, header) or (any(is_row) and not given & set(header)):
         header = [str(number) for number in range(1, len(header) + 1)]
