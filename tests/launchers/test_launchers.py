@@ -172,22 +172,14 @@ def test_jobs_are_planned_once_and_each_has_its_share_of_the_cores_and_its_last_
         (True, "Slurm did not take the jobs: sbatch: error: invalid partition specified: nope"),
     ],
 )
-def test_what_slurm_does_not_take_is_one_line(
-    slurm: bool,
-    told: str,
-    train_here: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_slurm_does_not_take_is_one_line(slurm: bool, told: str, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     for name in ("srun", "sbatch") if slurm else ():
         (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
     words = ["-m", "debug=smoke", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partition=nope"]
-    assert train_here(*words, f"paths.output_root={tmp_path / 'outputs'}") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {told}"
+    ended = run_module("gift_vit.train", *words, cwd=tmp_path, PATH=str(tmp_path))
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"error: {told}")
 
 
 MISSING = {
