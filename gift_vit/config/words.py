@@ -4,6 +4,7 @@ import os
 import re
 from argparse import OPTIONAL, Action
 from collections.abc import Sequence
+from dataclasses import fields
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,11 +14,13 @@ from hydra.errors import HydraException
 from gift_vit.common.cli import without_dashes
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
+from gift_vit.data.config import ColumnsConfig, TextColumnsConfig
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
 # one that is there is no list of values and no number, whatever its name, and none is made by a function
 _PATHS = {f"{section}.{key}" for section, key in PATHS}
-_TEXTS = {*_PATHS, "run_name"}
+_COLUMNS = {field.name for columns in (ColumnsConfig, TextColumnsConfig) for field in fields(columns)}
+_TEXTS = {*_PATHS, "run_name", *(f"dataset.columns.{name}" for name in _COLUMNS)}
 _REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 
@@ -97,13 +100,13 @@ def _checked(word: str, parser: OverridesParser) -> str:
 
 
 def _parsed(word: str, parser: OverridesParser) -> tuple[str, Override]:
-    """The word in a form that Hydra can parse, and what it says: a name or path of digits, as 2026_12_01, is text."""
+    """The word in a form that Hydra can parse, and what it says; a name or path such as 2026_12_01 is no number."""
     key, _, value = word.partition("=")
     try:
         override = parser.parse_override(word)
         read = None if override.is_sweep_override() else override.value()
-        is_number = isinstance(read, int | float) and key.lstrip("+") in _TEXTS
-        if isinstance(read, str) or not (is_number or (key.lstrip("+") in _PATHS and _is_there(value))):
+        is_respelt = isinstance(read, int | float) and str(read) != value and key.lstrip("+") in _TEXTS
+        if isinstance(read, str) or not (is_respelt or (key.lstrip("+") in _PATHS and _is_there(value))):
             return word, override
     except HydraException as error:
         if key.lstrip("+") not in _PATHS and re.match(r"\w+\(", value):  # a function of Hydra's: the reason is told

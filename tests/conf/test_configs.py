@@ -282,6 +282,12 @@ def test_a_name_of_digits_is_text_and_a_number_stays_one(word: str, value: objec
     )  # fmt: skip
 
 
+def test_a_column_is_named_as_it_is_typed() -> None:
+    typed = ["dataset.columns.image=1.10", "dataset.columns.label=2024", "dataset.columns.split=1e3"]
+    columns = loaded(*overrides_of(["dataset=csv", "dataset.root=list.csv", *typed])).dataset.columns  # pyright: ignore[reportAttributeAccessIssue]
+    assert (columns.image, columns.label, columns.split) == ("1.10", "2024", "1e3")
+
+
 def test_protocols_are_what_they_are_named_for() -> None:
     paper = loaded("dataset=cub", "protocol=gift_paper", "phase=search")
     assert (paper.trainer.batch_size, paper.trainer.epochs, paper.compute.drop_path_rate, paper.seed) == (32, 100, 0.1, 42)
