@@ -88,8 +88,8 @@ def source_of(file: RemoteFile, path: Path) -> dict[str, Any]:
 
 def _put_by_hand(work: Workspace, images: HandArchive) -> Path:
     for name in images.names:
-        if work.place(name).is_file():
-            return work.place(name)
+        if (path := work.place(name)).is_file():
+            return path
     target = work.place(images.names[0])
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -111,8 +111,8 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     if request.check_images and not is_checked:
         with _unready_on_failure(work, old):
             check_images(work, found)
-    extras = (file for file in work.facts.extras.values() if work.place(file.name).is_file())
-    sources |= {file.name: source_of(file, work.place(file.name)) for file in extras}
+    extras = {file: work.place(file.name) for file in work.facts.extras.values()}
+    sources |= {file.name: source_of(file, path) for file, path in extras.items() if path.is_file()}
     return {
         "format": FORMAT,
         "dataset": work.facts.name,

@@ -90,7 +90,7 @@ def find_split_column(
 
     It is what ``dataset.columns`` says, or the one named ``split``, or one of another usual name that holds nothing but splits.
     One that holds something else beside splits is it too, and refused when it is read; one that holds no split is not read.
-    Of the columns of text that are ``unread``, one that holds several splits and nothing else is told of.
+    Of the columns that are ``unread``, one that holds several splits and nothing else is told of.
     """
 
     def split_of(value: object) -> str | None:
@@ -108,7 +108,7 @@ def find_split_column(
         if not fitting:
             for name in usual:
                 log.warning("%s: column %s is not read, for it names no split; write train, val, test if it shall", place, name)
-            for name in filter(names_splits, set(unread) - set(usual)):
+            for name in (name for name in unread if name not in usual and names_splits(name)):
                 log.warning(
                     "%s: column %s names splits and is not read; if it shall, dataset.columns.split=%s", place, name, name
                 )

@@ -135,7 +135,7 @@ class Choice:
     warnings: tuple[str, ...]
     score_name: str
     data: str
-    own_data: tuple[str, ...] = ()
+    own_data: tuple[str, ...]
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -174,8 +174,8 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     labels = first.dataset, first.method, first.backbone, first.protocol
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    scored = runs[0].score_name, runs[0].data.fingerprint
-    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), *scored, _own_data(first))
+    data = runs[0].data.fingerprint, _own_data(first)
+    return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name, *data)
 
 
 def _own_data(run: RunRecord) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ def _read_file(file: Path, columns: ColumnsConfig, with_splits: bool = False) ->
             images, labels = (parquet.read(columns=[name])[name] for name in (image, label))
             split = None
             if with_splits:
-                others = [name for name in schema.names if name not in (image, label) and pa.types.is_string(types[name])]
+                others = [name for name in schema.names if name not in (image, label) and _holds_labels(types[name])]
                 split = find_split_column(
                     schema.names, columns.split, str(file), lambda name: parquet.read(columns=[name])[name].to_pylist(), others
                 )
