@@ -13,8 +13,9 @@ from gift_vit.results.collect import collect_results, labelled
 from gift_vit.results.kept import MEASURES
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, choose_published, read_published
 from gift_vit.results.render import RENDERERS
+from gift_vit.results.request import Request
 from gift_vit.results.scores import with_scores
-from gift_vit.results.tables import TABLES, table_grid
+from gift_vit.results.tables import TABLES
 from gift_vit.runs.scores import check_scores
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
@@ -84,15 +85,15 @@ def make_table(cfg: TablesConfig) -> str:
     published = _published_rows(cfg)
     roots = [root for root in _listed(cfg.root) if not published or expanded(root).is_dir()]
     found = labelled(collect_results(*roots), protocol=cfg.protocol, backbone=cfg.backbone)
-    own = {"timing": collect_results(*_listed(cfg.timing))} if cfg.timing else {}
-    table = TABLES[cfg.benchmark](found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, **own)
-    if cfg.columns or cfg.figure:
-        grid = table_grid(cfg.benchmark, found, cfg.datasets, cfg.method, cfg.rows)
-        table = with_scores(table, grid, cfg.rows, cfg.columns, cfg.compare)
-        if cfg.figure:
-            from experiments.report.kept import draw_forgetting  # matplotlib
+    timing = collect_results(*_listed(cfg.timing)) if cfg.timing else []
+    alone = not (cfg.columns or cfg.figure)
+    table = TABLES[cfg.benchmark](Request(found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, alone, timing))
+    if cfg.columns:
+        table = with_scores(table, cfg.columns, cfg.compare)
+    if cfg.figure:
+        from experiments.report.kept import draw_forgetting  # matplotlib
 
-            draw_forgetting(grid, cfg.rows, cfg.figure)
+        draw_forgetting(table.grid, cfg.figure)
     if cfg.format == "csv":  # its caption and notes have no place in the file
         print("\n".join([table.caption, *table.notes]), file=sys.stderr)
     return RENDERERS[cfg.format](table)

@@ -32,19 +32,19 @@ def build_kept(grid: Grid) -> Kept | None:
         names = [name for name in MEASURES if any(measured(result, name) is not None for result in grid.results)]
         if not names:
             return None
-        rows = tuple(tuple(label_cells(row)) for row in ordered_rows(grid, ()))
-        bare = Table(caption("What was kept", grid), provenance(grid), tuple(label_columns(())), rows, ())
-        table = result_table(with_scores(bare, grid, [], names))
+        rows = tuple(tuple(label_cells(row)) for row in ordered_rows(grid))
+        bare = Table(caption("What was kept", grid), provenance(grid), tuple(label_columns(grid.keys)), rows, (), grid=grid)
+        table = result_table(with_scores(bare, names))
     except ConfigError as error:
         return Kept(problem=str(error))
-    panels = [(_title(datasets), forgetting_points(grid, (), datasets)) for datasets in _choices(grid)]
+    panels = [(_title(datasets), forgetting_points(grid, datasets)) for datasets in _choices(grid)]
     return Kept(table, [forgetting_chart(title, points) for title, points in panels if points])
 
 
-def forgetting_points(grid: Grid, keys: Sequence[str], datasets: Sequence[str]) -> list[Point]:
+def forgetting_points(grid: Grid, datasets: Sequence[str]) -> list[Point]:
     """A point for each row, means over datasets; only seeds with a measured run on each of the datasets count."""
     points = []
-    for row in ordered_rows(grid, keys):
+    for row in ordered_rows(grid):
         by_seed: dict[int, list[tuple[float, float]]] = {}
         for dataset in datasets:
             for result in grid.cells.get((row, dataset), ()):
@@ -59,13 +59,13 @@ def forgetting_points(grid: Grid, keys: Sequence[str], datasets: Sequence[str]) 
     return points
 
 
-def draw_forgetting(grid: Grid, keys: Sequence[str], stem: str) -> None:
+def draw_forgetting(grid: Grid, stem: str) -> None:
     """Write test top-1 against forgetting, the mean over the grid's datasets, into ``<stem>.png`` and ``<stem>.pdf``.
 
     Raises:
         ConfigError: If no row has a seed whose runs on all datasets were measured, or they were measured on other images.
     """
-    points = forgetting_points(grid, keys, grid.datasets)
+    points = forgetting_points(grid, grid.datasets)
     notes = measure_notes(grid.results, ["forgetting"])
     if not points:
         raise ConfigError(f"figure={stem}: no row has a measured run on each of {', '.join(grid.datasets)}. {' '.join(notes)}")

@@ -34,7 +34,8 @@ from gift_vit.results.comparison import mixes_scores
 from gift_vit.results.names import DATASET_NAMES, METHOD_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import commits
 from gift_vit.results.published import DEFAULT_SOURCE, PublishedRow, read_published
-from gift_vit.results.tables import TABLES, table_grid
+from gift_vit.results.request import Request
+from gift_vit.results.tables import TABLES
 from gift_vit.runs.result import Result, score_of, scored_as
 from gift_vit.runs.run import State
 
@@ -155,12 +156,11 @@ def _comparison(heading: str, results: Sequence[Result], published: Sequence[Pub
     if not fitting or benchmark not in TABLES:
         return Comparison(heading, problem="; ".join(clashes) or f"benchmark {benchmark} is not known here")
     try:
-        grid = table_grid(benchmark, fitting)
-        table = TABLES[benchmark](fitting, published=published)
+        table = TABLES[benchmark](Request(fitting, published=published))
     except ConfigError as error:
         return Comparison(heading, problem=str(error))
     score = "accuracy" if score_of(result.score_name for result in fitting) in ("top-1", "accuracy") else "score"
-    panels = _scatter_panels(grid), build_class_panels(fitting), build_kept(grid)
+    panels = _scatter_panels(table.grid), build_class_panels(fitting), build_kept(table.grid)
     return Comparison(heading, result_table(table), *panels, score=score, left_out=clashes)
 
 

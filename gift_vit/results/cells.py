@@ -25,9 +25,9 @@ def label_cells(row: Row) -> list[Cell]:
     return [Cell(method_name(label), (label,)) for label in row]
 
 
-def ordered_rows(grid: Grid, keys: Sequence[str]) -> list[Row]:
+def ordered_rows(grid: Grid) -> list[Row]:
     """Methods in the order of their names, values of the configuration as the grid has them."""
-    return list(grid.rows) if keys else [(label,) for label in ordered((row[0] for row in grid.rows), METHOD_NAMES)]
+    return list(grid.rows) if grid.keys else [(label,) for label in ordered((row[0] for row in grid.rows), METHOD_NAMES)]
 
 
 def top1_column(label: str, title: str, group: str) -> Column:

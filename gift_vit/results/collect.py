@@ -35,11 +35,13 @@ class Grid:
         rows: What each row stands for: a method's label, or the values of the keys that the rows were asked for by.
         datasets: Labels: the ones asked for, otherwise those that occur, in alphabetical order.
         cells: The runs of one row on one dataset, by ascending seed; a cell without runs is absent.
+        keys: The keys of the configuration that the rows were asked for by; none: they are methods.
     """
 
     rows: tuple[Row, ...]
     datasets: tuple[str, ...]
     cells: Mapping[tuple[Row, str], tuple[Result, ...]]
+    keys: tuple[str, ...] = ()
 
     @property
     def show_n(self) -> bool:
@@ -58,6 +60,9 @@ class Grid:
     def missing(self) -> list[tuple[Row, str]]:
         """Row and dataset of every empty cell."""
         return [(row, d) for row in self.rows for d in self.datasets if (row, d) not in self.cells]
+
+
+NO_RUNS = Grid((), (), {})
 
 
 def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Result]:
@@ -169,7 +174,7 @@ def build_grid(
     for key, cell in cells.items():
         _check_cell(key, cell)
     columns = sorted({dataset for _, dataset in cells}) if datasets is None else dict.fromkeys(datasets)
-    return Grid(tuple(found), tuple(columns), cells)
+    return Grid(tuple(found), tuple(columns), cells, tuple(rows))
 
 
 def that_fit(results: Sequence[Result]) -> tuple[list[Result], list[str]]:

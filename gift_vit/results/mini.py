@@ -1,6 +1,6 @@
 """The table of the mini benchmark: what an adapter costs beside linear probing, and how accurate it is."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from gift_vit.results.cells import (
     REFERENCE,
@@ -16,50 +16,34 @@ from gift_vit.results.cells import (
     top1_column,
     trained_alone,
 )
-from gift_vit.results.collect import Row, build_grid, by_row, check_datasets
+from gift_vit.results.collect import Row, by_row, check_datasets
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import Reference, cost_notes
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.notes import caption, grid_notes, provenance, row_name, sampling_note
-from gift_vit.results.published import PublishedRow, refuse_published
 from gift_vit.results.render import Column, Table
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result
 
 BENCHMARK = "mini"
 
 
-def mini_table(
-    results: Iterable[Result],
-    datasets: Sequence[str] | None = None,
-    method: str | None = None,
-    rows: Sequence[str] = (),
-    compare: Sequence[str] = (),
-    published: Sequence[PublishedRow] = (),
-    timing: Sequence[Result] = (),
-) -> Table:
+def mini_table(request: Request) -> Table:
     """Methods against the mini datasets: what each adapter costs, test top-1 over seeds, and the mean over datasets.
 
-    Args:
-        results: Collected runs; the final ones of benchmark ``mini`` count.
-        datasets: The columns, to which step times and memory are restricted too; None: every dataset that occurs.
-        method: The rows are of this method's runs only.
-        rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
-        compare: Two rows to compare below the table.
-        published: None: nobody has published numbers of this benchmark.
-        timing: Runs to take step times and peak memory from, of any phase and length; without them the table's own runs tell.
+    The datasets asked for are those of step times and memory too.
 
     Raises:
-        ConfigError: As :func:`check_datasets`, :func:`build_grid` and :func:`comparison_notes` do.
+        ConfigError: As :func:`check_datasets`, :func:`build_grid` and :func:`comparison_notes` do; for published rows.
     """
-    refuse_published(published, BENCHMARK)
-    results = list(results)
-    check_datasets(datasets or (), results, DATASET_NAMES)
-    grid = build_grid((r for r in results if method in (None, r.run.method)), BENCHMARK, datasets, rows)
+    request.refuse_published(BENCHMARK)
+    check_datasets(request.datasets or (), request.results, DATASET_NAMES)
+    grid = request.grid(BENCHMARK)
     columns = ordered(grid.datasets, DATASET_NAMES)
-    finals = [r for r in results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
-    all_timed = [r for r in timing or finals if datasets is None or r.run.dataset in datasets]
+    finals = [r for r in request.results if (r.run.phase, r.run.benchmark) == ("final", BENCHMARK)]
+    all_timed = [r for r in request.timing or finals if request.datasets is None or r.run.dataset in request.datasets]
     timed = trained_alone(all_timed)
-    timed_rows = by_row((r for r in timed if method in (None, r.run.method)), rows)
+    timed_rows = by_row(request.of_method(timed), grid.keys)
     compared_with = [r for r in timed if r.run.method == REFERENCE]
     reference = Reference(compared_with)
     body = tuple(
@@ -70,25 +54,22 @@ def mini_table(
             *(top1_cell(grid.cells.get((row, dataset), ()), grid.show_n) for dataset in columns),
             mean_cell([mean_top1(grid.cells.get((row, dataset), ())) for dataset in columns]),
         )
-        for row in ordered_rows(grid, rows)
+        for row in ordered_rows(grid)
     )
     return Table(
-        caption(
-            f"Mini benchmark{f', {method_name(method)}' if method else ''}",
-            grid,
-            f"Last column: mean over the datasets shown ({len(columns)}).",
-        ),
+        caption(request.title("Mini benchmark"), grid, f"Last column: mean over the datasets shown ({len(columns)})."),
         provenance(grid),
-        (*label_columns(rows), *_columns(columns)),
+        (*label_columns(grid.keys), *_columns(columns)),
         body,
         (
-            *_cost_notes(timed, compared_with, apart=bool(timing)),
+            *_cost_notes(timed, compared_with, apart=bool(request.timing)),
             *_together_notes(len(all_timed) - len(timed)),
             *cost_notes(_on_datasets(timed_rows), reference, method_name(REFERENCE).lower()),
             sampling_note(grid),
             *grid_notes(grid),
-            *comparison_notes(grid, compare),
+            *comparison_notes(grid, request.compare),
         ),
+        grid=grid,
     )
 
 

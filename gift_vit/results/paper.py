@@ -4,7 +4,7 @@ Their columns are fixed: a dataset without a run is a column of dashes, and a me
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from gift_vit.common.errors import ConfigError
@@ -20,13 +20,14 @@ from gift_vit.results.cells import (
     top1_column,
     trained_alone,
 )
-from gift_vit.results.collect import Grid, Row, build_grid, final_datasets
+from gift_vit.results.collect import Grid, Row, final_datasets
 from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.conditions import mixed_note
-from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, LEFT_OUT, VTAB, VTAB_GROUPS, method_name
+from gift_vit.results.names import COMMONSENSE, COMMONSENSE_COLUMNS, FGVC, GLUE, LEFT_OUT, VTAB, VTAB_GROUPS
 from gift_vit.results.notes import caption, grid_notes, provenance
 from gift_vit.results.published import VIT_B16_PARAMETERS, PublishedRow, by_conditions, is_same_experiment
 from gift_vit.results.render import DASH, Block, Cell, Column, Table, decimal_text
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result
 
 
@@ -55,50 +56,35 @@ class Layout:
     score: str | None = None
     by_set: str = ""
 
-    def table(
-        self,
-        results: Iterable[Result],
-        datasets: Sequence[str] | None = None,
-        method: str | None = None,
-        rows: Sequence[str] = (),
-        compare: Sequence[str] = (),
-        published: Sequence[PublishedRow] = (),
-    ) -> Table:
+    def table(self, request: Request) -> Table:
         """Methods against all datasets of a benchmark: adapter size, device memory, test top-1 over seeds, and the means.
-
-        Args:
-            results: Collected runs; the final ones of the benchmark count.
-            datasets: None: the table always shows all of them.
-            method: The rows are of this method's runs only.
-            rows: Keys of the configuration whose values make the rows, as ``method.rank``; none: a row per method.
-            compare: Two rows to compare below the table.
-            published: Rows to stand below ours.
 
         Raises:
             ConfigError: As :func:`build_grid` and :func:`comparison_notes` do; if a run is of a dataset that the benchmark does
                 not have; if datasets are chosen, or published rows asked for beside rows that are no methods.
         """
-        if datasets is not None:
+        published = request.published
+        if request.datasets is not None:
             raise ConfigError(f"the table of {self.title} always shows its {len(self.datasets)} datasets; drop datasets=")
-        if published and rows:
+        if published and request.rows:
             raise ConfigError("published numbers stand beside methods; drop rows= or published=")
-        runs = [r for r in results if method in (None, r.run.method)]
+        runs = request.of_method(request.results)
         _check_datasets(self, runs)
-        if published and not final_datasets(runs, self.benchmark) & set(self.datasets):
+        there = final_datasets(runs, self.benchmark)
+        if published and request.alone and not there & set(self.datasets):
             return _published_alone(self, published)
-        grid = build_grid(runs, self.benchmark, self.datasets, rows)
-        order = ordered_rows(grid, rows)
+        grid = request.grid(self.benchmark, self.datasets)
+        order = ordered_rows(grid)
         differences = {row: _difference(self, grid, row, published) for row in order}
         compared = any(value is not None for value in differences.values())
         body = ((*_own_cells(self, grid, row), *([_difference_cell(differences[row])] if compared else [])) for row in order)
         columns = _own_columns(self)
         columns += [Column(f"{self.columns[self.overall].title} − published", "Difference", ("difference",))] * compared
         blocks, sources = _published_blocks(self, published, compared)
-        title = f"{self.title}{f', {method_name(method)}' if method else ''}"
         return Table(
-            caption(title, grid, self.explained, self.score),
+            caption(request.title(self.title), grid, self.explained, self.score),
             provenance(grid),
-            (*label_columns(rows), *columns),
+            (*label_columns(grid.keys), *columns),
             tuple(body),
             (
                 *_memory_notes(grid),
@@ -106,9 +92,10 @@ class Layout:
                 *sources,
                 *_rule_note(published, compared),
                 *mixed_note((r for r in trained_alone(grid.results) if r.cost.peak_memory_mib is not None), "GPU memory"),
-                *comparison_notes(grid, compare),
+                *comparison_notes(grid, request.compare),
             ),
             blocks,
+            replace(grid, datasets=tuple(d for d in sorted(grid.datasets) if d in there)),
         )
 
 

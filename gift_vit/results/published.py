@@ -95,12 +95,6 @@ def read_published(path: str | Path) -> list[PublishedRow]:
     return [_row(path, conditions, name, cells) for (conditions, name), cells in rows.items()]
 
 
-def refuse_published(rows: Sequence[PublishedRow], benchmark: str) -> None:
-    """Refuse published rows for a benchmark that nobody has published numbers of."""
-    if rows:
-        raise ConfigError(f"nobody has published numbers of benchmark {benchmark}; drop published=")
-
-
 def choose_published(rows: Iterable[PublishedRow], benchmark: str, sources: Sequence[str]) -> list[PublishedRow]:
     """The rows of some sources on one benchmark.
 

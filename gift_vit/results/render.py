@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from gift_vit.results.collect import NO_RUNS, Grid
+
 DASH = "–"
 _FITTED, _WIDE = 6, 12  # columns: more are fitted to the text's width in LaTeX; stand under turned titles, on both columns
 _MARKS = (r"\textbf", r"\underline")
@@ -63,6 +65,7 @@ class Table:
         rows: Our own runs.
         notes: Sentences below the table, the empty cells among them.
         published: What stands below our rows; its cells have the table's columns.
+        grid: The runs that the rows were made of, where they are final runs.
     """
 
     caption: str
@@ -71,6 +74,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
     published: tuple[Block, ...] = ()
+    grid: Grid = NO_RUNS
 
 
 def decimal_text(value: float, decimals: int = 2, sign: str = "") -> str:

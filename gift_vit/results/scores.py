@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import mean_cell, ordered_rows, score_cell
-from gift_vit.results.collect import Grid
 from gift_vit.results.kept import MEASURES, measure_comparison, measure_notes, measured
 from gift_vit.results.names import DATASET_NAMES, dataset_name, ordered
 from gift_vit.results.render import DASH, Block, Cell, Column, Table
@@ -31,13 +30,11 @@ def score_title(score: str, thing: str) -> str:
     return "Accuracy (%)" if score == "top1" and thing != "image" else TITLES[score]
 
 
-def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[str], compare: Sequence[str] = ()) -> Table:
-    """A table of a grid with columns of further scores for each dataset, and of their mean where there are several.
+def with_scores(table: Table, scores: Sequence[str], compare: Sequence[str] = ()) -> Table:
+    """A table of final runs with columns of further scores for each dataset, and of their mean where there are several.
 
     Args:
-        table: Made of the grid, with rows by ``keys``.
-        grid: The runs.
-        keys: What the rows are, as :func:`gift_vit.results.collect.build_grid` is told.
+        table: As :data:`gift_vit.results.tables.TABLES` makes it.
         scores: Names of :data:`gift_vit.runs.scores.SCORES` or :data:`gift_vit.results.kept.MEASURES`.
         compare: Two rows whose measures are compared below the table.
 
@@ -45,6 +42,7 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         ConfigError: If predictions are asked for and no run of the grid kept its own; says what makes them. Or if records of
             measures cannot be read, or differ in what they were made of.
     """
+    grid = table.grid
     predicted = [score for score in scores if score not in MEASURES]
     measures = [score for score in scores if score in MEASURES]
     without = [result for result in grid.results if result.predictions is None] if predicted else []
@@ -60,7 +58,7 @@ def with_scores(table: Table, grid: Grid, keys: Sequence[str], scores: Sequence[
         title = score_title(score, things)
         columns += [_column(score, title, dataset, ranked) for dataset in datasets]
         columns += [Column("Mean", title, (f"{score}_mean",), ranked)] * (len(datasets) > 1)
-        for own, row in zip(cells, ordered_rows(grid, keys), strict=True):
+        for own, row in zip(cells, ordered_rows(grid), strict=True):
             members = [_cell(grid.cells.get((row, dataset), ()), score) for dataset in datasets]
             own += members
             own += [mean_cell([_number(cell) for cell in members], _decimals(score))] * (len(datasets) > 1)

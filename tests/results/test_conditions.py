@@ -7,6 +7,7 @@ import pytest
 from gift_vit.results.mini import mini_table
 from gift_vit.results.paper import fgvc_table
 from gift_vit.results.render import Table
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result
 from tests.results.conftest import make_result
 
@@ -39,7 +40,7 @@ SAME: dict[str, Any] = {"trainer.epochs": 7, "trainer.eval_every": 3, "trainer.d
 
 @pytest.mark.parametrize("key", SAME)
 def test_what_does_not_matter_does_not_keep_runs_apart(key: str) -> None:
-    cells, notes = cell_and_notes(mini_table([run("linear"), run("gift", {key: SAME[key]}, 150.0)]))
+    cells, notes = cell_and_notes(mini_table(Request([run("linear"), run("gift", {key: SAME[key]}, 150.0)])))
     assert (cells, "ompared in" in notes) == (["1.50", "1.00"], False)
 
 
@@ -75,7 +76,7 @@ APART: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("key", APART)
 def test_another_condition_is_a_dash_and_says_so(key: str) -> None:
     value, said = APART[key]
-    cells, notes = cell_and_notes(mini_table([run("linear"), run("gift", {key: value})]))
+    cells, notes = cell_and_notes(mini_table(Request([run("linear"), run("gift", {key: value})])))
     assert cells == ["–", "–"]
     assert "Not compared in step time and memory: GIFT on Digits, with " in notes
     assert said in notes
@@ -84,7 +85,7 @@ def test_another_condition_is_a_dash_and_says_so(key: str) -> None:
 def test_another_image_size_is_told_among_runs_for_time() -> None:
     """Those of one table have the same anyway."""
     timing = [run("linear"), run("gift", {"backbone.input_size": [3, 96, 96]})]
-    cells, notes = cell_and_notes(mini_table([run("linear"), run("gift")], timing=timing))
+    cells, notes = cell_and_notes(mini_table(Request([run("linear"), run("gift")], timing=timing)))
     assert cells == ["–", "–"]
     assert "GIFT on Digits, with image size [3, 96, 96] (linear probing: [3, 64, 64])" in notes
 
@@ -92,7 +93,7 @@ def test_another_image_size_is_told_among_runs_for_time() -> None:
 @pytest.mark.parametrize("key", ["cls_last_block", "step_graph", "frozen_in_bf16", "compiled_by_block"])
 def test_what_a_method_rules_out_is_part_of_its_cost_and_said(key: str) -> None:
     runs = [run("linear", {f"acceleration.{key}": True}), run("gift", {f"acceleration.{key}": False}, 250.0)]
-    cells, notes = cell_and_notes(mini_table(runs))
+    cells, notes = cell_and_notes(mini_table(Request(runs)))
     assert cells == ["2.50", "1.00"]
     assert f"Computed in another way: GIFT on Digits, with {key} off or unknown (linear probing: on)." in notes
 
@@ -100,7 +101,7 @@ def test_what_a_method_rules_out_is_part_of_its_cost_and_said(key: str) -> None:
 def test_each_run_is_compared_with_its_like() -> None:
     lean = {"trainer.memory": "lean"}
     timing = [run("linear", ms=100.0), run("linear", lean, 200.0), run("gift", lean, 500.0)]
-    cells, notes = cell_and_notes(mini_table([run("linear"), run("gift")], timing=timing))
+    cells, notes = cell_and_notes(mini_table(Request([run("linear"), run("gift")], timing=timing)))
     assert (cells[0], "Not compared" in notes) == ("2.50", False)
 
 
@@ -110,7 +111,7 @@ def test_memory_of_several_conditions_is_told_beside_it() -> None:
         env = {"device": "cuda"}
         return make_result("gift", dataset, run={"benchmark": "fgvc"}, config=config, env=env, cost={"peak_memory_mib": 1024.0})
 
-    same = fgvc_table([on_gpu("cub", "fp32"), on_gpu("dogs", "fp32")])
+    same = fgvc_table(Request([on_gpu("cub", "fp32"), on_gpu("dogs", "fp32")]))
     assert not any("several conditions" in note for note in same.notes)
-    mixed = fgvc_table([on_gpu("cub", "fp32"), on_gpu("dogs", "bf16")])
+    mixed = fgvc_table(Request([on_gpu("cub", "fp32"), on_gpu("dogs", "bf16")]))
     assert "GPU memory: of runs under several conditions (trainer.precision bf16, fp32)." in mixed.notes

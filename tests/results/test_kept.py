@@ -190,8 +190,8 @@ def test_points_are_means_over_datasets_of_seeds_that_all_have(root: Path, store
     keep(root / "final" / "mammals0", forgetting(4.0))
     keep(root / "final" / "lora", forgetting(7.0))
     grid = build_grid(results, "mini")
-    assert forgetting_points(grid, (), ["digits", "tiny_mammals"]) == [Point("GIFT", 2.5, None, 60.0, None, 1)]
-    lora, gift = forgetting_points(grid, (), ["digits"])
+    assert forgetting_points(grid, ["digits", "tiny_mammals"]) == [Point("GIFT", 2.5, None, 60.0, None, 1)]
+    lora, gift = forgetting_points(grid, ["digits"])
     assert lora == Point("LoRA", 7.0, None, 70.0, None, 1)
     assert (gift.forgetting, gift.top1, gift.n) == (1.5, 80.5, 2)
     assert (gift.forgetting_std, gift.top1_std) == (pytest.approx(0.5**0.5), pytest.approx(0.5**0.5))

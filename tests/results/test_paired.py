@@ -18,6 +18,7 @@ from gift_vit.results.comparison import comparison_notes
 from gift_vit.results.mini import mini_table
 from gift_vit.results.paired import SeedPair, bootstrap_images, pair_seed
 from gift_vit.results.render import render_csv
+from gift_vit.results.request import Request
 from gift_vit.results.scores import with_scores
 from gift_vit.runs.predictions import Predictions, read_predictions, write_predictions
 from gift_vit.runs.result import Result, read_result, write_result
@@ -163,7 +164,7 @@ def test_columns_of_further_scores(keep: Keep, tmp_path: Path, capsys: pytest.Ca
     keep("lora", range(50))
     keep("lora", range(20), "tiny_mammals")
     runs = collect_results(tmp_path / "outputs")
-    table = with_scores(mini_table(runs), build_grid(runs, "mini"), [], ["mean_class_accuracy", "temperature"])
+    table = with_scores(mini_table(Request(runs)), ["mean_class_accuracy", "temperature"])
     added = table.columns[-6:]
     assert [(c.title, c.group) for c in added][:3] == [
         (t, "Mean class accuracy (%)") for t in ("Digits", "Tiny mammals", "Mean")

@@ -12,6 +12,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import COMMONSENSE_SETS
 from gift_vit.results.names import GLUE
 from gift_vit.results.published import read_published
+from gift_vit.results.request import Request
 from gift_vit.results.tables import TABLES
 from gift_vit.runs.result import PredictionRecord, Result, write_result
 from gift_vit.runs.scores import SCORES
@@ -109,7 +110,7 @@ def test_glue_by_the_authors_rules_says_that_its_numbers_are_chosen_on_dev() -> 
     tasks = [name for name in GLUE if name not in ("glue_qqp", "glue_mnli")]
     runs = [glue_run(task, seed, 70.0 + 5 * index + seed) for index, task in enumerate(tasks) for seed in (0, 1, 2)]
     published = [row for row in read_published(PUBLISHED_FILES[1]) if row.conditions.benchmark == "glue"]
-    table = TABLES["glue"]([*runs, glue_run("glue_qqp", 0, 10.0)], published=published)
+    table = TABLES["glue"](Request([*runs, glue_run("glue_qqp", 0, 10.0)], published=published))
     assert "scores on GLUE's dev of the epoch that is best on the same split (no test numbers) in percent" in table.caption
     [row] = table.rows
     assert [cell.text for cell in row[3:10]] == [*(f"{71 + 5 * index:.2f} ± 1.00" for index in range(6)), "83.50"]
@@ -131,9 +132,9 @@ def test_further_scores_of_glue_are_those_of_its_table(tmp_path: Path) -> None:
 def test_tasks_that_the_table_leaves_out_are_said_to_be() -> None:
     only = [glue_run("glue_qqp", 0, 90.0), glue_run("glue_mnli", 0, 80.0)]
     with pytest.raises(ConfigError, match=r"among 2 results, but of MNLI, QQP, which this table leaves out; run"):
-        TABLES["glue"](only)
+        TABLES["glue"](Request(only))
     published = [row for row in read_published(PUBLISHED_FILES[1]) if row.conditions.benchmark == "glue"]
-    alone = TABLES["glue"](only, published=published)
+    alone = TABLES["glue"](Request(only, published=published, alone=True))
     assert (alone.rows, "Mean: over the 6 tasks; no QQP, no MNLI." in alone.caption) == ((), True)
 
 
@@ -141,7 +142,7 @@ def test_commonsense_shows_the_scores_of_each_set() -> None:
     run = {"benchmark": "commonsense", "protocol": "commonsense_gift", "backbone": "llama3_8b", "kind": "gift_hf"}
     scores = {f"exact_{name}": 50.0 + index for index, name in enumerate(COMMONSENSE_SETS)}
     result = make_result("gift_qv_llm", "commonsense", 42, 53.5, run=run)
-    table = TABLES["commonsense"]([replace(result, metric="exact", extra_metrics={**scores, "regex": 60.0})])
+    table = TABLES["commonsense"](Request([replace(result, metric="exact", extra_metrics={**scores, "regex": 60.0})]))
     [row] = table.rows
     assert [cell.text for cell in row[3:]] == [*(f"{50 + index:.2f}" for index in range(8)), "53.50"]
     assert table.caption.startswith("Commonsense170k: exact answers to the test sets in percent, one seed per cell")
@@ -149,4 +150,4 @@ def test_commonsense_shows_the_scores_of_each_set() -> None:
 
 def test_a_final_run_without_the_score_that_counts_is_refused() -> None:
     with pytest.raises(ConfigError, match="is a final run without val_top1"):
-        TABLES["glue"]([glue_run("glue_rte", 0, None)])  # pyright: ignore[reportArgumentType]
+        TABLES["glue"](Request([glue_run("glue_rte", 0, None)]))  # pyright: ignore[reportArgumentType]

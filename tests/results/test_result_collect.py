@@ -12,6 +12,7 @@ import pytest
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.results.mini import mini_table
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result, to_json
 from tests.results.conftest import make_result as make
 
@@ -110,9 +111,9 @@ GUARDS: list[tuple[dict[str, Any], str]] = [
 def test_guard_names_the_files(stored: Store, tmp_path: Path, other: dict[str, Any], message: str) -> None:
     results = [stored("one"), stored("two", **other)]
     with pytest.raises(ConfigError, match=message) as error:
-        mini_table(results)
+        mini_table(Request(results))
     with pytest.raises(ConfigError) as turned:  # whichever comes first, it is refused
-        mini_table(results[::-1])
+        mini_table(Request(results[::-1]))
     for text in (str(error.value), str(turned.value)):
         named = [str(tmp_path / f"outputs/{name}/result.json") in text for name in ("one", "two")]
         assert (named, "\n" in text) == (["test_top1" not in text, True], False)
@@ -166,7 +167,7 @@ def test_many_results_are_read_at_a_small_multiple_of_parsing_them(tmp_path: Pat
     started = time.process_time()
     assert len([json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]) == 250
     parsing = time.process_time() - started
-    table = mini_table(collect_results(tmp_path))
+    table = mini_table(Request(collect_results(tmp_path)))
     seconds = time.process_time() - started - parsing
     assert [row[6].values[2] for row in table.rows] == [10] * 5
     assert seconds < 30 * parsing, f"{seconds / parsing:.1f} times as long as parsing the files"

@@ -12,6 +12,7 @@ from gift_vit.results.collect import build_grid
 from gift_vit.results.comparison import compare_scores, comparison_notes, mean_ranks
 from gift_vit.results.mini import mini_table
 from gift_vit.results.paper import fgvc_table
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result
 from tests.results.conftest import make_result as make
 
@@ -75,8 +76,8 @@ FIVE = ("digits", "tiny_mammals", "tiny_insects", "tiny_vehicles", "cifar10_1k")
 
 def test_sentences_below_a_table() -> None:
     everything = runs({"gift": FIRST, "lora": SECOND, "linear": [50.0] * 5}, FIVE)
-    plain = mini_table(everything)
-    table = mini_table(everything, compare=["gift", "lora"])
+    plain = mini_table(Request(everything))
+    table = mini_table(Request(everything, compare=["gift", "lora"]))
     low, high = compare_scores(FIRST, SECOND).interval
     assert table.notes == (
         *plain.notes,
@@ -112,7 +113,7 @@ def test_only_shared_datasets_are_compared_and_the_others_named() -> None:
 def test_rows_of_an_ablation_are_named_by_their_values() -> None:
     everything = [make(dataset=d, top1=80.0 + rank, config={"method.rank": rank}) for d in FIVE for rank in (2, 16)]
     rows, compared = ["method.rank", "method.target_modules"], ["16, attn.proj", "2, attn.proj"]
-    table = mini_table(everything, method="gift", rows=rows, compare=compared)
+    table = mini_table(Request(everything, method="gift", rows=rows, compare=compared))
     assert any(note.startswith("16, attn.proj against 2, attn.proj over 5 datasets") for note in table.notes)
 
 
@@ -122,7 +123,7 @@ def test_two_different_rows_are_asked_for() -> None:
         everything = [make(method, dataset, run={"benchmark": benchmark}) for method in ("gift", "lora")]
         for names, problem in wrong.items():
             with pytest.raises(ConfigError, match=rf"{problem}; name two different rows of gift; lora"):
-                table(everything, compare=names.split())
+                table(Request(everything, compare=names.split()))
 
 
 def test_own_datasets_of_two_kinds_of_score_have_wins_and_no_mean() -> None:

@@ -11,6 +11,7 @@ from gift_vit.results.collect import collect_results
 from gift_vit.results.mini import mini_table
 from gift_vit.results.paper import fgvc_table
 from gift_vit.results.render import render_csv, render_latex, render_markdown
+from gift_vit.results.request import Request
 from gift_vit.runs.result import Result
 from tests.results.conftest import exit_code, refused
 from tests.results.conftest import make_result as make
@@ -32,13 +33,13 @@ def root(stored: Stored, tmp_path: Path) -> Path:
 def test_prints_and_writes_each_format(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [make(seed=0, top1=90.0), make(seed=1, top1=92.0), make("lora", top1=88.0)]
     assert main(f"root={root}") == 0
-    assert capsys.readouterr().out == render_markdown(mini_table(runs))
+    assert capsys.readouterr().out == render_markdown(mini_table(Request(runs)))
     file = tmp_path / "new" / "mini.tex"
     assert main(f"root={root}", "format=latex", f"out={file}") == 0
-    assert file.read_text() == capsys.readouterr().out == render_latex(mini_table(runs))
+    assert file.read_text() == capsys.readouterr().out == render_latex(mini_table(Request(runs)))
     assert main(f"root={root}", "format=csv", "datasets=[digits,tiny_mammals]", "compare=[gift,lora]") == 0
     out, notes = capsys.readouterr()
-    assert out == render_csv(mini_table(runs, ["digits", "tiny_mammals"]))
+    assert out == render_csv(mini_table(Request(runs, ["digits", "tiny_mammals"])))
     assert "Missing (–): GIFT on Tiny mammals; LoRA on Tiny mammals." in notes, "the file has no place for it"
     assert "GIFT against LoRA" in notes
 
@@ -65,7 +66,7 @@ def test_fgvc_beside_published_numbers(root: Path, stored: Stored, capsys: pytes
     words = [f"root={root}", "benchmark=fgvc", "compare=[gift,lora]"]
     assert main(*words) == 0
     plain = capsys.readouterr().out
-    assert plain == render_markdown(fgvc_table(collect_results(root), compare=["gift", "lora"]))
+    assert plain == render_markdown(fgvc_table(Request(collect_results(root), compare=["gift", "lora"])))
     assert "GIFT against LoRA: they have 1 of the 5 datasets in common" in plain
     assert "Published" not in plain
     gift = "GIFT arXiv 2312.00700 v2-v4 [1]"

@@ -13,6 +13,7 @@ from experiments import select, status
 from experiments.report import __main__ as report
 from gift_vit.results.collect import build_grid, collect_results
 from gift_vit.results.comparison import comparison_notes
+from gift_vit.results.request import Request
 from gift_vit.results.scores import with_scores
 from gift_vit.results.tables import TABLES
 from gift_vit.runs.predictions import Predictions, write_predictions
@@ -91,13 +92,13 @@ def test_tables_of_many_runs(outputs: Path, name: str) -> None:
     assert (scored_as(grid.results), things_of(grid.results)) == (f"test {name}", "texts")
     notes = said(" ".join(comparison_notes(grid, ["lora", "bitfit"])))
     assert ("text by text, exact McNemar" in notes) == (name == "accuracy")
-    own = TABLES["own"](collect_results(outputs))
+    own = TABLES["own"](Request(collect_results(outputs)))
     assert [column.group for column in own.columns][-1] == f"Test {name} (%)"
     first = collect_results(outputs)[0]
     searched = replace(first, run=replace(first.run, dataset="birds", phase="search"))
-    wider = TABLES["own"]([*collect_results(outputs), searched], ["text_own", "birds"])
+    wider = TABLES["own"](Request([*collect_results(outputs), searched], ["text_own", "birds"]))
     assert [(row[-1].text, wider.columns[-1].group) for row in wider.rows] == [("–", own.columns[-1].group)] * len(own.rows)
-    table = with_scores(own, grid, [], ["top1", "macro_f1"])
+    table = with_scores(own, ["top1", "macro_f1"])
     assert [column.group for column in table.columns[-2:]] == ["Accuracy (%)", "Macro F1 (%)"]
     said(" ".join((table.caption, *table.notes, *(column.group for column in table.columns))))
 

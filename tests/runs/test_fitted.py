@@ -16,6 +16,7 @@ from gift_vit.config import RunConfig, compose_config, load_config
 from gift_vit.engine.observer import Observer
 from gift_vit.results.collect import collect_results
 from gift_vit.results.mini import mini_table
+from gift_vit.results.request import Request
 from gift_vit.runs.build import build_model, eval_loader, open_data
 from gift_vit.runs.features import Features
 from gift_vit.runs.finished import evaluate_split
@@ -118,7 +119,7 @@ def test_a_probe_is_an_ordinary_run(configure: Configure, options: list[str], tm
     Image.new("RGB", (40, 40), "navy").save(tmp_path / "picture.png")
     [prediction] = Run.open(cfg.folder).predict(tmp_path / "picture.png", device="cpu")
     assert (len(prediction.classes), prediction.error) == (5, None)
-    [row] = mini_table([own]).rows
+    [row] = mini_table(Request([own])).rows
     assert row[-1].values == (own.metrics["test_top1"],)
 
 
