@@ -16,6 +16,7 @@ from gift_vit.results.render import RENDERERS
 from gift_vit.results.request import Request
 from gift_vit.results.scores import with_scores
 from gift_vit.results.tables import TABLES
+from gift_vit.runs.run import RUNS_ROOT
 from gift_vit.runs.scores import check_scores
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
@@ -30,7 +31,8 @@ class TablesConfig(Options):
         python -m experiments.tables [root=outputs] [benchmark=mini] [format=markdown] [out=<file>]
 
     Attributes:
-        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts
+        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every result.json below them counts (default: the
+            environment variable GIFT_VIT_OUTPUT, else outputs)
         benchmark: fgvc, vtab, glue, commonsense, mini, or own: your own data. All but mini and own always show all their
             datasets, with dashes where runs are missing
         format: markdown, latex (booktabs) or csv
@@ -45,8 +47,8 @@ class TablesConfig(Options):
         compare: two rows to compare below the table, as compare=[gift,lora]: wins, mean difference, Wilcoxon, mean ranks;
             where both kept predictions of the same images, also McNemar for each seed and a bootstrap over images; with
             columns= of gift_vit.invariance their differences too, paired by dataset and seed
-        columns: further scores of the kept predictions, as columns=[top5,ece]: top5, mean_class_accuracy, macro_f1, nll, ece,
-            temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir, stir_pooled
+        columns: further scores of the kept predictions, as columns=[top5,ece]: top1, top5, mean_class_accuracy, macro_f1, nll,
+            ece, temperature, ece_scaled; of gift_vit.invariance: forgetting, forgetting_knn, drift, stir, stir_pooled
         figure: also draw test top-1 against forgetting, methods as points, into <figure>.png and <figure>.pdf
         published: true: the GIFT paper's numbers in a block of their own below ours; or a source of experiments/published.csv,
             or several, as published=[gift,vpetl_bench]. A difference is taken where protocol, weights and method are the same.
@@ -55,7 +57,7 @@ class TablesConfig(Options):
     Prints the table. Runs that cannot stand in one table end it with exit code 2 and one line that names the files.
     """
 
-    root: Annotated[Any, one_or_several] = "outputs"
+    root: Annotated[Any, one_or_several] = RUNS_ROOT
     benchmark: Annotated[str, one_of(TABLES)] = "mini"
     format: Annotated[str, one_of(RENDERERS)] = "markdown"
     out: Annotated[str | None, writable_file] = None

@@ -141,22 +141,22 @@ class GridSweeper(BasicSweeper):
             raise ConfigError(
                 f"{given}: the list of a sweep's seeds is one value; write seeds=[{str(given).partition('=')[2]}]"
             )
-        if self.params and "method" in swept:
-            self._check_methods(swept["method"], [o.input_line for o in overrides if not o.is_sweep_override()])
+        for key in {"method", "dataset"} & swept.keys() if set(self.params or ()) - {"seed"} else ():
+            self._check_axes(key, swept[key], [o.input_line for o in overrides if not o.is_sweep_override()])
 
-    def _check_methods(self, methods: Override, fixed: Sequence[str | None]) -> None:
-        """Axes are composed once, before the methods are told apart: all of them must have the same ones."""
+    def _check_axes(self, key: str, swept: Override, fixed: Sequence[str | None]) -> None:
+        """Axes are composed once, before methods and datasets are told apart: all of them must have the same ones."""
         assert self.hydra_context is not None
         assert self.config is not None
-        choices: Iterator[str] = methods.sweep_string_iterator()
-        for method in choices:
+        choices: Iterator[str] = swept.sweep_string_iterator()
+        for choice in choices:
             composed = self.hydra_context.config_loader.load_configuration(
                 config_name=self.config.hydra.job.config_name,
-                overrides=[*filter(None, fixed), f"method={method}"],
+                overrides=[*filter(None, fixed), f"{key}={choice}"],
                 run_mode=RunMode.MULTIRUN,
             )
             if OmegaConf.to_container(composed.hydra.sweeper.params, resolve=True) != dict(self.params):
-                raise ConfigError(f"{methods.input_line}: these methods have grids of their own; sweep one method a command")
+                raise ConfigError(f"{swept.input_line}: these {key}s have grids of their own; sweep one {key} a command")
 
 
 class AdaptiveSweeper(GridSweeper):

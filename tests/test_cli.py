@@ -86,7 +86,7 @@ def test_merge_writes_a_plain_timm_checkpoint_that_predicts_the_same(finished: P
     assert done.returncode == 0, done.stderr
     assert f'timm.create_model("test_vit.r160_in1k", num_classes=2, img_size=64, checkpoint_path="{out}")' in done.stdout
     plain = timm.create_model("test_vit.r160_in1k", num_classes=2, img_size=64, checkpoint_path=str(out)).eval()
-    tuned = Run.open(finished / RUN).model().eval()
+    tuned = Run.open(finished / RUN).model()
     images = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), atol=1e-5, rtol=1e-5)
@@ -120,7 +120,7 @@ def test_merge_prints_the_lines_that_give_the_chosen_pooling(finished: Path, tmp
     exec(dedent(done.stdout.partition("load it with\n")[2]), made)
     images = torch.rand(4, 3, 64, 64)
     with torch.no_grad():
-        expected = Run.open(folder).model().eval()(images)
+        expected = Run.open(folder).model()(images)
         torch.testing.assert_close(made["model"].eval()(images), expected, atol=1e-5, rtol=1e-5)
         made["model"].reset_classifier(2, global_pool="token")
         made["model"].head.load_state_dict(Run.open(folder).model().get_submodule("head").state_dict())

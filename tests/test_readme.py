@@ -2,8 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,8 +10,6 @@ from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -21,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from gift_vit.common import cli
-from gift_vit.config.compose import compose_config, compose_job, conf_dir, flatten
+from gift_vit.config.compose import compose_config, compose_job, conf_dir, flatten, hydra_set_up
 from gift_vit.config.loader import load_config
 from gift_vit.sweeps.plan import plan_start
 from tests.methods.test_counts import LABELS, SCHEMAS, own_methods
@@ -63,19 +59,6 @@ def write_yaml(folder: Path) -> None:
             (folder / name).write_text(block.text)
 
 
-@contextmanager
-def hydra_set_up(config_dir: Path | None) -> Iterator[None]:
-    """As ``python -m gift_vit.train --config-dir <folder>`` sets Hydra up."""
-    search_path = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        search_path.prepend("command-line", f"file://{config_dir}")
-    Hydra.create_main_hydra2("pages", search_path)
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().clear()
-
-
 @cache
 def check_training(words: tuple[str, ...], folder: Path) -> set[str]:
     """Compose what ``python -m gift_vit.train`` is told; the folders of the first and the last of its runs.
@@ -93,10 +76,10 @@ def check_training(words: tuple[str, ...], folder: Path) -> set[str]:
                 config_dir = next(place / value for place in (folder, ROOT) if (place / value).is_dir())
         else:
             overrides.append(word)
-    parse = OverridesParser.create().parse_overrides
-    fixed = [override.input_line or "" for override in parse(overrides) if not override.is_sweep_override()]
     axes: list[str] = []
     with hydra_set_up(config_dir):
+        parse = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides
+        fixed = [override.input_line or "" for override in parse(overrides) if not override.is_sweep_override()]
         if any(word.startswith("sweep=") for word in words):
             _, hydra_cfg = compose_job(fixed)
             axes = [f"{key}={value}" for key, value in hydra_cfg.sweeper.params.items()]

@@ -90,6 +90,10 @@ MISTAKES = {
         ["sweep=cub", "method=gift,lora"],
         "method=gift,lora: these methods have grids of their own",
     ),
+    "datasets with grids of their own": (
+        ["sweep=cub", "method=gift", "dataset=cub,tiny_mammals"],
+        "dataset=cub,tiny_mammals: these datasets have grids of their own; sweep one dataset a command",
+    ),
     "an axis that is a list": (
         ["-m", "hydra.sweeper.params={optim.lr:[1e-3,5e-3]}"],
         "the axis optim.lr of the sweep is a list, one value; write it as text: optim.lr: 0.001,0.005",

@@ -9,6 +9,7 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_or_several, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded, write_text
+from gift_vit.runs.run import RUNS_ROOT
 
 
 @dataclass
@@ -21,13 +22,14 @@ class ReportConfig(Options):
     finished. Where runs cannot stand in one table the page says why, and so does a line on stderr.
 
     Attributes:
-        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts
-        out: the page; its links to the run folders are relative, so move both together
+        root: folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts (default: the
+            environment variable GIFT_VIT_OUTPUT, else outputs)
+        out: the page (default: report.html in that place); its links to the run folders are relative, so move both together
         benchmark: show the runs of this benchmark only
     """
 
-    root: Annotated[Any, one_or_several] = "outputs"
-    out: Annotated[str, writable_stem] = "outputs/report.html"
+    root: Annotated[Any, one_or_several] = RUNS_ROOT
+    out: Annotated[str, writable_stem] = f"{RUNS_ROOT}/report.html"
     benchmark: str | None = None
 
 

@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.conf import HydraConf
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
@@ -18,6 +22,7 @@ from yaml import YAMLError
 from gift_vit.common.checks import one_of
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError, did_you_mean, unknown_key
+from gift_vit.common.files import expanded
 from gift_vit.data.config import CONFIGS as DATASETS
 from gift_vit.methods.config import CONFIGS as METHODS
 
@@ -35,7 +40,10 @@ def _axis(seeds: Any) -> str:
 
 def _chosen(key: str, name: str, choices: Mapping[str, Any]) -> Any:
     one_of(choices)(key, name)
-    return choices[name]
+    if (choice := choices[name]) is None:
+        others = ", ".join(f"{key}={other}" for other in choices if other != name)
+        raise ConfigError(f"{key}={name}: this method has none for this benchmark; give {others}, or -m and axes of your own")
+    return choice
 
 
 @cache
@@ -88,9 +96,28 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         ConfigError: For an override that is wrong.
     """
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+    with hydra_set_up():
         check_recipe(overrides)
         return _compose(overrides)
+
+
+@contextmanager
+def hydra_set_up(config_dir: Path | None = None) -> Iterator[None]:
+    """Hydra as ``python -m gift_vit.train --config-dir <config_dir>`` sets it up; afterwards it is as it was.
+
+    Raises:
+        ConfigError: If there is no such folder.
+    """
+    if config_dir is not None and not expanded(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        if config_dir is not None:
+            search_path = create_config_search_path(str(conf_dir()))
+            folder = f"file://{expanded(config_dir).resolve()}"
+            search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("gift_vit", search_path)
+        yield
 
 
 def _compose(words: Sequence[str]) -> DictConfig:
@@ -150,7 +177,12 @@ def baseline_of(hydra_cfg: HydraConf) -> DictConfig:
     """The defaults of the job's dataset, method, backbone and so on, without recipe, experiment and value overrides.
 
     A run's name is measured against it. Call it inside a Hydra job, and do not change what it returns.
+
+    Raises:
+        ConfigError: If the job's choices were looked for in a place that other compositions know nothing of.
     """
+    if hydra_cfg.searchpath:
+        raise ConfigError(f"hydra.searchpath={list(hydra_cfg.searchpath)}: give the folder as --config-dir <folder>")
     choices = hydra_cfg.runtime.choices
     return _compose_choices(_search_path(), tuple(f"{group}={choices[group]}" for group in BASE_GROUPS))
 
@@ -234,7 +266,7 @@ def _unknown_override(key: str, overrides: Sequence[str]) -> str:
     chosen = [word for word in overrides if word.partition("=")[0] in choices()]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        with hydra_set_up():
             known: Any = OmegaConf.to_container(compose("train", overrides=chosen))
     except HydraException:
         return f"unknown key {key}"

@@ -5,6 +5,7 @@ import re
 from argparse import OPTIONAL, Action
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,6 +48,24 @@ def hydra_words(typed: Sequence[str]) -> list[str]:
                 value = actions[flag].const
             flags += [flag, _checked_value(actions[flag], flag, value)]
     return [*flags, *_for_every_choice(overrides_of(without_dashes(words, ())))]
+
+
+def config_dir_of(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder of a person's own configuration that ``--config-dir`` names, None without it, and the other words.
+
+    Raises:
+        ConfigError: If it names none.
+    """
+    rest = list(words)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = [value] if equals else rest[index + 1 : index + 2]
+            if not any(folder):
+                raise ConfigError(f"{word}: expected a folder, as --config-dir my_conf")
+            del rest[index : index + (1 if equals else 2)]
+            return Path(*folder), rest
+    return None, rest
 
 
 def overrides_of(words: Sequence[str]) -> list[str]:

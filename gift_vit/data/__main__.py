@@ -7,7 +7,6 @@ from omegaconf import MISSING
 
 from gift_vit.common import cli
 from gift_vit.common.cores import cores
-from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 from gift_vit.config import compose_config, load_config
 from gift_vit.config.words import overrides_of
@@ -24,10 +23,7 @@ class Arguments:
 
     Attributes:
         root: a folder of class folders (train/<class>/*.jpg, or <class>/*.jpg), of Parquet or CSV files, or one such file
-        image: the column of the images, if it has no usual name
-        label: the column of the labels, if it has no usual name
-        split: the column of the splits in a single file, if it is not called split
-        dataset: dataset.<key>=<value>, any other option of the data as training takes it
+        dataset: dataset.<key>=<value>, any option of the data as training takes it, such as dataset.columns.label=art
         check_duplicates: look for pictures that stand in more than one split; reads the files of equal size
         decode: decode every picture, on all cores, to find damaged ones; false looks at their headers alone
 
@@ -35,9 +31,6 @@ class Arguments:
     """
 
     root: str = MISSING
-    image: str | None = None
-    label: str | None = None
-    split: str | None = None
     dataset: list[str] = field(default_factory=list)
     check_duplicates: bool = True
     decode: bool = True
@@ -47,15 +40,10 @@ def report(arguments: Arguments) -> None:
     """Read the data, and print the report.
 
     Raises:
-        ConfigError: If it or a picture cannot be read, a column of class folders is named, or an option is wrong.
+        ConfigError: If it or a picture cannot be read, or an option is wrong.
     """
     kind = kind_of(expanded(arguments.root))
-    columns = {role: name for role in ("image", "label", "split") if (name := getattr(arguments, role)) is not None}
-    if kind == "folder" and columns:
-        role, name = next(iter(columns.items()))
-        raise ConfigError(f"{role}={name}: {arguments.root} holds class folders, which have no columns; leave it out")
-    named = (f"dataset.columns.{role}={name}" for role, name in columns.items())
-    words = [f"dataset={kind}", f"dataset.root={arguments.root}", *named, *arguments.dataset]
+    words = [f"dataset={kind}", f"dataset.root={arguments.root}", *arguments.dataset]
     cfg = load_config(compose_config(overrides_of(words))).dataset
     data = build_dataset(cfg)
     described = describe(data, arguments.check_duplicates and cfg.check_duplicates)

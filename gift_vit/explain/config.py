@@ -99,7 +99,7 @@ class ShowArguments(RunArguments):
         python -m gift_vit.explain run=<folder> [images=<file or folder> | split=test class=47 correct_only=true]
 
     Attributes:
-        images: an image file, or a folder of them (default: a split of the run's dataset)
+        images: an image file, a folder of them, or a pattern in quotation marks (default: a split of the run's dataset)
         split: train, val, trainval or test (default: test; val for a run of the search phase)
         class_: a class by index (from 0) or name (default: all classes)
         correct_only: only images that the model gets right

@@ -74,7 +74,7 @@ def export_run(run: Run, out: Path, precision: str = "fp32", preprocessing: bool
         raise ConfigError(
             f"{beside} holds other tensors than this run's, which adapter_inputs=true puts there; give another out="
         )
-    model = run.model().eval()
+    model = run.model()
     transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
     pixels, which = _pixels(run, transform)
     with torch.no_grad():
@@ -128,10 +128,10 @@ def _in_words(error: Exception, run: Run, inputs: bool) -> str:
 def _merged(run: Run, model: nn.Module) -> tuple[nn.Module, bool]:
     """The model merged, and True; where the method or this backbone does not allow it, a model as it was, and False."""
     try:
-        return merge_method(model).eval(), True
+        return merge_method(model), True
     except ConfigError as reason:
         log.info("%s; the file computes both", str(reason).removesuffix("; keep the adapter beside it"))
-        return run.model().eval(), False  # half of the other one may be merged
+        return run.model(), False  # half of the other one may be merged
 
 
 def _pixels(run: Run, transform: ImageTransform) -> tuple[Tensor, str]:

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeGuard
 
-from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -26,10 +25,10 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
 from gift_vit.common.starting import interruptible
-from gift_vit.config.compose import baseline_of, check_recipe, compose_job, conf_dir, explain_composition_error, task_words
+from gift_vit.config.compose import baseline_of, check_recipe, compose_job, explain_composition_error, hydra_set_up, task_words
 from gift_vit.config.loader import check_present, load_job
 from gift_vit.config.run_config import RunConfig
-from gift_vit.config.words import hydra_words, overrides_of
+from gift_vit.config.words import config_dir_of, hydra_words, overrides_of
 from gift_vit.engine.observer import Observer, StopTraining
 from gift_vit.methods.config import Candidates
 from gift_vit.runs.run import Run, write_failure
@@ -113,9 +112,10 @@ def train_words(words: Sequence[str]) -> Path:
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{words!r}: expected a list of words, as ['dataset=digits', 'method=gift']")
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+    config_dir, overrides = config_dir_of(words)
+    with hydra_set_up(config_dir):
         try:
-            cfg, hydra_cfg = compose_job(overrides_of(words))
+            cfg, hydra_cfg = compose_job(overrides_of(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise explain_composition_error(error, words) from error
         if hydra_cfg.mode == RunMode.MULTIRUN:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gift_vit.runs.predict import Prediction
     from gift_vit.runs.predictions import Predictions
 
+RUNS_ROOT = "${oc.env:GIFT_VIT_OUTPUT,outputs}"  # as conf/paths/default.yaml has it
 FAILED, CHECKPOINT = "failed.json", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
 PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
@@ -259,7 +260,7 @@ class Run:
         return classes
 
     def model(self) -> "nn.Module":
-        """The fine-tuned model, on the CPU; the data need not be there.
+        """The fine-tuned model in evaluation mode, on the CPU; the data need not be there.
 
         Of an imported adapter only the name of its pretrained weights is known, and checked.
 
@@ -278,7 +279,7 @@ class Run:
             raise ConfigError(
                 f"{self.folder} was trained on other pretrained weights than {cfg.backbone.model} loads now; restore them"
             )
-        return load_adapter(model, self.folder / ADAPTER)
+        return load_adapter(model, self.folder / ADAPTER).eval()
 
     def class_names(self, count: int) -> list[str]:
         """The names of the ``count`` classes of a finished run; their numbers where its data names none."""

@@ -23,8 +23,10 @@ from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
 from gift_vit.config.loader import read_config
+from gift_vit.config.words import config_dir_of
 from gift_vit.results.collect import check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result, RunRecord
+from gift_vit.runs.run import RUNS_ROOT
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
 
 # what the final runs are told otherwise, or by the recipe
@@ -47,7 +49,7 @@ class Arguments(Options):
         python -m experiments.select [root=outputs] [datasets=[cub]] [methods=[gift]] [out=conf/recipe] [replace=true]
 
     Attributes:
-        root: the output folder of the sweeps
+        root: the output folder of the sweeps (default: the environment variable GIFT_VIT_OUTPUT, else outputs)
         datasets: only these; without it every dataset that has search runs
         methods: only these; without it every method that has search runs
         protocol: only runs of this one; needed where a cell holds several
@@ -63,7 +65,7 @@ class Arguments(Options):
     given --config-dir my_conf find them.
     """
 
-    root: str = "outputs"
+    root: str = RUNS_ROOT
     datasets: list[str] | None = None
     methods: list[str] | None = None
     protocol: str | None = None
@@ -163,7 +165,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         check_seeds(same, f"one setting of {first.method} on {first.dataset}")
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
-        told = tuple(same[0].run.overrides), _config_dir(same[0].run.command)
+        told = tuple(same[0].run.overrides), config_dir_of(shlex.split(same[0].run.command))[0]
         settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, *told))
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
@@ -289,16 +291,6 @@ def _check_same_choice(choice: Choice, path: Path) -> None:
         if there.get(key, getattr(choice, key)) != getattr(choice, key):
             remedy = f"move it to a {_RECIPES}/ of its own, for --config-dir"
             raise ConfigError(f"{path} was chosen on {what}; {remedy}, or write over it with replace=true")
-
-
-def _config_dir(command: str) -> Path | None:
-    """The folder that a command gives Hydra beside this project's own configuration."""
-    words = shlex.split(command)
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        flag, _, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            return Path(value or following)
-    return None
 
 
 def _may_be(typed: Path, folder: Path) -> bool:

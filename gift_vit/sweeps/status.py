@@ -16,7 +16,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 from gift_vit.config.keys import identifying
 from gift_vit.runs.result import Result, score_of
-from gift_vit.runs.run import Run, find_runs, path_labels
+from gift_vit.runs.run import RUNS_ROOT, Run, find_runs, path_labels
 from gift_vit.sweeps.plan import Job, Sweep, cell_of, read_sweeps
 from gift_vit.sweeps.select import choose
 
@@ -39,7 +39,7 @@ class Arguments:
         python -m experiments.status [root=outputs] [dataset=cub] [method=gift] [runs=true]
 
     Attributes:
-        root: the output folder of the sweeps
+        root: the output folder of the sweeps (default: the environment variable GIFT_VIT_OUTPUT, else outputs)
         dataset: only sweeps with runs, and single runs, on this dataset
         method: only sweeps with runs, and single runs, of this method
         runs: false: one block a sweep without its table of runs
@@ -47,7 +47,7 @@ class Arguments:
     Starting a sweep's command again runs what is not done.
     """
 
-    root: str = "outputs"
+    root: str = RUNS_ROOT
     dataset: str | None = None
     method: str | None = None
     runs: bool = True

@@ -5,13 +5,12 @@ from math import prod
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gift_vit.config.compose import compose_job, conf_dir
+from gift_vit.config.compose import compose_job, conf_dir, hydra_set_up
 from gift_vit.config.loader import load_config
 from tests.conf.files import composed, entire, parse, root, stems, together
 
@@ -26,7 +25,7 @@ BENCHMARKS = ("fgvc", "vtab1k", "mini")
 @cache
 def sweep_config(*words: str) -> tuple[RunMode, dict[str, str], DictConfig]:
     """Mode, axes and the rest of what a sweep command composes."""
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+    with hydra_set_up():
         cfg, hydra_cfg = compose_job(words)
     return hydra_cfg.mode, {str(k): v for k, v in hydra_cfg.sweeper.params.items()}, cfg  # pyright: ignore[reportReturnType]
 
@@ -86,6 +85,15 @@ def test_the_equal_grid_is_the_same_for_every_method() -> None:
     assert set(of_gift) == {"optim.lr", "optim.weight_decay"}
     with pytest.raises(OmegaConfBaseException, match=r"unknown grid 'equl'; did you mean equal\? \(known: paper, equal\)"):
         sweep_config("sweep=cub", "grid=equl")
+
+
+def test_a_method_without_a_grid_of_the_benchmark_takes_the_equal_one() -> None:
+    words = "sweep=glue_rte", "method=full"
+    with pytest.raises(
+        OmegaConfBaseException, match="grid=paper: this method has none for this benchmark; give grid=equal, or"
+    ):
+        sweep_config(*words)
+    assert list(sweep_config(*words, "grid=equal")[1]) == ["optim.lr", "optim.weight_decay"]
 
 
 # spec of the authors' scripts: learning rates and weight decays by method and benchmark

@@ -51,7 +51,7 @@ def normalised(pixels: Tensor, run: Run) -> Tensor:
 
 def logits(run: Run, pixels: Tensor) -> Tensor:
     with torch.no_grad():
-        return run.model().eval()(normalised(pixels, run))
+        return run.model()(normalised(pixels, run))
 
 
 def run_file(path: Path, *inputs: Tensor, named: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Any]]:

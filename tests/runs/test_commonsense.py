@@ -131,7 +131,7 @@ def test_the_folder_for_peft_answers_as_the_run_did(configured: Configured, root
     )
     assert model.peft_config["default"].task_type == "CAUSAL_LM"
     asked = tokenizer(questions("boolq", 1)[0]["instruction"], return_tensors="pt")
-    ours: Any = Run.open(cfg.folder).model().eval()
+    ours: Any = Run.open(cfg.folder).model()
     torch.testing.assert_close(model(**asked).logits, ours.model(**asked).logits)
 
 

@@ -47,7 +47,21 @@ def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
+def test_a_folder_of_one_s_own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_conf/method").mkdir(parents=True)
+    (tmp_path / "my_conf/method/small.yaml").write_text("defaults: [gift]\nname: small\nrank: 1\n")
+    run = Run.train(["debug=smoke", "--config-dir", "my_conf", "method=small", "trainer.epochs=1"])
+    assert (run.config.method_name, run.config.method.rank) == ("small", 1)
+    assert "rank" not in run.folder.name, "measured against this method, not against its base"
+    assert run.result is not None
+    assert run.result.run.command.startswith("python -m gift_vit.train debug=smoke --config-dir my_conf method=small")
+
+
 MISTAKES = {
+    "folder": (["debug=smoke", "--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),
+    "no folder": (["debug=smoke", "--config-dir"], "--config-dir: expected a folder, as --config-dir my_conf"),
+    "search path": (["debug=smoke", "hydra.searchpath=[file:///proc]"], "give the folder as --config-dir <folder>"),
     "value": (["debug=smoke", "optim.lr=-1"], r"optim\.lr=-1\.0: expected a number above 0"),
     "word": (["lr=1"], r"unknown key lr; did you mean optim\.lr\?"),
     "comma": (["optim.lr=0,01"], r"decimal comma; write optim\.lr=0\.01"),

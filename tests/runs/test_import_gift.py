@@ -201,7 +201,7 @@ def test_evaluate_and_merge_take_an_imported_folder(
     assert reported == "imported from last.pth.tar, reported test top-1 51.25 %"
     assert command(merge, f"run={run}", f"out={merged}") == 0
     plain = timm.create_model("test_vit.r160_in1k", num_classes=200, checkpoint_path=str(merged)).eval()
-    tuned = Run.open(run).model().eval()
+    tuned = Run.open(run).model()
     images = torch.rand(3, 3, 160, 160)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), tuned(images), **TOLERANCE[torch.float32])

@@ -67,7 +67,7 @@ def test_it_is_merged(tmp_path: Path) -> None:
     plain = timm.create_model("vit_mini_patch8_64.tiny_imagenet", num_classes=10, checkpoint_path=checkpoint).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(plain(images), Run.open(FINAL).model().eval()(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(plain(images), Run.open(FINAL).model()(images), atol=1e-5, rtol=1e-5)
 
 
 def test_it_is_explained(tmp_path: Path) -> None:

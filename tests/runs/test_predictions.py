@@ -143,7 +143,7 @@ def test_a_final_run_keeps_what_it_predicted(final_run: Run) -> None:
     result, kept = final_run.result, final_run.predictions()
     assert result is not None
     assert result.predictions is not None
-    data, model = final_run.data(), final_run.model().eval()
+    data, model = final_run.data(), final_run.model()
     loader = eval_loader(final_run.config, model, data, "test", torch.device("cpu"))
     with torch.inference_mode():
         logits = torch.cat([model(images) for images, _ in loader])

@@ -79,7 +79,8 @@ def test_a_finished_run_tells_everything(finished: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"is a search run, and test is for the final phase; train it with phase=final"):
         run.split("test")
     assert run.data().fingerprint == run.result.data.fingerprint
-    assert next(run.model().parameters()).device.type == "cpu"
+    model = run.model()
+    assert (next(model.parameters()).device.type, model.training) == ("cpu", False)
 
 
 def test_what_is_not_there_is_said_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path,
     cfg = configured(*words, kind=kind)
     result = trained(cfg)
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(result.files or {})
-    ours: Any = Run.open(cfg.folder).model().eval()
+    ours: Any = Run.open(cfg.folder).model()
     mean = "backbone.pooling=mean" in words
     auto = AutoModel if mean else AutoModelForSequenceClassification
     base: Any = auto.from_pretrained(root / kind, **({} if mean else {"num_labels": 2}))

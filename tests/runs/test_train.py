@@ -88,7 +88,7 @@ def test_test_top1_is_what_the_saved_adapter_scores_by_hand(configure: Configure
     cfg = configure("phase=final")
     result = train_run(cfg, CALL)
     run = Run.open(cfg.folder)
-    data, model = run.data(), run.model().eval()
+    data, model = run.data(), run.model()
     assert score(run.config, model, data, "test", torch.device("cpu")).top1 == result.metrics["test_top1"]
     test = data.split("test")
     transform = build_eval_transform(run.config.dataset.transform, input_statistics(model))
@@ -219,7 +219,9 @@ def test_what_was_read_is_said_and_recorded(configure: Configure, tmp_path: Path
 def test_a_final_run_without_a_test_split_says_so_before_it_trains(configure: Configure, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", {"train": 8}, shade=10)
     cfg = configure("dataset=folder", f"dataset.root={root}", "phase=final", "dataset.val_fraction=0.25")
-    with pytest.raises(ConfigError, match=r"dataset folder_images has no test split \(it has train, val\)"):
+    with pytest.raises(
+        ConfigError, match=r"dataset folder_images has no test split \(it has train, val\), on which .*: add one"
+    ):
         train_run(cfg, CALL)
     assert [path.name for path in tmp_path.iterdir()] == ["images"], "nothing is left where nothing began"
 
