@@ -19,7 +19,7 @@ _MIN_TOKENS = 256  # with fewer, bringing the weight into oneDNN's order costs m
 class OnednnProducts(TorchFunctionMode):
     """Computes linear layers of frozen fp32 weights as 1 × 1 convolutions; others, and those of few tokens, as torch does.
 
-    The same up to rounding, for autograd and ``torch.vmap`` too. Like ``F.linear`` it keeps the weight alone for the backward
+    The same up to rounding, for autograd too. Like ``F.linear`` it keeps the weight alone for the backward
     pass, where torch's convolution would keep its input.
     """
 
@@ -52,14 +52,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _FrozenConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(image, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        del output
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # not save_for_backward: where a checkpoint computes again what was saved, it would compute this product for its weight
-        ctx.weight = inputs[1]
+        ctx.weight = weight
+        return F.conv2d(image, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, Tensor | None]:
@@ -70,18 +66,3 @@ class _FrozenConvolution(torch.autograd.Function):
             None,
             gradient.sum((0, 2, 3)) if of_bias else None,
         )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        """One convolution where all share the weight, their images being its batch; otherwise a product for each."""
-        if in_dims[1] is not None:
-            return torch.vmap(_product, in_dims)(*args), 0
-        image, weight, bias = (arg if dim is None else arg.movedim(dim, 0) for arg, dim in zip(args, in_dims, strict=True))
-        images = image.expand(info.batch_size, *image.shape[-4:]).flatten(0, 1)
-        own_bias = in_dims[2] is not None
-        y = _FrozenConvolution.apply(images, weight, None if own_bias else bias).unflatten(0, (info.batch_size, -1))
-        return (y + bias[:, None, :, None, None] if own_bias else y), 0
-
-
-def _product(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(image.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sysconfig
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +97,14 @@ def settle_speed(
         return trainer, replace(compute, speed="exact")
     capability = torch.cuda.get_device_capability(device)
     precision = "bf16" if capability >= _AMPERE and trainer.precision in ("fp32", "tf32") else trainer.precision
-    tools = shutil.which(os.environ.get("CC", "gcc")) is not None and find_spec("triton") is not None
-    possible = tools and capability >= _VOLTA and not trainer.deterministic
+    possible = can_build_kernels(device) and not trainer.deterministic
     return replace(trainer, precision=precision, compile=trainer.compile or (possible and work.repays_compiling)), compute
+
+
+def can_build_kernels(device: torch.device) -> bool:
+    """Whether blocks can be compiled for a device: Triton compiles C against Python's headers, for GPUs that are new enough."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _VOLTA:
+        return False
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton takes it
+    compiler, headers = shutil.which(os.environ.get("CC", "gcc")), Path(sysconfig.get_path("include", scheme), "Python.h")
+    return compiler is not None and find_spec("triton") is not None and headers.is_file()

@@ -179,6 +179,8 @@ class CapturedForward:
     def _record(self) -> None:
         try:
             self._repeat = self._capture(self._run)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             log.info("evaluation is launched operation by operation: %s", str(error).strip().splitlines()[0])
 

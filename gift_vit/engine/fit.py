@@ -33,7 +33,7 @@ from gift_vit.engine.state import (
 from gift_vit.engine.step import Step, build_step
 
 _CALMER = "lower optim.lr or lengthen optim.warmup_epochs, or use trainer.precision=fp32"
-_CHEAP_SECONDS, _EPOCHS_SHARE = 1.0, 10  # a checkpoint that takes longer waits for ten times as much training
+_CHEAP_SECONDS, _EPOCHS_SHARE = 0.2, 10  # a checkpoint that takes longer waits for ten times as much training
 _WINDOW = 25  # steps whose losses a GPU sends together; they are looked at when the next ones are sent, and nothing waits
 
 
@@ -181,8 +181,8 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     """Writes a training's checkpoint after an epoch by calling ``write``, and at its end if an observer ended it.
 
     Those of adapters are small and written after every epoch. A whole model's takes seconds, longer than a GPU trains an epoch
-    on a small dataset: one that took over a second waits until ten times as long has been trained, and a run that is killed
-    repeats that much. Several processes write after every epoch: all of them take part.
+    on a small dataset, and so may a slow disk: one that took over 0.2 s waits until ten times as long has been trained, and a
+    run that is killed repeats that much. Several processes write after every epoch: all of them take part.
     """
 
     def __init__(self, write: Callable[[], None]) -> None:
@@ -229,6 +229,7 @@ def fit(
         stop_epoch: Epochs after which to stop; the schedule keeps its length. None: all.
 
     Raises:
+        ConfigError: As :func:`load_checkpoint` does.
         RunError: If a loss, a trained weight or a logit is not finite; the last checkpoint remains.
     """
     device = next(model.parameters()).device

@@ -108,7 +108,7 @@ class Precision:
     with ``bf16`` a GPU computes in TF32 what autocast leaves in float32.
 
     Creating one sets torch's process-wide float32 product precision. The first ``bf16`` or ``fp16`` on a CPU that has no
-    instructions for it is warned of: it is right, and many times as slow as ``fp32``.
+    instructions for it is warned of, as ``bf16`` on a GPU without units for it: it is right, and slower than ``fp32``.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -116,8 +116,8 @@ class Precision:
         self.device_type = device.type
         self.autocast_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
         set_product_precision(name, device)
-        if self.autocast_dtype is not None and device.type == "cpu":
-            _warn_if_slow(name)
+        if self.autocast_dtype is not None:
+            _warn_if_slow(name, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self, keep_casts: bool = True) -> torch.autocast:
@@ -127,9 +127,12 @@ class Precision:
 
 
 @cache
-def _warn_if_slow(name: str) -> None:
+def _warn_if_slow(name: str, device: torch.device) -> None:
+    if device.type == "cuda":
+        if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            log.warning("trainer.precision=bf16, but this GPU has no units for it: fp16 and fp32 are faster")
     # oneDNN's own answer; a build of torch without oneDNN multiplies by other means and is not judged
-    if torch.backends.mkldnn.is_available() and not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
+    elif torch.backends.mkldnn.is_available() and not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
         log.warning("trainer.precision=%s, but this CPU has no instructions for it: fp32 is many times as fast", name)
 
 
@@ -144,8 +147,18 @@ def set_product_precision(name: str, device: torch.device) -> None:
 
 @contextmanager
 def product_precision_kept() -> Iterator[None]:
-    """Afterwards what :func:`set_product_precision` sets is what it is now."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    """Afterwards what :func:`set_product_precision` sets is what it is now.
+
+    Raises:
+        ConfigError: If this process uses torch's newer switches for it, which cannot be read beside the older ones.
+    """
+    try:
+        products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError as error:
+        raise ConfigError(
+            "this process has set fp32_precision of torch.backends, beside which a run cannot set its own; set "
+            "torch.set_float32_matmul_precision instead, or train in another process"
+        ) from error
     try:
         yield
     finally:

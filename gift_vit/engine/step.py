@@ -102,6 +102,8 @@ class _RecordedAtFirst:
     def _choose(self, images: Tensor) -> Step:
         try:
             return self._record(images)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             _refuse(f"model or method cannot be recorded ({str(error).strip().splitlines()[0]})", self._insist, error)
             return self._eager
@@ -174,13 +176,18 @@ def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Turn a process's part of the loss (a scalar) and of the gradients into those of the whole batch, in place.
 
     One sum after the backward pass instead of DistributedDataParallel, whose overlap of the two has nothing to gain from an
-    adapter's few kilobytes. In return layers may share parameters, parameters may have no gradient, and accumulation and
-    ``torch.compile`` see the bare model.
+    adapter's few kilobytes. In return layers may share parameters, parameters may have no gradient, here or anywhere, and
+    accumulation and ``torch.compile`` see the bare model.
     """
     if distributed.world_size() == 1:
         return
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = parameters_to_vector([loss, *gradients])
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    there = torch.tensor([p.grad is not None for p in trained], dtype=loss.dtype, device=loss.device)
+    own = [loss, there, *(torch.zeros_like(p) if p.grad is None else p.grad for p in trained)]
+    flat = parameters_to_vector(own)
     distributed.sum_over_processes(flat)
-    for part, own in zip(flat.split([own.numel() for own in (loss, *gradients)]), (loss, *gradients), strict=True):
-        own.copy_(part.view_as(own))  # in its own precision, which need not be the sum's
+    for part, tensor in zip(flat.split([tensor.numel() for tensor in own]), own, strict=True):
+        tensor.copy_(part.view_as(tensor))  # in its own precision, which need not be the sum's
+    if any(p.grad is None for p in trained):  # a method may leave out other layers in each process
+        for p, gradient, processes in zip(trained, own[2:], there.tolist(), strict=True):
+            p.grad = gradient if processes else None

@@ -56,13 +56,13 @@ class Fact(nn.Module):
             self.core = nn.Parameter(uniform(math.sqrt(3) / cfg.rank, cfg.rank, cfg.rank, cfg.rank))
             self.p = nn.Parameter(uniform(math.sqrt(6 / (cfg.rank + rows)), rows, cfg.rank))
 
-    def sigmas(self, block: int, target: str) -> Tensor:
-        """Σ of the pieces of one layer, shape (pieces, r, r)."""
+    def sigmas(self, block: Tensor, target: str) -> Tensor:
+        """Σ of the pieces of one layer, shape (pieces, r, r); ``block`` is its index, shape (1)."""
         first, count = {"attn.qkv": (0, 3), "attn.proj": (3, 1)}.get(target, (4, self.ratio))
         own = slice(first + self.ratio, None) if target == "mlp.fc2" else slice(first, first + count)
         if hasattr(self, "sigma"):
-            return self.sigma[block, own]
-        rows = self.p.unflatten(0, (-1, self.pieces))[block, own]
+            return self.sigma.index_select(0, block)[0, own]
+        rows = self.p.unflatten(0, (-1, self.pieces)).index_select(0, block)[0, own]
         if target.startswith("attn.") or not self.reorders:
             return torch.einsum("ijk,mk->mij", self.core, rows)
         joined = torch.einsum("ijk,ck->ijc", self.core, rows).flatten(1).unflatten(1, (self.ratio, -1))  # (r, n, r)
@@ -72,16 +72,20 @@ class Fact(nn.Module):
 class FactLinear(AdaptedLinear):
     """A frozen linear layer with its pieces of the tensor; the factors belong to ``model.fact``."""
 
+    block: Tensor
+
     def __init__(self, linear: nn.Linear, fact: Fact, block: int, target: str, cfg: FactConfig) -> None:
         super().__init__(linear)
-        self.place = (fact, block, target)  # in a tuple: the factors are listed once in the state dict
+        self.place = (fact, target)  # in a tuple: the factors are listed once in the state dict
+        index = torch.tensor([block], device=linear.weight.device)  # a number would be compiled in, anew for each block
+        self.register_buffer("block", index, persistent=False)
         self.scale, self.cuts_input = cfg.scale, target == "mlp.fc2"
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (..., d_in) to (..., d_out); dropout is drawn for each piece of the output, in the r channels before V."""
-        fact, block, target = self.place
-        u, v, sigmas = (tensor.to(x.dtype) for tensor in (fact.u, fact.v, fact.sigmas(block, target)))
+        fact, target = self.place
+        u, v, sigmas = (tensor.to(x.dtype) for tensor in (fact.u, fact.v, fact.sigmas(self.block, target)))
         if self.cuts_input:
             hidden = F.linear(x.unflatten(-1, (len(sigmas), -1)), u.T).flatten(-2) @ sigmas.flatten(0, 1)
             change = self.dropout(hidden) @ v.T
@@ -93,8 +97,8 @@ class FactLinear(AdaptedLinear):
 
     def merged_weight(self) -> Tensor:
         """W with s V Σᵀ Uᵀ added to every piece."""
-        fact, block, target = self.place
-        u, v, sigmas = (finer(tensor) for tensor in (fact.u, fact.v, fact.sigmas(block, target)))
+        fact, target = self.place
+        u, v, sigmas = (finer(tensor) for tensor in (fact.u, fact.v, fact.sigmas(self.block, target)))
         changes = (v @ sigmas.mT @ u.T).unbind()
         return finer(self.weight) + self.scale * torch.cat(changes, dim=1 if self.cuts_input else 0)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from gift_vit import __version__
 from gift_vit.acceleration.accelerate import has_fused_attention
-from gift_vit.acceleration.speed import Work, prepare_to_train, settle_speed
+from gift_vit.acceleration.speed import Work, can_build_kernels, prepare_to_train, settle_speed
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
 from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
@@ -257,6 +257,8 @@ def _with_speed_settled(cfg: RunConfig, device: torch.device, model: nn.Module, 
     if (cfg.folder / CHECKPOINT).is_file():
         begun = Run.open(cfg.folder).config
         trainer, compute = begun.trainer, begun.compute
+        if compute.speed == "auto" and not can_build_kernels(device):  # it may have begun on another machine
+            trainer = replace(trainer, compile=False)
     else:
         images = (cfg.stop_epoch or cfg.trainer.epochs) * sum(len(part) for part in data.parts(cfg.train_split))
         work = Work.of(model, images, Path(cfg.paths.cache_root))

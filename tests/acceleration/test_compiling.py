@@ -15,17 +15,18 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from gift_vit.acceleration.compiling import TensorDropPath, compile_blocks
 from gift_vit.acceleration.speed import Work, prepare_to_train
-from gift_vit.methods import AdaptFormerConfig, GiftConfig, VptConfig, apply_method
+from gift_vit.methods import AdaptFormerConfig, FactConfig, GiftConfig, VptConfig, apply_method
 from tests.acceleration.settings import accelerated, configs
 from tests.acceleration.test_accelerate import step, tiny, trained
 
+FACT = [(FactConfig(form, rank=4), 2) for form in ("tt", "tk")]
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 # dynamo looks for gradients of what it is given, which is a block's output
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
 # of the first block, whose tokens need no gradient, of those between, and of a last one that computes the class token alone
-@pytest.mark.parametrize(("config", "graphs"), [(GiftConfig(rank=4), 3), (VptConfig(), 3), (AdaptFormerConfig(), 2)])
+@pytest.mark.parametrize(("config", "graphs"), [(GiftConfig(rank=4), 3), (VptConfig(), 3), (AdaptFormerConfig(), 2), *FACT])
 def test_six_blocks_of_different_rates_share_one_compilation(config: Any, graphs: int) -> None:
     torch._dynamo.reset()
     counters.clear()

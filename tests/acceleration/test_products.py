@@ -64,16 +64,6 @@ def test_outputs_and_gradients_are_those_of_a_linear_layer(shape: tuple[int, ...
         torch.testing.assert_close(one, other.float(), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dims", [(0, None, None), (1, None, 0), (None, None, 0), (0, 0, None), (None, 1, 0)])
-def test_under_vmap(dims: tuple[int | None, ...]) -> None:
-    arguments = [draw(300, 48), draw(64, 48, seed=1), draw(64, seed=2)]
-    for index, dim in enumerate(dims):
-        if dim is not None:
-            arguments[index] = torch.stack([arguments[index], 2 * arguments[index], arguments[index] + 1], dim)
-    found, expected = torch.vmap(linear, dims)(*arguments), torch.vmap(F.linear, dims)(*arguments)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-
-
 def test_which_products_are_convolutions() -> None:
     x, weight = draw(300, 48), draw(64, 48)
     other_order = draw(48, 300).T

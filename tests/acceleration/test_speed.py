@@ -17,10 +17,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def use_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), missing: str = "") -> None:
-    """A GPU of a compute capability, on a machine that has a C compiler and Triton but for what is missing."""
+    """A GPU of a compute capability, and a C compiler, Python's headers and Triton but for what is missing."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(speed.shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}")
     monkeypatch.setattr(speed, "find_spec", lambda name: None if name == missing else object())
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: is_file(path) if path.suffix != ".h" else path.name != missing)
 
 
 LONG = Work(images=5_994 * 100, gflop=34.0, cached=False)  # a ViT-B on CUB
@@ -46,6 +48,7 @@ def test_what_is_given_stays_on_a_cpu_and_where_it_is_asked_for(device: torch.de
         ((9, 0), "", "fp16", ("fp16", True)),  # chosen by a person
         ((8, 0), "gcc", "fp32", ("bf16", False)),
         ((8, 0), "triton", "fp32", ("bf16", False)),
+        ((8, 0), "Python.h", "fp32", ("bf16", False)),
         ((7, 5), "", "tf32", ("tf32", True)),
         ((6, 1), "", "fp32", ("fp32", False)),
     ],

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_resuming_ends_bit_identical(tmp_path: Path, done: int) -> None:
     assert timeless[0] == timeless[1]
 
 
-@pytest.mark.parametrize(("seconds", "stopped", "written"), [(0.9, None, 12), (2, None, [1, 6, 11, 12]), (2, 2, [1, 3])])
+@pytest.mark.parametrize(("seconds", "stopped", "written"), [(0.15, None, 12), (2, None, [1, 6, 11, 12]), (2, 2, [1, 3])])
 def test_a_checkpoint_that_takes_long_waits_for_ten_times_as_much_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, stopped: int | None, written: Any
 ) -> None:
@@ -266,6 +267,21 @@ def test_a_cpu_without_instructions_for_the_precision_is_warned_of_once(
         Precision(precision, torch.device("cpu"))
     [line] = caplog.messages
     assert line == f"trainer.precision={name}, but this CPU has no instructions for it: fp32 is many times as fast"
+
+
+def test_a_gpu_without_units_for_bf16_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with state.product_precision_kept():
+        for supported in (True, False):
+            state._warn_if_slow.cache_clear()
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda found=supported, **_: found)
+            Precision("bf16", torch.device("cuda"))
+    assert caplog.messages == ["trainer.precision=bf16, but this GPU has no units for it: fp16 and fp32 are faster"]
+
+
+def test_a_process_with_the_newer_switches_for_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", Mock(side_effect=RuntimeError("mix of the legacy and new APIs")))
+    with pytest.raises(ConfigError, match="this process has set fp32_precision"), state.product_precision_kept():
+        pass
 
 
 def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

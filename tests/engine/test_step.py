@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -372,6 +373,32 @@ def test_gradients_are_summed_each_in_its_own_precision(monkeypatch: pytest.Monk
     for number, parameter in enumerate(model.parameters()):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 2 * (number + 1.5)), atol=0, rtol=0)
+
+
+def test_processes_may_leave_out_different_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of two sends is kept, and added to what the other sends."""
+    model, sent = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(4))), []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for left_out, summed in (((0, 3), lambda flat: sent.append(flat.clone())), ((1, 3), lambda flat: flat.add_(sent[0]))):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = None if number in left_out else torch.full_like(parameter, number + 1.0)
+        monkeypatch.setattr(distributed, "sum_over_processes", summed)
+        step_module._sum_over_processes(torch.tensor(1.0), torch.optim.SGD(model.parameters()))
+    gradients = [None if parameter.grad is None else parameter.grad.unique().tolist() for parameter in model.parameters()]
+    assert gradients == [[1.0], [2.0], [6.0], None]
+
+
+@pytest.mark.parametrize("insist", [True, False])
+def test_memory_that_is_short_is_not_taken_for_a_model_that_cannot_be_recorded(insist: bool) -> None:
+    def short(images: Tensor) -> Step:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = step_module._RecordedAtFirst(Mock(), short, insist)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(torch.zeros(1), torch.zeros(1), 1)
+    forward = CapturedForward(network(), exact(), Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(torch.OutOfMemoryError):
+        forward(torch.zeros(1))
 
 
 def test_an_unknown_choice() -> None:

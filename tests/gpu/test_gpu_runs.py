@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,7 @@ def test_what_was_used_is_in_the_record(finished: Path) -> None:
     used = record["env"]["acceleration"]
     assert used["step_graph"]
     assert used["deterministic"]
+    assert used["data_on_device"]
     assert used["frozen_in_bf16"]
     assert used["patches_by_product"]
     assert record["metrics"]["test_top1"] > 85
@@ -89,6 +91,28 @@ def test_under_torchrun_with_one_process(tmp_path: Path) -> None:
     python, *rest = command(tmp_path, "trainer.epochs=2")
     call([python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", *rest])
     assert (folder_of(tmp_path) / "result.json").is_file()
+
+
+OF_ONE = """
+import torch
+from gift_vit.common import distributed
+
+with distributed._joined():
+    device = distributed.own_device(torch.device("cuda"))
+    sums = torch.ones(3, device=device)
+    distributed.sum_over_processes(sums)
+    print(device, sums.tolist(), distributed.gather("a"))
+"""
+
+
+def test_a_group_of_one_process_sums_with_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one process has no group: what several call is called here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    assert call([sys.executable, "-c", OF_ONE]).strip() == "cuda:0 [1.0, 1.0, 1.0] ['a']"
 
 
 def test_evaluate_merge_and_explain(finished: Path, tmp_path: Path) -> None:

@@ -86,8 +86,10 @@ def test_fact_tk_orders_the_mlps_entries_as_said(ratio: int, order: str) -> None
                 expected[a, i, b] = tensor[i, (a * r + b) // ratio, (a * r + b) % ratio]
             else:
                 expected[a, i, b] = tensor[b, (a * r + i) // ratio, (a * r + i) % ratio]
-        np.testing.assert_allclose(fact.sigmas(1, target).detach().numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(fact.sigmas(0, "attn.proj")[0].detach(), np.einsum("ijk,k->ij", core, p[0, 3]), atol=1e-6)
+        np.testing.assert_allclose(fact.sigmas(torch.tensor([1]), target).detach().numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        fact.sigmas(torch.tensor([0]), "attn.proj")[0].detach(), np.einsum("ijk,k->ij", core, p[0, 3]), atol=1e-6
+    )
 
 
 def test_fact_merges_the_pieces_of_the_stacked_update(tiny_vit: nn.Module) -> None:

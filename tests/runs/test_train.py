@@ -547,7 +547,10 @@ def test_a_gpu_settles_the_speed_and_a_resumed_run_keeps_it(configure: Configure
     monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (replace(trainer, precision="tf32"), compute))
     interrupted(cfg)
     monkeypatch.setattr(run_module, "settle_speed", lambda trainer, compute, *_: (trainer, compute))  # another machine
+    begun = cfg.folder / "config.yaml"
+    begun.write_text(begun.read_text().replace("compile: false", "compile: true"))  # where kernels can be built
     result = train_run(cfg, CALL)
+    assert dict(flatten(result.run.config))["trainer.compile"] is False
     assert result.env["acceleration"]["precision"] == "tf32"  # pyright: ignore[reportIndexIssue]
     recorded = Run.open(cfg.folder).config
     assert (recorded.trainer.precision, recorded.compute.speed) == ("tf32", "auto")
