@@ -34,9 +34,16 @@ class LanguageModel(TextModel):
     def continued(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
         """The tokens that greedy decoding adds to prompts (B, L) that are filled up in front, (B, ≤ max_new_tokens).
 
-        A row that has come to its end is filled up with the pad token.
+        It is plain whatever temperature or penalty the model's folder asks for. A row that has come to its end is filled up
+        with the pad token.
         """
-        made = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)
+        ends = {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
+        own = self.model.generation_config  # which fills in what a config that is given leaves at its default
+        self.model.generation_config = GenerationConfig(do_sample=False, **ends)
+        try:
+            made = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)
+        finally:
+            self.model.generation_config = own
         return made[:, ids.shape[1] :]
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
@@ -76,10 +83,6 @@ def build_language_model(cfg: BackboneConfig) -> LanguageModel:
     take_pad_token(cfg, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    # plain greedy decoding, whatever temperature or penalty the folder asks for
-    model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
     return LanguageModel(cfg, model, tokenizer)
 
 
@@ -93,5 +96,12 @@ def _looks_ahead(model: Any) -> bool:
 def _load(cfg: BackboneConfig) -> Any:
     dtype = getattr(torch, cfg.dtype)
     if cfg.pretrained:
-        return AutoModelForCausalLM.from_pretrained(cfg.model, revision=cfg.revision, dtype=dtype)
+        kwargs: Any = {"dtype": dtype, "output_loading_info": True}
+        loading: Any = AutoModelForCausalLM.from_pretrained(cfg.model, revision=cfg.revision, **kwargs)
+        model, info = loading
+        lacking = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
+        if lacking:  # it would be drawn at random, and stay so
+            known = f"which transformers' {type(model).__name__} has"
+            raise ValueError(f"its weights lack {lacking[0]}, {known}; give the weights of a language model")
+        return model
     return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model, revision=cfg.revision), dtype=dtype)

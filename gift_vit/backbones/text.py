@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logits_proj", "vocab_projector")
 _DRAWN = ("pooler.", "sequence_summary.")  # parts of a head too, where no weights are loaded that could hold them
+_WITH_SEGMENTS = ("xlnet", "funnel")  # learn what is of which text, and have no type_vocab_size
 _TRIED = 16  # tokens of the texts that a model is tried on
 _IN_LAYER = re.compile(r"\.\d+\.")  # in names of parameters
 
@@ -295,7 +296,7 @@ def max_tokens(model: Any, tokenizer: Any) -> int | None:
 
 
 def _knows_types(model: Any) -> bool:
-    return getattr(model.config, "type_vocab_size", 0) > 1
+    return getattr(model.config, "type_vocab_size", 0) > 1 or model.config.model_type in _WITH_SEGMENTS
 
 
 def weights_name(cfg: BackboneConfig) -> str:

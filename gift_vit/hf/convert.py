@@ -48,6 +48,9 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
             f"{file} adapts {', '.join(sliced)}, of most ViTs a part of a fused layer, which peft cannot; retrain with "
             "attn.qkv, or with attn.q_proj of EVA-02"
         )
+    numbered = [target for target in vision.target_modules if any(part.isdigit() for part in target.split("."))]
+    if numbered:
+        raise ValueError(f"{file} names single layers ({numbered[0]}), which share a pair in peft's GIFT; retrain with blocks=")
     if vision.schema != "linear" or vision.phi_bias or vision.psi_bias:
         raise ValueError(f"{file} has a schema or biases (schema={vision.schema}); peft's GIFT has neither")
     head = sorted(name for name in adapter.tensors if not name.startswith("gift."))

@@ -89,8 +89,15 @@ class GiftLayer(BaseTunerLayer):
 
     def _weight(self) -> Tensor:
         """W, shape (d_out, d_in), without any adapter."""
-        weight = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
+        weight = self._original()
         return weight.T if self._stores_transposed else weight
+
+    def _original(self) -> Tensor:
+        """The base layer's weight without any adapter, where and in the numbers that the layer has now."""
+        base, kept = self.get_base_weight(), self._unmerged_weight
+        if kept is None:
+            return base
+        return kept.to(base.device, base.dtype if base.is_floating_point() else None)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The change of the weight, s (W φ) ψ, in the layout of the base layer's weight and at least in float32."""
@@ -115,7 +122,7 @@ class GiftLayer(BaseTunerLayer):
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.gift_pair]
         if not names:
             return
-        original = self.get_base_weight().clone() if self._unmerged_weight is None else self._unmerged_weight
+        original = self.get_base_weight().clone() if self._unmerged_weight is None else self._original()
         deltas = [self.get_delta_weight(name) for name in (*self.merged_adapters, *names)]
         merged = torch.stack([original.to(deltas[0].dtype), *deltas]).sum(0)
         if safe_merge and not torch.isfinite(merged).all():
@@ -129,11 +136,7 @@ class GiftLayer(BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        assert self._unmerged_weight is not None, "kept while adapters are merged"
-        base = self.get_base_layer().get_parameter("weight")
-        self.set_base_weight(
-            self._unmerged_weight.to(base.device, base.dtype) if base.is_floating_point() else self._unmerged_weight
-        )
+        self.set_base_weight(self._original())
         self._unmerged_weight = None
         self.merged_adapters.clear()
 

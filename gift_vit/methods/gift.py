@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import GiftConfig, register_method
 from gift_vit.methods.gift_schemas import build_schema
-from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, merge_linears
+from gift_vit.methods.targets import AdaptedLinear, TargetLayer, find_targets, finer, merge_linears
 
 log = logging.getLogger(__name__)
 
@@ -157,14 +157,14 @@ class GiftLinear(AdaptedLinear):
 
     def delta_weight(self) -> Tensor:
         """Δω of the whole layer, shape (d_out, d_in); rows that no target covers are zero."""
-        delta = torch.zeros_like(self.weight)
+        delta = torch.zeros_like(finer(self.weight))
         for pair, rows in self.parts:
             delta[rows] = pair.delta_weight(self.weight[rows]).to(delta.dtype)
         return delta
 
     def merged_weight(self) -> Tensor:
         """ω + Δω."""
-        return self.weight + self.delta_weight()
+        return finer(self.weight) + self.delta_weight()
 
 
 class GiftAdapter(nn.Module):
@@ -267,6 +267,9 @@ def _build_pairs(targets: dict[str, list[TargetLayer]], cfg: GiftConfig) -> dict
             _check_one_output_width(layers, cfg)
     pairs = {name: GiftPair(layers[0].module.in_features, cfg, device) for name, layers in groups.items()}
     for name, layers in groups.items():
+        if len({layer.module.in_features for layer in layers}) > 1:
+            sizes = ", ".join(f"{layer.name} {layer.module.in_features}" for layer in layers)
+            raise ConfigError(f"the layers of target {name!r} differ in their input width ({sizes}); name a narrower target")
         pairs[name].draw_schema(cfg, _num_rows(layers[0]))
     return pairs
 

@@ -49,9 +49,9 @@ class KnnHead(nn.Module):
             raise ConfigError("the bank of method 'knn' is empty: fit the method, or load its adapter file")
         classes = torch.arange(len(self.class_sizes), device=features.device)
         labels = classes.repeat_interleave(self.class_sizes)
-        similarity = F.normalize(features.float(), dim=1) @ self.bank.T
+        similarity = F.normalize(features.float(), dim=1) @ self.bank.float().T
         nearest, index = similarity.topk(min(int(self.k), len(self.bank)), dim=1)
-        votes = (nearest / self.temperature).softmax(1)
+        votes = (nearest / self.temperature.float()).softmax(1)
         shares = votes.new_zeros(len(features), len(classes)).scatter_add_(1, labels[index], votes)
         return (shares + _FLOOR).log()
 

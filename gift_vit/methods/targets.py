@@ -15,7 +15,8 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.methods.config import QKV_SLICES
 
 # in timm's ViTs, and in the models of transformers that backbones/text.py wraps
-_BLOCK = re.compile(r"(?:blocks|model\.(?:[\w.]+?\.)?(?:layers?|h|block))\.(\d+)\.(.+)")
+_IN_TEXTS = "layers?|albert_layers|h|blocks?|attentions|ffns"
+_BLOCK = re.compile(rf"(?:blocks|model\.(?:[\w.]+?\.)?(?:{_IN_TEXTS}))\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -176,18 +177,22 @@ def linear_head(model: nn.Module, method: str) -> nn.Linear:
     head = model.get_classifier()  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Linear) and head.bias is not None:
         return head
-    remedy = "; give backbone.pooling=mean" if hasattr(model, "tokenizer") else ""
+    remedy = ("; give backbone.pooling=mean" if head else "; a language model has none") if hasattr(model, "tokenizer") else ""
     kinds = ", ".join(type(module).__name__ for module in (head if isinstance(head, tuple) else (head,))) or "none"
     raise ConfigError(f"method {method!r} needs a model with one linear head with a bias, not {kinds}{remedy}")
 
 
 def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> list[TargetLayer]:
-    suffix, slice_index = suffix_of(target, nameable_targets(model))
+    names = nameable_targets(model)
+    suffix, slice_index = suffix_of(target, names)
     layers: list[TargetLayer] = []
     for name, module in model.named_modules():
         if not (name == suffix or name.endswith("." + suffix)):
             continue
-        if isinstance(module, nn.Linear) and block_of(name) is None:  # an attention pool has an MLP too, and a head of texts
+        block = block_of(name)
+        if suffix in names and block is not None and block[1] != suffix:  # named whole, as BERT's output.dense
+            continue
+        if isinstance(module, nn.Linear) and block is None:  # an attention pool has an MLP too, and a head of texts
             continue
         if not isinstance(module, nn.Linear):
             raise ConfigError(
@@ -200,14 +205,10 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
                 f"target {target!r} cannot be adapted in {type(model).__name__}: its attention uses the weight of {name} "
                 "directly, with biases of its own; name another target, such as attn.proj, or another method"
             )
-        index = _block_index(name)
-        if blocks is None or index in blocks:
+        if blocks is None or (block is not None and block[0] in blocks):
             layers.append(TargetLayer(name, module, slice_index))
     if not layers:
         raise ConfigError(f"target {target!r} matches no layer; {choose_from(nameable_targets(model), 'nn.Linear')}")
-    if len({layer.module.in_features for layer in layers}) > 1:
-        sizes = ", ".join(f"{layer.name} {layer.module.in_features}" for layer in layers)
-        raise ConfigError(f"the layers of target {target!r} differ in their input width ({sizes}); name a narrower target")
     return layers
 
 

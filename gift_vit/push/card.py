@@ -53,6 +53,11 @@ _CLASSES = _Task(
 _ANSWERS = replace(_CLASSES, tag="text-generation", head="An adapter", use=_MERGE % "AutoModelForCausalLM")
 
 
+def _is_whole(result: Result) -> bool:
+    """Whether the adapter's file holds all weights of the backbone, as they were fine-tuned."""
+    return result.run.kind == "full"
+
+
 def _own_weights(result: Result) -> str:
     """What to do about pretrained weights that no hub has."""
     backbone: Any = result.run.config["backbone"]
@@ -92,7 +97,7 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
         model_name=repo.partition("/")[2],
         eval_results=_eval_results(result, seeds),
         base_model=weights if "/" in weights else None,  # others are not on the Hub
-        base_model_relation="adapter",
+        base_model_relation="finetune" if _is_whole(result) else "adapter",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(result, repo, seeds)}"))
 
@@ -135,13 +140,14 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
     counted = f"{data.num_classes} classes, " if result.of_classes else ""
     classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and result.of_classes else ""
     changes = "".join(f"\n- `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items())
+    part = "part of it: its licence holds" if _is_whole(result) else "not part of it"
     settings = "\n".join(
         f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
     )
     return f"""# {method_name(run.method)} on {data.name}
 
-{task.head} for `{result.backbone["architecture"]}`, trained with
-[gift-vit](https://arxiv.org/abs/2312.00700) {run.gift_vit_version}. The backbone is not part of it.
+{"All weights" if _is_whole(result) else task.head} for `{result.backbone["architecture"]}`, trained with
+[gift-vit](https://arxiv.org/abs/2312.00700) {run.gift_vit_version}. The backbone is {part}.
 
 ## Numbers
 

@@ -20,6 +20,7 @@ from gift_vit.data.base import LabelledSource, VisionDataset, build_dataset
 from gift_vit.data.cache import PixelSource, open_pixels
 from gift_vit.data.config import CacheSettings, CommonsenseConfig, DatasetConfig, TextsConfig
 from gift_vit.data.loaders import Batch, EvalLoader, TrainLoader, Transform
+from gift_vit.data.table import PixelTable, TableEvalBatches, TableTrainBatches, open_table
 from gift_vit.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from gift_vit.engine.fit import Evaluation, TrainBatches, evaluate
 from gift_vit.engine.objective import CLASSES, SEQUENCES, Objective, cross_entropy, squared_error
@@ -29,7 +30,6 @@ from gift_vit.methods.config import spec_of
 from gift_vit.runs.scores import task_scores
 
 if TYPE_CHECKING:
-    from gift_vit.data.table import PixelTable
     from gift_vit.runs.run import Run
 
 
@@ -73,6 +73,22 @@ def build_model(cfg: RunConfig, num_classes: int) -> nn.Module:
     return apply_method(build_pretrained(cfg, num_classes), cfg.method)
 
 
+def build_to_train(cfg: RunConfig, num_classes: int) -> nn.Module:
+    """:func:`build_model`, for training.
+
+    Raises:
+        ConfigError: If what would be trained is held in half precision: most of an optimiser's steps would round to nothing.
+    """
+    model = build_model(cfg, num_classes)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            raise ConfigError(
+                f"method {cfg.method_name!r} trains {name}, which is held in {cfg.backbone.dtype}, where small steps round to "
+                "nothing; give backbone.dtype=float32"
+            )
+    return model
+
+
 def build_pretrained(cfg: RunConfig, num_classes: int) -> nn.Module:
     """The run's backbone before its method is applied, on the CPU, with a head drawn from the run's seed."""
     torch.manual_seed(cfg.seed)
@@ -105,7 +121,7 @@ def train_loader(cfg: RunConfig, model: nn.Module, data: VisionDataset, device: 
     pixels = _pixels(cfg, data, cfg.train_split, transform, reread)
     table = _table(pixels, device, reread)
     if table is not None:
-        return table.train_batches(transform, cfg.trainer.batch_size, cfg.seed)
+        return TableTrainBatches(table, transform, cfg.trainer.batch_size, cfg.seed)
     return TrainLoader(pixels, transform, cfg.trainer.batch_size, cfg.loading.workers, cfg.seed, device)
 
 
@@ -119,7 +135,7 @@ def eval_loader(
     pixels = _pixels(cfg, data, split, transform, reread)
     table = _table(pixels, device, reread)
     if table is not None:
-        return table.eval_batches(transform, cfg.loading.eval_batch_size)
+        return TableEvalBatches(table, transform, cfg.loading.eval_batch_size)
     return EvalLoader(pixels, transform, cfg.loading.eval_batch_size, cfg.loading.workers, device)
 
 
@@ -190,10 +206,8 @@ def _pixels(cfg: RunConfig, data: VisionDataset, split: str, transform: ImageTra
         return open_pixels(data, split, transform, cache, reread)
 
 
-def _table(pixels: PixelSource, device: torch.device, reread: bool) -> "PixelTable | None":
+def _table(pixels: PixelSource, device: torch.device, reread: bool) -> PixelTable | None:
     """The pixels on a GPU, where they are read more than once and it has the room."""
     if device.type != "cuda" or not reread:
         return None
-    from gift_vit.data.table import open_table  # a CPU has no use for it
-
     return open_table(pixels, device)

@@ -34,7 +34,7 @@ from gift_vit.engine.state import deterministic
 from gift_vit.methods.adapter import FINGERPRINTS, applied_method, count_parameters, save_adapter
 from gift_vit.methods.config import spec_of
 from gift_vit.runs.build import (
-    build_model,
+    build_to_train,
     eval_loader,
     initialise,
     objective_of,
@@ -128,7 +128,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             stack.enter_context(deterministic(device))
         report = _reported(cfg, data) if main else None
         with distributed.main_first():  # it downloads the weights
-            model = build_model(cfg, data.num_classes)
+            model = build_to_train(cfg, data.num_classes)
         cfg = _with_speed_settled(cfg, device, model, data)
         initialise(cfg, model.to(device), data, device)  # of an interrupted run too: what is frozen is in no checkpoint
         acceleration = prepare_to_train(model, cfg.compute, cfg.trainer, Path(cfg.paths.cache_root))

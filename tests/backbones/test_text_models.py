@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     AutoModel,
     BartConfig,
     BartModel,
@@ -24,6 +26,8 @@ from transformers import (
     FNetModel,
     FSMTConfig,
     FSMTModel,
+    MptConfig,
+    MptModel,
     OPTConfig,
     OPTModel,
     RobertaConfig,
@@ -46,6 +50,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.texts import TextSource
 from gift_vit.data.tokens import Tokens
 from gift_vit.methods.adapter import head_names
+from gift_vit.methods.targets import nameable_targets
 from tests.text_models import SIZES, text_model
 
 DEBERTA = DebertaV2Config(vocab_size=15, max_position_embeddings=20, type_vocab_size=0, **SIZES)
@@ -83,6 +88,8 @@ BASES: dict[str, Callable[[], Any]] = {
     "squeezebert": lambda: SqueezeBertModel(
         SqueezeBertConfig(vocab_size=15, max_position_embeddings=20, embedding_size=16, **SIZES, **GROUPS)
     ),
+    "albert": lambda: AlbertModel(AlbertConfig(vocab_size=15, embedding_size=16, max_position_embeddings=20, **SIZES)),
+    "mpt": lambda: MptModel(MptConfig(vocab_size=15, d_model=16, n_heads=2, n_layers=2, max_seq_len=20)),
     "narrow": lambda: BertModel(BertConfig(vocab_size=3, max_position_embeddings=20, **SIZES)),
 }
 
@@ -166,6 +173,23 @@ def test_layers_that_cannot_be_checkpointed_are_named(tmp_path: Path, pooling: s
     model.set_grad_checkpointing(False)
     with pytest.raises(ConfigError, match=f"^trainer.memory=minimal is not possible: {name} cannot checkpoint its layers"):
         model.set_grad_checkpointing()
+
+
+def test_xlnet_is_told_which_text_a_token_is_of(tmp_path: Path) -> None:
+    model, tokens = built(tmp_path, "xlnet"), some_tokens(8)
+    tokens[:, 2, 4:] = 1
+    ids, mask, types = tokens.unbind(1)
+    expected = model.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=0)
+    without = model.model(input_ids=ids, attention_mask=mask).logits
+    assert not torch.equal(expected, without)
+
+
+@pytest.mark.parametrize("kind", ["albert", "mpt", "xlm_classifier"])
+def test_layers_in_blocks_of_other_names_can_be_adapted(tmp_path: Path, kind: str) -> None:
+    names = nameable_targets(built(tmp_path, kind))
+    assert names
+    assert not [name for name in names if "classifier" in name or "score" in name]
 
 
 @pytest.mark.parametrize("kind", ["bert", "opt", "bart"])

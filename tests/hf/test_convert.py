@@ -97,6 +97,7 @@ def assert_refused(config: GiftConfig, message: str, folder: Path) -> None:
     [
         (methods.LoraConfig(rank=2, target_modules=["attn.proj"]), "is an adapter of LoraConfig; only GIFT's"),
         (methods.GiftConfig(rank=2, target_modules=["attn.q"]), "adapts attn.q, of most ViTs a part of a fused layer"),
+        (methods.GiftConfig(rank=2, target_modules=["blocks.0.attn.proj"]), r"names single layers \(blocks.0.attn.proj\)"),
         (methods.GiftConfig(rank=2, target_modules=["attn.proj"], schema="gelu"), "has a schema or biases"),
         (methods.GiftConfig(rank=2, target_modules=["attn.proj"], psi_bias=True), "has a schema or biases"),
     ],

@@ -305,6 +305,14 @@ def test_two_adapters(tmp_path: Path) -> None:
         model.merge_adapter(["default"])
     torch.testing.assert_close(logits(model, "bert"), both, atol=1e-5, rtol=1e-5)
     model.unmerge_adapter()
+    model.merge_adapter(["other"])
+    model.double()  # between two merges
+    with pytest.warns(UserWarning, match="additionally merging default"):
+        model.merge_adapter(["default"])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    torch.testing.assert_close(logits(model, "bert").float(), both, atol=1e-5, rtol=1e-5)
+    model.unmerge_adapter()
+    model.float()
 
     model.save_pretrained(str(tmp_path))
     again = PeftModel.from_pretrained(build("bert"), str(tmp_path))

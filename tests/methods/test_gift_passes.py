@@ -219,6 +219,9 @@ def test_half_precision_backbones(schema: str, dtype: torch.dtype, adapter_too: 
     torch.testing.assert_close(logits.float(), expected, atol=5e-2, rtol=5e-2)
     logits.sum().backward()
     assert {p.grad.dtype for p in adapter.parameters() if p.grad is not None} == {dtype if adapter_too else torch.float32}
+    layer: Any = next(module for module in model.modules() if isinstance(module, GiftLinear))
+    once = deepcopy(layer).double().merged_weight().to(dtype)
+    assert (layer.merged_weight().to(dtype) != once).double().mean() < (0.2 if adapter_too else 1e-3), "rounded once"
     merged = merge_method(model)(some_images().to(dtype))
     torch.testing.assert_close(merged.float(), logits.float(), atol=5e-2, rtol=5e-2)
 

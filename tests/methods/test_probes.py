@@ -68,6 +68,7 @@ def test_knn_is_scikit_learns_with_cosine_distance(digits: tuple[Tensor, Tensor,
     head = fitted("knn", {"k": k, "temperature": temperature}, features[:160], labels[:160]).get_classifier()
     expected = reference.predict_proba(features[160:].double().numpy())
     np.testing.assert_allclose(head(features[160:]).exp(), expected, atol=1e-4)
+    np.testing.assert_allclose(head.double()(features[160:].double()).exp(), expected, atol=1e-4)
 
 
 @both

@@ -1,5 +1,6 @@
 """Which layers a target names, and what a wrong one is told."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -121,7 +122,17 @@ def test_a_wrong_config_leaves_a_usable_model(tiny_vit: nn.Module, options: dict
 def test_layers_of_one_target_that_differ_in_width(tiny_vit: nn.Module) -> None:
     tiny_vit.get_submodule("blocks.1.attn").proj = nn.Linear(32, 64)
     with refused("the layers of target 'attn.proj' differ in their input width (blocks.0.attn.proj 64, "):
-        find_targets(tiny_vit, ["attn.proj"])
+        apply_method(deepcopy(tiny_vit), GiftConfig(rank=2))
+    assert len(find_targets(tiny_vit, ["attn.proj"])["attn.proj"]) > 1, "of LoRA each has a pair of its own"
+
+
+def test_a_name_that_is_whole_is_of_its_layers_alone(tiny_vit: nn.Module) -> None:
+    """BERT has attention.output.dense and output.dense."""
+    for block in tiny_vit.get_submodule("blocks").children():
+        block.add_module("fc1", nn.Linear(32, 64))
+    found = find_targets(tiny_vit, ["fc1", "mlp.fc1"])
+    assert {layer.name.partition(".")[2][2:] for layer in found["fc1"]} == {"fc1"}
+    assert {layer.name.partition(".")[2][2:] for layer in found["mlp.fc1"]} == {"mlp.fc1"}
 
 
 def test_a_model_without_fused_projection_has_no_slices() -> None:

@@ -215,6 +215,14 @@ def test_paths_in_sentences(run: Run, text: str, expected: str) -> None:
     assert (record["data"]["source"], record["data"]["warnings"]) == (expected, [expected])
 
 
+def test_the_card_of_a_whole_model_says_so(run: Run) -> None:
+    assert run.result is not None
+    card = model_card(replace(run.result, run=replace(run.result.run, kind="full")), "me/it")
+    assert "The backbone is part of it: its licence holds." in card
+    assert "base_model_relation: finetune" in card
+    assert "The backbone is not part of it." in model_card(run.result, "me/it")
+
+
 def test_the_card_names_a_file_of_weights(run: Run) -> None:
     assert run.result is not None
     config = json.loads(json.dumps(run.result.run.config))

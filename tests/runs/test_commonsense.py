@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.language import LanguageModel, build_language_model
@@ -122,9 +122,10 @@ def _as_plain_transformers_answers(cfg: RunConfig, folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # it names RMS norms itself
 @pytest.mark.parametrize("words", [GIFT, ("method=lora_qkvud", "method.rank=2"), NORMS], ids=["gift", "lora", "norms"])
 def test_the_folder_for_peft_answers_as_the_run_did(configured: Configured, root: Path, words: tuple[str, ...]) -> None:
-    cfg = configured("backbone.dtype=bfloat16", method=words)
+    dtype = "float32" if words is NORMS else "bfloat16"
+    cfg = configured(f"backbone.dtype={dtype}", method=words)
     trained(cfg)
-    base = AutoModelForCausalLM.from_pretrained(root / "llama", dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(root / "llama", dtype=getattr(torch, dtype))
     model, tokenizer = (
         PeftModel.from_pretrained(base, str(cfg.folder / "adapter")).eval(),
         AutoTokenizer.from_pretrained(root / "llama"),
@@ -322,6 +323,34 @@ def test_a_search_scores_val_by_whole_answers_and_sees_no_test(configured: Confi
     assert not (cfg.folder / "answers").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # it names RMS norms itself
+@pytest.mark.parametrize("words", [NORMS, ("method=full",)], ids=["norms", "full"])
+def test_what_is_held_in_half_precision_is_not_trained(configured: Configured, words: tuple[str, ...]) -> None:
+    """Of a norm's weight near 1 a step of 2.5e-4 would round to nothing."""
+    said = r"trains model\..*, which is held in bfloat16, where .* give backbone.dtype=float32$"
+    with pytest.raises(ConfigError, match=said):
+        trained(configured("backbone.dtype=bfloat16", method=words))
+
+
+def test_weights_that_are_not_all_there_are_refused(root: Path, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "llama")
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"its weights lack lm_head\.weight, which transformers' LlamaForCausalLM has"):
+        language_model(folder)
+    tied = tiny_llama(tmp_path / "tied", tie_word_embeddings=True)
+    assert language_model(tied).model.config.tie_word_embeddings
+
+
+def test_a_merged_model_keeps_the_settings_of_its_folder(configured: Configured, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "llama")
+    GenerationConfig(eos_token_id=[1, 7], temperature=0.6, do_sample=True).save_pretrained(folder)
+    cfg = configured("trainer.epochs=1", model=folder)
+    trained(cfg)
+    write_merged(Run.open(cfg.folder), tmp_path / "merged")
+    merged = GenerationConfig.from_pretrained(tmp_path / "merged")
+    assert (merged.eos_token_id, merged.temperature, merged.do_sample) == ([1, 7], 0.6, True)
+
+
 def test_bf16_weights_and_checkpointing(configured: Configured) -> None:
     fast, minimal = (trained(configured(f"trainer.memory={memory}", f"run_name={memory}")) for memory in ("fast", "minimal"))
     assert fast.metrics == minimal.metrics, "the same numbers from less memory"
@@ -401,6 +430,7 @@ def test_what_does_not_fit_is_one_line(
 
 def test_models_that_cannot_answer_are_refused(configured: Configured, tmp_path: Path) -> None:
     encoder = text_model(tmp_path / "bert", "bert")
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(encoder)).save_pretrained(encoder)
     with pytest.raises(ConfigError, match="BertLMHeadModel looks at the words that it is to say"):
         trained(configured(model=encoder))
     folder = tiny_llama(tmp_path / "llama")
