@@ -33,7 +33,7 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, files: list[Path], transform: v2.Transform) -> None:
         table = read_table(files)
-        self.images = np.stack([np.asarray(table.decode(b)) for b in table.images])
+        self.images = np.stack([np.asarray(table[index][0]) for index in range(len(table))])
         self.labels = table.labels
         self.transform = transform
 

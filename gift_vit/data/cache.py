@@ -14,13 +14,13 @@ import json
 import logging
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import alone, atomic_path
@@ -200,27 +200,18 @@ def _opened(file: Path, prepared: PreparedImages) -> CachedImages | None:
     return cached if len(cached.sizes) == len(prepared) else None
 
 
-class _Encoded(Dataset["dict[str, Any] | ConfigError"]):
-    """Rows of the file; an unreadable image is given out as the error itself."""
-
-    def __init__(self, prepared: PreparedImages) -> None:
-        self.prepared = prepared
-
-    def __len__(self) -> int:
-        return len(self.prepared)
-
-    def __getitem__(self, index: int) -> "dict[str, Any] | ConfigError":
-        try:
-            pixels, _ = self.prepared[index]
-        except ConfigError as error:
-            return error
-        return {"pixels": pixels.tobytes(), "height": pixels.shape[1], "width": pixels.shape[2]}
+def _rows(prepared: PreparedImages, indices: list[int]) -> list[dict[str, Any]] | ConfigError:
+    """Rows of the file; where an image is unreadable, the error itself."""
+    try:
+        several = [prepared[index][0] for index in indices]
+    except ConfigError as error:
+        return error
+    return [{"pixels": pixels.tobytes(), "height": pixels.shape[1], "width": pixels.shape[2]} for pixels in several]
 
 
 def _write(sink: pa.NativeFile, prepared: PreparedImages, workers: int) -> None:
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for rows in in_lists(_Encoded(prepared), _ROWS, workers):
-            error = next((row for row in rows if isinstance(row, ConfigError)), None)
-            if error is not None:
-                raise error
+        for rows in in_lists(partial(_rows, prepared), len(prepared), _ROWS, workers):
+            if isinstance(rows, ConfigError):
+                raise rows
             writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))

@@ -7,7 +7,7 @@ Nor of the number of processes that train (:mod:`gift_vit.common.distributed`): 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Protocol, TypeAlias
@@ -188,14 +188,14 @@ class EvalLoader(_Loader):
         return self._pass()
 
 
-def in_lists(items: Any, length: int, workers: int) -> "DataLoader[Any]":
-    """Lists of ``length`` items each, in order, as they are; read in ``workers`` processes. Draws no random number."""
+def in_lists(make: Callable[[list[int]], Any], count: int, length: int, workers: int) -> "DataLoader[Any]":
+    """What ``make`` makes of the numbers up to ``count``, ``length`` at a time, in ``workers`` processes; nothing is drawn."""
     return DataLoader(
-        items,
+        range(count),  # pyright: ignore[reportArgumentType]
         length,
         num_workers=workers,
         multiprocessing_context=worker_start(workers),
-        collate_fn=list,
+        collate_fn=make,
         generator=torch.Generator(),  # else it draws from the global one, and a run would go on with other numbers
     )
 

@@ -5,6 +5,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -198,20 +199,12 @@ def check_decodable(source: ImageSource, workers: int) -> None:
     """
     from gift_vit.data.loaders import in_lists  # torch, which the report alone does without
 
-    _refuse(error for errors in in_lists(_Tried(source), _AT_A_TIME, workers) for error in errors)
+    told = in_lists(partial(_problems, source), len(source), _AT_A_TIME, workers)
+    _refuse(error for errors in told for error in errors)
 
 
-class _Tried:
-    """What decoding says of each picture."""
-
-    def __init__(self, source: ImageSource) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> str | None:
-        return problem_of(self.source, index)
+def _problems(source: ImageSource, indices: Sequence[int]) -> list[str | None]:
+    return [problem_of(source, index) for index in indices]
 
 
 def problem_of(source: ImageSource, index: int) -> str | None:

@@ -67,14 +67,6 @@ class PixelTable:
         corners = channels[:, :, None] + rows[:, None, :]
         return self._pixels[corners[..., None] + columns[:, None, None, :]]
 
-    def train_batches(self, transform: ImageTransform, batch_size: int, seed: int) -> "TableTrainBatches":
-        """What :class:`gift_vit.data.loaders.TrainLoader` gives, read from here."""
-        return TableTrainBatches(self, transform, batch_size, seed)
-
-    def eval_batches(self, transform: ImageTransform, batch_size: int) -> "TableEvalBatches":
-        """What :class:`gift_vit.data.loaders.EvalLoader` gives, read from here."""
-        return TableEvalBatches(self, transform, batch_size)
-
     def _fill(self, source: PixelSource, ends: NDArray[np.int64]) -> None:
         staging = torch.empty(
             max(_STAGING_BYTES // self._pixels.itemsize, int(np.diff(ends, prepend=0).max())), dtype=self._pixels.dtype
@@ -121,7 +113,7 @@ class _TableBatches:
 
 
 class TableTrainBatches(_TableBatches):
-    """Shuffled, augmented batches of one epoch at a time."""
+    """What :class:`gift_vit.data.loaders.TrainLoader` gives, read from a table."""
 
     def __init__(self, table: PixelTable, transform: ImageTransform, batch_size: int, seed: int) -> None:
         super().__init__(table, transform)
@@ -145,7 +137,7 @@ class TableTrainBatches(_TableBatches):
 
 
 class TableEvalBatches(_TableBatches):
-    """All images in order."""
+    """What :class:`gift_vit.data.loaders.EvalLoader` gives, read from a table."""
 
     def __init__(self, table: PixelTable, transform: ImageTransform, batch_size: int) -> None:
         super().__init__(table, transform)

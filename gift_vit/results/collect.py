@@ -6,7 +6,7 @@ that names the files.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
 from gift_vit.config.keys import config_difference, identifying, value_order
 from gift_vit.results.names import Value, dataset_name
-from gift_vit.runs.result import Result, RunRecord
+from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run, find_runs
 
 Row = tuple[str, ...]
@@ -24,7 +24,6 @@ Row = tuple[str, ...]
 _METHOD_KEYS = ("method.name", "method.kind")
 _SPREAD = "weights_spread_sha256"
 _DATA_FACTS = ("fingerprint", "num_classes", "train_split", "train_images", "val_images", "test_images")
-FILTERS = tuple(f.name for f in fields(RunRecord) if f.type in (str, int) or f.name == "phase")
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,13 @@ class Grid:
 NO_RUNS = Grid((), (), {})
 
 
-def collect_results(*roots: str | Path, **filters: str | int | None) -> list[Result]:
-    """Every ``result.json`` below the folders ``roots``, by path.
-
-    Args:
-        *roots: Folders; links to other folders are not followed. What lies below two of them counts once.
-        **filters: Fields of the run record (``phase="final"``, ``benchmark="mini"``) and the value to keep; None keeps all.
+def collect_results(*roots: str | Path) -> list[Result]:
+    """Every ``result.json`` below folders, by path; links are not followed, and what lies below two of them counts once.
 
     Raises:
-        ConfigError: If a folder is absent, a filter is unknown, or any record below it cannot be read.
+        ConfigError: If a folder is absent, or any record below it cannot be read.
     """
-    unknown = [name for name in filters if name not in FILTERS]
-    if unknown:
-        raise ConfigError(f"results cannot be filtered by {', '.join(unknown)} (known: {', '.join(FILTERS)})")
-    wanted = {name: value for name, value in filters.items() if value is not None}
-    results = [run.result for run in runs_below(*roots) if run.result]
-    return _with(results, wanted)
+    return [run.result for run in runs_below(*roots) if run.result]
 
 
 def labelled(results: Sequence[Result], **labels: str | None) -> list[Result]:
@@ -95,12 +85,8 @@ def labelled(results: Sequence[Result], **labels: str | None) -> list[Result]:
         if there and label not in there:
             known = ", ".join(sorted(there))
             raise ConfigError(f"{name}: no finished run of {label}{did_you_mean(label, there)} (there are: {known})")
-        results = _with(results, {name: label})
+        results = [r for r in results if getattr(r.run, name) == label]
     return list(results)
-
-
-def _with(results: Sequence[Result], wanted: Mapping[str, str | int]) -> list[Result]:
-    return [r for r in results if all(getattr(r.run, name) == value for name, value in wanted.items())]
 
 
 def runs_below(*roots: str | Path) -> list[Run]:

@@ -6,6 +6,7 @@ Their columns are fixed: a dataset without a run is a column of dashes, and a me
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
@@ -99,11 +100,12 @@ class Layout:
         )
 
 
-def _fgvc_layout() -> Layout:
-    group = "Test top-1 (%)"
-    columns = {label: top1_column(label, name, group) for label, name in FGVC.items()}
+def _one_mean(title: str, benchmark: str, names: Mapping[str, str], group: str, explained: str, **rest: Any) -> Layout:
+    """The layout of a benchmark with one mean, over all its columns."""
+    columns = {label: top1_column(label, name, group) for label, name in names.items()}
     columns["mean"] = Column("Mean", group, ("mean",), ranked=True)
-    return Layout("FGVC", "fgvc", columns, {"mean": tuple(FGVC)}, "mean", tuple(FGVC), "Mean: over the 5 datasets.")
+    rest = {"datasets": tuple(names), "explained": explained, **rest}
+    return Layout(title, benchmark, columns, {"mean": tuple(names)}, "mean", **rest)
 
 
 def _vtab_layout() -> Layout:
@@ -122,28 +124,16 @@ def _vtab_layout() -> Layout:
     return Layout("VTAB-1k", "vtab1k", columns, means, "mean_19_tasks", tuple(VTAB), explained)
 
 
-def _glue_layout() -> Layout:
-    shown = {label: name for label, name in GLUE.items() if label not in LEFT_OUT}
-    columns = {label: top1_column(label, name, "Dev (%)") for label, name in shown.items()}
-    columns["mean"] = Column("Mean", "Dev (%)", ("mean",), ranked=True)
-    explained = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks; no QQP, no MNLI."
-    means = {"mean": tuple(shown)}
-    return Layout("GLUE", "glue", columns, means, "mean", tuple(shown), explained, "scores on GLUE's dev")
+_OF_GLUE = {label: name for label, name in GLUE.items() if label not in LEFT_OUT}
+_GLUE_SCORES = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks; no QQP, no MNLI."
+_ANSWERS: dict[str, Any] = {"datasets": tuple(COMMONSENSE), "score": "exact answers to the test sets", "by_set": "exact"}
 
-
-def _commonsense_layout() -> Layout:
-    columns = {name: top1_column(name, title, "Exact answers (%)") for name, title in COMMONSENSE_COLUMNS.items()}
-    columns["mean"] = Column("Mean", "Exact answers (%)", ("mean",), ranked=True)
-    explained = "Mean: over the 8 test sets."
-    means = {"mean": tuple(COMMONSENSE_COLUMNS)}
-    score = "exact answers to the test sets"
-    return Layout("Commonsense170k", "commonsense", columns, means, "mean", tuple(COMMONSENSE), explained, score, "exact")
-
-
-fgvc_table = _fgvc_layout().table
+fgvc_table = _one_mean("FGVC", "fgvc", FGVC, "Test top-1 (%)", "Mean: over the 5 datasets.").table
 vtab_table = _vtab_layout().table
-glue_table = _glue_layout().table
-commonsense_table = _commonsense_layout().table
+glue_table = _one_mean("GLUE", "glue", _OF_GLUE, "Dev (%)", _GLUE_SCORES, score="scores on GLUE's dev").table
+commonsense_table = _one_mean(
+    "Commonsense170k", "commonsense", COMMONSENSE_COLUMNS, "Exact answers (%)", "Mean: over the 8 test sets.", **_ANSWERS
+).table
 
 
 def _own_columns(layout: Layout) -> list[Column]:

@@ -1,12 +1,13 @@
 """A finished run's model on image files, which other processes read and prepare as in its evaluation while it computes."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from gift_vit.backbones.build import input_statistics
 from gift_vit.common.cores import cores, worker_start
@@ -23,33 +24,22 @@ if TYPE_CHECKING:
 BATCH = 64
 _FEW = 16  # files that are read sooner than a worker has started
 
-Item = tuple[int, Tensor | str]
-"""Index of a file, and its pixels (3, S, S) or why it cannot be read."""
 
-
-class _Files(Dataset[Item]):
-    def __init__(self, files: Sequence[Path], transform: ImageTransform, decode: Decoder) -> None:
-        self.files, self.transform, self.decode = files, transform, decode
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Item:
-        file = self.files[index]
-        try:
-            image = self.decode.decode(file.read_bytes(), str(file))
-        except OSError as error:
-            return index, f"cannot read image {file}: {error.strerror}"
-        except ConfigError as error:
-            return index, str(error)
-        return index, self.transform.finish(self.transform.prepare(image))
-
-
-def _as_batch(items: list[Item]) -> tuple[list[int], Tensor | None, dict[int, str]]:
+def _read(
+    files: Sequence[Path], transform: ImageTransform, decode: Decoder, indices: list[int]
+) -> tuple[list[int], Tensor | None, dict[int, str]]:
     """Indices and pixels (B, 3, S, S) of what was read, and the errors of the rest."""
-    read = [(index, pixels) for index, pixels in items if isinstance(pixels, Tensor)]
-    pixels = torch.stack([pixels for _, pixels in read]) if read else None
-    return [index for index, _ in read], pixels, {index: error for index, error in items if isinstance(error, str)}
+    pixels: dict[int, Tensor] = {}
+    errors: dict[int, str] = {}
+    for index in indices:
+        file = files[index]
+        try:
+            pixels[index] = transform.finish(transform.prepare(decode.decode(file.read_bytes(), str(file))))
+        except OSError as error:
+            errors[index] = f"cannot read image {file}: {error.strerror}"
+        except ConfigError as error:
+            errors[index] = str(error)
+    return list(pixels), torch.stack(list(pixels.values())) if pixels else None, errors
 
 
 @torch.inference_mode()
@@ -67,11 +57,11 @@ def classify_files(run: "Run", files: Sequence[Path], topk: int, device: str = "
     decode = Decoder.of_dataset(cfg.dataset)
     workers = max(1, min(cfg.loading.workers, cores())) if len(files) > _FEW else 0
     loader = DataLoader(
-        _Files(files, transform, decode),
+        range(len(files)),  # pyright: ignore[reportArgumentType]
         batch_size=min(BATCH, cfg.loading.eval_batch_size),
         num_workers=workers,
         multiprocessing_context=worker_start(workers),
-        collate_fn=_as_batch,
+        collate_fn=partial(_read, files, transform, decode),
         pin_memory=where.type == "cuda",
     )
     names: list[str] | None = None

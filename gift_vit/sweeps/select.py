@@ -238,7 +238,8 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
 
 def select(cfg: Arguments) -> None:
     """Choose, tell, and write a recipe for every dataset and method that has search runs."""
-    found = labelled(collect_results(cfg.root, phase="search"), protocol=cfg.protocol, backbone=cfg.backbone)
+    searches = [run for run in collect_results(cfg.root) if run.run.phase == "search"]
+    found = labelled(searches, protocol=cfg.protocol, backbone=cfg.backbone)
     wanted = [run for run in found if _asked(cfg.datasets, run.run.dataset) and _asked(cfg.methods, run.run.method)]
     for key, names, there in (
         ("datasets", cfg.datasets, {run.run.dataset for run in wanted}),

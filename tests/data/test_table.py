@@ -16,7 +16,7 @@ from gift_vit.data.base import VisionDataset
 from gift_vit.data.cache import PixelSource, PreparedImages, open_pixels
 from gift_vit.data.config import TransformConfig
 from gift_vit.data.loaders import EvalLoader, TrainLoader
-from gift_vit.data.table import PixelTable, open_table
+from gift_vit.data.table import PixelTable, TableEvalBatches, TableTrainBatches, open_table
 from gift_vit.data.transforms import build_eval_transform, build_train_transform
 from gift_vit.runs import build
 from tests.data.test_cache import CROP, SQUASH, STATS, TF1, data, settings
@@ -52,11 +52,11 @@ def test_batches_are_those_of_the_loader(
     source = cached(data, split, cfg, tmp_path)
     training, evaluating = build_train_transform(cfg, STATS), build_eval_transform(cfg, STATS)
     table = PixelTable(source, CPU)
-    loader, batches = TrainLoader(source, training, 16, 0, seed=3), table.train_batches(training, 16, seed=3)
+    loader, batches = TrainLoader(source, training, 16, 0, seed=3), TableTrainBatches(table, training, 16, seed=3)
     assert (len(batches), batches.num_images) == (5, SPLITS[split]) == (len(loader), loader.num_images)
     for epoch in (0, 4, 1):
         assert assert_same(batches.epoch(epoch), loader.epoch(epoch)) == 5
-    scoring, looking = EvalLoader(source, evaluating, 32, 0), table.eval_batches(evaluating, 32)
+    scoring, looking = EvalLoader(source, evaluating, 32, 0), TableEvalBatches(table, evaluating, 32)
     for _ in range(2):
         assert assert_same(looking, scoring) == 3
 
@@ -64,7 +64,7 @@ def test_batches_are_those_of_the_loader(
 def test_it_leaves_global_random_states_alone(data: VisionDataset, tmp_path: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
     transform, table = build_train_transform(CROP, STATS), PixelTable(cached(data, "train", CROP, tmp_path), CPU)
-    assert len(list(table.train_batches(transform, 16, 0).epoch(0))) == 5
+    assert len(list(TableTrainBatches(table, transform, 16, 0).epoch(0))) == 5
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_equal(np.random.get_state(legacy=False), before[1])  # noqa: NPY002
 
@@ -79,9 +79,9 @@ def test_processes_share_batches_as_with_the_loader(
     table = PixelTable(source, CPU)
     for rank in range(size):
         monkeypatch.setattr(distributed, "_processes", SimpleNamespace(rank=rank, size=size))
-        loader, batches = TrainLoader(source, transform, 23, 0, seed=0), table.train_batches(transform, 23, seed=0)
+        loader, batches = TrainLoader(source, transform, 23, 0, seed=0), TableTrainBatches(table, transform, 23, seed=0)
         assert assert_same(batches.epoch(2), loader.epoch(2)) == 4
-        assert_same(table.eval_batches(evaluating, 8), EvalLoader(source, evaluating, 8, 0))
+        assert_same(TableEvalBatches(table, evaluating, 8), EvalLoader(source, evaluating, 8, 0))
 
 
 def test_a_table_is_made_where_it_takes_a_quarter_of_the_free_memory_at_most(

@@ -17,7 +17,7 @@ from gift_vit.backbones.vit_mini import WEIGHTS_FILE
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.config import TransformConfig
 from gift_vit.data.loaders import EvalLoader, TrainLoader
-from gift_vit.data.table import open_table
+from gift_vit.data.table import TableEvalBatches, TableTrainBatches, open_table
 from gift_vit.data.transforms import build_eval_transform, build_train_transform
 from tests.data.conftest import make_config
 from tests.data.test_cache import CROP, STATS, TF1, data
@@ -135,7 +135,7 @@ def test_a_table_gives_the_pixels_of_the_loader(data: VisionDataset, tmp_path: P
     source, transform = cached(data, "trainval", cfg, tmp_path), build_train_transform(cfg, STATS)
     table = open_table(source, gpu)
     assert table is not None
-    batches, loader = table.train_batches(transform, 16, 3), TrainLoader(source, transform, 16, 0, 3, gpu)
+    batches, loader = TableTrainBatches(table, transform, 16, 3), TrainLoader(source, transform, 16, 0, 3, gpu)
     assert assert_same(batches.epoch(1), loader.epoch(1)) == 5
     looking = build_eval_transform(cfg, STATS)
-    assert assert_same(table.eval_batches(looking, 32), EvalLoader(source, looking, 32, 0, gpu)) == 3
+    assert assert_same(TableEvalBatches(table, looking, 32), EvalLoader(source, looking, 32, 0, gpu)) == 3

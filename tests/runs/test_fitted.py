@@ -93,7 +93,7 @@ def test_a_probe_is_an_ordinary_run(configure: Configure, options: list[str], tm
     """From search by recipe to a final run that is verified, scored again and asked; over 3 s for two runs and commands."""
     cfg = configure("phase=search", f"method={method}", words, "trainer.keep_predictions=all", *options)
     search = train_run(cfg, CALL)
-    assert collect_results(cfg.paths.output_root, phase="search") == [search]
+    assert collect_results(cfg.paths.output_root) == [search]
     kept = Run.open(cfg.folder).predictions("val")
     assert 100 * kept.correct.mean() == pytest.approx(search.metrics["val_top1"])
     assert list(verify_run(Run.open(cfg.folder)))[5].endswith("settings on val")

@@ -46,11 +46,6 @@ class ImageTable:
     starts: list[int]
     decode: Decoder
 
-    @property
-    def images(self) -> list[bytes]:
-        """All encoded images."""
-        return self.encoded.to_pylist()
-
     def __len__(self) -> int:
         return len(self.labels)
 
