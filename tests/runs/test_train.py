@@ -107,7 +107,7 @@ def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
     cfg = configure("run_name=mine")
     first = train_run(cfg, CALL)
     before = {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()}
-    for name in ("build_dataset", "open_data", "build_model"):
+    for name in ("build_dataset", "open_data", "build_to_train"):
         monkeypatch.setattr(run_module, name, None)  # nothing may be built
     with caplog.at_level(logging.INFO):
         assert train_run(configure("run_name=mine", "trainer.workers=3"), CALL) == first
