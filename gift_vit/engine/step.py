@@ -182,7 +182,10 @@ def _sum_over_processes(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     if distributed.world_size() == 1:
         return
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    there = torch.tensor([p.grad is not None for p in trained], dtype=loss.dtype, device=loss.device)
+    there = loss.new_ones(len(trained))
+    for index, p in enumerate(trained):
+        if p.grad is None:
+            there[index] = 0  # nothing that a GPU would be waited for
     own = [loss, there, *(torch.zeros_like(p) if p.grad is None else p.grad for p in trained)]
     flat = parameters_to_vector(own)
     distributed.sum_over_processes(flat)
