@@ -5,14 +5,19 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from experiments.report.__main__ import ReportConfig
 from experiments.status import main
+from experiments.tables import TablesConfig
+from gift_vit.common.cli import parse_arguments
+from gift_vit.config import compose_config
 from gift_vit.runs.result import write_result
 from gift_vit.runs.run import locked_folder
-from gift_vit.sweeps import status
+from gift_vit.sweeps import select, status
 from gift_vit.sweeps.plan import Job, Sweep, write_sweep
 from tests.results.conftest import exit_code, make_result, refused
 
@@ -160,3 +165,13 @@ def test_names_are_whole_at_any_width(
 @pytest.mark.parametrize(("seconds", "text"), [(10, "1 min"), (300, "5 min"), (3600, "1 h 0 min"), (86399, "24 h 0 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert status._duration(seconds) == text
+
+
+@pytest.mark.parametrize("arguments", [status.Arguments, select.Arguments, TablesConfig, ReportConfig])
+def test_runs_are_looked_for_where_training_puts_them(arguments: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["command"])
+    for place, variable in (("outputs", None), ("elsewhere", "elsewhere")):
+        monkeypatch.delenv("GIFT_VIT_OUTPUT", raising=False)
+        if variable is not None:
+            monkeypatch.setenv("GIFT_VIT_OUTPUT", variable)
+        assert parse_arguments(arguments).root == place == compose_config().paths.output_root
