@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from gift_vit.backbones.config import BackboneConfig
-from gift_vit.backbones.text import TextModel, loaded, take_pad_token
+from gift_vit.backbones.text import TextModel, loaded, refuse_lacking, take_pad_token, with_lacking
 from gift_vit.common.errors import ConfigError
 
 _ASKED_FOR = ("position_ids", "logits_to_keep")
@@ -96,12 +96,7 @@ def _looks_ahead(model: Any) -> bool:
 def _load(cfg: BackboneConfig) -> Any:
     dtype = getattr(torch, cfg.dtype)
     if cfg.pretrained:
-        kwargs: Any = {"dtype": dtype, "output_loading_info": True}
-        loading: Any = AutoModelForCausalLM.from_pretrained(cfg.model, revision=cfg.revision, **kwargs)
-        model, info = loading
-        lacking = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
-        if lacking:  # it would be drawn at random, and stay so
-            known = f"which transformers' {type(model).__name__} has"
-            raise ValueError(f"its weights lack {lacking[0]}, {known}; give the weights of a language model")
+        model, lacking = with_lacking(AutoModelForCausalLM, cfg, dtype=dtype)
+        refuse_lacking(model, lacking)
         return model
     return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(cfg.model, revision=cfg.revision), dtype=dtype)

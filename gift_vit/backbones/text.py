@@ -173,13 +173,11 @@ def _load(cfg: BackboneConfig, num_classes: int) -> tuple[Any, set[str]]:
     config = AutoConfig.from_pretrained(cfg.model, revision=cfg.revision, **({} if mean else {"num_labels": num_classes}))
     if cfg.pretrained:
         other_head = {} if mean else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
-        told = {"config": config, "revision": cfg.revision, "dtype": torch.float32, **other_head}
-        model, info = auto.from_pretrained(cfg.model, output_loading_info=True, **told)
-        new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        model, new = with_lacking(auto, cfg, config=config, dtype=torch.float32, **other_head)
         held = [name for name, _ in model.named_parameters() if name.startswith(_HEADS) and name not in new]
         if held and not mean:
             log.info("backbone.model=%s has a head for %d outputs (%s): it is trained further", cfg.model, num_classes, held[0])
-        _check_layers(type(model).__name__, new, mean)
+        _check_layers(model, new, mean)
     else:
         model = auto.from_config(config)
         new = {name for name, _ in model.named_parameters() if name.startswith(_DRAWN)}
@@ -205,15 +203,24 @@ class _NoPooler(nn.Module):
         """Nothing."""
 
 
-def _check_layers(kind: str, new: Set[str], mean: bool) -> None:
+def with_lacking(auto: Any, cfg: BackboneConfig, **told: Any) -> tuple[Any, set[str]]:
+    """A model by one of transformers' ``Auto`` classes, and the names of what its weights lack or have in another size."""
+    model, info = auto.from_pretrained(cfg.model, revision=cfg.revision, output_loading_info=True, **told)
+    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+
+
+def refuse_lacking(model: Any, lacking: Set[str], other: str = "") -> None:
+    """Refuse weights that lack something that a model has; it would be drawn at random, and stay so."""
+    if lacking:
+        known = f"which transformers' {type(model).__name__} has"
+        raise ValueError(f"its weights lack {min(lacking)}, {known}; give the weights of such a model{other}")
+
+
+def _check_layers(model: Any, new: Set[str], mean: bool) -> None:
     """Refuse weights that lack a part of a layer, as another model's and an encoder's without the decoder that is used."""
     passed = ("decoder.",) if mean else _HEADS
-    lacking = sorted(name for name in new if _IN_LAYER.search(name) and not name.startswith(passed))
-    if lacking:
-        other = "" if mean else ", or backbone.pooling=mean for an encoder alone"
-        raise ValueError(
-            f"its weights lack {lacking[0]}, which transformers' {kind} has; give the weights of such a model{other}"
-        )
+    lacking = {name for name in new if _IN_LAYER.search(name) and not name.startswith(passed)}
+    refuse_lacking(model, lacking, "" if mean else ", or backbone.pooling=mean for an encoder alone")
 
 
 def _heads(model: nn.Module, new: Set[str], prefix: str = "") -> Iterator[str]:

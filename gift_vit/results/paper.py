@@ -6,7 +6,6 @@ Their columns are fixed: a dataset without a run is a column of dashes, and a me
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.results.cells import (
@@ -100,12 +99,11 @@ class Layout:
         )
 
 
-def _one_mean(title: str, benchmark: str, names: Mapping[str, str], group: str, explained: str, **rest: Any) -> Layout:
-    """The layout of a benchmark with one mean, over all its columns."""
+def _one_mean(title: str, benchmark: str, names: Mapping[str, str], group: str, explained: str) -> Layout:
+    """The layout of a benchmark with one mean, over all its columns, which are its datasets."""
     columns = {label: top1_column(label, name, group) for label, name in names.items()}
     columns["mean"] = Column("Mean", group, ("mean",), ranked=True)
-    rest = {"datasets": tuple(names), "explained": explained, **rest}
-    return Layout(title, benchmark, columns, {"mean": tuple(names)}, "mean", **rest)
+    return Layout(title, benchmark, columns, {"mean": tuple(names)}, "mean", tuple(names), explained)
 
 
 def _vtab_layout() -> Layout:
@@ -126,14 +124,12 @@ def _vtab_layout() -> Layout:
 
 _OF_GLUE = {label: name for label, name in GLUE.items() if label not in LEFT_OUT}
 _GLUE_SCORES = "CoLA: Matthews correlation; STS-B: Pearson's; the others: accuracy. Mean: over the 6 tasks; no QQP, no MNLI."
-_ANSWERS: dict[str, Any] = {"datasets": tuple(COMMONSENSE), "score": "exact answers to the test sets", "by_set": "exact"}
+_ANSWERS = _one_mean("Commonsense170k", "commonsense", COMMONSENSE_COLUMNS, "Exact answers (%)", "Mean: over the 8 test sets.")
 
 fgvc_table = _one_mean("FGVC", "fgvc", FGVC, "Test top-1 (%)", "Mean: over the 5 datasets.").table
 vtab_table = _vtab_layout().table
-glue_table = _one_mean("GLUE", "glue", _OF_GLUE, "Dev (%)", _GLUE_SCORES, score="scores on GLUE's dev").table
-commonsense_table = _one_mean(
-    "Commonsense170k", "commonsense", COMMONSENSE_COLUMNS, "Exact answers (%)", "Mean: over the 8 test sets.", **_ANSWERS
-).table
+glue_table = replace(_one_mean("GLUE", "glue", _OF_GLUE, "Dev (%)", _GLUE_SCORES), score="scores on GLUE's dev").table
+commonsense_table = replace(_ANSWERS, datasets=tuple(COMMONSENSE), score="exact answers to the test sets", by_set="exact").table
 
 
 def _own_columns(layout: Layout) -> list[Column]:

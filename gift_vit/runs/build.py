@@ -60,11 +60,12 @@ def resolve_device(name: str) -> torch.device:
 def open_data(cfg: RunConfig) -> VisionDataset:
     """The run's dataset, with all splits it needs."""
     data = build_dataset(cfg.dataset)
-    if cfg.scored_split == "test" and "test" not in data.splits:  # better said now than after training
-        raise ConfigError(
-            f"dataset {data.name} has no test split (it has {', '.join(data.splits)}), on which phase=final is scored: "
-            "add one, or give the data without any split, and a share of everything becomes test"
-        )
+    if cfg.scored_split == "test":
+        try:
+            data.parts("test")  # absent: better said now than after training
+        except ConfigError as error:
+            remedy = "add one, or give the data without any split, and a share of everything becomes test"
+            raise ConfigError(f"{error}, on which phase=final is scored: {remedy}") from error
     return data
 
 
