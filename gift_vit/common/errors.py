@@ -36,9 +36,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 def unknown_key(key: str, known: Sequence[str], groups: Collection[str] = ()) -> str:
     """The message for a dotted key that does not exist.
 
-    The nearest one is looked for among its siblings and ``groups``, then by its last part in other sections.
+    The nearest one is looked for among its siblings and ``groups``, then by its last part in other sections. Where its section
+    does not exist, the one around it takes its place.
     """
     section, _, last = key.rpartition(".")
+    while section and not any(name.startswith(f"{section}.") for name in known):
+        section = section.rpartition(".")[0]
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     inside = sorted({name.partition(".")[0] for name in known} | set(groups))
     named = siblings if section else {**siblings, **{name: name for name in inside}}
@@ -49,7 +52,7 @@ def unknown_key(key: str, known: Sequence[str], groups: Collection[str] = ()) ->
     hint = (
         _hint([named[name] for name in get_close_matches(last, named, 1)])
         or _hint(same if len(same) <= _LISTED else [])
-        or did_you_mean(key, known)
+        or (did_you_mean(key, known) if last == key else "")
         or _hint([name for part in get_close_matches(last, parts, 1) for name in parts[part]][:_LISTED])
     )
     listed = ", ".join(siblings if section and siblings else inside)

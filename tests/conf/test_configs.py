@@ -97,7 +97,7 @@ def test_what_others_are_built_on_is_no_choice_and_in_use() -> None:
         (["method=gitf"], "unknown method 'gitf'; did you mean gift? (known: adalora, adapter_houlsby, "),
         (["backbone=vit_b"], "unknown backbone 'vit_b'"),
         (["optim.lrr=1"], "unknown key optim.lrr; did you mean optim.lr?"),
-        (["method=linear", "method.rank=4"], "unknown key method.rank; did you mean method.name? (known: name, kind)"),
+        (["method=linear", "method.rank=4"], "unknown key method.rank (known: name, kind)"),
         (["method.rnak=4"], "unknown key method.rnak; did you mean method.rank? (known: name, kind, rank, target_modules, "),
     ],
 )

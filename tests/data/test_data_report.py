@@ -196,7 +196,7 @@ def test_classes_that_differ_in_capitals_or_spaces_alone_are_told_of(
 
 
 def test_class_folders_have_no_columns(leaky: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\Aunknown key dataset\.columns"):
+    with pytest.raises(ConfigError, match=r"\Aunknown key dataset\.columns\.label \(known: name, .*root, "):
         report(Arguments(str(leaky), ["dataset.columns.label=x"]))
 
 
