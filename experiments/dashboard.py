@@ -122,7 +122,7 @@ def read_definition(path: Path) -> "Report":
     """
     expected = "expected a file that `python -m experiments.dashboard out=…` wrote"
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read definition={path} ({type(error).__name__}: {error}); {expected}") from error
     from pydantic import ValidationError

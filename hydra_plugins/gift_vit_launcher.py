@@ -41,7 +41,7 @@ class ProcessLauncher(BasicLauncher):
     def __init__(self, n_jobs: int) -> None:
         super().__init__()
         if not isinstance(n_jobs, int) or n_jobs < 1:
-            raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected 1 or more")
+            raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: expected a whole number of 1 or more")
         self.n_jobs, self.runs = n_jobs, 0
         self.plans: Sequence[Plan] = ()
 

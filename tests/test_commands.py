@@ -89,6 +89,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no slash to pull": (["gift_vit.pull", "repo=it"], "repo=it: expected <user>/<name>"),
     "three parts": (["gift_vit.predict", "run=hf://me/it/now", "images=a"], "hf://me/it/now: expected hf://<user>/<name>"),
     "pulled before": (["gift_vit.pull", "repo=me/run"], "run is there already; give out=<another folder>"),
+    "no revision": (
+        ["gift_vit.predict", "run=hf://me/it@", "images=a"],
+        "hf://me/it@: expected a branch, tag or commit after @",
+    ),
     "maps of the hub": (["gift_vit.explain", "run=hf://me/it"], "run=hf://me/it is no folder to write to; give out="),
     "predictions of the hub": (
         ["gift_vit.evaluate", "run=hf://me/it", "keep_predictions=true"],
@@ -306,7 +310,10 @@ TYPED: list[tuple[list[str], str]] = [
     (_words("debug=smoke", "-m", "optim.lr=-1,-2"), "none of 2 runs can start: optim.lr=-1.0: expected a number above 0"),
     (_words("debug=smoke", "--cfg"), "--cfg needs a value (job, hydra, all)"),
     (_words("dataset=folder", "dataset.root=~/nöwhere (1)"), "/nöwhere (1); expected train/<class>"),
-    (_words("-m", "debug=smoke", "seed=0,1", "hydra.launcher.n_jobs=0"), "hydra.launcher.n_jobs=0: expected 1 or more"),
+    (
+        _words("-m", "debug=smoke", "seed=0,1", "hydra.launcher.n_jobs=0"),
+        "hydra.launcher.n_jobs=0: expected a whole number of 1 or more",
+    ),
     (
         _words("sweep=digits", "sweeper=asha", "hydra.sweeper.reduction_factor=1"),
         "hydra.sweeper.reduction_factor=1: expected a whole",

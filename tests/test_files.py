@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,15 @@ def test_what_a_library_says_stays_where_there_is_room(tmp_path: Path) -> None:
 def test_a_mistake_while_writing_stays_that_mistake(tmp_path: Path, full: None) -> None:
     with pytest.raises(ConfigError, match=r"^mine$"), atomic_path(tmp_path / "file"):
         raise ConfigError("mine")
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    write = "from pathlib import Path; from gift_vit.common.files import write_text; write_text(Path('text'), '\\u2013 \\xe4')"
+    own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", write], cwd=tmp_path, env={**os.environ, **own, "PYTHONPATH": os.getcwd()}, check=True
+    )
+    assert (tmp_path / "text").read_bytes() == "– ä".encode()
 
 
 def test_a_lock_that_cannot_be_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_a_recipe_of_other_circumstances_is_refused(
     assert (code, run.optim.lr) == (0, 1e-3)
     assert "no recipe for gift on digits: optim.lr=0.001 is the default" in caplog.text
     assert sweep(*words, "recipe=null")[0] == 2
-    assert "leave it out with ~<group>" in capsys.readouterr().err
+    assert "write ~recipe" in capsys.readouterr().err
 
 
 def test_a_rate_below_the_one_that_the_schedule_ends_at_is_said(sweep: Sweeping, caplog: pytest.LogCaptureFixture) -> None:

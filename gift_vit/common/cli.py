@@ -129,7 +129,7 @@ def parse_arguments(cls: type[T], positional: str | None = None, section: str | 
     for word in words:
         key, equals, _ = word.partition("=")
         if section and key.startswith(f"{section}."):
-            OmegaConf.select(arguments, section).append(word)
+            OmegaConf.select(arguments, section).append(word.replace("${", r"\${"))
             continue
         if not equals or key not in known:
             raise ConfigError(f"unexpected argument {word!r}: expected {', '.join(f'{name}=…' for name in known)}")

@@ -12,7 +12,7 @@ from gift_vit.common.files import expanded, explained
 ADAPTER, CONFIG, RESULT, CARD = "adapter.safetensors", "config.yaml", "result.json", "README.md"
 PEFT_FOLDER, PEFT_CONFIG, PEFT_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 PUSHED = (ADAPTER, CONFIG, RESULT, CARD, f"{PEFT_FOLDER}/{PEFT_CONFIG}", f"{PEFT_FOLDER}/{PEFT_WEIGHTS}")
-_REFERENCE = re.compile(r"hf:/{1,2}(?P<repo>[^@]*)(@(?P<revision>.+))?", re.DOTALL)  # a Path has one slash of the two
+_REFERENCE = re.compile(r"hf:/{1,2}(?P<repo>[^@]*)(@(?P<revision>.*))?", re.DOTALL)  # a Path has one slash of the two
 _PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
 
@@ -44,6 +44,8 @@ def local_folder(reference: str | Path) -> Path:
         return expanded(reference)
     repo = found["repo"]
     check_repo(repo, "hf://")
+    if found["revision"] == "":
+        raise ConfigError(f"hf://{repo}@: expected a branch, tag or commit after @")
     with hub_errors(repo, "read"):
         from huggingface_hub import snapshot_download
 

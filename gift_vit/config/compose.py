@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from hydra.conf import HydraConf
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -79,6 +80,7 @@ PATHS = (
 )
 _LOCATION = ("full_key:", "reference_type", "object_type", "See https://hydra.cc")  # lines of errors that help nobody
 BASE_GROUPS = ("dataset", "method", "backbone", "optim", "trainer", "tracker", "paths", "protocol")
+REQUIRED_GROUPS = (*BASE_GROUPS, "hydra", "sweeper")  # that cannot be left out
 
 
 def conf_dir() -> Path:
@@ -108,30 +110,64 @@ def hydra_set_up(config_dir: Path | None = None) -> Iterator[None]:
     Raises:
         ConfigError: If there is no such folder.
     """
-    if config_dir is not None and not expanded(config_dir).is_dir():
-        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    own = None if config_dir is None else existing(config_dir)
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        if config_dir is not None:
+        if own is not None:
             search_path = create_config_search_path(str(conf_dir()))
-            folder = f"file://{expanded(config_dir).resolve()}"
-            search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
+            search_path.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
             GlobalHydra.instance().clear()
             Hydra.create_main_hydra2("gift_vit", search_path)
         yield
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def existing(config_dir: Path | str) -> Path:
+    """The folder of ``--config-dir``, absolute.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    folder = expanded(config_dir)
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    return folder.resolve()
+
+
+def config_dir_of(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder of a person's own configuration that ``--config-dir`` names, None without it, and the other words.
+
+    Raises:
+        ConfigError: If it names none.
+    """
+    rest = list(words)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = [value] if equals else rest[index + 1 : index + 2]
+            if not any(folder):
+                raise ConfigError(f"{word}: expected a folder, as --config-dir my_conf")
+            del rest[index : index + (1 if equals else 2)]
+            return Path(*folder), rest
+    return None, rest
+
+
+def _compose(words: Sequence[str], **options: bool) -> DictConfig:
     """While Hydra is set up, with its errors in one line."""
     try:
-        return compose("train", overrides=list(words))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        return compose("train", overrides=list(words), **options)
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise explain_composition_error(error, words) from error
 
 
 def compose_job(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
-    """The configuration of the job of these words, and Hydra's own, while Hydra is set up."""
+    """The configuration of the job of these words, and Hydra's own, while Hydra is set up.
+
+    Raises:
+        ConfigError: For an override that is wrong.
+    """
     check_recipe(overrides)
-    cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    cfg = _compose(overrides, return_hydra_config=True)
     hydra_cfg = cfg.hydra
     del cfg.hydra
     return cfg, hydra_cfg
@@ -239,36 +275,73 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> Con
     """A composition error of Hydra as one line that names the nearest known choice or key."""
     if isinstance(error.__cause__, ConfigError):
         return error.__cause__
+    config_dir = config_dir_of(overrides)[0]
+    with nullcontext() if GlobalHydra.instance().is_initialized() else hydra_set_up(config_dir):
+        return ConfigError(_explained(error, overrides))
+
+
+def _explained(error: Exception, overrides: Sequence[str]) -> str:
     told = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
     text = "\n".join(line for line in told.splitlines() if not line.strip().startswith(_LOCATION))
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        hint = elsewhere(choice, group) or did_you_mean(choice, error.options)
-        return ConfigError(f"unknown {group} {choice!r}{hint} (known: {', '.join(sorted(error.options))})")
-    match = re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text)
-    if match:
-        return ConfigError(_unknown_override(match[1], overrides))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_choice(error.missing_cfg_file, text)
+    if match := re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text):
+        inside = re.search(r"full_key: (\S+)", str(error.__cause__ or ""))  # the key of a mapping that was given as a value
+        return _unknown_override(inside[1] if inside else match[1], overrides)
     if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         point = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", match[2])
         decimal = f"; if it is a decimal comma, write {match[1]}={point}" if point != match[2] else ""
-        return ConfigError(f"{match[1]}={match[2]}: several values are a sweep: add -m; a list is [{match[2]}]{decimal}")
+        return f"{match[1]}={match[2]}: several values are a sweep: add -m; a list is [{match[2]}]{decimal}"
     if "Got NoneType" in text:
-        nulls = " ".join(word for word in overrides if word.endswith("=null"))
-        return ConfigError(f"{nulls}: a group cannot be null on the command line; leave it out with ~<group>")
+        groups = [group for group in choices() if f"{group}=null" in overrides]
+        remedies = [f"{group}=<name>" if group in REQUIRED_GROUPS else f"~{group}" for group in groups]
+        nulls = " ".join(f"{group}=null" for group in groups)
+        return f"{nulls}: a group cannot be null on the command line; write {' '.join(remedies)}"
+    if isinstance(error, UnicodeDecodeError) and (file := _unreadable()):
+        return f"{file} is not written in UTF-8: {error}"
     cause = str(error.__cause__ or "").partition("\n")[0]
     reason = f" ({cause})" if text.startswith("Error merging override") and cause else ""
-    return ConfigError(" ".join(f"{text}{reason}".split()))
+    return " ".join(f"{text}{reason}".split())
+
+
+def _unknown_choice(path: str, text: str) -> str:
+    group, _, choice = path.rpartition("/")
+    if slash := _lacks_slash(group, choice):
+        return slash
+    known = GlobalHydra.instance().config_loader().get_group_options(group)
+    hint = elsewhere(choice, group) or did_you_mean(choice, known)
+    file = re.match(r"In '(.+?)': ", text)
+    place = f"{file[1]}.yaml: " if file and file[1] != "train" else ""
+    return f"{place}unknown {group} {choice!r}{hint} (known: {', '.join(sorted(known))})"
+
+
+def _lacks_slash(group: str, choice: str) -> str:
+    """What to write in an experiment, say, that chooses another group as if that were within its own; else empty."""
+    within, _, chosen = group.rpartition("/")
+    if not within or chosen not in BASE_GROUPS:
+        return ""
+    return f"a file of {within} chooses {chosen}: {choice}; write `- override /{chosen}: {choice}`, for without / it is {group}"
+
+
+def _unreadable() -> Path | None:
+    """The first configuration file that is no UTF-8."""
+    files = (file for folder in _search_path() for file in sorted(Path(folder.removeprefix("file://")).rglob("*.yaml")))
+    return next((file for file in files if "\N{REPLACEMENT CHARACTER}" in file.read_text("utf-8", errors="replace")), None)
 
 
 def _unknown_override(key: str, overrides: Sequence[str]) -> str:
     if key.partition(".")[0] == "hydra":
         return f"unknown key {key}; python -m gift_vit.train --cfg hydra shows the known ones"
-    chosen = [word for word in overrides if word.partition("=")[0] in choices()]
-    GlobalHydra.instance().clear()
+    if slash := _lacks_slash(key.partition("@")[0], "<name>"):
+        return slash
+    parser = OverridesParser.create()
     try:
-        with hydra_set_up():
-            known: Any = OmegaConf.to_container(compose("train", overrides=chosen))
+        chosen = [parser.parse_override(word) for word in overrides if word.partition("=")[0] in choices()]
+        words = [override.input_line or "" for override in chosen if not override.is_sweep_override()]
+        known: Any = OmegaConf.to_container(compose("train", overrides=words))
     except HydraException:
         return f"unknown key {key}"
     keys = [name for name, _ in flatten(known) if not name.startswith("method.grid.")]
+    if f"~{key}" in overrides and key in keys:  # Hydra takes null for absent
+        return f"~{key}: it is null already; leave the word out"
     return unknown_key(key, keys, [group for group in choices() if "/" not in group])

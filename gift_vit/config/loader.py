@@ -43,6 +43,7 @@ _SECTIONS: dict[str, dict[str, type[Any]]] = {
 }
 _LARGEST = 1 << 20  # bytes of a config.yaml; one of a run has two thousand
 _SCALARS = ("seed", "phase", "run_name")
+_GLOBAL_GROUPS = {"experiment", "sweep", "recipe", "debug"}  # files that set keys of other sections
 _NAMED = ("method", "backbone", "protocol")  # sections whose names are parts of a run's path, or of its name
 # Written by versions before 0.2 into config.yaml; and what the runs of versions without a key had in its place.
 _DROPPED = (("trainer", "parallel_runs"),)
@@ -294,6 +295,10 @@ def _check_values(values: Mapping[str, Any]) -> None:
 def _check_sections(values: Mapping[str, Any]) -> None:
     """The sections and single values are there, no others, and a section holds keys."""
     sections = [*_SECTIONS, "dataset", "method"]
+    if nested := sorted(_GLOBAL_GROUPS & values.keys()):
+        raise ConfigError(
+            f"the file of {nested[0]}= sets keys below its own name; its first line must be `# @package _global_`"
+        )
     _check_keys("", values, [*sections, *_SCALARS])
     absent = [key for key in (*sections, *_SCALARS) if key not in values]
     if absent:

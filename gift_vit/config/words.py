@@ -5,7 +5,6 @@ import re
 from argparse import OPTIONAL, Action
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +13,7 @@ from hydra.errors import HydraException
 
 from gift_vit.common.cli import without_dashes
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import BASE_GROUPS, PATHS, choices, elsewhere
+from gift_vit.config.compose import PATHS, REQUIRED_GROUPS, choices, config_dir_of, elsewhere, existing
 from gift_vit.data.config import ColumnsConfig, TextColumnsConfig
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
@@ -22,17 +21,17 @@ _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a numbe
 _PATHS = {f"{section}.{key}" for section, key in PATHS}
 _COLUMNS = {field.name for columns in (ColumnsConfig, TextColumnsConfig) for field in fields(columns)}
 _TEXTS = {*_PATHS, "run_name", *(f"dataset.columns.{name}" for name in _COLUMNS)}
-_REQUIRED = (*BASE_GROUPS, "hydra", "sweeper")
 
 
 def hydra_words(typed: Sequence[str]) -> list[str]:
     """Hydra's flags, wherever they stand, and then the overrides, see :func:`overrides_of`.
 
     Raises:
-        ConfigError: For a flag without its value, and as :func:`overrides_of`.
+        ConfigError: For a flag without its value, a folder of ``--config-dir`` that is not there, and as :func:`overrides_of`.
     """
+    config_dir, typed = config_dir_of(typed)
     actions = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
-    flags: list[str] = []
+    flags = [] if config_dir is None else ["--config-dir", str(existing(config_dir))]
     words: list[str] = []
     rest = iter(typed)
     for word in rest:
@@ -48,24 +47,6 @@ def hydra_words(typed: Sequence[str]) -> list[str]:
                 value = actions[flag].const
             flags += [flag, _checked_value(actions[flag], flag, value)]
     return [*flags, *_for_every_choice(overrides_of(without_dashes(words, ())))]
-
-
-def config_dir_of(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The folder of a person's own configuration that ``--config-dir`` names, None without it, and the other words.
-
-    Raises:
-        ConfigError: If it names none.
-    """
-    rest = list(words)
-    for index, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folder = [value] if equals else rest[index + 1 : index + 2]
-            if not any(folder):
-                raise ConfigError(f"{word}: expected a folder, as --config-dir my_conf")
-            del rest[index : index + (1 if equals else 2)]
-            return Path(*folder), rest
-    return None, rest
 
 
 def overrides_of(words: Sequence[str]) -> list[str]:
@@ -106,7 +87,7 @@ def _checked_value(action: Action, flag: str, value: str | None) -> str:
 def _checked(word: str, parser: OverridesParser) -> str:
     key, equals, value = word.partition("=")
     if word.startswith("~"):
-        if key[1:] in _REQUIRED:
+        if key[1:] in REQUIRED_GROUPS:
             raise ConfigError(f"{word}: {key[1:]} cannot be left out; drop the word, or choose another with {key[1:]}=<name>")
         return word
     if not equals or not key:

@@ -16,7 +16,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import cli, distributed
@@ -25,10 +25,18 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
 from gift_vit.common.starting import interruptible
-from gift_vit.config.compose import baseline_of, check_recipe, compose_job, explain_composition_error, hydra_set_up, task_words
+from gift_vit.config.compose import (
+    baseline_of,
+    check_recipe,
+    compose_job,
+    config_dir_of,
+    explain_composition_error,
+    hydra_set_up,
+    task_words,
+)
 from gift_vit.config.loader import check_present, load_job
 from gift_vit.config.run_config import RunConfig
-from gift_vit.config.words import config_dir_of, hydra_words, overrides_of
+from gift_vit.config.words import hydra_words, overrides_of
 from gift_vit.engine.observer import Observer, StopTraining
 from gift_vit.methods.config import Candidates
 from gift_vit.runs.run import Run, write_failure
@@ -83,6 +91,9 @@ def _kept(run: RunConfig) -> Iterator[None]:
 def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     """The run that a job is told to be, checked; a final run without a recipe and a rate that rises are warned of."""
     check_recipe(task_words(hydra_cfg))
+    if hydra_cfg.mode != RunMode.MULTIRUN and (axes := OmegaConf.select(hydra_cfg, "sweeper.params")):
+        remedy = "add -m, or `mode: MULTIRUN` below `hydra` in the file that names it"
+        raise ConfigError(f"{', '.join(axes)}: an axis of a sweep, and this is one run; {remedy}")
     run = load_job(cfg, hydra_cfg)
     given = any(word.startswith("optim.lr=") for word in task_words(hydra_cfg))
     given = given or run.optim.lr != baseline_of(hydra_cfg).optim.lr  # by an experiment, or a recipe written by hand
@@ -114,10 +125,7 @@ def train_words(words: Sequence[str]) -> Path:
         raise ConfigError(f"{words!r}: expected a list of words, as ['dataset=digits', 'method=gift']")
     config_dir, overrides = config_dir_of(words)
     with hydra_set_up(config_dir):
-        try:
-            cfg, hydra_cfg = compose_job(overrides_of(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain_composition_error(error, words) from error
+        cfg, hydra_cfg = compose_job(overrides_of(overrides))
         if hydra_cfg.mode == RunMode.MULTIRUN:
             raise ConfigError(f"{' '.join(words)} is a sweep of many runs; start it with python -m gift_vit.train")
         run = told_config(cfg, hydra_cfg)

@@ -507,7 +507,7 @@ class _QuietFileHandler(logging.FileHandler):
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     with writing(path):
-        handler = _QuietFileHandler(path)
+        handler = _QuietFileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
     root.addHandler(handler)

@@ -167,7 +167,7 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
         if main:
             kept = keep_predictions(folder, data, {"test": test, "val": fitted.val})
             result = replace(result, predictions=kept, files=file_hashes(folder))
-            if (folder / CONFIG).read_text() != (told := _as_yaml(cfg)):  # resumed where the data, say, lies elsewhere
+            if (folder / CONFIG).read_text("utf-8") != (told := _as_yaml(cfg)):  # resumed where the data, say, lies elsewhere
                 write_text(folder / CONFIG, told)  # not before: the tracker's id has the time at which it was first written
             write_result(folder / RESULT, result)
             (folder / CHECKPOINT).unlink(missing_ok=True)

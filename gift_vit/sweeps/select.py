@@ -20,10 +20,9 @@ from gift_vit.common.checks import Options, expect, writable_folder
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
-from gift_vit.config.compose import conf_dir, flatten
+from gift_vit.config.compose import conf_dir, config_dir_of, flatten
 from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
 from gift_vit.config.loader import read_config
-from gift_vit.config.words import config_dir_of
 from gift_vit.results.collect import check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import RUNS_ROOT

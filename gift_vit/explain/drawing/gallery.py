@@ -55,7 +55,7 @@ def write_gallery(
     loader = FileSystemLoader(_ASSETS)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     data = json.dumps(_page_data(pictures, maps, start, colours)).replace("<", "\\u003c")  # no name ends the script element
-    style, script = (Markup((_ASSETS / name).read_text()) for name in ("gallery.css", "gallery.js"))
+    style, script = (Markup((_ASSETS / name).read_text("utf-8")) for name in ("gallery.css", "gallery.js"))
     template = environment.get_template("gallery.html")
     write_text(path, template.render(text=text, colours=COLOURS, data=Markup(data), style=style, script=script))
 
