@@ -1,11 +1,10 @@
-"""Commands in forks of a fresh process that has imported nothing heavy, or all that runs need: answers, and their imports."""
+"""Commands in forks of a fresh process that has imported nothing heavy: answers, and their imports."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
@@ -18,7 +17,6 @@ from tests.warm import Ended, Process, act_as, clean_environment
 ROOT = Path(__file__).parents[1]
 Plugins.instance()  # Hydra looks for its plugins once, not in each fork
 HEAVY = ("torch", "timm", "peft", "transformers", "wandb", "sklearn")
-WARM = ("sklearn.datasets", "sklearn.metrics", "timm", "gift_vit.runs.finished", "gift_vit.explain.drawing.output")
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,10 @@ class Answer(Ended):
     imported: list[str]
 
 
-def answers(
-    commands: Sequence[Sequence[str]], cwd: Path, env: Mapping[str, str] | None = None, warm: bool = False
-) -> list[Answer]:
-    """The answers to commands, each a module and its words, one after the other; ``warm``: heavy imports are made before."""
+def answers(commands: Sequence[Sequence[str]], cwd: Path, env: Mapping[str, str] | None = None) -> list[Answer]:
+    """The answers to commands, each a module and its words, one after the other."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cold", *(["warm"] if warm else [])],
+        [sys.executable, "-m", "tests.cold"],
         input=json.dumps(commands),
         cwd=cwd,
         env=clean_environment(PYTHONPATH=str(ROOT), **(env or {})),
@@ -66,10 +62,4 @@ def _answer(command: list[str]) -> dict[str, object]:
 
 if __name__ == "__main__":
     assert imported() == []
-    if "warm" in sys.argv[1:]:
-        for name in WARM:
-            import_module(name)
-        import torch
-
-        torch.set_num_threads(1)  # a fork finds no others to wait for
     print(json.dumps([_answer(command) for command in json.load(sys.stdin)]))
