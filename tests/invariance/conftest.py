@@ -22,7 +22,8 @@ METHODS["lily"] = [  # of a kind that can be merged, which this one cannot
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs on digits by their method; some seconds."""
     root, folders = tmp_path_factory.mktemp("outputs"), {}
-    fixed = ["debug=smoke", "phase=final", f"paths.output_root={root}", f"paths.cache_root={root}/cache", "optim.lr=0.05"]
+    fixed = ["debug=smoke", "backbone.img_size=32", "phase=final", "optim.lr=0.05"]
+    fixed += [f"paths.output_root={root}", f"paths.cache_root={root}/cache"]
     for method, words in METHODS.items():
         cfg = load_config(composed(*fixed, *words))
         train_run(cfg, Call("python -m gift_vit.train", []))
