@@ -58,19 +58,20 @@ SCRIPTS = """
 import os, sys
 from importlib.metadata import distribution
 import gift_vit.config, gift_vit.runs.run, gift_vit.sweeps.plan
-for script in sorted(distribution("gift_vit").entry_points):
-    print(f"<{script.name}>", flush=True)
+scripts = {script.name: script for script in distribution("gift_vit").entry_points}
+for name, words in SPOKEN or [(name, ["--help"]) for name in scripts]:
+    print(f"<{name}>", flush=True)
     if os.fork() == 0:
-        sys.argv = [script.name, *WORDS.get(script.name, ["--help"])]
-        sys.exit(script.load()())
+        sys.argv = [name, *words]
+        sys.exit(scripts[name].load()())
     os.wait()
 """
 
 
-def scripts(installed: Path, folder: Path, words: dict[str, list[str]]) -> dict[str, str]:
-    """What each console script says to its words, or to --help."""
+def scripts(installed: Path, folder: Path, spoken: dict[str, list[str]]) -> dict[str, str]:
+    """What console scripts say to their words; of all to --help, where there are none."""
     done = subprocess.run(
-        [sys.executable, "-c", f"WORDS = {words}\n{SCRIPTS}"],
+        [sys.executable, "-c", f"SPOKEN = {[*spoken.items()]}\n{SCRIPTS}"],
         cwd=folder,
         env=clean_environment(PYTHONPATH=str(installed)),
         stdout=subprocess.PIPE,
@@ -98,7 +99,7 @@ def test_every_command_has_a_script_that_helps(installed: Path, tmp_path: Path) 
 
 def test_scripts_advise_what_can_be_typed(installed: Path, tmp_path: Path) -> None:
     old = ROOT / "tests/runs/old_run"
-    words = {
+    spoken = {
         "gift-vit-data-prep-status": [],
         "gift-vit-data-prep-fgvc": ["nabirds"],
         "gift-vit-train": ["dataset=vtab_dtd", "phase=final"],
@@ -106,7 +107,7 @@ def test_scripts_advise_what_can_be_typed(installed: Path, tmp_path: Path) -> No
         "gift-vit-report": [f"root={old}"],
         "gift-vit-select": [f"root={old}", "out=recipe"],
     }
-    told = scripts(installed, tmp_path, words)
+    told = scripts(installed, tmp_path, spoken)
     assert "gift-vit-data-prep-vtab dtd" in told["gift-vit-data-prep-status"]
     assert told["gift-vit-data-prep-fgvc"].count("type: gift-vit-data-prep-fgvc nabirds") == 2
     assert "choose one with gift-vit-select" in told["gift-vit-train"]
