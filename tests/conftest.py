@@ -88,10 +88,13 @@ def tiny_vit() -> nn.Module:
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., RunConfig]:
-    """Takes overrides; a checked config of three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``."""
+    """Takes overrides; a checked config of three epochs of the tiny random ViT on digits, below ``tmp_path/outputs``.
+
+    Of 32 × 32 pixels: with the 64 of debug=smoke a run takes three times as long.
+    """
 
     def build(*overrides: str) -> RunConfig:
-        cfg = composed("debug=smoke", "trainer.epochs=3", *overrides)
+        cfg = composed("debug=smoke", "backbone.img_size=32", "trainer.epochs=3", *overrides)
         cfg.paths.output_root = str(tmp_path / "outputs")
         return load_config(cfg)
 

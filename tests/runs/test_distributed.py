@@ -36,7 +36,7 @@ from tests.runs.conftest import history
 from tests.warm import Process, act_as, clean_environment
 
 CALL = Call("python -m gift_vit.train", ["debug=smoke"])
-SMALL = ["backbone.img_size=32", "trainer.epochs=2"]
+SMALL = ["trainer.epochs=2"]
 SECONDS = 120.0  # far more than any of these takes, far less than the patience of a process that waits for another
 
 Configure = Callable[..., RunConfig]
@@ -292,7 +292,7 @@ def test_every_process_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_torchrun(configure: Configure, tmp_path: Path) -> None:
-    words = ["debug=smoke", *SMALL, f"paths.output_root={tmp_path / 'outputs'}"]
+    words = ["debug=smoke", "backbone.img_size=32", *SMALL, f"paths.output_root={tmp_path / 'outputs'}"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, "-m", "gift_vit.train", *words, "run_name=pair"],

@@ -38,7 +38,7 @@ def options(tmp_path: Path) -> list[str]:
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished search run of linear_exact over two penalties."""
     root = tmp_path_factory.mktemp("probe")
-    words = ("debug=smoke", "method=linear_exact", "method.penalty=[0.01,0.1]", "phase=search")
+    words = ("debug=smoke", "backbone.img_size=32", "method=linear_exact", "method.penalty=[0.01,0.1]", "phase=search")
     cfg = load_config(compose_config([*words, f"paths.output_root={root}", f"paths.cache_root={root / 'cache'}"]))
     train_run(cfg, CALL)
     return Run.open(cfg.folder)
@@ -205,7 +205,7 @@ def test_features_are_those_before_the_head_and_are_computed_once(
     assert (computed, first.seconds) == (["val"], second.seconds), "kept for other methods, with what they cost"
     opened("dataset.cache=off")
     opened("seed=1")  # whose random backbone is another
-    opened("backbone.img_size=32")
+    opened("backbone.img_size=64")
     file.write_bytes(b"damaged")
     opened()
     opened()

@@ -200,7 +200,7 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 def test_classes_without_names_are_numbers(configure: Callable[..., RunConfig], photos: Path, monkeypatch: Any) -> None:
     data = replace(train_module.open_data(configure()), class_names=None)
     monkeypatch.setattr(train_module, "open_data", lambda _: data)
-    cfg = configure("backbone.img_size=32", "trainer.epochs=1")
+    cfg = configure("trainer.epochs=1")
     train_run(cfg, Call("x", []))
     [found] = Run.open(cfg.folder).predict(photos / "000.png", topk=10)
     assert set(found.classes) == {str(label) for label in range(10)}

@@ -174,7 +174,7 @@ def test_a_final_run_keeps_what_it_predicted(final_run: Run) -> None:
     ],
 )
 def test_which_splits_are_kept(words: list[str], splits: list[str], configure: Callable[..., RunConfig]) -> None:
-    cfg = configure("backbone.img_size=32", "trainer.epochs=1", *words)
+    cfg = configure("trainer.epochs=1", *words)
     cfg.folder.mkdir(parents=True)
     (cfg.folder / "predictions.parquet").write_text("of an earlier start")
     result = train_run(cfg, Call("x", []))

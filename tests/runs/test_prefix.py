@@ -44,7 +44,7 @@ def kept(result: Result) -> object:
     [
         (["method=lora", LAST, "method.dropout=0.5", "trainer.epochs=2"], 4),
         (["method=gift", LAST, "phase=final"], 4),
-        (["method=adapter_plus", "method.blocks=[2]", "trainer.precision=bf16", "backbone.img_size=32"], 2),
+        (["method=adapter_plus", "method.blocks=[2]", "trainer.precision=bf16"], 2),
         (["method=lora", LAST, "trainer.drop_path_rate=0.1"], 1),  # that of the first block is 0
     ],
 )
@@ -94,8 +94,8 @@ def test_what_is_kept_is_computed_once_for_what_depends_on_the_same(
     assert first.metrics != again.metrics
     trained("auto", "method=lora", "method.blocks=[5]", "run_name=later")
     trained("auto", "method=lora", LAST, "seed=1", "run_name=weights")  # the backbone is random
-    trained("auto", "method=lora", LAST, "backbone.img_size=32", "run_name=size")
-    trained("auto", "method=lora", LAST, "backbone.img_size=32", "trainer.precision=bf16", "run_name=bf16")
+    trained("auto", "method=lora", LAST, "backbone.img_size=64", "run_name=size")
+    trained("auto", "method=lora", LAST, "trainer.precision=bf16", "run_name=bf16")
     assert computed == ["train", "val"] * 5
     assert len(list((tmp_path / "cache").glob("features-*.safetensors"))) == 10
 

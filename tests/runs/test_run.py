@@ -181,7 +181,7 @@ def test_a_model_on_other_pretrained_weights_is_refused(tmp_path: Path, configur
 
 
 def test_the_file_that_toast_started_from_is_not_asked_for_again(configure: Callable[..., RunConfig]) -> None:
-    cfg = configure("method=toast", "trainer.epochs=1", "backbone.img_size=32")
+    cfg = configure("method=toast", "trainer.epochs=1")
     train_run(cfg, Call("python -m gift_vit.train", []))
     config = OmegaConf.load(cfg.folder / "config.yaml")
     assert config.method.weights is None

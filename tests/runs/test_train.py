@@ -1,6 +1,6 @@
 """One run from its configuration to its record: what it leaves, what it refuses, and what interruptions and failures leave.
 
-A run of three epochs takes a second or more: tests that compare several take over 3 s.
+A run of three epochs takes a second: tests that compare several take over 3 s.
 """
 
 import errno
@@ -302,6 +302,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A run that nothing has interrupted."""
     words = [
         "debug=smoke",
+        "backbone.img_size=32",
         "trainer.epochs=3",
         "trainer.drop_path_rate=0.2",
         f"paths.output_root={tmp_path_factory.mktemp('a')}",
@@ -327,7 +328,7 @@ def test_killed_and_started_again_ends_bit_identical(
 
 def test_a_run_does_not_go_on_with_other_pretrained_weights(configure: Configure, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
-    cfg = configure("backbone.pretrained=true", f"backbone.weights={weights}", "backbone.img_size=32")
+    cfg = configure("backbone.pretrained=true", f"backbone.weights={weights}")
     one, other = (timm.create_model("test_vit", img_size=32).state_dict() for _ in range(2))
     torch.save(one, weights)
     killed(cfg, in_step)
