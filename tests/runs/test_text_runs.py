@@ -299,7 +299,7 @@ def test_a_folder_that_is_no_model_is_refused(configured: Configured, tmp_path: 
 )
 def test_peft_loads_what_a_run_leaves_for_it(configured: Configured, root: Path, kind: str, words: tuple[str, ...]) -> None:
     """``adapter/`` on the plain model of transformers gives the run's own logits; with mean pooling, its hidden states."""
-    cfg = configured(*words, kind=kind)
+    cfg = configured("trainer.epochs=1", *words, kind=kind)
     result = trained(cfg)
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(result.files or {})
     ours: Any = Run.open(cfg.folder).model()
