@@ -14,7 +14,7 @@ from gift_vit.backbones.build import input_statistics
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
 from gift_vit.explain.config import MapChoice, RunArguments, StabilityArguments
-from gift_vit.explain.maps import ClusterMaps, explain, join_maps
+from gift_vit.explain.maps import ClusterMaps, explain, join
 from gift_vit.explain.samples import Pictures, Sample, batches, distinct, file_stems
 from gift_vit.runs.build import resolve_device
 from gift_vit.runs.run import Run
@@ -92,7 +92,7 @@ class Explainer:
         return maps.images(keep), [batch[index] for index in keep], pixels[keep]
 
     def _joined(self, explained: Sequence[tuple[ClusterMaps, list[Sample], Tensor]]) -> Explained:
-        maps = join_maps([maps for maps, _, _ in explained])
+        maps = join([maps for maps, _, _ in explained], "post", "pre", "logits")
         samples = [sample for _, batch, _ in explained for sample in batch]
         true = ["" if sample.label is None else self.class_names[sample.label] for sample in samples]
         answers = [self.class_names[index] for index in maps.logits.argmax(1).tolist()]

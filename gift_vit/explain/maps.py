@@ -6,9 +6,9 @@ image each cluster responds: M = Cᵀ Tᵀ (arXiv 2312.00700). :mod:`gift_vit.ex
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
@@ -22,6 +22,10 @@ from gift_vit.common.tensors import check_finite
 from gift_vit.explain.config import RESPONSES, MapChoice
 from gift_vit.explain.layers import AdaptedLayer, LayerName, cluster_columns, find_layers
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Found = TypeVar("Found", bound="DataclassInstance")
 THRESHOLD = 0.5
 
 
@@ -128,10 +132,10 @@ def explain(model: nn.Module, images: Tensor, choice: MapChoice | None = None) -
     return ClusterMaps(tuple(layer.name for layer in layers), clusters, post, pre, logits, (images.shape[2], images.shape[3]))
 
 
-def join_maps(batches: Sequence[ClusterMaps]) -> ClusterMaps:
-    """The maps of several batches as those of one."""
-    post, pre, logits = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("post", "pre", "logits"))
-    return replace(batches[0], post=post, pre=pre, logits=logits)
+def join(several: Sequence[Found], *names: str, dim: int = 0) -> Found:
+    """What was found of several batches as of one: tensors of these names, without any of all, are joined along ``dim``."""
+    names = names or tuple(field.name for field in fields(several[0]))
+    return replace(several[0], **{name: torch.cat([getattr(found, name) for found in several], dim) for name in names})
 
 
 def normalise_maps(raw: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -20,7 +20,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.engine.config import TrainerConfig
 from gift_vit.explain.config import MapChoice
 from gift_vit.explain.layers import LayerName
-from gift_vit.explain.maps import explain, join_maps, normalise_maps, threshold_maps
+from gift_vit.explain.maps import explain, join, normalise_maps, threshold_maps
 from gift_vit.methods import GiftConfig, LinearConfig, apply_method
 from tests.explain.conftest import noise, some_images, watched
 
@@ -187,7 +187,7 @@ def test_one_forward_pass_gives_the_maps_of_all_layers_and_clusters(tiny_vit: nn
     assert some.layers == (LayerName("mlp.fc1", 4), LayerName("mlp.fc1", 0))
     for response in ("post", "pre"):
         assert_close(some.raw(response), maps.raw(response)[:, [10, 6]][:, :, [3, 1]], atol=1e-12, rtol=1e-12)
-    halves = join_maps([explain(model, image[None]) for image in images])
+    halves = join([explain(model, image[None]) for image in images], "post", "pre", "logits")
     assert_close(halves.post, maps.post, atol=1e-12, rtol=1e-12)
     assert len(halves) == 2
     with pytest.raises(ConfigError, match=r"unknown response 'both' \(known: post, pre\)"):

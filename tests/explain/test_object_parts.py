@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gift_vit.explain.maps import normalise_maps
+from gift_vit.explain.maps import join, normalise_maps
 from gift_vit.explain.scoring.estimates import Estimate
-from gift_vit.explain.scoring.localisation import join_scores
 from gift_vit.explain.scoring.object_parts import exclusivity, report_parts, score_parts
 
 NAMES = ["beak", "tail"]
@@ -85,8 +84,8 @@ def test_candidates_are_chosen_on_val_among_images_that_show_the_part() -> None:
 def test_several_batches_and_layers_are_one() -> None:
     maps, parts = scenes([(3, 4), (8, 2), (11, 9)], [0, 1, 1], radius=3)
     whole = score_parts(maps, parts)
-    images = join_scores([score_parts(maps[:2], parts[:2]), score_parts(maps[2:], parts[2:])])
-    layers = join_scores([score_parts(maps[:, :1], parts), score_parts(maps[:, 1:], parts)], dim=1)
+    images = join([score_parts(maps[:2], parts[:2]), score_parts(maps[2:], parts[2:])])
+    layers = join([score_parts(maps[:, :1], parts), score_parts(maps[:, 1:], parts)], dim=1)
     for joined in (images, layers):
         assert torch.equal(joined.hits, whole.hits)
         assert torch.equal(joined.nearest, whole.nearest)

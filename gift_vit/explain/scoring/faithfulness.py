@@ -9,12 +9,12 @@ from torch import Tensor
 from gift_vit.common.files import write_json
 from gift_vit.explain.config import FaithfulnessArguments
 from gift_vit.explain.explainer import Explainer, build_explainer
-from gift_vit.explain.maps import explain
+from gift_vit.explain.maps import explain, join
 from gift_vit.explain.samples import spread_samples
 from gift_vit.explain.scoring.baselines import attention_maps, gradient_map, shows_attention
 from gift_vit.explain.scoring.estimates import Estimate, estimate_mean
 from gift_vit.explain.scoring.localisation import CLUSTERS, candidate_names
-from gift_vit.explain.scoring.perturbation import Curves, join_curves, perturbation_curves
+from gift_vit.explain.scoring.perturbation import Curves, perturbation_curves
 from gift_vit.runs.run import Run
 
 RANDOM_ORDER = "random order"
@@ -85,7 +85,7 @@ def order_curves(
         maps[RANDOM_ORDER] = torch.rand(maps[CLUSTERS].shape, generator=generator).to(images.device)
         for name, own in maps.items():
             by_batch.setdefault(name, []).append(perturbation_curves(model, images, own, steps))
-    return {name: join_curves(curves) for name, curves in by_batch.items()}
+    return {name: join(curves, "insertion", "deletion") for name, curves in by_batch.items()}
 
 
 def _orders(curves: dict[str, Curves], estimates: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, object]]:

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,23 +10,19 @@ from torch import Tensor
 from gift_vit.common.errors import ConfigError
 from gift_vit.explain.explainer import Explainer
 from gift_vit.explain.layers import cluster_columns, find_layers
-from gift_vit.explain.maps import explain, normalise_maps
+from gift_vit.explain.maps import Found, explain, join, normalise_maps
 from gift_vit.explain.samples import batches
 from gift_vit.explain.scoring.baselines import attention_maps, centre_map, gradient_map, shows_attention
 from gift_vit.explain.scoring.scenes import Scene
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 log = logging.getLogger(__name__)
-Scores = TypeVar("Scores", bound="DataclassInstance")
 CLUSTERS, RANDOM = "clusters", "random φ"
 BASELINES = ("cls_attention", "rollout", "gradient", "centre")
 
 
 def score_scenes(
-    explainer: Explainer, scenes: Iterable[Scene], score: Callable[[Tensor, Tensor], Scores], response: str = "post"
-) -> dict[str, Scores]:
+    explainer: Explainer, scenes: Iterable[Scene], score: Callable[[Tensor, Tensor], Found], response: str = "post"
+) -> dict[str, Found]:
     """Scores by what makes the maps: ``clusters`` and ``random φ`` (each cluster with either sign), and ``BASELINES``.
 
     Attention is left out where the model shows none of a class token.
@@ -42,23 +37,17 @@ def score_scenes(
     Raises:
         ConfigError: If there is no scene.
     """
-    by_batch: dict[str, list[Scores]] = {}
+    by_batch: dict[str, list[Found]] = {}
     device, makers = explainer.device, _map_makers(explainer, response)
     for batch in batches(scenes, explainer.batch_size):
         images = explainer.transform.normalise(torch.stack([scene.pixels for scene in batch]).to(device))
         truths = torch.stack([scene.truth for scene in batch]).to(device)
         for name, make in makers.items():
             scores = [score(normalise_maps(maps, _size(images)), truths) for maps in make(images)]
-            by_batch.setdefault(name, []).append(join_scores(scores, dim=1))
+            by_batch.setdefault(name, []).append(join(scores, dim=1))  # of several candidates
     if not by_batch:
         raise ConfigError("there is no image to score")
-    return {name: join_scores(scores) for name, scores in by_batch.items()}
-
-
-def join_scores(several: Sequence[Scores], dim: int = 0) -> Scores:
-    """Scores of several batches as those of one; with ``dim=1`` those of several candidates for the same images."""
-    names = [field.name for field in fields(several[0])]
-    return type(several[0])(*(torch.cat([getattr(scores, name) for scores in several], dim) for name in names))
+    return {name: join(scores) for name, scores in by_batch.items()}
 
 
 def candidate_names(explainer: Explainer, makers: Sequence[str] = (CLUSTERS, RANDOM)) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 Insertion and deletion curves of Petsiuk et al. (RISE, arXiv 1806.07421), patch by patch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,12 +37,6 @@ class Curves:
         """Area under insertion minus that under deletion, −1..1, (B,): 0 is expected of an order that knows nothing."""
         insertion, deletion = self.areas()
         return insertion - deletion
-
-
-def join_curves(batches: Sequence[Curves]) -> Curves:
-    """The curves of several batches as those of one."""
-    insertion, deletion = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("insertion", "deletion"))
-    return Curves(batches[0].fractions, insertion, deletion)
 
 
 @torch.no_grad()
