@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.benchmark import Measurement, Timer
+from torch.utils.benchmark import Timer
 
 from experiments.bench.cost import inference_flops, training_cost
 from experiments.bench.models import NUM_CLASSES, build
@@ -33,8 +35,6 @@ class Figures:
         trained: Parameters that are trained, but for the head's.
         saved_bytes: Kept for the backward pass, each storage once, parameters left out; None in inference and when compiled.
         peak_bytes: Peak of the device's memory in a step, the model's own parameters included; None on a CPU.
-        step_seconds: Median over the rounds.
-        spread_seconds: Interquartile range over the rounds.
         seconds: Of every round.
     """
 
@@ -44,25 +44,22 @@ class Figures:
     trained: int
     saved_bytes: int | None
     peak_bytes: int | None
-    step_seconds: float
-    spread_seconds: float
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...] = ()
+
+    @property
+    def step_seconds(self) -> float:
+        """Median over the rounds."""
+        return median(self.seconds)
+
+    @property
+    def spread_seconds(self) -> float:
+        """Interquartile range over the rounds."""
+        return float(np.ptp(np.quantile(self.seconds, (0.25, 0.75))))
 
     @property
     def images_per_second(self) -> float:
         """Images that go through a step in a second."""
         return self.batch_size / self.step_seconds
-
-
-@dataclass
-class _Runner:
-    variant: Variant
-    step: Callable[[], object]
-    flops: int
-    trained: int
-    saved_bytes: int | None
-    peak_bytes: int | None
-    times: list[Measurement]
 
 
 def measure(
@@ -74,17 +71,19 @@ def measure(
     """
     images = torch.randn(batch_size, 3, *input_size(architecture), generator=torch.Generator().manual_seed(0)).to(device)
     frozen = dict(build(Variant("", "plain"), architecture, device).named_parameters())
-    runners = []
+    prepared = []
     for number, variant in enumerate(variants, 1):
         log.info("batch %d: preparing %s (%d of %d)", batch_size, variant.name, number, len(variants))
-        runners.append(_prepare(variant, architecture, images, frozen))
+        prepared.append(_prepare(variant, architecture, images, frozen))
+    found = [figures for figures, _ in prepared]
     for number in range(1, rounds + 1):
         log.info("batch %d: round %d of %d", batch_size, number, rounds)
-        for runner in runners:
-            Precision(runner.variant.precision, device)  # the process's float32 precision, which the variant before has set too
-            timer = Timer("step()", globals={"step": runner.step}, num_threads=torch.get_num_threads())
-            runner.times.append(timer.timeit(1))
-        yield [_figures(runner, batch_size) for runner in runners]
+        for index, (_, step) in enumerate(prepared):
+            own = found[index]
+            Precision(own.variant.precision, device)  # the process's float32 precision, which the variant before has set too
+            timed = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads()).timeit(1)
+            found[index] = replace(own, seconds=(*own.seconds, timed.median))
+        yield list(found)
 
 
 def matmul_rate(precision: str, architecture: str, batch_size: int, device: torch.device) -> float:
@@ -107,7 +106,9 @@ def input_size(architecture: str) -> tuple[int, int]:
     return cfg.input_size[1], cfg.input_size[2]
 
 
-def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[str, nn.Parameter]) -> _Runner:
+def _prepare(
+    variant: Variant, architecture: str, images: Tensor, frozen: dict[str, nn.Parameter]
+) -> tuple[Figures, Callable[[], object]]:
     """Build a variant, take what does not depend on time, and warm it up."""
     device = images.device
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -133,7 +134,7 @@ def _prepare(variant: Variant, architecture: str, images: Tensor, frozen: dict[s
         )
         peak_bytes = torch.cuda.max_memory_allocated(device) - before + shared
     trained = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not name.startswith("head."))
-    return _Runner(variant, step, flops, trained, saved_bytes, peak_bytes, [])
+    return Figures(variant, len(images), flops, trained, saved_bytes, peak_bytes), step
 
 
 def step_cost(variant: Variant, model: nn.Module, images: Tensor) -> tuple[int, int | None]:
@@ -183,18 +184,3 @@ def inference_step(variant: Variant, model: nn.Module, images: Tensor) -> Callab
 def inference_logits(variant: Variant, model: nn.Module, images: Tensor) -> Tensor:
     """The logits of a forward pass, together with the maps where the variant makes them."""
     return explain(model, images).logits if variant.explained else model(images)
-
-
-def _figures(runner: _Runner, batch_size: int) -> Figures:
-    [merged] = Measurement.merge(runner.times)
-    return Figures(
-        runner.variant,
-        batch_size,
-        runner.flops,
-        runner.trained,
-        runner.saved_bytes,
-        runner.peak_bytes,
-        merged.median,
-        merged.iqr,
-        tuple(merged.times),
-    )
