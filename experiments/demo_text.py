@@ -115,26 +115,27 @@ def _finals(arguments: Arguments, model: str) -> dict[str, dict[str, list[Run]]]
     done = _train([*tried, *fitted], arguments, model)
     finals: list[tuple[str, ...]] = []
     for cell in cells:
-        scores = [float(done[(*cell, "phase=search", f"optim.lr={rate}")][1].metrics["val_top1"] or 0.0) for rate in RATES]
+        tries = [done[(*cell, "phase=search", f"optim.lr={rate}")].record() for rate in RATES]
+        scores = [float(result.metrics["val_top1"] or 0.0) for result in tries]
         rate = RATES[best_of([{"optim.lr": float(rate)} for rate in RATES], scores)]
         finals += [(*cell, "phase=final", f"optim.lr={rate}", f"seed={seed}") for seed in SEEDS]
     done |= _train(finals, arguments, model)
     found: dict[str, dict[str, list[Run]]] = {task: {method: [] for method in METHODS} for task in arguments.tasks}
     for job in (*fitted, *finals):
-        found[job[0]][job[1]].append(Run.open(done[job][0]))
+        found[job[0]][job[1]].append(done[job])
     return found
 
 
-def _train(jobs: Sequence[tuple[str, ...]], arguments: Arguments, model: str) -> dict[tuple[str, ...], tuple[Path, Result]]:
-    """The folders and results of runs, each given by task, method and words; as many at a time as ``arguments.jobs``."""
+def _train(jobs: Sequence[tuple[str, ...]], arguments: Arguments, model: str) -> dict[tuple[str, ...], Run]:
+    """Runs that are trained, each given by task, method and words; as many at a time as ``arguments.jobs``."""
     from joblib import Parallel, delayed, parallel_config
 
     configs = [_config(arguments, model, *job) for job in jobs]
     with parallel_config("loky", n_jobs=arguments.jobs or cores(), inner_max_num_threads=1):
         made: Any = Parallel(return_as="generator")(delayed(_trained)(cfg, arguments.output_root) for cfg in configs)
-        done: dict[tuple[str, ...], tuple[Path, Result]] = {}
+        done: dict[tuple[str, ...], Run] = {}
         for job, cfg, result in zip(jobs, configs, made, strict=True):
-            done[job] = cfg.folder, result
+            done[job] = Run.open(cfg.folder)
             print(f"{len(done)} of {len(jobs)}: {', '.join(job)}: {result.score_name} {result.score or 0:.2f} %", flush=True)
     return done
 
@@ -167,14 +168,14 @@ def results_table(found: Mapping[str, Mapping[str, Sequence[Run]]], arguments: A
     rows = []
     for task, by_method in found.items():
         for method, runs in by_method.items():
-            [first, *_] = results = _results(runs)
-            setting = first.run.chosen or {"lr": float(dict(_optim(first))["lr"])}
+            first = runs[0].record()
+            setting = first.run.chosen or {"lr": runs[0].config.optim.lr}
             rows.append(
                 (
                     *(dataset_name(f"glue_{task}"), method_name(method), f"{first.params.adapter:,}"),
                     ", ".join(f"{key} {value:g}" for key, value in setting.items()),
                     _with_error([score_of(run) for run in runs], standard_error(runs)),
-                    ", ".join(f"{result.score or 0:.2f}" for result in results),
+                    ", ".join(f"{score_of(run):.2f}" for run in runs),
                 )
             )
         gift, lora = by_method["gift_qv"], by_method["lora_text"]
@@ -182,7 +183,7 @@ def results_table(found: Mapping[str, Mapping[str, Sequence[Run]]], arguments: A
         error = standard_error(gift, lora)
         rows.append((dataset_name(f"glue_{task}"), "GIFT − LoRA", "", "", _with_error(differences, error, sign="+"), ""))
     scores = ", ".join(
-        f"{dataset_name(f'glue_{task}')}: {_results(runs['gift_qv'])[0].score_name}" for task, runs in found.items()
+        f"{dataset_name(f'glue_{task}')}: {runs['gift_qv'][0].record().score_name}" for task, runs in found.items()
     )
     titles = ("Task", "Method", "Adapter parameters", "Chosen on val", "Test (%)", "By seed")
     return text_table(
@@ -199,18 +200,9 @@ def results_table(found: Mapping[str, Mapping[str, Sequence[Run]]], arguments: A
     )
 
 
-def _optim(result: Result) -> Any:
-    return result.run.config["optim"]
-
-
-def _results(runs: Sequence[Run]) -> list[Result]:
-    return [result for run in runs if (result := run.result) is not None]
-
-
 def score_of(run: Run) -> float:
     """A final run's score, in percent."""
-    [result] = _results([run])
-    return float(result.score or 0.0)
+    return float(run.record().score or 0.0)
 
 
 def _with_error(values: Sequence[float], error: float, sign: str = "") -> str:
@@ -231,8 +223,8 @@ def _drawn_scores(run: Run) -> NDArray[np.floating]:
     """A run's scores on draws of its test texts, (DRAWS,)."""
     from gift_vit.runs.scores import task_scores
 
-    [result], predictions = _results([run]), run.predictions()
-    metric, count = result.metric or "accuracy", len(predictions.labels)
+    predictions = run.predictions()
+    metric, count = run.record().metric or "accuracy", len(predictions.labels)
     draws = np.random.default_rng(0).integers(count, size=(DRAWS, count))
     logits, labels = predictions.logits, predictions.labels
     return np.array([task_scores(logits[drawn], labels[drawn], [metric])[metric] for drawn in draws])
