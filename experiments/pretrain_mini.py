@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, at_least, between, positive, writable_folder
+from gift_vit.common.checks import Options, at_least, fraction, positive, writable_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 
@@ -52,8 +52,8 @@ class PretrainConfig(Options):
     batch_size: Annotated[int, at_least(1)] = 512
     lr: Annotated[float, positive] = 1.5e-3
     weight_decay: Annotated[float, at_least(0)] = 0.1
-    patch_drop_rate: Annotated[float, between(0, 1)] = 0.25
-    drop_path_rate: Annotated[float, between(0, 1)] = 0.05
+    patch_drop_rate: Annotated[float, fraction] = 0.25
+    drop_path_rate: Annotated[float, fraction] = 0.05
     mixup_alpha: Annotated[float, at_least(0)] = 0.4
     cutmix_alpha: Annotated[float, at_least(0)] = 1.0
     label_smoothing: float = 0.1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, between, device_name, one_of
+from gift_vit.common.checks import Options, device_name, fraction, one_of
 
 CLS_LAST_BLOCK = ("auto", "on", "off")
 MEMORY = ("fast", "lean", "minimal")
@@ -23,7 +23,7 @@ class ComputeConfig(Options, section="trainer"):
     """
 
     device: Annotated[str, device_name]
-    drop_path_rate: Annotated[float, between(0, 1)]
+    drop_path_rate: Annotated[float, fraction]
     cls_last_block: Annotated[str, one_of(CLS_LAST_BLOCK)]
     memory: Annotated[str, one_of(MEMORY)]
     speed: Annotated[str, one_of(SPEED)]

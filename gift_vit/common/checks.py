@@ -125,22 +125,11 @@ def at_least(lowest: float) -> Check:
     return fulfils(lambda value: value >= lowest, f"{lowest} or more")
 
 
-def between(lowest: float, highest: float) -> Check:
-    """At least ``lowest`` and below ``highest``."""
-    return fulfils(lambda value: lowest <= value < highest, f"a number in [{lowest}, {highest})")
-
-
+fraction = fulfils(lambda value: 0 <= value < 1, "a number in [0, 1)")
+two_fractions = fulfils(lambda pair: len(pair) == 2 and all(0 <= value < 1 for value in pair), "two numbers in [0, 1)")
 split_off = fulfils(lambda part: 0 < part < 1, "a number between 0 and 1, the part that is split off")
 random_seed = fulfils(lambda seed: 0 <= seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
 """Of NumPy's generators, which draw splits."""
-
-
-def pair(lowest: float, highest: float) -> Check:
-    """Two numbers, each at least ``lowest`` and below ``highest``."""
-    return fulfils(
-        lambda pair: len(pair) == 2 and all(lowest <= value < highest for value in pair),
-        f"two numbers in [{lowest}, {highest})",
-    )
 
 
 def matches(pattern: str, expected: str) -> Check:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gift_vit.common.checks import Options, at_least, fulfils, one_of, pair, positive
+from gift_vit.common.checks import Options, at_least, fulfils, one_of, positive, two_fractions
 from gift_vit.common.errors import ConfigError
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -61,7 +61,7 @@ class OptimConfig(Options, section="optim"):
 
     lr: Annotated[float, positive]
     weight_decay: Annotated[float, at_least(0)]
-    betas: Annotated[list[float], pair(0, 1)]
+    betas: Annotated[list[float], two_fractions]
     eps: Annotated[float, at_least(0)]
     warmup_epochs: Annotated[int, at_least(0)]
     warmup_lr: Annotated[float, at_least(0)]

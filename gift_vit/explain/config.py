@@ -7,7 +7,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from gift_vit.common.checks import Options, at_least, between, device_name, one_of, positive, writable_folder, writable_stem
+from gift_vit.common.checks import Options, at_least, device_name, fraction, one_of, positive, writable_folder, writable_stem
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 from gift_vit.common.hub import is_reference
@@ -162,7 +162,7 @@ class ScoreArguments(RunArguments):
     batch_size: int = 8
     truth: Annotated[str, one_of(TRUTHS)] = "boxes"
     annotations: str | None = None
-    mask_threshold: Annotated[float, between(0, 1)] = 0.5
+    mask_threshold: Annotated[float, fraction] = 0.5
     alpha: Annotated[float, positive] = 0.1
     count: Annotated[int | None, at_least(1)] = None
 

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gift_vit.common.checks import Options, at_least, between, expect, fulfils, one_of, positive
+from gift_vit.common.checks import Options, at_least, expect, fraction, fulfils, one_of, positive
 from gift_vit.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class LoraConfig(Options, section="method"):
     alpha: Annotated[float, positive] = 1
     target_modules: list[str] = field(default_factory=lambda: ["attn.proj"])
     blocks: list[int] | None = None
-    dropout: Annotated[float, between(0, 1)] = 0.0
+    dropout: Annotated[float, fraction] = 0.0
     rank_stabilized: bool = False
     freeze_a: bool = False
     lr_ratio: Annotated[float, positive] = 1.0
@@ -239,7 +239,7 @@ class VptConfig(Options, section="method"):
 
     num_tokens: Annotated[int, at_least(1)] = 5
     deep: bool = True
-    dropout: Annotated[float, between(0, 1)] = 0.0
+    dropout: Annotated[float, fraction] = 0.0
 
 
 @dataclass
@@ -266,7 +266,7 @@ class AdaptFormerConfig(Options, section="method"):
 
     bottleneck: Annotated[int, at_least(1)] = 64
     scale: Annotated[float, _other_than_zero] = 0.1
-    dropout: Annotated[float, between(0, 1)] = 0.1
+    dropout: Annotated[float, fraction] = 0.1
 
 
 @dataclass
@@ -341,7 +341,7 @@ class RepAdapterConfig(Options, section="method"):
     bottleneck: Annotated[int, at_least(1)] = 8
     groups: Annotated[int, at_least(1)] = 2
     scale: Annotated[float, _other_than_zero] = 1.0
-    dropout: Annotated[float, between(0, 1)] = 0.1
+    dropout: Annotated[float, fraction] = 0.1
     target_modules: Annotated[list[str], _whole_layers] = field(default_factory=lambda: ["attn.qkv", "mlp.fc1"])
     blocks: list[int] | None = None
 
@@ -385,7 +385,7 @@ class FactConfig(Options, section="method"):
     form: Annotated[str, one_of(FACT_FORMS)] = "tt"
     rank: Annotated[int, at_least(1)] = 16
     scale: Annotated[float, _other_than_zero] = 1.0
-    dropout: Annotated[float, between(0, 1)] = 0.1
+    dropout: Annotated[float, fraction] = 0.1
     order: Annotated[str, one_of(FACT_ORDERS)] = "reference"
 
     def __post_init__(self) -> None:
@@ -419,8 +419,8 @@ class AdapterConfig(Options, section="method"):
     scale: Annotated[str, one_of(ADAPTER_SCALES)] = "channel"
     factor: Annotated[float, _other_than_zero] = 1.0
     init: Annotated[str, one_of(ADAPTER_INITS)] = "houlsby"
-    dropout: Annotated[float, between(0, 1)] = 0.0
-    drop_path: Annotated[float, between(0, 1)] = 0.1
+    dropout: Annotated[float, fraction] = 0.0
+    drop_path: Annotated[float, fraction] = 0.1
     train_norms: bool = False
     blocks: list[int] | None = None
 
@@ -444,7 +444,7 @@ class ConvpassConfig(Options, section="method"):
 
     bottleneck: Annotated[int, at_least(1)] = 8
     scale: Annotated[float, _other_than_zero] = 1.0
-    dropout: Annotated[float, between(0, 1)] = 0.1
+    dropout: Annotated[float, fraction] = 0.1
     branches: Annotated[list[str], one_of(CONVPASS_BRANCHES)] = field(default_factory=lambda: list(CONVPASS_BRANCHES))
     conv_init: Annotated[str, one_of(CONVPASS_INITS)] = "identity"
     blocks: list[int] | None = None
