@@ -81,8 +81,6 @@ class EpochBatches:
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: give a positive number")
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
@@ -113,7 +111,16 @@ class _Loader:
         self, images: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, device: torch.device
     ) -> None:
         self.num_images = len(images)
-        self._loader = _build_loader(images, batches, workers, pinned=device.type == "cuda")
+        self._loader = DataLoader(
+            images,
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
+            multiprocessing_context=worker_start(workers),
+            collate_fn=partial(_collate, images.transform),
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else each iterator draws its workers' seed from the global one
+        )
         self._transform, self._device = images.transform, device
 
     def __len__(self) -> int:
@@ -188,7 +195,9 @@ class EvalLoader(_Loader):
         return self._pass()
 
 
-def in_lists(make: Callable[[list[int]], Any], count: int, length: int, workers: int) -> "DataLoader[Any]":
+def in_lists(
+    make: Callable[[list[int]], Any], count: int, length: int, workers: int, pinned: bool = False
+) -> "DataLoader[Any]":
     """What ``make`` makes of the numbers up to ``count``, ``length`` at a time, in ``workers`` processes; nothing is drawn."""
     return DataLoader(
         range(count),  # pyright: ignore[reportArgumentType]
@@ -196,24 +205,8 @@ def in_lists(make: Callable[[list[int]], Any], count: int, length: int, workers:
         num_workers=workers,
         multiprocessing_context=worker_start(workers),
         collate_fn=make,
-        generator=torch.Generator(),  # else it draws from the global one, and a run would go on with other numbers
-    )
-
-
-def _build_loader(
-    dataset: FinishedImages, batches: EpochBatches | BatchSampler, workers: int, pinned: bool
-) -> "DataLoader[tuple[Tensor, int] | ConfigError]":
-    if workers < 0:
-        raise ConfigError(f"workers={workers}: give 0 to read images in the main process, or a number of processes")
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=workers,
-        multiprocessing_context=worker_start(workers),
-        collate_fn=partial(_collate, dataset.transform),
         pin_memory=pinned,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # else each iterator draws its workers' seed from the global one
+        generator=torch.Generator(),  # else it draws from the global one, and a run would go on with other numbers
     )
 
 

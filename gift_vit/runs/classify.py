@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from gift_vit.backbones.build import input_statistics
-from gift_vit.common.cores import cores, worker_start
+from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.decode import Decoder
+from gift_vit.data.loaders import in_lists
 from gift_vit.data.transforms import ImageTransform, build_eval_transform
 from gift_vit.engine.state import Precision
 from gift_vit.runs.build import finished_model
@@ -56,16 +56,9 @@ def classify_files(run: "Run", files: Sequence[Path], topk: int, device: str = "
     precision = Precision(cfg.trainer.precision, where)
     decode = Decoder.of_dataset(cfg.dataset)
     workers = max(1, min(cfg.loading.workers, cores())) if len(files) > _FEW else 0
-    loader = DataLoader(
-        range(len(files)),  # pyright: ignore[reportArgumentType]
-        batch_size=min(BATCH, cfg.loading.eval_batch_size),
-        num_workers=workers,
-        multiprocessing_context=worker_start(workers),
-        collate_fn=partial(_read, files, transform, decode),
-        pin_memory=where.type == "cuda",
-    )
+    read, at_a_time = partial(_read, files, transform, decode), min(BATCH, cfg.loading.eval_batch_size)
     names: list[str] | None = None
-    for indices, pixels, errors in loader:
+    for indices, pixels, errors in in_lists(read, len(files), at_a_time, workers, pinned=where.type == "cuda"):
         found = {index: Prediction(files[index], [], [], error) for index, error in errors.items()}
         if pixels is not None:
             with precision.autocast():

@@ -184,10 +184,3 @@ def test_seeds_are_mixed_and_do_not_collide() -> None:
     low = {seed & 0xFFFFFFFF for seed in seeds}  # what torch's CPU generator takes
     assert len(low) == len(keys) == 756
     assert mix_seed(0, 0) != mix_seed(0, 0, 0)
-
-
-def test_sizes_are_checked(source: ImageSource) -> None:
-    transform = build_train_transform(AUGMENT, STATS)
-    for batch_size, workers, message in ((0, 0, "batch_size=0"), (4, -1, "workers=-1")):
-        with pytest.raises(ConfigError, match=message):
-            TrainLoader(PreparedImages(source, transform), transform, batch_size, workers, seed=0)
