@@ -1,6 +1,5 @@
 """What a person asked for, where one dataset's files lie, and ``prepared.json``: written last, so what has it is ready."""
 
-import hashlib
 import json
 import platform
 import shlex
@@ -16,7 +15,7 @@ from data_prep.download import fetch, writable
 from data_prep.fgvc.facts import FACTS, DatasetFacts
 from gift_vit import __version__
 from gift_vit.common.checks import Options, one_of, random_seed, split_off
-from gift_vit.common.files import expanded
+from gift_vit.common.files import expanded, sha256_of
 from gift_vit.common.programs import as_typed
 
 ClassId: TypeAlias = int | str
@@ -146,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def list_digests(folder: Path) -> dict[str, str] | None:
     """SHA-256 of each split's list; None where one cannot be read."""
     try:
-        return {split: hashlib.sha256((folder / f"{split}.json").read_bytes()).hexdigest() for split in SPLITS}
+        return {split: sha256_of(folder / f"{split}.json") for split in SPLITS}
     except OSError:
         return None
 

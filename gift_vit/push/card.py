@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gift_vit.config.compose import flatten
-from gift_vit.results.cells import top1_text
+from gift_vit.results.cells import all_top1, top1_text
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
 
@@ -103,11 +103,10 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
 
 
 def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
-    split = result.scored_on
     name = f"{result.score_name[:1].upper()}{result.score_name[1:]} (%)"
     scores = {name: result.score}
     if len(seeds) > 1:
-        top1 = _top1(seeds, split)
+        top1 = all_top1(seeds)
         count = f"over {len(top1)} seeds"
         scores |= {f"{name}, mean {count}": fmean(top1), f"{name}, standard deviation {count}": stdev(top1)}
     tag = _task_of(result).tag
@@ -116,7 +115,7 @@ def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
         "task_name": tag.replace("-", " ").capitalize(),
         "dataset_type": result.data.name,
         "dataset_name": result.data.name,
-        "dataset_split": split,
+        "dataset_split": result.scored_on,
         "metric_type": _metric_id(result),
     }
     if result.run.benchmark == "glue":  # its dev, whatever the protocol takes it for
@@ -129,10 +128,6 @@ def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
 def _metric_id(result: Result) -> str:
     metric = result.metric or "accuracy"
     return _METRICS.get(metric, metric)
-
-
-def _top1(seeds: Sequence[Result], split: str) -> list[float]:
-    return [value for result in seeds if (value := result.metrics[f"{split}_top1"]) is not None]
 
 
 def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
@@ -199,17 +194,16 @@ Not stated here: whoever shares this adapter says under which licence {data.name
 
 
 def _table(result: Result, seeds: Sequence[Result]) -> str:
-    split = result.scored_on
     own, score = result.score, result.score_name
     rows = [f"| {score}, seed {result.run.seed} | {'not scored' if own is None else f'{own:.2f} %'} |"]
     if len(seeds) > 1:
-        top1, listed = _top1(seeds, split), ", ".join(str(each.run.seed) for each in seeds)
+        top1, listed = all_top1(seeds), ", ".join(str(each.run.seed) for each in seeds)
         rows.append(f"| {score}, mean ± standard deviation of seeds {listed} | {top1_text(fmean(top1), stdev(top1))} % |")
     rows += [f"| {name} | {value:.2f} % |" for name, value in result.further.items()]
     for name, value in (result.predictions.scores if result.predictions else {}).items():
         if value is not None and name != "top1":
             rows.append(f"| {name} | {value:.4f} |")
-    return "\n".join([f"| {split} | |", "|---|---|", *rows])
+    return "\n".join([f"| {result.scored_on} | |", "|---|---|", *rows])
 
 
 def _predictions(result: Result) -> str:

@@ -55,12 +55,9 @@ def check_question(run: "Run", topk: int | None, out: Path | None = None) -> int
     if out is not None and out.suffix not in ENDINGS:
         raise ConfigError(f"out={out}: expected a name that ends in {', '.join(ENDINGS)}")
     run.check_takes_images("predictions of files")
-    classes = run.result.data.num_classes if run.result else run.config.dataset.num_classes
-    assert classes is not None, "an import compared it with the head"
-    if topk is None:
-        topk = min(DEFAULT_TOPK, classes)
-    if not 1 <= topk <= classes:
-        raise ConfigError(f"topk={topk}: expected 1 to {classes}, the classes of {run.folder}")
+    topk = min(DEFAULT_TOPK, run.num_classes) if topk is None else topk
+    if not 1 <= topk <= run.num_classes:
+        raise ConfigError(f"topk={topk}: expected 1 to {run.num_classes}, the classes of {run.folder}")
     return topk
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gift_vit.common.checks import one_of
 from gift_vit.common.files import write_text
 from gift_vit.explain.config import COLOURS
 from gift_vit.explain.drawing.overlay import ALPHA
@@ -51,7 +50,6 @@ def write_gallery(
         text: What the page says about them.
         colours: The colour map it starts with; a menu has the others.
     """
-    one_of(COLOURS)("colours", colours)
     loader = FileSystemLoader(_ASSETS)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     data = json.dumps(_page_data(pictures, maps, start, colours)).replace("<", "\\u003c")  # no name ends the script element

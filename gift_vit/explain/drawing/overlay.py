@@ -5,7 +5,6 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
-from gift_vit.common.checks import one_of
 from gift_vit.explain.config import COLOURS
 from gift_vit.explain.maps import THRESHOLD
 
@@ -25,7 +24,6 @@ def overlay(rgb: NDArray[np.floating], heat: NDArray[np.floating], colours: str 
         heat: (H, W), zero or above the threshold and up to 1.
         colours: One of ``COLOURS``.
     """
-    one_of(COLOURS)("colours", colours)
     if colours == "jet":
         painted = _min_max(np.asarray(colormaps["jet"](np.uint8(255 * heat)))[..., :3])
         return _min_max(ALPHA * painted + (1 - ALPHA) * rgb)
