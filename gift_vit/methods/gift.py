@@ -270,7 +270,7 @@ def _build_pairs(targets: dict[str, list[TargetLayer]], cfg: GiftConfig) -> dict
         if len({layer.module.in_features for layer in layers}) > 1:
             sizes = ", ".join(f"{layer.name} {layer.module.in_features}" for layer in layers)
             raise ConfigError(f"the layers of target {name!r} differ in their input width ({sizes}); name a narrower target")
-        pairs[name].draw_schema(cfg, _num_rows(layers[0]))
+        pairs[name].draw_schema(cfg, layers[0].num_rows)
     return pairs
 
 
@@ -309,7 +309,7 @@ def _is_subtracted(model: nn.Module, layer: TargetLayer) -> bool:
 
 
 def _check_one_output_width(layers: list[TargetLayer], cfg: GiftConfig) -> None:
-    rows = {_num_rows(layer): layer.name for layer in reversed(layers)}
+    rows = {layer.num_rows: layer.name for layer in reversed(layers)}
     if len(rows) > 1:
         option = "pos_embed=learned" if cfg.pos_embed == "learned" else f"schema={cfg.schema}"
         listed = ", ".join(f"{name} {number}" for number, name in reversed(rows.items()))
@@ -317,10 +317,6 @@ def _check_one_output_width(layers: list[TargetLayer], cfg: GiftConfig) -> None:
             f"method.{option} has parameters for each output row, so the layers of one (phi, psi) must have the same number, "
             f"got {listed}; drop some or set share=false"
         )
-
-
-def _num_rows(layer: TargetLayer) -> int:
-    return layer.rows.stop - layer.rows.start
 
 
 def _add_nested(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -213,7 +213,6 @@ def apply_lora(model: nn.Module, cfg: LoraConfig) -> None:
 
 
 def _check_rank(layer: TargetLayer, cfg: LoraConfig) -> None:
-    rows = layer.rows.stop - layer.rows.start
-    limit = {"pissa": min(rows, layer.module.in_features), "eva": layer.module.in_features}.get(cfg.init)
+    limit = {"pissa": min(layer.num_rows, layer.module.in_features), "eva": layer.module.in_features}.get(cfg.init)
     if limit is not None and cfg.rank > limit:
         raise ConfigError(f"method.rank={cfg.rank}: with method.init={cfg.init} {layer.name} has 1 to {limit} directions")

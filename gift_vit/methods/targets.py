@@ -38,6 +38,11 @@ class TargetLayer:
         size = self.module.out_features // 3
         return slice(self.slice_index * size, (self.slice_index + 1) * size)
 
+    @property
+    def num_rows(self) -> int:
+        """How many these are."""
+        return self.rows.stop - self.rows.start
+
 
 def find_targets(
     model: nn.Module, target_modules: Sequence[str], blocks: Sequence[int] | None = None
@@ -68,7 +73,7 @@ def chosen_blocks(model: nn.Module, blocks: Sequence[int] | None) -> list[int]:
     Raises:
         ConfigError: If a block does not exist, is named twice, or none is.
     """
-    depth = len({_block_index(name) for name, _ in model.named_modules()} - {None})
+    depth = len({block[0] for name, _ in model.named_modules() if (block := block_of(name))})
     if blocks is None:
         return list(range(depth))
     wrong = [index for index in blocks if not 0 <= index < depth]
@@ -197,7 +202,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         if not isinstance(module, nn.Linear):
             raise ConfigError(
                 f"target {target!r} matches {name}, a {type(module).__name__} and not an nn.Linear; "
-                f"{choose_from(nameable_targets(model), 'nn.Linear')}"
+                f"{choose_from(names, 'nn.Linear')}"
             )
         owner = model.get_submodule(name.rpartition(".")[0])
         if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
@@ -208,7 +213,7 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
         if blocks is None or (block is not None and block[0] in blocks):
             layers.append(TargetLayer(name, module, slice_index))
     if not layers:
-        raise ConfigError(f"target {target!r} matches no layer; {choose_from(nameable_targets(model), 'nn.Linear')}")
+        raise ConfigError(f"target {target!r} matches no layer; {choose_from(names, 'nn.Linear')}")
     return layers
 
 
@@ -225,11 +230,6 @@ def block_of(name: str) -> tuple[int, str] | None:
     """The index of the block that a module lies in, and its name there; None: it lies in none."""
     match = _BLOCK.fullmatch(name)
     return (int(match[1]), match[2]) if match else None
-
-
-def _block_index(name: str) -> int | None:
-    block = block_of(name)
-    return block[0] if block else None
 
 
 def _check_disjoint(targets: Sequence[str], found: dict[str, list[TargetLayer]]) -> None:
