@@ -188,10 +188,16 @@ def _set_memory(model: nn.Module, memory: str) -> None:
     if memory == "lean" and not (blocks and all(_adopt(block, recompute_mlp=True) for block in blocks)):
         kinds = " and ".join(sorted({type(block).__name__ for block in blocks})) or type(model).__name__
         raise ConfigError(f"trainer.memory=lean is not possible with {kinds}: it is not timm's Block of a ViT; use minimal")
-    if hasattr(model, "set_grad_checkpointing"):
+    try:
         model.set_grad_checkpointing(memory == "minimal")  # pyright: ignore[reportCallIssue]
-    elif memory == "minimal":
-        raise ConfigError(f"trainer.memory=minimal is not possible: {type(model).__name__} cannot checkpoint its blocks")
+    except (
+        AttributeError,
+        AssertionError,
+    ) as error:  # by ConViT, which has one that refuses
+        if memory == "minimal":
+            raise ConfigError(
+                f"trainer.memory=minimal is not possible: {type(model).__name__} cannot checkpoint its blocks"
+            ) from error
 
 
 def _adopt(block: nn.Module, **change: bool) -> bool:

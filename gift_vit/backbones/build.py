@@ -214,7 +214,7 @@ def load_local_weights(model: nn.Module, path: Path, adapt: Adapt | None = None)
     try:
         if path.suffix == ".npz":
             _check_npz_depth(model, path)
-            model.load_pretrained(str(path))  # pyright: ignore[reportCallIssue]
+            _read_npz(model, path)
         else:
             _load_tensors(model, path, adapt)
     except ConfigError:
@@ -225,6 +225,22 @@ def load_local_weights(model: nn.Module, path: Path, adapt: Adapt | None = None)
     except Exception as error:  # safetensors and pickle raise classes of their own for files that are none
         reason = " ".join(str(error).split())
         raise ConfigError(f"backbone.weights={path} is not a readable weight file: {reason}") from error
+
+
+@torch.no_grad()
+def _read_npz(model: nn.Module, path: Path) -> None:
+    """By timm's reader, which leaves as it is what the file does not have."""
+    head = tuple(f"{name}." for name in _classifiers(model))
+    expected = {name: parameter for name, parameter in model.named_parameters() if not name.startswith(head)}
+    for parameter in expected.values():
+        parameter.fill_(torch.nan)
+    model.load_pretrained(str(path))  # pyright: ignore[reportCallIssue]
+    missing = [f"{name} {tuple(p.shape)}" for name, p in expected.items() if p.isnan().any()]
+    if missing:
+        raise ConfigError(
+            f"backbone.weights={path} does not fit {architecture(model)}: {len(missing)} tensors missing "
+            f"({', '.join(missing[:2])}{', …' if len(missing) > 2 else ''}); give the weights of this architecture"
+        )
 
 
 def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:

@@ -201,6 +201,7 @@ def merge_method(model: Model) -> Model:
         parameter = inner.get_parameter(name)
         parameter.data = value.to(parameter.device)
     spec.merge(inner, config)
+    _allow_training(inner)
     delattr(inner, _APPLIED)
     if inner is not model:
         torch.compiler.reset()  # what was compiled has the adapter in it
@@ -247,7 +248,7 @@ def load_adapter_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
             ("shape", tuple(state[name].shape), (*rows, *tensor.shape[1:])),
             ("numbers of the kind", state[name].dtype, tensor.dtype),
         ):
-            if given != expected:
+            if given != expected and not _is_widened(given, expected):
                 raise ConfigError(
                     f"the adapter does not fit this model: {name} has {what} {given}, the model expects {expected}"
                 )
@@ -484,11 +485,17 @@ def _check_head(model: nn.Module, file: AdapterFile) -> None:
                 f"{file.path} has a head of {len(stored)} classes, the model one of {len(own)}; "
                 f"create the model with num_classes={len(stored)}"
             )
-        if stored is not None and stored.dtype != own.dtype:
+        if stored is not None and stored.dtype != own.dtype and not _is_widened(stored.dtype, own.dtype):
             raise ConfigError(
                 f"{file.path} has a head of {stored.dtype}, the model one of {own.dtype}; load it into a model of "
                 f"{stored.dtype}, and then convert that with .to({own.dtype})"
             )
+
+
+def _is_widened(given: Any, expected: Any) -> bool:
+    """Whether both are kinds of floating-point numbers, and the second holds each of the first's."""
+    floating = all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in (given, expected))
+    return floating and torch.promote_types(given, expected) == expected
 
 
 def _name(backbone: Mapping[str, Any]) -> str:

@@ -30,8 +30,8 @@ class AplaLinear(AdaptedLinear):
     def __init__(self, linear: nn.Linear, rows: Tensor) -> None:
         super().__init__(linear)
         self.register_buffer("apla_rows", rows)
-        self.apla_weight = nn.Parameter(linear.weight.detach()[rows].clone())
-        self.apla_bias = None if linear.bias is None else nn.Parameter(linear.bias.detach()[rows].clone())
+        self.apla_weight = nn.Parameter(finer(linear.weight.detach()[rows]).clone())
+        self.apla_bias = None if linear.bias is None else nn.Parameter(finer(linear.bias.detach()[rows]).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (..., d_in) to (..., d_out).

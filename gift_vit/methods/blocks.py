@@ -1,6 +1,7 @@
 """What methods put in the place of timm's blocks: branches of their own beside, before or after those of the block."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -74,3 +75,13 @@ def timm_blocks(model: nn.Module, kind: str, blocks: Sequence[int] | None = None
     if other:
         raise ConfigError(f"method {kind!r} needs blocks of timm's class Block, not {other[0]}")
     return model, cast("dict[int, Block]", chosen)
+
+
+def refuse_intermediates(model: nn.Module, reason: str) -> None:
+    """Let timm's ``forward_intermediates`` be an error, on a model with a method of which it knows nothing."""
+    vars(model)["forward_intermediates"] = partial(_refuse, f"a model with {reason}, and has no forward_intermediates")
+
+
+def _refuse(what: str, *args: Any, **kwargs: Any) -> None:
+    del args, kwargs
+    raise ConfigError(f"{what}; take forward_features, or hooks")

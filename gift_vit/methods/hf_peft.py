@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gift_vit.common.checks import of_type
 from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.methods.config import PeftConfig, register_method
-from gift_vit.methods.targets import block_of, choose_from, find_targets, head_modules
+from gift_vit.methods.targets import block_of, choose_from, chosen_blocks, find_targets, head_modules
 
 # these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder;
 # GIFT is there once gift_vit.hf is imported, and kind: gift is the one for timm
@@ -166,6 +166,7 @@ def _linear_names(model: nn.Module, targets: Sequence[str], blocks: Sequence[int
 
 
 def _norm_names(model: nn.Module, cfg: PeftConfig) -> list[str]:
+    chosen_blocks(model, cfg.blocks)
     head = head_modules(model)
     norms = {name: type(module).__name__ for name, module in model.named_modules() if _is_norm(module) and module not in head}
     kinds = " or ".join(dict.fromkeys(norms.values())) or "LayerNorm or RMSNorm"

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.methods.blocks import timm_blocks
+from gift_vit.methods.blocks import refuse_intermediates, timm_blocks
 from gift_vit.methods.config import ToastConfig, register_method
 from gift_vit.methods.targets import AdaptedLinear, SmallLinear, find_targets, replace_linear
 
@@ -147,12 +147,6 @@ def _two_passes(model: Any, images: Tensor, **masks: Any) -> Tensor:
     return model.norm(embedded)
 
 
-def _refuse_intermediates(*args: Any, **kwargs: Any) -> None:
-    """Timm's own would be one pass of the plain backbone."""
-    del args, kwargs
-    raise ConfigError("a model with TOAST passes twice, and has no forward_intermediates; take forward_features, or hooks")
-
-
 def initialise_toast(model: nn.Module, cfg: ToastConfig, batches: Iterable[Tensor]) -> None:
     """Load the tuned decoders, and warn of a prior that no token of a first batch passes: it cannot learn.
 
@@ -216,4 +210,5 @@ def apply_toast(model: nn.Module, cfg: ToastConfig) -> None:
         replace_linear(model, layer.name, SteeredLinear(layer.module))
     for index, block in blocks.items():
         model.set_submodule(f"blocks.{index}", ToastBlock(block))
-    vars(model).update(forward_features=partial(_two_passes, model), forward_intermediates=_refuse_intermediates)
+    vars(model)["forward_features"] = partial(_two_passes, model)
+    refuse_intermediates(model, "TOAST passes twice")  # timm's own would be one pass of the plain backbone

@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.methods.blocks import refuse_intermediates
 from gift_vit.methods.config import VptConfig, register_method
 
 
@@ -71,3 +72,4 @@ def apply_vpt(model: nn.Module, cfg: VptConfig) -> None:
     for index, block in enumerate(model.blocks if cfg.deep else model.blocks[:1]):
         block.register_forward_pre_hook(partial(model.vpt.insert, index))
     model.blocks[-1].register_forward_hook(model.vpt.remove)
+    refuse_intermediates(model, "VPT has prompts among its tokens")  # timm's own would take them for patches

@@ -341,3 +341,6 @@ def test_lean_and_minimal_need_blocks_they_know() -> None:
         accelerated(tiny(block_fn=ResPostBlock), memory="lean")
     with pytest.raises(ConfigError, match="memory=minimal is not possible: Linear cannot checkpoint its blocks"):
         accelerated(nn.Linear(2, 2), memory="minimal")
+    convit = timm.create_model("convit_tiny", img_size=32, embed_dim=32, num_heads=4, depth=2, local_up_to_layer=1)
+    with pytest.raises(ConfigError, match="memory=minimal is not possible: ConVit cannot checkpoint its blocks"):
+        accelerated(convit, memory="minimal")

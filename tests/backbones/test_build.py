@@ -13,7 +13,7 @@ from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 from torch import nn
 
-from gift_vit.backbones.build import build_backbone, input_statistics, weights_source
+from gift_vit.backbones.build import build_backbone, input_statistics, load_local_weights, weights_source
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.config import load_config
@@ -104,6 +104,21 @@ def test_weights_of_another_architecture_are_one_line(tmp_path: Path, suffix: st
     write(source(**kwargs), path)
     with pytest.raises(ConfigError, match=rf"\Abackbone.weights=.*other{suffix} does not fit test_vit: .*\Z"):
         build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("model", "kwargs", "missing"),
+    [
+        ("test_vit", {"qk_norm": True}, r"24 tensors missing \(blocks\.0\.attn\.q_norm\.weight \(32,\), "),
+        ("test_vit", {"init_values": 0.1}, r"12 tensors missing \(blocks\.0\.ls1\.gamma \(64,\), "),
+    ],
+)
+def test_what_a_file_of_google_s_lacks_is_not_drawn(tmp_path: Path, model: str, kwargs: dict, missing: str) -> None:
+    """timm's reader leaves it as it is."""
+    write(source(), tmp_path / "plain.npz")
+    own = timm.create_model(model, num_classes=7, **kwargs)
+    with pytest.raises(ConfigError, match=rf"\Abackbone.weights=.*plain.npz does not fit test_vit: {missing}"):
+        load_local_weights(own, tmp_path / "plain.npz")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])

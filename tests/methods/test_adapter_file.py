@@ -202,7 +202,10 @@ def test_a_state_that_does_not_fit_is_told_and_changes_nothing(trained: nn.Modul
         (surplus, r"the adapter does not fit this model: 1 missing \(gift.attn.v.psi\), 1 surplus \(gift.attn.k.psi\)"),
         ({}, r"6 missing \(gift.attn.proj.phi, gift.*, gift.attn.v.phi and 3 more\), 0 surplus$"),
         (state | {"head.bias": torch.ones(11)}, r"head\.bias has shape \(11,\), the model expects \(10,\)"),
-        (state | {"head.bias": torch.ones(10).half()}, r"head\.bias has numbers of the kind torch\.float16, the model expects"),
+        (
+            state | {"head.bias": torch.ones(10).double()},
+            r"head\.bias has numbers of the kind torch\.float64, the model expects",
+        ),
         (state | {"head.bias": torch.ones(10).int()}, r"head\.bias has numbers of the kind torch\.int32, the model expects"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -232,6 +235,16 @@ def test_a_model_of_other_numbers_is_told_what_to_do(tiny_vit: nn.Module, path: 
     with refused(f"{path} has a head of torch.float32, the model one of torch.bfloat16; load it into a model of torch.float32"):
         load_adapter(deepcopy(tiny_vit).to(torch.bfloat16), path)
     load_adapter(tiny_vit, path).to(torch.bfloat16)
+
+
+def test_a_file_of_a_converted_model_loads(tiny_vit: nn.Module, trained: nn.Module, tmp_path: Path) -> None:
+    """A method draws its own parameters in fp32, whatever the backbone's numbers are."""
+    rounded = {name: tensor.clone() for name, tensor in adapter_state_dict(trained.half()).items()}
+    save_adapter(trained, tmp_path / "a.safetensors")
+    for model in (deepcopy(tiny_vit), tiny_vit.half()):
+        loaded = adapter_state_dict(load_adapter(model, tmp_path / "a.safetensors"))
+        assert {tensor.dtype for name, tensor in loaded.items() if name.startswith("gift.")} == {torch.float32}
+        assert all(torch.equal(tensor.half(), rounded[name]) for name, tensor in loaded.items())
 
 
 def test_home_folders_are_known(trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

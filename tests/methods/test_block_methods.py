@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gift_vit.methods import apply_method, initialise_method
-from gift_vit.methods.config import AdapterConfig, ConvpassConfig, ToastConfig
+from gift_vit.methods.config import AdapterConfig, ConvpassConfig, ToastConfig, VptConfig
 from gift_vit.methods.toast import initialise_toast
 from tests.methods.checks import drawn, refused
 
@@ -95,9 +95,14 @@ def test_adapters_start_as_said(init: str, bound: float, std: float) -> None:
     assert (adapter.scale == 1).all()
 
 
-def test_toast_has_no_intermediates_of_one_pass() -> None:
+def test_timm_s_intermediates_are_refused_where_they_are_others() -> None:
     with refused("a model with TOAST passes twice, and has no forward_intermediates"):
         toast().forward_intermediates(IMAGES)
+    for deep in (True, False):
+        model: Any = apply_method(vit(), VptConfig(deep=deep))
+        for copied in (model, deepcopy(model)):
+            with refused("a model with VPT has prompts among its tokens, and has no forward_intermediates; take"):
+                copied.get_intermediate_layers(IMAGES)
 
 
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}], ids=str)

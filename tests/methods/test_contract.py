@@ -213,7 +213,9 @@ def test_bf16_autocast_is_close_and_keeps_gradients_in_fp32(model: nn.Module, im
     assert {p.dtype for p in trained} == {p.grad.dtype if p.grad is not None else None for p in trained} == {torch.float32}
 
 
-@pytest.mark.parametrize("label", ["adaptformer", "vpt_deep", "vpt_shallow", "lora_qv", "pissa", "pissa_qv", "repadapter"])
+@pytest.mark.parametrize(
+    "label", ["adaptformer", "apla", "vpt_deep", "vpt_shallow", "lora_qv", "pissa", "pissa_qv", "repadapter"]
+)
 def test_half_precision_backbones_keep_the_adapter_in_fp32(tiny_vit: nn.Module, images: Tensor, example: Example) -> None:
     model = apply_method(tiny_vit.bfloat16(), example.config)
     logits = model(images.bfloat16())

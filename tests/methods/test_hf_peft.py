@@ -222,6 +222,9 @@ def test_layers_are_named_exactly(tiny_vit: nn.Module) -> None:
 
     assert replaced(PeftConfig("LN_TUNING", ["norm"])) == {"norm"}
     assert replaced(PeftConfig("LN_TUNING", ["norm2"], [1, 4])) == {"blocks.1.norm2", "blocks.4.norm2"}
+    for wrong in ([0, 99], [0, 0], []):
+        with refused(f"blocks={wrong}: give distinct indices from 0 to 5"):
+            replaced(PeftConfig("LN_TUNING", ["norm1"], wrong))
     assert replaced(PeftConfig("LORA", ["attn.proj"], [1, 3])) == {"blocks.1.attn.proj", "blocks.3.attn.proj"}
     ia3 = PeftConfig("IA3", ["attn.qkv", "mlp.fc2"], [0], {"feedforward_modules": ["mlp.fc2"]})
     assert replaced(ia3) == {"blocks.0.attn.qkv", "blocks.0.mlp.fc2"}

@@ -123,6 +123,8 @@ def test_eva_is_not_trained_before_it_has_its_start(tiny_vit: nn.Module) -> None
     apply_method(copy, LoraConfig(4, init="eva"))
     load_adapter_state_dict(copy, adapter_state_dict(model))
     assert torch.equal(copy.train()(images), model.train()(images))
+    merged = merge_method(apply_method(deepcopy(tiny_vit), LoraConfig(4, init="eva"))).train()
+    assert torch.equal(merged(images), tiny_vit.train()(images)), "a plain model again, to be trained"
 
 
 @pytest.mark.parametrize("whiten", [False, True])
