@@ -1,6 +1,7 @@
 """Working with Hydra's composition: where the YAML lives, the baseline of a run's overrides, and its errors in one line."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache
@@ -30,6 +31,7 @@ from gift_vit.methods.config import CONFIGS as METHODS
 OmegaConf.register_new_resolver("half", lambda number: max(1, number // 2), replace=True)
 OmegaConf.register_new_resolver("by_name", lambda name, choices, other: choices.get(name, other), replace=True)
 OmegaConf.register_new_resolver("without", lambda name, start: name.removeprefix(start), replace=True)
+OmegaConf.register_new_resolver("word", shlex.quote, replace=True)  # as it is typed in a shell
 OmegaConf.register_new_resolver("at_most_cores", lambda most: min(most, cores()), replace=True)
 
 
@@ -281,13 +283,14 @@ def explain_composition_error(error: Exception, overrides: Sequence[str]) -> Con
 
 
 def _explained(error: Exception, overrides: Sequence[str]) -> str:
-    told = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__ or ""))
+    told = str(error) or f"{inside[1] if inside else 'a value'}: {error.__cause__}"  # Hydra has no words for a wrong ${…}
+    told = told.removeprefix("ConfigError raised while resolving interpolation: ")
     text = "\n".join(line for line in told.splitlines() if not line.strip().startswith(_LOCATION))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_choice(error.missing_cfg_file, text)
     if match := re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text):
-        inside = re.search(r"full_key: (\S+)", str(error.__cause__ or ""))  # the key of a mapping that was given as a value
-        return _unknown_override(inside[1] if inside else match[1], overrides)
+        return _unknown_override(inside[1] if inside else match[1], overrides)  # inside a mapping that was given as a value
     if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         point = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", match[2])
         decimal = f"; if it is a decimal comma, write {match[1]}={point}" if point != match[2] else ""

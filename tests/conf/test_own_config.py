@@ -12,6 +12,7 @@ FILES = {
     "dataset/leaves.yaml": "defaults: [/FolderConfig]\nname: leaves\nroot: leaves\n",
     "dataset/latin.yaml": "# Bl\xe4tter\ndefaults: [/FolderConfig]\nname: latin\nroot: leaves\n",
     "dataset/broken.yaml": "name: [a\n",
+    "dataset/grammar.yaml": "root: ${oc.env:A=B}\n",
     "dataset/twice.yaml": "name: a\nname: b\n",
     "dataset/orphan.yaml": "defaults: [foldr]\nname: orphan\n",
     "experiment/swept.yaml": "# @package _global_\nhydra:\n  sweeper:\n    params:\n      optim.lr: 1e-3,1e-4\n",
@@ -37,6 +38,7 @@ MISTAKES = {
     "one of several": (["experiment=[demo,nosuch]"], r"\Aunknown experiment 'nosuch' \(known: demo, mini, nested, "),
     "not UTF-8": (["dataset=latin"], r"\A/.*/my_conf/dataset/latin\.yaml is not written in UTF-8: .*position 4"),
     "not YAML": (["dataset=broken"], r"while parsing a flow sequence in \".*/my_conf/dataset/broken\.yaml\", line 1"),
+    "not OmegaConf": (["dataset=grammar"], r"\Aroot: token recognition error at: '='\Z"),
     "a key twice": (["dataset=twice"], r"found duplicate key name"),
     "base": (
         ["dataset=orphan"],
