@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gift_vit import __version__
 from gift_vit.common.errors import ConfigError, a_few
@@ -95,7 +97,8 @@ def apply_method(model: Model, config: Any) -> Model:
         ConfigError: If a method is applied already, the config does not fit the model, or an adapter file could not hold it.
     """
     if _inner(model) is not model:
-        raise ConfigError("this model is compiled; apply the method first, and give torch.compile what comes out")
+        kind = type(model).__name__
+        raise ConfigError(f"this model is compiled or wrapped ({kind}); apply the method first, and wrap what comes out")
     spec = spec_of(config)
     method_config(describe_method(config))
     if hasattr(model, _APPLIED):
@@ -109,9 +112,9 @@ def apply_method(model: Model, config: Any) -> Model:
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in names)
     backbone = describe_backbone(model)
-    model.requires_grad_(False)
     before = model.state_dict(keep_vars=True)
-    spec.apply(model, config)
+    with _frozen(model):
+        spec.apply(model, config)
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         _let_compiler_see_hooks()
     had_head, names = bool(names), head_names(model)  # a method may have put another head in its place
@@ -125,13 +128,28 @@ def apply_method(model: Model, config: Any) -> Model:
         model.get_parameter(name).requires_grad_(True)
     setattr(model, _APPLIED, AppliedMethod(config, adapter_names, state_names, backbone_size, backbone))
     if getattr(config, "needs_start", False):
-        vars(model)[_UNTRAINABLE] = model.register_forward_pre_hook(_refuse_training)
+        loaded = model.register_load_state_dict_post_hook(_note_loaded)
+        vars(model)[_UNTRAINABLE] = model.register_forward_pre_hook(_refuse_training), loaded
     return model
 
 
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Nothing of the model is trained from here on, unless what is done with it is refused."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    except ConfigError:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
+
+
 def _inner(model: nn.Module) -> nn.Module:
-    """The model, also of what ``torch.compile`` has put around it."""
-    return getattr(model, "_orig_mod", model)
+    """The model, also of what ``torch.compile`` and ``DistributedDataParallel`` have put around it."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+    return model if inner is None else _inner(inner)
 
 
 def _let_compiler_see_hooks() -> None:
@@ -149,16 +167,21 @@ def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Needed before training with ``LoraConfig(init="eva")`` and ``ToastConfig(weights=…)``; a loaded adapter needs none.
 
     Args:
-        model: The model on its device, in eval mode.
+        model: The model on its device; what it computes here is that of eval mode.
         batches: Training images (B, 3, H, W) in a random order, without augmentation, read as they are asked for.
 
     Raises:
-        ConfigError: If no method is applied, or a file that it starts from does not fit.
+        ConfigError: If no method is applied, a file that it starts from does not fit, or there are no images to start from.
     """
     model = _inner(model)
     config = applied_method(model).config
     if (start := spec_of(config).initialise) is not None:
-        start(model, config, batches)
+        training = [module for module in model.modules() if module.training]
+        try:
+            start(model.eval(), config, batches)
+        finally:
+            for module in training:
+                module.training = True
     _allow_training(model)
 
 
@@ -172,8 +195,14 @@ def _refuse_training(model: nn.Module, args: Any) -> None:
         )
 
 
+def _note_loaded(model: nn.Module, keys: Any) -> None:
+    """After ``load_state_dict``, of the model or of what it is a part of: an adapter that was in it needs no start."""
+    if not any(missing.endswith(name) for missing in keys.missing_keys for name in applied_method(model).adapter_names):
+        _allow_training(model)
+
+
 def _allow_training(model: nn.Module) -> None:
-    if (hook := vars(model).pop(_UNTRAINABLE, None)) is not None:
+    for hook in vars(model).pop(_UNTRAINABLE, ()):
         hook.remove()
 
 

@@ -156,7 +156,7 @@ class LoraConfig(Options, section="method"):
         dropout: Probability that an input of A is dropped while training.
         rank_stabilized: Scale by α / √r instead.
         freeze_a: Train B alone.
-        lr_ratio: Learning rate of B over that of everything else.
+        lr_ratio: Learning rate of B over that of everything else; :func:`gift_vit.engine.state.build_optimizer` reads it.
         init: ``default``: A as ``nn.Linear`` draws it, B zero; ``gaussian``: A normal with standard deviation 1 / r;
             ``pissa``: both from the frozen weight; ``eva``: A from the layer's inputs, before training starts.
         eva_images: Training images that ``eva`` looks at.

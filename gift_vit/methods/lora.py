@@ -121,19 +121,26 @@ def initialise_lora(model: nn.Module, cfg: LoraConfig, batches: Iterable[Tensor]
     A's rows are the leading eigenvectors of the covariance of the layer's inputs over all tokens, of unit length and with their
     largest entry positive; with ``whiten`` divided by the root of their singular value. Sums are in float64: how the images are
     dealt into batches does not matter.
+
+    Raises:
+        ConfigError: If there is no image.
     """
     if cfg.init != "eva":
         return
     sums = {layer: _Moments(layer.in_features) for layer in _adapted_layers(model)}
     hooks = [layer.register_forward_pre_hook(moments.add) for layer, moments in sums.items()]
     images = 0
-    for batch in batches:
-        model(batch[: cfg.eva_images - images])
-        images = min(images + len(batch), cfg.eva_images)
-        if images == cfg.eva_images:
-            break
-    for hook in hooks:
-        hook.remove()
+    try:
+        for batch in batches:
+            model(batch[: cfg.eva_images - images])
+            images = min(images + len(batch), cfg.eva_images)
+            if images == cfg.eva_images:
+                break
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if images == 0:
+        raise ConfigError("method.init=eva starts from training images, and there are none in what it was given")
     log.info("EVA: the inputs of %d layers over %d training images", len(sums), images)
     for layer, moments in sums.items():
         rows = moments.directions(cfg.rank, cfg.whiten)

@@ -151,7 +151,7 @@ def initialise_toast(model: nn.Module, cfg: ToastConfig, batches: Iterable[Tenso
     """Load the tuned decoders, and warn of a prior that no token of a first batch passes: it cannot learn.
 
     Raises:
-        ConfigError: If the file is absent, or not of this model.
+        ConfigError: If the file is absent, or not of this model, or there is no batch.
     """
     vit, toast = cast("VisionTransformer", model), cast("Toast", model.toast)
     if cfg.weights is None:
@@ -159,8 +159,10 @@ def initialise_toast(model: nn.Module, cfg: ToastConfig, batches: Iterable[Tenso
     else:
         cfg.check_present()
         _load_decoders(toast, Path(cfg.weights))
+    if (images := next(iter(batches), None)) is None:
+        raise ConfigError("method 'toast' starts from a first batch of training images, and there is none in what it was given")
     with torch.no_grad():
-        tokens = VisionTransformer.forward_features(vit, next(iter(batches)))
+        tokens = VisionTransformer.forward_features(vit, images)
         passing = (toast.similarity(tokens) > 0).double().mean().item()
     log.info("TOAST: %.0f %% of the tokens of a first batch pass the selection", 100 * passing)
     if passing == 0:

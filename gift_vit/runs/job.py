@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import TypeGuard
 
 from hydra.conf import HydraConf
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 OBSERVER_VARIABLE = "GIFT_VIT_OBSERVER"
 # process id of the sweep that a job belongs to; what the sweep's own process has started ends with it
 SWEEP_VARIABLE = "GIFT_VIT_SWEEP"
+_one_at_a_time = Lock()  # of the threads of a process
 _LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
@@ -123,6 +125,15 @@ def train_words(words: Sequence[str]) -> Path:
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{words!r}: expected a list of words, as ['dataset=digits', 'method=gift']")
+    if not _one_at_a_time.acquire(blocking=False):
+        raise ConfigError("a run is being trained in this process, whose logging and random state it has; use another process")
+    try:
+        return _train(words)
+    finally:
+        _one_at_a_time.release()
+
+
+def _train(words: Sequence[str]) -> Path:
     config_dir, overrides = config_dir_of(words)
     with hydra_set_up(config_dir):
         cfg, hydra_cfg = compose_job(overrides_of(overrides))

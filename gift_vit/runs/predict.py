@@ -42,7 +42,9 @@ class Prediction:
 
 def find_pictures(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """Image files by a file, a folder, a pattern, or several of them; raises as :func:`image_files` does."""
-    several = [images] if isinstance(images, str | Path) else images
+    several = [images] if isinstance(images, str | Path) or not isinstance(images, Iterable) else list(images)
+    if wrong := [type(where).__name__ for where in several if not isinstance(where, str | Path)]:
+        raise ConfigError(f"images={wrong[0]}: expected names of files; tensors are for model(), see docs/runs.md")
     return [file for where in several for file in image_files(where)]
 
 

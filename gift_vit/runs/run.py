@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -127,24 +127,20 @@ class Run:
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
 
-    @cached_property
+    @property
     def values(self) -> dict[str, Any]:
         """The resolved configuration as plain containers; empty where it is absent or damaged."""
-        try:
-            values: Any = OmegaConf.to_container(read_config(self.folder / CONFIG))
-        except (OSError, ConfigError):
-            return {}
-        return values
+        return _values_of(self.folder / CONFIG, _written(self.folder / CONFIG))
 
-    @cached_property
+    @property
     def result(self) -> Result | None:
-        """The record of a finished run; None: it is not finished.
+        """The record of a finished run, as it is now; None: it is not finished.
 
         Raises:
             ConfigError: If ``result.json`` cannot be read.
         """
         file = self.folder / RESULT
-        return read_result(file) if os.path.isfile(file) else None
+        return _result_of(file, _written(file)) if os.path.isfile(file) else None
 
     def record(self, use: str = "that says what was done") -> Result:
         """The record of a finished run; ``use`` ends the sentence that an imported adapter has none.
@@ -157,7 +153,7 @@ class Run:
             raise ConfigError(f"{self.folder} is an imported adapter: it has no {RESULT} {use}")
         return self.result
 
-    @cached_property
+    @property
     def imported(self) -> dict[str, Any] | None:
         """What is known of an adapter from elsewhere, see :mod:`gift_vit.import_gift`; None: it was trained here.
 
@@ -230,11 +226,13 @@ class Run:
         Raises:
             ConfigError: If the run is not finished, has fewer classes, or there are no such pictures.
         """
-        from gift_vit.runs.classify import classify_files  # torch
+        from gift_vit.engine.state import product_precision_kept  # torch
+        from gift_vit.runs.classify import classify_files
         from gift_vit.runs.predict import check_question, find_pictures
 
         topk = check_question(self, topk)
-        return list(classify_files(self, find_pictures(images), topk, device))
+        with product_precision_kept():
+            return list(classify_files(self, find_pictures(images), topk, device))
 
     def how_to_predict(self) -> str:
         """What to type to keep the predictions of a finished run; or why there are none."""
@@ -267,12 +265,15 @@ class Run:
         Raises:
             ConfigError: If the run is not finished, or its pretrained weights are others now.
         """
-        from gift_vit.methods.adapter import applied_method, holds_weights, load_adapter  # torch
+        from torch import cuda
+        from torch.random import fork_rng
+
+        from gift_vit.methods.adapter import applied_method, holds_weights, load_adapter
         from gift_vit.runs.build import build_model
 
         self.check_finished()
         cfg = self.config
-        with self._told_where_weights_are_named():
+        with self._told_where_weights_are_named(), fork_rng(range(cuda.device_count())):
             cfg.backbone.check_present()
             model = build_model(cfg, self.num_classes)
         if self.result and not holds_weights(applied_method(model).backbone, self.result.backbone):
@@ -499,6 +500,31 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
+def _written(file: Path) -> tuple[int, ...]:
+    """Tells what a file holds now from what it held before; empty if it is not there."""
+    try:
+        now = os.stat(file)
+    except OSError:
+        return ()
+    return now.st_mtime_ns, now.st_size, now.st_ino
+
+
+@lru_cache(maxsize=4096)
+def _result_of(file: Path, written: tuple[int, ...]) -> Result:
+    del written  # a part of the key
+    return read_result(file)
+
+
+@lru_cache(maxsize=4096)
+def _values_of(file: Path, written: tuple[int, ...]) -> dict[str, Any]:
+    del written  # a part of the key
+    try:
+        values: Any = OmegaConf.to_container(read_config(file))
+    except (OSError, ConfigError):
+        return {}
+    return values
+
+
 class _QuietFileHandler(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk must not fill the terminal with the log's own troubles."""
@@ -510,6 +536,7 @@ def _logged_to(path: Path) -> Iterator[None]:
         handler = _QuietFileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
+    level = ours.level
     root.addHandler(handler)
     ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
     try:
@@ -517,7 +544,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-        ours.setLevel(logging.NOTSET)
+        ours.setLevel(level)
 
 
 class MetricsFile(Observer):

@@ -197,8 +197,10 @@ def test_toast_takes_tuned_decoders_of_the_authors(tmp_path: Any, caplog: pytest
     model: Any = apply_method(vit(), ToastConfig(weights=str(tmp_path / "decoders.pth")))
     with refused("method 'toast' with {'weights': 'decoders.pth'} has not had its start; call initialise_method"):
         model.train()(IMAGES)
-    initialise_method(model.eval(), [IMAGES])
-    model.train()(IMAGES)
+    with refused("method 'toast' starts from a first batch of training images, and there is none"):
+        initialise_method(model, [])
+    initialise_method(model, [IMAGES])
+    model(IMAGES)
     assert (model.toast.prior == 2).all()
     assert (model.toast.transform == 3).all()
     assert (model.toast.decoders[1]["out"].weight == 5).all()

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods import (
@@ -72,5 +72,24 @@ def test_a_method_is_applied_before_compiling(tmp_path: Path) -> None:
         lambda: apply_method(compiled(vit()), VptConfig()),
         lambda: load_adapter(compiled(vit()), tmp_path / "a.safetensors"),
     ):
-        with pytest.raises(ConfigError, match=r"this model is compiled; apply the method first, and give torch\.compile"):
+        with pytest.raises(
+            ConfigError, match=r"compiled or wrapped \(OptimizedModule\); apply the method first, and wrap what"
+        ):
             call()
+
+
+def test_a_model_in_ddp_is_counted_saved_and_merged_as_itself(tmp_path: Path) -> None:
+    model = drawn(vit(), GiftConfig(rank=4)).float()
+    expected = count_parameters(model), list(adapter_state_dict(model))
+    distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        outer = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(ConfigError, match=r"compiled or wrapped \(DistributedDataParallel\); apply the method first"):
+            apply_method(outer, GiftConfig())
+        assert (count_parameters(outer), list(adapter_state_dict(outer))) == expected
+        save_adapter(outer, tmp_path / "a.safetensors")
+        load_adapter(outer, tmp_path / "a.safetensors")
+        assert merge_method(outer) is outer
+        assert model.state_dict().keys() == vit().state_dict().keys()
+    finally:
+        distributed.destroy_process_group()

@@ -1,6 +1,6 @@
 """rsLoRA, LoRA-FA, LoRA+, PiSSA, EVA and WeGeFT's start, each by what tells it from what it is a relative of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -118,13 +118,37 @@ def test_eva_is_not_trained_before_it_has_its_start(tiny_vit: nn.Module) -> None
     for own in (model, deepcopy(model)):
         with pytest.raises(ConfigError, match=r"'lora' with {'init': 'eva'} has not had its start; call initialise_method"):
             own.train()(images)
-        initialise_method(own.eval(), [images])
-        own.train()(images)
+        initialise_method(own, [images])
+        assert all(module.training for module in own.modules())
+        own(images)
+    whole = nn.ModuleDict({"part": apply_method(deepcopy(copy), LoraConfig(4, init="eva"))})
+    whole.load_state_dict({f"part.{name}": tensor for name, tensor in model.state_dict().items()})
     apply_method(copy, LoraConfig(4, init="eva"))
+    copy.load_state_dict(tiny_vit.state_dict(), strict=False)
+    with pytest.raises(ConfigError, match="has not had its start"):
+        copy.train()(images)
     load_adapter_state_dict(copy, adapter_state_dict(model))
-    assert torch.equal(copy.train()(images), model.train()(images))
+    assert torch.equal(copy(images), model(images))
+    assert torch.equal(whole.train()["part"](images), model(images))
     merged = merge_method(apply_method(deepcopy(tiny_vit), LoraConfig(4, init="eva"))).train()
     assert torch.equal(merged(images), tiny_vit.train()(images)), "a plain model again, to be trained"
+
+
+def test_a_start_of_eva_that_fails_leaves_nothing_behind(tiny_vit: nn.Module) -> None:
+    def broken() -> Iterator[Tensor]:
+        yield torch.randn(1, 3, 160, 160)
+        raise OSError("a picture that cannot be read")
+
+    model = apply_method(tiny_vit, LoraConfig(4, init="eva"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(OSError, match="a picture"):
+        initialise_method(model, broken())
+    with pytest.raises(ConfigError, match=r"method\.init=eva starts from training images, and there are none"):
+        initialise_method(model, iter([]))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [name for name, module in model.named_modules() if module._forward_pre_hooks] == [""], "the refusal to train"
+    with pytest.raises(ConfigError, match="has not had its start"):
+        model.train()(torch.randn(1, 3, 160, 160))
 
 
 @pytest.mark.parametrize("whiten", [False, True])

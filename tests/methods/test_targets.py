@@ -116,6 +116,7 @@ def test_a_wrong_config_leaves_a_usable_model(tiny_vit: nn.Module, options: dict
     with refused(message):
         apply_method(tiny_vit, GiftConfig(**options))
     assert list(tiny_vit.state_dict()) == keys
+    assert all(parameter.requires_grad for parameter in tiny_vit.parameters())
     assert torch.equal(apply_method(tiny_vit, GiftConfig(rank=64))(images), logits)
 
 

@@ -12,7 +12,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.runs import Run
+from gift_vit.runs import Run, job
 
 WORDS = ["debug=smoke", "run_name=smoke", "phase=final", "method.rank=2", "trainer.precision=tf32"]
 FOLDER = Path("outputs/final/digits/gift/test_vit/smoke")
@@ -35,16 +35,24 @@ def test_a_run_is_trained_and_opened_and_nothing_is_left_behind(tmp_path: Path, 
     async def cell() -> list[Run]:
         return [Run.train(WORDS), Run.train(WORDS)]
 
+    monkeypatch.setattr(logging.getLogger("gift_vit"), "level", logging.WARNING)
     before = state()
     first, second = asyncio.run(cell())
     assert state() == before
+    first.data().split("test")[0][0].save("a.png")
+    drawn = first.model(), first.predict("a.png")
+    assert state() == before
+    assert len(drawn[1]) == 1
+    for wrong in (first.data().split("test")[0][0], [torch.zeros(3)]):
+        with pytest.raises(ConfigError, match=r"images=(Image|Tensor): expected names of files; tensors are for model\(\)"):
+            first.predict(wrong)  # pyright: ignore[reportArgumentType]
     assert (first.folder, second.folder) == (tmp_path / FOLDER, tmp_path / FOLDER)
     assert (first.state, second.state) == ("done", "done")
     assert first.result is not None
     assert first.result.run.overrides == WORDS
     assert first.result.run.command == f"python -m gift_vit.train {' '.join(WORDS)}"
     assert first.result == second.result
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "outputs"}
 
 
 def test_a_folder_of_one_s_own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +95,24 @@ def test_a_mistake_is_an_exception_and_leaves_nothing(
         Run.train(words)
     assert state() == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_threads_one_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra, the log and random states are the process's."""
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    def told_config(*_: object) -> None:
+        with pytest.raises(ConfigError) as raised:
+            Run.train(WORDS)
+        told.append(str(raised.value))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(job, "told_config", told_config)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="enough"):
+            Run.train(WORDS)
+    assert told == ["a run is being trained in this process, whose logging and random state it has; use another process"] * 2
 
 
 def test_a_failure_is_an_exception_and_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,12 @@ def test_states(tmp_path: Path, name: str) -> None:
     assert run.state == state
 
 
-def test_a_finished_run_tells_everything(finished: RunConfig) -> None:
+def test_a_finished_run_tells_everything(finished: RunConfig, tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run")
+    assert (run.state, run.result, run.values) == ("missing", None, {})
+    shutil.copytree(finished.folder, run.folder)
+    assert run.result == Run.open(finished.folder).result, "asked again, now that there is one"
+    assert run.values == finished.values
     run = Run.open(finished.folder)
     assert (run.state, run.reason, run.failure, run.imported) == ("done", "", None, None)
     assert run.config == finished
