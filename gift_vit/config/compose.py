@@ -290,7 +290,8 @@ def _explained(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_choice(error.missing_cfg_file, text)
     if match := re.search(r"Could not (?:override|delete from config)[. ].*?'([^']+)'", text):
-        return _unknown_override(inside[1] if inside else match[1], overrides)  # inside a mapping that was given as a value
+        deeper = inside and inside[1].startswith(f"{match[1]}.")  # in a mapping that was given as a value
+        return _unknown_override(inside[1] if inside and deeper else match[1], overrides)
     if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         point = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", match[2])
         decimal = f"; if it is a decimal comma, write {match[1]}={point}" if point != match[2] else ""
