@@ -93,7 +93,7 @@ def _kept(run: RunConfig) -> Iterator[None]:
 def told_config(cfg: DictConfig, hydra_cfg: HydraConf) -> RunConfig:
     """The run that a job is told to be, checked; a final run without a recipe and a rate that rises are warned of."""
     check_recipe(task_words(hydra_cfg))
-    if hydra_cfg.mode != RunMode.MULTIRUN and (axes := OmegaConf.select(hydra_cfg, "sweeper.params")):
+    if hydra_cfg.mode != RunMode.MULTIRUN and (axes := OmegaConf.select(hydra_cfg.sweeper, "params")):
         remedy = "add -m, or `mode: MULTIRUN` below `hydra` in the file that names it"
         raise ConfigError(f"{', '.join(axes)}: an axis of a sweep, and this is one run; {remedy}")
     run = load_job(cfg, hydra_cfg)
