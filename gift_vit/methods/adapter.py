@@ -514,7 +514,7 @@ def _check_head(model: nn.Module, file: AdapterFile) -> None:
                 f"{file.path} has a head of {len(stored)} classes, the model one of {len(own)}; "
                 f"create the model with num_classes={len(stored)}"
             )
-        if stored is not None and stored.dtype != own.dtype and not _is_widened(stored.dtype, own.dtype):
+        if stored is not None and not _is_widened(stored.dtype, own.dtype):
             raise ConfigError(
                 f"{file.path} has a head of {stored.dtype}, the model one of {own.dtype}; load it into a model of "
                 f"{stored.dtype}, and then convert that with .to({own.dtype})"
@@ -522,7 +522,7 @@ def _check_head(model: nn.Module, file: AdapterFile) -> None:
 
 
 def _is_widened(given: Any, expected: Any) -> bool:
-    """Whether both are kinds of floating-point numbers, and the second holds each of the first's."""
+    """Whether both are kinds of floating-point numbers, perhaps the same, and the second holds each of the first's."""
     floating = all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in (given, expected))
     return floating and torch.promote_types(given, expected) == expected
 

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -53,6 +53,7 @@ PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on wit
 IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
 
 R = TypeVar("R", bound="Run")
+T = TypeVar("T")
 State = Literal["done", "running", "failed", "interrupted", "missing", "pruned"]
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class Run:
     @property
     def values(self) -> dict[str, Any]:
         """The resolved configuration as plain containers; empty where it is absent or damaged."""
-        return _values_of(self.folder / CONFIG, _written(self.folder / CONFIG))
+        return _kept(_values_of, self.folder / CONFIG)
 
     @property
     def result(self) -> Result | None:
@@ -140,7 +141,7 @@ class Run:
             ConfigError: If ``result.json`` cannot be read.
         """
         file = self.folder / RESULT
-        return _result_of(file, _written(file)) if os.path.isfile(file) else None
+        return _kept(read_result, file) if os.path.isfile(file) else None
 
     def record(self, use: str = "that says what was done") -> Result:
         """The record of a finished run; ``use`` ends the sentence that an imported adapter has none.
@@ -500,24 +501,22 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _written(file: Path) -> tuple[int, ...]:
-    """Tells what a file holds now from what it held before; empty if it is not there."""
+def _kept(read: Callable[[Path], T], file: Path) -> T:
+    """What a file holds now; it is read once, until it is written anew."""
     try:
         now = os.stat(file)
     except OSError:
-        return ()
-    return now.st_mtime_ns, now.st_size, now.st_ino
+        return read(file)
+    return _read(read, file, (now.st_mtime_ns, now.st_size, now.st_ino))  # pyright: ignore[reportReturnType]
 
 
 @lru_cache(maxsize=4096)
-def _result_of(file: Path, written: tuple[int, ...]) -> Result:
+def _read(read: Callable[[Path], object], file: Path, written: tuple[int, ...]) -> object:
     del written  # a part of the key
-    return read_result(file)
+    return read(file)
 
 
-@lru_cache(maxsize=4096)
-def _values_of(file: Path, written: tuple[int, ...]) -> dict[str, Any]:
-    del written  # a part of the key
+def _values_of(file: Path) -> dict[str, Any]:
     try:
         values: Any = OmegaConf.to_container(read_config(file))
     except (OSError, ConfigError):
