@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -236,11 +236,7 @@ def _read_npz(model: nn.Module, path: Path) -> None:
         parameter.fill_(torch.nan)
     model.load_pretrained(str(path))  # pyright: ignore[reportCallIssue]
     missing = [f"{name} {tuple(p.shape)}" for name, p in expected.items() if p.isnan().any()]
-    if missing:
-        raise ConfigError(
-            f"backbone.weights={path} does not fit {architecture(model)}: {len(missing)} tensors missing "
-            f"({', '.join(missing[:2])}{', …' if len(missing) > 2 else ''}); give the weights of this architecture"
-        )
+    _refuse_misfits(model, path, {"missing": missing})
 
 
 def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
@@ -266,16 +262,21 @@ def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
             if name in state and _shape(state[name]) != tuple(tensor.shape)
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{len(names)} tensors {word} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
-            for word, names in problems.items()
-            if names
-        )
+    _refuse_misfits(model, path, problems)
+    model.load_state_dict(state, strict=False)
+
+
+def _refuse_misfits(model: nn.Module, path: Path, problems: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a file with tensors of any kind of problem."""
+    listed = "; ".join(
+        f"{len(names)} tensors {word} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
+        for word, names in problems.items()
+        if names
+    )
+    if listed:
         raise ConfigError(
             f"backbone.weights={path} does not fit {architecture(model)}: {listed}; give the weights of this architecture"
         )
-    model.load_state_dict(state, strict=False)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
