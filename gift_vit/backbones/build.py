@@ -213,7 +213,7 @@ def load_local_weights(model: nn.Module, path: Path, adapt: Adapt | None = None)
     check_readable(path)
     try:
         if path.suffix == ".npz":
-            _check_npz_depth(model, path)
+            _check_npz(model, path)
             _read_npz(model, path)
         else:
             _load_tensors(model, path, adapt)
@@ -303,21 +303,32 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _check_npz_depth(model: nn.Module, path: Path) -> None:
-    """Refuse a file of another depth or patch embedding: timm's reader takes the blocks it needs and ignores the rest."""
+def _check_npz(model: nn.Module, path: Path) -> None:
+    """Refuse a file of another depth, number of heads or patch embedding, which timm's reader cuts to size without a word."""
     own = model.state_dict().get("patch_embed.proj.weight")
     if own is None or not hasattr(model, "load_pretrained"):
         raise ConfigError(f"backbone.weights={path}: timm reads no .npz into {architecture(model)}; give .safetensors or .pth")
     with np.load(path) as file:
         blocks = {int(match[1]) for name in file.files if (match := re.search(r"encoderblock_(\d+)/", name))}
         stem = next((file[name].shape for name in file.files if name.endswith("embedding/kernel")), None)
-    expected = (own.shape[2], own.shape[3], own.shape[1], own.shape[0])
-    depth = len(model.get_submodule("blocks"))  # pyright: ignore[reportArgumentType]
-    if len(blocks) != depth or stem != expected:
+        query = next(
+            (file[name].shape for name in file.files if name.endswith("query/kernel")), None
+        )  # width, heads, head size
+    own_blocks = model.get_submodule("blocks")
+    found = {"blocks": len(blocks), "heads": query and query[1], "patch embedding": stem}
+    expected = {
+        "blocks": len(own_blocks),  # pyright: ignore[reportArgumentType]
+        "heads": own_blocks.get_submodule("0.attn").num_heads,
+        "patch embedding": (own.shape[2], own.shape[3], own.shape[1], own.shape[0]),
+    }
+    if found != expected:
         raise ConfigError(
-            f"backbone.weights={path} does not fit {architecture(model)}: {len(blocks)} blocks and patch embedding {stem}, "
-            f"expected {depth} and {expected}"
+            f"backbone.weights={path} does not fit {architecture(model)}: {_facts(found)}, expected {_facts(expected)}"
         )
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def input_statistics(model: nn.Module) -> InputStatistics:

@@ -95,7 +95,11 @@ def test_the_head_is_drawn_as_the_authors_draw_it() -> None:
 
 
 NARROW = {"embed_dim": 32, "num_heads": 2}
-OTHERS = {".safetensors": (NARROW, {"depth": 4}), ".pth": ({"patch_size": 8},), ".npz": (NARROW, {"depth": 4}, {"depth": 8})}
+OTHERS = {
+    ".safetensors": (NARROW, {"depth": 4}),
+    ".pth": ({"patch_size": 8},),
+    ".npz": (NARROW, {"depth": 4}, {"depth": 8}, {"num_heads": 4}),
+}
 
 
 @pytest.mark.parametrize(("suffix", "kwargs"), [(suffix, other) for suffix in OTHERS for other in OTHERS[suffix]], ids=str)
