@@ -43,7 +43,8 @@ _LEVEL_STEP = {"L;2": 85, "L;4": 17}
 _NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is the whole one
 _PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 _WHITE_IS_ZERO = 0
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_SIGNED = 2
 _HEADER = 2**14  # bytes in which JPEG 2000 and AVIF tell their depth
 
 
@@ -133,6 +134,8 @@ class Decoder:
             raise Image.DecompressionBombError
         if image.format == "FITS" and _is_deep(image.mode):
             raise ValueError("Pillow misreads FITS of more than 8 bits")
+        if not _is_deep(image.mode) and _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ()):
+            raise ValueError("Pillow misreads signed values of 8 bits")
         if self.value_range is not None and _is_cut(image):
             raise NoRangeError(
                 "Pillow gives out the upper 8 of its bits, to which no range applies; store it as grey without alpha, "

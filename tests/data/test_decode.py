@@ -169,6 +169,15 @@ def test_fits_of_more_than_eight_bits_is_refused(bits: int, kind: str) -> None:
             decoder.decode(data, "x.fits")
 
 
+def test_signed_values_of_eight_bits_are_refused() -> None:
+    """-1 would be white."""
+    stored = io.BytesIO()
+    Image.fromarray(np.array([[-1, 1]], np.int8).view(np.uint8)).save(stored, "TIFF", tiffinfo={339: 2})
+    for decoder in (OWN_DATA, Decoder(value_range=(-128, 127))):
+        with pytest.raises(ConfigError, match=r"image x\.tif: Pillow misreads signed values of 8 bits; replace or remove it"):
+            decoder.decode(stored.getvalue(), "x.tif")
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"image x\.tif: it holds values that are not finite"):
         Decoder(value_range=(0, 1)).decode(tiff(np.array([[0, np.nan]], np.float32)), "x.tif")
