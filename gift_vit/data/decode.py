@@ -43,8 +43,10 @@ _LEVEL_STEP = {"L;2": 85, "L;4": 17}
 _NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is the whole one
 _PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 _WHITE_IS_ZERO = 0
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SUB_IFDS, _SAMPLE_FORMAT = 254, 258, 262, 284, 330, 339  # tags of TIFF
 _SIGNED = 2
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_MAGIC = b"\x89PNG\r\n"
 _HEADER = 2**14  # bytes in which JPEG 2000 and AVIF tell their depth
 
 
@@ -117,6 +119,9 @@ class Decoder:
                 return _turned(picture, _orientation(header.getexif))
         with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
             self._check(image)
+            if data.startswith(_PNG_MAGIC):  # of its checksums decoding looks at none: what was never written would be pixels
+                with Image.open(io.BytesIO(data)) as whole:
+                    whole.verify()
             _scale_transparency(image)
             depth = None if self.value_range is None else _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
@@ -132,10 +137,8 @@ class Decoder:
         """Refuse what the header of a picture that is not loaded yet tells."""
         if self.max_pixels is not None and image.width * image.height > self.max_pixels:
             raise Image.DecompressionBombError
-        if image.format == "FITS" and _is_deep(image.mode):
-            raise ValueError("Pillow misreads FITS of more than 8 bits")
-        if not _is_deep(image.mode) and _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ()):
-            raise ValueError("Pillow misreads signed values of 8 bits")
+        if (misread := _misread(image)) is not None:
+            raise ValueError(f"Pillow misreads {misread}")
         if self.value_range is not None and _is_cut(image):
             raise NoRangeError(
                 "Pillow gives out the upper 8 of its bits, to which no range applies; store it as grey without alpha, "
@@ -153,7 +156,10 @@ class Decoder:
         try:
             return self(data)
         except UnidentifiedImageError as error:
-            raise ConfigError(f"cannot decode image {name}: it is empty or of no known image format") from error
+            kind = (
+                "a TIFF of a kind that Pillow does not read" if data[:4] in _TIFF_MAGIC else "empty or of no known image format"
+            )
+            raise ConfigError(f"cannot decode image {name}: it is {kind}; replace or remove it") from error
         except Image.DecompressionBombError as error:
             raise ConfigError(
                 f"cannot decode image {name}: it has more than {self.max_pixels or _PILLOWS_LIMIT:,} pixels; if that is meant "
@@ -200,6 +206,13 @@ class Decoder:
     def _grey(self, image: Image.Image, depth: float | None) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Grey levels and values, (h, w) each, of a picture of one channel with more than 8 bits."""
         values = np.asarray(image)
+        if (
+            image.format == "TIFF"
+            and _SIGNED not in (_tag(image, _SAMPLE_FORMAT) or ())
+            and values.min() < 0
+            and image.mode == "I"
+        ):
+            raise ValueError("Pillow misreads values of 2,147,483,648 or more")
         if self.value_range is None:
             grey = (values >> (_bits(image) - 8)).astype(np.uint8)
         else:
@@ -268,6 +281,27 @@ def _turned(picture: Image.Image, orientation: Any) -> Image.Image:
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
+def _misread(image: Image.Image) -> str | None:
+    """What it is about a picture that is not loaded yet that Pillow reads wrongly, without a word; None: nothing."""
+    if image.format == "FITS" and _is_deep(image.mode):
+        return "FITS of more than 8 bits"
+    if image.format == "JPEG2000" and _is_cut(image):
+        return "JPEG 2000 of more than 8 bits, but for grey: its white becomes black"
+    if image.format != "TIFF":
+        return None
+    compressed = image.tile[0][0] == "libtiff"  # which hands out the machine's own order of bytes
+    cases = {
+        "signed values of 8 bits": not _is_deep(image.mode) and _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ()),
+        "compressed values in big-endian order": compressed and _raw_mode(image).endswith(("BS", "BF")),
+        "planes of 16 bits that are not compressed": not compressed
+        and _tag(image, _PLANES) == 2
+        and max(_tag(image, _BITS_PER_SAMPLE)) > 8,
+        "a TIFF that begins with a thumbnail": (_tag(image, _SUBFILE_TYPE) or 0) & 1
+        and (getattr(image, "is_animated", False) or _tag(image, _SUB_IFDS) is not None),
+    }
+    return next((words for words, holds in cases.items() if holds), None)
+
+
 def _is_deep(mode: str) -> bool:
     """Whether Pillow keeps more than 8 bits of a picture."""
     return mode in ("I", "F") or mode.startswith("I;16")
@@ -284,7 +318,7 @@ def _depth(image: Image.Image) -> float | None:
     The highest value of a PPM need not end a number of bits: the depth is then a fraction. None: of another format.
     """
     tiles, file = getattr(image, "tile", None), getattr(image, "fp", None)
-    if image.format == "PPM" and tiles and isinstance(tiles[0][3], tuple):
+    if image.format == "PPM" and image.mode != "F" and tiles and isinstance(tiles[0][3], tuple):
         return math.log2(tiles[0][3][-1] + 1)  # (mode, highest value)
     if image.format == "SGI" and tiles:
         return 16 if tiles[0][0] == "SGI16" else 8

@@ -102,6 +102,7 @@ def kind_of(root: Path) -> str:
     """
     if not os.path.exists(root):
         raise ConfigError(f"there is no folder or file {root}; give root=<a folder of images, a CSV or a Parquet file>")
+    _refuse_saved(root)
     if os.path.isfile(root):
         kind = _kind_of_table(root)
         return _refuse_file(root, "a folder of images, a CSV or a Parquet file") if kind in (None, "text") else kind
@@ -116,12 +117,21 @@ def kind_of(root: Path) -> str:
     return "csv" if tables and not in_splits and not in_classes else "folder"
 
 
+def _refuse_saved(root: Path) -> None:
+    """What ``save_to_disk`` of the library datasets writes is for that library alone."""
+    if root.suffix == ".arrow" or any(os.path.isfile(root / name) for name in ("dataset_dict.json", "state.json")):
+        raise ConfigError(
+            f"{root} is a dataset that save_to_disk wrote; write each split with to_parquet, and give their folder"
+        )
+
+
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split that is there; where there are no splits, the root as :data:`ALL`.
 
     Raises:
         ConfigError: If the root is no folder of class folders, or a folder in it is of no known split.
     """
+    _refuse_saved(root)
     if os.path.isfile(root):
         _refuse_file(root, "a folder of class folders")
     folders = [entry.name for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
@@ -145,6 +155,7 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
     Raises:
         ConfigError: If there are none, a file is of no known split, or shards are missing or too many.
     """
+    _refuse_saved(root)
     endings = TABLE_ENDINGS[kind]
     if os.path.isfile(root):
         if root.suffix.lower() not in endings:

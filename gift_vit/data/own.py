@@ -161,7 +161,7 @@ def split_off(
         images = f"{cfg.thing}s" if of == ALL else f"training {cfg.thing}s"
         raise ConfigError(
             f"dataset {cfg.name}: cannot split dataset.{part}_fraction={fraction} of its {len(source)} {images} off as {part}: "
-            f"{error}; give a {part} split or another fraction"
+            f"{error}, or give a {part} split"
         ) from error
     whole = f"all {cfg.thing}s" if of == ALL else of
     how = "drawn" if cfg.is_regression else "stratified"

@@ -22,10 +22,12 @@ def stratified_split(
     in_part = math.ceil(size * len(labels)) if isinstance(size, float) else size
     in_rest = len(labels) - in_part
     if min(in_part, in_rest) < max(len(classes), 1):
-        raise ValueError(f"{in_part} and {in_rest} images cannot both hold all of {len(classes)} classes")
+        raise ValueError(
+            f"{in_part} and {in_rest} images cannot both hold all of {len(classes)} classes; give another fraction"
+        )
     if counts.min() < 2:
         rare = classes[counts.argmin()]
-        raise ValueError(f"class {names[rare] if names else rare} has one image only")
+        raise ValueError(f"class {names[rare] if names else rare} has one image only; add others or remove it")
     generator = np.random.RandomState(seed)
     of_rest = _apportion(counts, in_rest, generator)
     of_part = _apportion(counts - of_rest, in_part, generator)

@@ -163,7 +163,7 @@ def test_a_row_that_is_there_twice_counts_once_and_in_two_splits_twice(read: Cal
         ("image,label\npics/a/0.png,x\npics/a/0.png,y", r"line 3: pics/a/0\.png has the label y, and x further up; keep one"),
         (
             "image,label,split\nno.png,x,train\nnor.png,x,train\npics/a/0.png,x,train",
-            r"image \S*/no\.png is not there \(2 of 3 listed in \S*list\.csv are missing\)",
+            r"image \S*/no\.png is not there \(2 of 3 listed in \S*list\.csv are missing\); paths are relative to the list ",
         ),
         ("sep=,\nimage,label\na.png", r"line 3 has not the 2 columns of the first"),
         ('image,label\n"a.png,x', r"line 2 cannot be read as CSV: unexpected end of data"),

@@ -89,7 +89,7 @@ def test_a_picture_of_test_that_is_none_is_told_before_the_training(leaky: Path,
     (leaky / "test/b/0.png").write_bytes(b"")
     dataset = build_dataset(make_config(FolderConfig, root=leaky))
     for look, told in (
-        (True, "a/2.png: it is empty or of no known image format (and 1 more)"),
+        (True, "a/2.png: it is empty or of no known image format; replace or remove it (and 1 more)"),
         (False, "b/0.png: it is empty"),
     ):
         with pytest.raises(ConfigError, match=re.escape(f"cannot decode image {leaky}/test/{told}")):

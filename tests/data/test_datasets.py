@@ -127,7 +127,8 @@ def test_val_is_split_off_in_proportion_and_classes_of_one_image_cannot_be_split
     image, label = val[3]
     assert (image.getpixel((0, 0)), label) == ((int(val.indices[3]),) * 3, int(val.labels[3]))
     message = (
-        r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 15 training images.*: class dog has one image only; give"
+        r"dataset toy: cannot split dataset\.val_fraction=0\.2 of its 15 training images.*: "
+        "class dog has one image only; add others or remove it, or give a val split"
     )
     with pytest.raises(ConfigError, match=message):
         split_off(toy(0), "val", "train", source([0] * 14 + [1]), 0.2, ["cat", "dog"])

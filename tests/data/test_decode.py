@@ -98,10 +98,10 @@ def test_colours_and_alpha_of_sixteen_bits_as_grey_of_sixteen() -> None:
     assert OWN_DATA.remarks(png(16, 2, dark * 3, 1)) == ["reduced to 8 bits"]
 
 
-@pytest.mark.parametrize(("ending", "depth"), [("jp2", 16), ("ppm", 16), ("sgi", 16), ("avif", 10), ("avif", 12)])
+@pytest.mark.parametrize(("ending", "depth"), [("ppm", 16), ("sgi", 16), ("avif", 10), ("avif", 12)])
 def test_colours_of_more_than_eight_bits_of_other_formats(ending: str, depth: int) -> None:
     colours = np.full((64, 64, 3), 2000 if depth > 10 else 1000, np.uint16)
-    eight = {"jp2": "JPEG2000", "ppm": "PPM", "sgi": "SGI", "avif": "AVIF"}[ending]
+    eight = {"ppm": "PPM", "sgi": "SGI", "avif": "AVIF"}[ending]
     if ending == "sgi":
         data = encode(Image.new("RGB", (64, 64)), "SGI", bpc=2)
     else:
@@ -169,13 +169,94 @@ def test_fits_of_more_than_eight_bits_is_refused(bits: int, kind: str) -> None:
             decoder.decode(data, "x.fits")
 
 
-def test_signed_values_of_eight_bits_are_refused() -> None:
-    """-1 would be white."""
-    stored = io.BytesIO()
-    Image.fromarray(np.array([[-1, 1]], np.int8).view(np.uint8)).save(stored, "TIFF", tiffinfo={339: 2})
-    for decoder in (OWN_DATA, Decoder(value_range=(-128, 127))):
-        with pytest.raises(ConfigError, match=r"image x\.tif: Pillow misreads signed values of 8 bits; replace or remove it"):
-            decoder.decode(stored.getvalue(), "x.tif")
+def raw_tiff(values: NDArray[Any], compressed: bool = False, planes: int = 1, **tags: int) -> bytes:
+    """By the specification, in the byte order of the values; of one channel, or of three planes (3, h, w)."""
+    order = ">" if values.dtype.str[0] == ">" else "<"
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    strips = [plane.tobytes() for plane in (values if planes == 3 else [values])]
+    strips = [zlib.compress(strip) for strip in strips] if compressed else strips
+    height, width = values.shape[-2:]
+    count, bits = len(strips), 8 * values.dtype.itemsize
+    data = 8 + 2 + 12 * 12 + 4  # behind the header and the entries
+    lists = data + sum(map(len, strips))
+    starts = [data + sum(map(len, strips[:index])) for index in range(count)]
+
+    entries: list[tuple[int, int, list[int]]] = [
+        (254, 4, [tags.get("subfile", 0)]),
+        *((256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * count)),
+        *((259, 3, [8 if compressed else 1]), (262, 3, [2 if count == 3 else 1])),
+        *((273, 4, starts), (277, 3, [count]), (278, 4, [height])),
+        *((279, 4, [len(strip) for strip in strips]), (284, 3, [2 if count == 3 else 1])),
+        (339, 3, [kind] * count),
+    ]
+    head, tail = b"", b""
+    for tag, field, numbers in entries:
+        packed = struct.pack(f"{order}{len(numbers)}{'H' if field == 3 else 'I'}", *numbers)
+        if len(packed) > 4:
+            place, tail = lists + len(tail), tail + packed
+            packed = struct.pack(f"{order}I", place)
+        head += struct.pack(f"{order}HHI", tag, field, len(numbers)) + packed.ljust(4, b"\0")
+    mark = b"MM" if order == ">" else b"II"
+    return mark + struct.pack(f"{order}HIH", 42, 8, len(entries)) + head + bytes(4) + b"".join(strips) + tail
+
+
+FLOATS = np.array([[0, 0.5, 1]], "<f4")
+PLANES = np.full((3, 4, 4), 0x8000, "<u2")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (raw_tiff(np.array([[-1, 1]], "i1")), "signed values of 8 bits"),
+        (raw_tiff(FLOATS.astype(">f4"), compressed=True), "compressed values in big-endian order"),
+        (raw_tiff(np.array([[0, 1]], ">i2"), compressed=True), "compressed values in big-endian order"),
+        (raw_tiff(PLANES, planes=3), "planes of 16 bits that are not compressed"),
+        (raw_tiff(np.array([[0, 2**31]], "<u4")), "values of 2,147,483,648 or more"),
+        (cv2.imencode(".jp2", np.full((64, 64, 3), 65535, np.uint16))[1].tobytes(), "JPEG 2000 of more than 8 bits"),
+    ],
+    ids=["signed", "float", "int16", "planes", "uint32", "jpeg2000"],
+)
+def test_what_pillow_misreads_is_refused(data: bytes, what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\Acannot decode image x: Pillow misreads {what}.*; replace or remove it\Z"):
+        Decoder(value_range=(0, 1)).decode(data, "x")
+
+
+def test_what_is_like_it_and_read_rightly_is_not_refused() -> None:
+    for floats in (raw_tiff(FLOATS.astype(">f4")), raw_tiff(FLOATS), raw_tiff(FLOATS, compressed=True)):
+        assert pixels(Decoder(value_range=(0, 1))(floats))[0, :, 0].tolist() == [0, 128, 255]
+    assert pixels(Decoder(value_range=(-1000, 0))(raw_tiff(np.array([[0, -1000]], "<i4"))))[0, :, 0].tolist() == [255, 0]
+    assert pixels(OWN_DATA(raw_tiff(np.array([[255]], ">u2") * 256, compressed=True)))[0, 0, 0] == 255
+    assert (pixels(OWN_DATA(raw_tiff(PLANES, planes=3, compressed=True))) == 128).all()
+    assert (pixels(OWN_DATA(raw_tiff(PLANES.astype("u1") + 7, planes=3))) == 7).all()
+
+
+def test_a_tiff_s_thumbnail_is_not_taken_for_its_picture() -> None:
+    thumbnail, picture = Image.new("L", (2, 2)), Image.new("L", (8, 8), 200)
+    alone = raw_tiff(np.zeros((2, 2), "u1"), subfile=1)
+    assert OWN_DATA(alone).size == (2, 2)
+    begins = io.BytesIO()
+    thumbnail.save(begins, "TIFF", save_all=True, append_images=[picture], tiffinfo={254: 1})
+    with pytest.raises(ConfigError, match="image x: Pillow misreads a TIFF that begins with a thumbnail; replace or remove it"):
+        OWN_DATA.decode(begins.getvalue(), "x")
+
+
+def test_a_png_whose_tail_was_never_written_is_refused() -> None:
+    """Zero bits are pixels of some kind; its checksums tell."""
+    noise = np.random.default_rng(0).integers(0, 4, (64, 64, 3), np.uint8)
+    whole = encode(Image.fromarray(noise), "PNG")
+    for written in (0.3, 0.6, 0.9):
+        kept = int(written * len(whole))
+        with pytest.raises(ConfigError, match=r"\Acannot decode image x: .*; replace or remove it\Z"):
+            OWN_DATA.decode(whole[:kept] + bytes(len(whole) - kept - 12) + whole[-12:], "x")
+    corrupt = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
+    corrupt[corrupt.index(b"IDAT") - 4 + 8 + corrupt[corrupt.index(b"IDAT") - 1]] ^= 1  # a bit of the sum
+    with pytest.raises(ConfigError, match="image x: broken PNG file"):
+        OWN_DATA.decode(bytes(corrupt), "x")
+
+
+def test_floats_of_a_pfm_have_a_range() -> None:
+    data = b"Pf\n3 1\n-1.0\n" + FLOATS.tobytes()
+    assert pixels(Decoder(value_range=(0, 1))(data))[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

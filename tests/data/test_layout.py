@@ -256,6 +256,7 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path: Path, make_tree: Make, re
         ("a.tar.gz", "csv", "is an archive"),
         ("a.csv", "folder", r"a\.csv is a file; expected a folder of class folders; type dataset=csv"),
         ("a.parquet", "csv", r"a\.parquet is a file; expected .* \.csv or \.tsv; type dataset=parquet"),
+        ("data-00000-of-00001.arrow", "parquet", "is a dataset that save_to_disk wrote; write each split with to_parquet, and"),
         ("a.txt", "parquet", r"a\.txt is a file; expected a folder or a file that ends in \.parquet"),
     ],
 )
@@ -263,6 +264,19 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, read: Read, name: str, kind
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ConfigError, match=message):
         read(kind, tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", ["state.json", "dataset_dict.json"])
+def test_what_the_library_datasets_saved_is_named(tmp_path: Path, read: Read, mark: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / mark).write_text("{}")
+    for kind in ("folder", "csv", "parquet"):
+        with pytest.raises(
+            ConfigError, match="is a dataset that save_to_disk wrote; write each split with to_parquet, and give"
+        ):
+            read(kind, tmp_path)
+    with pytest.raises(ConfigError, match="is a dataset that save_to_disk wrote"):
+        kind_of(tmp_path)
 
 
 def test_spaces_and_letters_of_any_kind_in_names(tmp_path: Path, read: Read, make_tree: Make) -> None:

@@ -160,7 +160,7 @@ def test_an_unreadable_image_is_one_line(
     broken = tmp_path / "train/a/4.png"
     broken.write_bytes(b"broken")
     train = build_dataset(make_config(FolderConfig, root=tmp_path)).splits["train"]
-    expected = f"^cannot decode image {broken}: it is empty or of no known image format$"
+    expected = f"^cannot decode image {broken}: it is empty or of no known image format; replace or remove it$"
     evaluation = evaluating(train, workers)
     for batches in (loader(train, workers).epoch(0), evaluation, evaluation):
         with pytest.raises(ConfigError, match=expected):  # kept, the error would keep the workers beyond the test

@@ -45,7 +45,7 @@ NEED_TORCH = [
     (
         "__main__",
         [DIGITS, "images={tmp}/bad.txt"],
-        "cannot decode image {tmp}/bad.txt: it is empty or of no known image format",
+        "cannot decode image {tmp}/bad.txt: it is empty or of no known image format; replace or remove it",
     ),
     ("__main__", [DIGITS, "class=²"], "unknown class '²': give an index from 0 to 9 or a name (0, 1, 2, 3, 4, …)"),
     ("__main__", [DIGITS, "class=10"], "unknown class '10': give an index from 0 to 9 or a name (0, 1, 2, 3, 4, …)"),

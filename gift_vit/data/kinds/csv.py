@@ -25,6 +25,9 @@ from gift_vit.data.own import Labels, Part, own_dataset, rows_of_splits, taken
 from gift_vit.data.trees import readable_endings
 
 _SEPARATORS = ",;\t|"
+_LOOKED_UP = (
+    "; paths are relative to the list and written as on disk, with ending and capitals: correct them, or remove their lines"
+)
 NUMBER = re.compile(r"-?(0|[1-9]\d*)")
 
 
@@ -64,7 +67,7 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
         rows = rows_of_splits(split, [listing.splits for listing in several], len(paths), str(files[0]), found)
         for name, indices in rows.items():
             chosen = [paths[index] for index in indices]
-            source = partial(FileSource, root, chosen, listed_in=files[0], hint=cfg.how_to_prepare())
+            source = partial(FileSource, root, chosen, listed_in=files[0], hint=_LOOKED_UP)
             parts[name] = Part(taken(labels, indices), source, str(files[0]), origin)
     return own_dataset(cfg, parts)
 
