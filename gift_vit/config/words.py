@@ -2,7 +2,7 @@
 
 import os
 import re
-from argparse import OPTIONAL, Action
+from argparse import OPTIONAL, Action, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -15,6 +15,9 @@ from gift_vit.common.cli import without_dashes
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import PATHS, REQUIRED_GROUPS, choices, config_dir_of, elsewhere, existing
 from gift_vit.data.config import ColumnsConfig, TextColumnsConfig
+
+if hasattr(ArgumentParser, "_check_help"):  # Python 3.14 looks into each help text at once, and one of Hydra's is no text
+    ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
 
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(0\d*)")  # no list of a sweep has a number that begins with 0, but for 0 itself
 # one that is there is no list of values and no number, whatever its name, and none is made by a function
