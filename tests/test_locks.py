@@ -1,5 +1,6 @@
 """One at a time, however the lock's file comes and goes; and nobody but the process that took it holds it."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -78,6 +79,18 @@ def test_a_killed_process_s_lock_is_free_at_once_though_its_child_lives_on(tmp_p
         with locked(path, wait=False):
             assert is_locked(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_file_system_without_locks_the_file_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre mounted without them: filelock falls back to it too."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert not is_locked(tmp_path / "run")
+    (tmp_path / ".run.lock").touch()
+    assert is_locked(tmp_path / "run")
 
 
 def test_a_lock_whose_file_its_holder_removed_is_taken_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -227,14 +227,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of ``path``; looks without writing, so that anybody may ask."""
+    """Whether a process holds the lock of ``path``; looks without writing, so that anybody may ask.
+
+    On a file system without such locks its file is the lock, and there while it is held.
+    """
     try:
         descriptor = os.open(_lock_file(path), os.O_RDONLY)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return True
     finally:
         os.close(descriptor)

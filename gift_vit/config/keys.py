@@ -23,6 +23,7 @@ PLACEMENT_KEYS = (
     "trainer.keep_predictions",
     *("dataset.root", "dataset.prepare", "dataset.cache", "dataset.cache_features"),
     *("dataset.check_duplicates", "dataset.transform.max_pixels"),
+    "protocol.seeds",  # which others are run
 )
 # With trainer.speed=auto a GPU chooses these, and config.yaml holds what it chose. On a CPU the run is recorded as exact.
 SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
@@ -63,8 +64,13 @@ def _placed_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten({**values, **_completed(values)})
     benchmark = dict(flatten(values)).get("dataset.benchmark")
     elsewhere = [f"protocol.{key}.{name}" for key in BY_BENCHMARK for name in BENCHMARKS if name != benchmark]
-    moved = tuple(f"{key}." for key in (*PLACEMENT_KEYS, *(elsewhere if benchmark in BENCHMARKS else ())))
-    return {key: value for key, value in flat if not f"{key}.".startswith(moved) and value != "???"}
+    moved = tuple(f"{key}." for key in (elsewhere if benchmark in BENCHMARKS else ()))
+    return {k: value for k, value in flat if not (is_placement(k) or f"{k}.".startswith(moved) or value == "???")}
+
+
+def is_placement(key: str) -> bool:
+    """Whether a key is one of :data:`PLACEMENT_KEYS`, or below one."""
+    return f"{key}.".startswith(tuple(f"{placement}." for placement in PLACEMENT_KEYS))
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +105,13 @@ def value_order(value: object) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return 0, float(value), ""
     return (1, float(len(value)), str(value)) if isinstance(value, list) else (2, 0.0, str(value))
+
+
+def one_form(value: Any) -> Any:
+    """1 for 1.0, which are one value, whichever way it was typed; in lists too."""
+    if isinstance(value, list):
+        return [one_form(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def as_word(key: str, value: Any) -> str:

@@ -22,7 +22,7 @@ from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import PATHS, baseline_of, choices, conf_dir, file_of, flatten, with_recipe
-from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, with_defaults
+from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, is_placement, with_defaults
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
@@ -171,10 +171,11 @@ def protocol_changes(cfg: RunConfig) -> dict[str, tuple[Any, Any]]:
     whole = OmegaConf.merge(OmegaConf.create(cfg.values), content)  # its values may refer to those of the run
     rules = {key: value for key, value in flatten(cast(Any, OmegaConf.to_container(whole, resolve=True))) if key in told}
     used = dict(flatten(cfg.values))  # of an older version's run without what the protocol says of later benchmarks
-    changes = {k: (value, used[k]) for k, value in rules.items() if k != "seed" and k in used and used[k] != value}
-    ruled, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
-    same = resize == ruled or cfg.dataset.thing == "text"
-    return changes if same else {**changes, "dataset.transform.resize": (ruled, resize)}
+    ruled = {key: value for key, value in rules.items() if key != "seed" and not is_placement(key)}
+    changes = {key: (value, used[key]) for key, value in ruled.items() if key in used and used[key] != value}
+    meant, resize = cfg.protocol.resize[cfg.dataset.benchmark], cfg.dataset.transform.resize
+    same = resize == meant or cfg.dataset.thing == "text"
+    return changes if same else {**changes, "dataset.transform.resize": (meant, resize)}
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -362,7 +363,8 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     }
     told = dict(recipe)
     for place in (used, told):  # it holds in every number format, which is the machine's matter
-        place["changes"] = {key: value for key, value in (place.get("changes") or {}).items() if key not in SETTLED_BY_SPEED}
+        changes = place.get("changes") or {}  # older recipes name seeds too
+        place["changes"] = {k: value for k, value in changes.items() if k not in SETTLED_BY_SPEED and not is_placement(k)}
     differing = [key for key, value in used.items() if told.get(key) != value]
     if not differing:
         return

@@ -14,7 +14,7 @@ from typing import Any
 from gift_vit.common.errors import ConfigError, a_few, did_you_mean
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import flatten
-from gift_vit.config.keys import config_difference, identifying, value_order
+from gift_vit.config.keys import config_difference, identifying, one_form, value_order
 from gift_vit.results.names import Value, dataset_name
 from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run, find_runs
@@ -147,14 +147,9 @@ def build_grid(
         )
     _check_same(runs, lambda r: {"protocol": r.run.protocol}, "one table", "choose one with protocol=<name>")
     _check_same(runs, lambda r: {"backbone": r.run.backbone}, "one table", "choose one with backbone=<name>")
-    _check_same(runs, _backbone_facts, "one table", "run them again on one backbone")
-    told = [r for r in runs if r.backbone.get(_SPREAD) is not None and not _is_random(r)]
-    _check_same(told, lambda r: {f"backbone.{_SPREAD}": r.backbone[_SPREAD]}, "one table", "run them again on one backbone")
+    check_backbone(runs, "one table")
     for dataset in {r.run.dataset: None for r in runs}:
-        column = [r for r in runs if r.run.dataset == dataset]
-        told = [r for r in column if r.data.decoder is not None]  # older records do not know theirs, as above
-        _check_same(column, _data_facts, f"the column {dataset}", "delete those of other data and run them again")
-        _check_same(told, lambda r: {"decoder": r.data.decoder}, f"the column {dataset}", "run them again with one decoder")
+        check_data([r for r in runs if r.run.dataset == dataset], f"the column {dataset}")
     found = by_row(runs, rows)
     cells = _cells(found)
     for key, cell in cells.items():
@@ -201,7 +196,7 @@ def by_row(results: Iterable[Result], keys: Sequence[str] = ()) -> dict[Row, lis
     rows: dict[Row, list[Result]] = {}
     labels = [str if key in _METHOD_KEYS else Value for key in keys or _METHOD_KEYS[:1]]
     for values, result in valued:
-        row = tuple(label(plain_text(value)) for label, value in zip(labels, values, strict=True))
+        row = tuple(label(plain_text(one_form(value))) for label, value in zip(labels, values, strict=True))
         rows.setdefault(row, []).append(result)
     return rows
 
@@ -225,6 +220,34 @@ def _row_values(result: Result, keys: Sequence[str]) -> list[object]:
             value = value[part]
         values.append(value)
     return values
+
+
+def check_backbone(runs: Sequence[Result], where: str) -> None:
+    """Refuse runs whose backbones differ, in their weights too, where these are known.
+
+    Raises:
+        ConfigError: Names what differs, and two files.
+    """
+    remedy = "run them again on one backbone"
+    _check_same(runs, _backbone_facts, where, remedy)
+    told = [r for r in runs if r.backbone.get(_SPREAD) is not None and not _is_random(r)]
+    _check_same(told, lambda r: {f"backbone.{_SPREAD}": r.backbone[_SPREAD]}, where, remedy)
+
+
+def check_data(runs: Sequence[Result], where: str) -> None:
+    """Refuse runs on one dataset whose data differ: what it holds, its pictures as they are stored, or their decoder.
+
+    Older records do not know the latter two. The images of VTAB-1k may be stored in two ways, of the same pixels.
+
+    Raises:
+        ConfigError: Names what differs, and two files.
+    """
+    remedy = "delete those of other data and run them again"
+    _check_same(runs, _data_facts, where, remedy)
+    told = [r for r in runs if r.data.sample is not None and r.run.benchmark != "vtab1k"]
+    _check_same(told, lambda r: {"sample": r.data.sample}, where, remedy)
+    told = [r for r in runs if r.data.decoder is not None]
+    _check_same(told, lambda r: {"decoder": r.data.decoder}, where, "run them again with one decoder")
 
 
 def _check_cell(key: tuple[Row, str], cell: Sequence[Result]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.config.compose import flatten
+from gift_vit.config.keys import is_placement
 from gift_vit.results.names import COMMONSENSE_COLUMNS, FGVC, GLUE, METHOD_NAMES, VTAB
 from gift_vit.runs.result import Result
 
@@ -122,17 +123,29 @@ def is_same_experiment(runs: Sequence[Result], row: PublishedRow) -> bool:
     """The rule for a difference, ours − published: the same protocol, weights and method.
 
     That is: every run followed, without a change, the protocol that the row has among ours; started from the weights that timm
-    has under the row's name; and tuned the method of the row's label, with the values of its file and as many parameters.
+    has under the row's name, at their size of image; and tuned the method of the row's label, with as many parameters and the
+    values of its file, on the data of its file.
     """
     conditions = row.conditions
     return bool(runs and conditions.protocol and row.method) and all(
         (r.run.benchmark, r.run.protocol, r.run.method) == (conditions.benchmark, conditions.protocol, row.method)
         and not r.run.protocol_changes
         and conditions.weights == ".".join(str(r.backbone[key]) for key in ("architecture", "tag") if r.backbone.get(key))
-        and dict(flatten(r.run.config)).get("backbone.global_pool") is None
-        and not any(override.lstrip("+~").startswith("method.") for override in r.run.overrides)
+        and not _told_otherwise(r)
         and row.adapter_params == (r.params.adapter,)
         for r in runs
+    )
+
+
+def _told_otherwise(run: Result) -> bool:
+    """Whether a run was told something of method, data or backbone that the files of these do not say."""
+    config = dict(flatten(run.run.config))
+    own_backbone = [config.get(f"backbone.{key}") for key in ("img_size", "global_pool")]
+    words = [word.lstrip("+~").partition("=")[0] for word in run.run.overrides]
+    return (
+        own_backbone != [None, None]
+        or config.get("backbone.pretrained") is False
+        or any(word.startswith(("method.", "dataset.")) and not is_placement(word) for word in words)
     )
 
 

@@ -21,9 +21,9 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, config_dir_of, flatten
-from gift_vit.config.keys import SPEED, identifying, score_order, tie_order
+from gift_vit.config.keys import SPEED, identifying, one_form, score_order, tie_order
 from gift_vit.config.loader import read_config
-from gift_vit.results.collect import check_seeds, collect_results, labelled
+from gift_vit.results.collect import check_backbone, check_data, check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result, RunRecord
 from gift_vit.runs.run import RUNS_ROOT
 from gift_vit.sweeps.plan import Sweep, read_sweeps, unfinished
@@ -149,15 +149,16 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     first = runs[0].run
     _check_comparable(runs)
     configs = {id(run): identifying(run.run.config) for run in runs}
+    _check_same_sources(runs, configs)
     swept = _varying(list(configs.values()))
-    fitted = [f"method.{key}" for key in first.chosen or {}]
+    fitted = list(_fitted(runs[0]))
     keys = list(dict.fromkeys([*(fitted or ALWAYS), *swept, *_given(runs, configs[id(runs[0])])]))
     tried = {key: [value for config in configs.values() for value in config[key]] for key in fitted}
     for run in runs:  # of the values that a fitted method was given, the one that its run chose
-        configs[id(run)].update({f"method.{key}": [value] for key, value in (run.run.chosen or {}).items()})
+        configs[id(run)].update({key: [value] for key, value in _fitted(run).items()})
     by_setting: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for run in runs:
-        by_setting[tuple(repr(configs[id(run)][key]) for key in keys)].append(run)
+        by_setting[tuple(_text(configs[id(run)][key]) for key in keys)].append(run)
     settings = []
     for same in by_setting.values():
         values = {key: configs[id(same[0])][key] for key in keys}
@@ -170,6 +171,11 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
     warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
     warnings += [*_ends(settings[0], tried), *_gaps(settings, swept)]
+    warnings += [
+        f"runs of different {key} are compared, which the protocol sets: move those that do not belong away"
+        for key in swept
+        if key.startswith("trainer.") and any(key in run.run.protocol_changes for run in runs)
+    ]
     if len({len(setting.scores) for setting in settings[:near]}) > 1:
         warnings.append("settings within one standard error of the best have different numbers of seeds")
     labels = first.dataset, first.method, first.backbone, first.protocol
@@ -322,6 +328,22 @@ def _check_comparable(runs: Sequence[Result]) -> None:
             raise ConfigError(f"{run.source} is a search run without val_top1; delete it and start the run again")
 
 
+def _check_same_sources(runs: Sequence[Result], configs: Mapping[int, Mapping[str, Any]]) -> None:
+    """Of one configuration of data and backbone, pictures and pretrained weights are the same, wherever they lie."""
+    alike: dict[str, list[Result]] = defaultdict(list)
+    for run in runs:
+        own = {key: one_form(value) for key, value in configs[id(run)].items() if key.startswith(("backbone.", "dataset."))}
+        alike[repr(sorted(own.items()))].append(run)
+    for same in alike.values():
+        check_backbone(same, "a choice")
+        check_data(same, "a choice")
+
+
+def _fitted(run: Result) -> dict[str, float]:
+    """What a method chose by itself of the values that it was given, by key; the epoch that a run kept is none of them."""
+    return {f"method.{key}": value for key, value in (run.run.chosen or {}).items() if key != "epoch"}
+
+
 def _speed(run: Result) -> str:
     """``exact`` or ``auto``, as it is recorded: only a GPU has other speeds; versions without them were exact."""
     return "auto" if dict(flatten(run.run.config)).get(SPEED) == "auto" else "exact"
@@ -330,7 +352,7 @@ def _speed(run: Result) -> str:
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values differ among the runs, but for the seed."""
     keys = sorted({key for config in configs for key in config} - {"seed"})
-    varying = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    varying = [key for key in keys if len({_text(config.get(key)) for config in configs}) > 1]
     absent = [key for key in varying if any(key not in config for config in configs)]
     if absent:
         raise ConfigError(f"some search runs have {absent[0]} and some have not; move those of another version away")
@@ -378,8 +400,8 @@ def _near(settings: Sequence[Setting], run: Result) -> int:
 
 def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
     """Combinations of the values tried that were not tried themselves."""
-    values = {key: {repr(setting.values[key]) for setting in settings} for key in swept}
-    tried = {tuple(repr(setting.values[key]) for key in swept) for setting in settings}
+    values = {key: {_text(setting.values[key]) for setting in settings} for key in swept}
+    tried = {tuple(_text(setting.values[key]) for key in swept) for setting in settings}
     whole = prod(len(axis) for axis in values.values())
     warnings = []
     if len(tried) < whole:
@@ -387,6 +409,10 @@ def _gaps(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
         listed = " ".join(f"{key}={value}" for key, value in zip(swept, absent, strict=True))
         warnings.append(f"{whole - len(tried)} of the grid's {whole} settings have no finished run, as {listed}")
     return warnings
+
+
+def _text(value: Any) -> str:
+    return repr(one_form(value))
 
 
 def _is_number(value: Any) -> bool:

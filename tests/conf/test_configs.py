@@ -305,6 +305,8 @@ def test_protocols_are_what_they_are_named_for() -> None:
 def test_what_a_run_changes_of_its_protocol_is_recorded() -> None:
     assert protocol_changes(loaded("dataset=cub")) == {}
     assert protocol_changes(loaded("dataset=cub", "trainer.epochs=30", "optim.lr=0.5")) == {"trainer.epochs": (100, 30)}
+    more = loaded("dataset=cub", "protocol.seeds=[0,1,2,3,4]")
+    assert (protocol_changes(more), more.run_name) == ({}, loaded("dataset=cub").run_name), "which other runs there are"
     bf16 = ["dataset=cub", "trainer.precision=bf16"]
     assert protocol_changes(loaded(*bf16)) == {}, "it rules no number format"
     assert protocol_changes(loaded(*bf16, "protocol=gift_paper")) == {"trainer.precision": ("tf32", "bf16")}

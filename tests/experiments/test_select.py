@@ -197,6 +197,51 @@ def test_what_differs_in_more_than_its_settings_is_refused() -> None:
         choose([search(None)])
 
 
+@pytest.mark.parametrize(
+    ("changes", "mixed"),
+    [
+        ({"backbone": {"weights_sha256": "cd" * 32}}, r"backbone\.weights_sha256 abab\w* and cdcd"),
+        ({"data": {"sample": "b"}}, "sample a and b"),
+        ({"data": {"decoder": "libjpeg 9"}}, "decoder Pillow 12 and libjpeg 9"),
+    ],
+)
+def test_one_configuration_is_of_one_backbone_and_one_data(changes: dict[str, Any], mixed: str) -> None:
+    """A file of weights, or pictures, may have been changed between two runs."""
+    known = {"data": {"sample": "a", "decoder": "Pillow 12"}}
+    other = {name: {**known.get(name, {}), **changes.get(name, {})} for name in {*known, *changes}}
+    with pytest.raises(ConfigError, match=rf"\Aa choice would mix {mixed}"):
+        choose([search(80.0, **known), search(81.0, config={"optim.lr": 0.1}, **other)])
+
+
+def test_the_size_of_images_may_be_an_axis() -> None:
+    sizes = [
+        search(v, config={"backbone.img_size": n}, backbone={"input_size": [3, n, n]}) for n, v in ((32, 70.0), (64, 80.0))
+    ]
+    assert best(choose(sizes))["backbone.img_size"] == 64
+
+
+def test_numbers_that_are_equal_are_one_value_however_they_were_typed() -> None:
+    """Seeds of one setting are averaged: 50, not 55."""
+    runs = [
+        search(v, seed=seed, config={"optim.lr": lr, "optim.weight_decay": wd})
+        for lr, seed, wd, v in ((1e-2, 0, 0, 55.0), (1e-2, 1, 0.0, 45.0), (1e-1, 0, 0, 53.0), (1e-1, 1, 0, 53.0))
+    ]
+    choice = choose(runs)
+    assert best(choice)["optim.lr"] == 1e-1
+    assert [setting.scores for setting in choice.settings] == [(53.0, 53.0), (55.0, 45.0)]
+    assert choice.warnings == ("the best optim.lr, 0.1, is the highest of its axis: widen the grid",)
+
+
+def test_the_epoch_that_a_run_kept_is_no_option_of_its_method() -> None:
+    runs = [search(v, run={"chosen": {"epoch": n}}, config={"optim.lr": lr}) for lr, n, v in ((0.01, 3, 70.0), (0.1, 7, 80.0))]
+    assert best(choose(runs)) == {"optim.lr": 0.1, "optim.weight_decay": 0.01}
+
+
+def test_runs_of_other_epochs_than_the_protocol_s_are_told() -> None:
+    trial = search(81.0, config={"trainer.epochs": 1}, run={"protocol_changes": {"trainer.epochs": (5, 1)}})
+    assert "runs of different trainer.epochs are compared" in choose([search(80.0), trial]).warnings[-1]
+
+
 def store(root: Path, *runs: Result) -> None:
     for index, run in enumerate(runs):
         write_result(root / "outputs" / run.run.phase / f"{run.run.method}{index}" / "result.json", run)

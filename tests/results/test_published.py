@@ -74,6 +74,7 @@ SAME: dict[str, Any] = {
     "run": {"benchmark": "fgvc", "protocol": "gift_paper", "overrides": ["dataset=cub", "optim.lr=0.001"]},
     "backbone": {"architecture": "vit_base_patch16_224", "tag": "augreg_in21k"},
     "params": {"adapter": 24_576},
+    "config": {},
 }
 OTHERWISE = [
     {"method": "lora"},
@@ -82,6 +83,8 @@ OTHERWISE = [
     *({"run": change} for change in ({"protocol": "clean"}, {"benchmark": "vtab1k"})),
     {"run": {"protocol_changes": {"trainer.epochs": [100, 50]}}},
     *({"run": {"overrides": [word]}} for word in ("method.target_modules=[attn.q]", "+method.rank=16")),
+    *({"run": {"overrides": [word]}} for word in ("dataset.splits_dir=splits/official", "dataset.transform.hflip=0")),
+    *({"config": {f"backbone.{key}": value}} for key, value in (("img_size", 384), ("pretrained", False))),
 ]
 
 
@@ -91,7 +94,7 @@ def ours(**changes: Any) -> Result:
 
 def test_the_rule_for_differences(published: list[PublishedRow]) -> None:
     row = of_paper(published, "fgvc")["gift"]
-    assert is_same_experiment([ours(), ours(dataset="cars")], row)
+    assert is_same_experiment([ours(), ours(dataset="cars", run={"overrides": ["seed=0", "dataset.root=/data/cars"]})], row)
     for changes in OTHERWISE:
         assert not is_same_experiment([ours(), ours(**changes)], row), changes
     assert not is_same_experiment([], row)

@@ -130,6 +130,20 @@ def test_a_column_may_differ_in_what_is_known_of_its_data_but_for_the_decoder() 
         build_grid([older, told, other], "mini")
 
 
+def test_a_column_is_of_the_same_pictures_where_they_are_known() -> None:
+    """VTAB-1k's are of the same pixels, however they were prepared."""
+    older, one, other = make(seed=0), make(seed=1, data={"sample": "a"}), make(seed=2, data={"sample": "b"})
+    with pytest.raises(ConfigError, match="the column digits would mix sample a and b: "):
+        build_grid([older, one, other], "mini")
+    tasks = [make(seed=n, data={"sample": "ab"[n]}, run={"benchmark": "vtab1k"}) for n in range(2)]
+    assert len(build_grid(tasks, "vtab1k").results) == 2
+
+
+def test_rows_of_equal_numbers_are_one() -> None:
+    runs = [make(seed=n, config={"optim.weight_decay": decay}) for n, decay in enumerate((1, 1.0))]
+    assert len(build_grid(runs, "mini", rows=["optim.weight_decay"]).rows) == 1
+
+
 def test_runs_older_than_the_second_fingerprint_stand_beside_those_that_have_it() -> None:
     older, newer, other = make(seed=0), make(seed=1, backbone={SPREAD: "ef"}), make(seed=2, backbone={SPREAD: "gh"})
     assert len(build_grid([older, newer], "mini").results) == 2
