@@ -30,6 +30,7 @@ SETTLED_BY_SPEED = ("trainer.precision", "trainer.compile")
 SPEED = "trainer.speed"
 
 BY_BENCHMARK = ("final_train", "search_epochs", "resize")  # keys of the protocol
+_OF_THE_MODEL = ("pretrained", "img_size", "global_pool", "pooling", "dtype")  # options of a backbone
 _OF_ONE_CLASS = {"backbone": BackboneConfig, "optim": OptimConfig}
 _KINDS: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "method": METHODS}
 _LONGEST_NAME = 150
@@ -44,6 +45,14 @@ def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = _placed_anywhere(values)
     return _without(flat, _irrelevant(flat))
+
+
+def own_backbone(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's backbone was told beside its weights, as ``{"backbone.img_size": 384}``: a recipe holds for that alone."""
+    defaults = flatten({"backbone": defaults_of(BackboneConfig)})
+    usual = {key: value for key, value in defaults if key.removeprefix("backbone.") in _OF_THE_MODEL}
+    flat = identifying(values)
+    return {key: flat[key] for key, value in usual.items() if flat.get(key, value) != value}
 
 
 def config_difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

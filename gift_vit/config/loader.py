@@ -22,7 +22,15 @@ from gift_vit.common.checks import check_number, expect, folder_name, one_of
 from gift_vit.common.errors import ConfigError, unknown_key
 from gift_vit.common.files import expanded
 from gift_vit.config.compose import PATHS, baseline_of, choices, conf_dir, file_of, flatten, with_recipe
-from gift_vit.config.keys import BY_BENCHMARK, SETTLED_BY_SPEED, as_word, default_run_name, is_placement, with_defaults
+from gift_vit.config.keys import (
+    BY_BENCHMARK,
+    SETTLED_BY_SPEED,
+    as_word,
+    default_run_name,
+    is_placement,
+    own_backbone,
+    with_defaults,
+)
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
 from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.data.config import config_class as dataset_class
@@ -362,6 +370,9 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
         "changes": {key: change[1] for key, change in protocol_changes(cfg).items()},
     }
     told = dict(recipe)
+    if "options" in recipe:  # not of older ones
+        used["changes"] |= own_backbone(cfg.values)
+        told["changes"] = {**(told.get("changes") or {}), **recipe["options"]}
     for place in (used, told):  # it holds in every number format, which is the machine's matter
         changes = place.get("changes") or {}  # older recipes name seeds too
         place["changes"] = {k: value for k, value in changes.items() if k not in SETTLED_BY_SPEED and not is_placement(k)}
@@ -378,7 +389,7 @@ def _check_recipe(recipe: Mapping[str, Any], cfg: RunConfig) -> None:
     steps += [f"leave out what sets {', '.join(drop)}"] if drop else []
     file = file_of("recipe", f"{recipe.get('dataset')}_{recipe.get('method')}")
     raise ConfigError(
-        f"the recipe was chosen with {chosen} and this run has {here} (changes: of the protocol's values); for {file} "
+        f"the recipe was chosen with {chosen} and this run has {here} (changes: of protocol and backbone); for {file} "
         f"{' and '.join(steps) or 'give its dataset'}, or leave the recipe out with recipe=none, or choose one with "
         "python -m experiments.select"
     )

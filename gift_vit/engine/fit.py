@@ -68,6 +68,7 @@ class FitResult:
         val: The val split scored once more, with its logits where they are kept; None where top-1 is the only score, and they
             are not.
         kept_epoch: The epoch whose weights the model has, where val chose it; None: the last.
+        commits: Of the code that trained it, where they are known.
     """
 
     history: list[EpochRecord]
@@ -77,6 +78,7 @@ class FitResult:
     chosen_on: str | None = None
     val: "Evaluation | None" = None
     kept_epoch: int | None = None
+    commits: tuple[str, ...] = ()
 
     @property
     def val_score(self) -> float | None:
@@ -96,6 +98,7 @@ class FitInputs:
         val: Validation batches, or None where the protocol trains on them.
         identity: Names the data; a checkpoint of other data is refused.
         objective: What is trained for, and scored.
+        commit: Of the code that trains now; None: it is not known.
         keep_best: The model ends with the weights of the epoch that scored best on val, of equal ones the first; else with the
             last epoch's.
     """
@@ -104,6 +107,7 @@ class FitInputs:
     val: Iterable[tuple[Tensor, Tensor]] | None
     identity: str
     objective: Objective = CLASSES
+    commit: str | None = None
     keep_best: bool = False
 
 
@@ -241,6 +245,7 @@ def fit(
         progress = load_checkpoint(checkpoint, model, optimizer, precision.scaler, inputs.identity, last_epoch + 1)
         for observer in observers:
             observer.resumed(list(progress.history))
+    progress.go_on_with(inputs.commit)
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
     whole = trainer.compile and not getattr(model, "compiled_by_block", False)
     forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
@@ -277,7 +282,8 @@ def fit(
     if inputs.val is not None and objective.needs_logits:
         val = evaluate(forward, inputs.val, device, precision, logits, objective=objective)
     kept_epoch = best_epoch(progress.history) if inputs.keep_best else None
-    return FitResult(progress.history, progress.seconds, progress.captured, val=val, kept_epoch=kept_epoch)
+    own = {"val": val, "kept_epoch": kept_epoch, "commits": tuple(progress.commits)}
+    return FitResult(progress.history, progress.seconds, progress.captured, **own)
 
 
 def is_scored(epoch: int, last_epoch: int, eval_every: int) -> bool:

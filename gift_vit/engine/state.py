@@ -209,6 +209,7 @@ class TrainingState:
         seconds: Training time so far, over all starts.
         best: What :func:`trained_state` was after the best epoch so far, where that is kept; else None.
         captured: Whether the steps of the last epoch were recorded ones.
+        commits: Of the code that its starts ran, each once, the first one first.
     """
 
     epochs_done: int = 0
@@ -216,6 +217,15 @@ class TrainingState:
     seconds: float = 0.0
     best: dict[str, torch.Tensor] | None = None
     captured: bool = False
+    commits: list[str] = field(default_factory=list)
+
+    def go_on_with(self, commit: str | None) -> None:
+        """Note the code of this start; other code than that of the epochs so far is warned of. None: it is not known."""
+        if commit is None or commit in self.commits:
+            return
+        if self.epochs_done:
+            log.warning("goes on with commit %s, and was trained with %s so far", commit, ", ".join(self.commits) or "another")
+        self.commits.append(commit)
 
 
 def save_checkpoint(

@@ -34,8 +34,8 @@ def provenance(grid: Grid) -> str:
 
 def commits(results: Iterable[Result]) -> str:
     """The first five commits by name, and how many more there are."""
-    found = sorted({(r.run.git_sha or "unknown")[:12] for r in results})
-    return a_few(found, 5)
+    found = {sha[:12] for r in results for sha in (r.run.git_sha or "unknown", *(r.run.earlier_commits or ()))}
+    return a_few(sorted(found), 5)
 
 
 def row_name(row: Row) -> str:
@@ -44,7 +44,7 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, seeds, changes to the protocol, pictures in two splits, other formats than fp32, uncommitted changes."""
+    """Empty cells, seeds, changes to the protocol, pictures in two splits, other formats than fp32, other commits."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
@@ -59,6 +59,8 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
         named = ", ".join(f"{count:,} in {pair.replace(', ', ' and ')}" for _, pair, count in several)
         things = things_of(r for r in grid.results if r.run.dataset == dataset).replace("image", "picture").capitalize()
         notes.append(f"{things} that stand in two splits of {dataset_name(dataset)}: {named}.")
+    if resumed := sum(bool(r.run.earlier_commits) for r in grid.results):
+        notes.append(f"Runs resumed under another commit: {resumed} of {len(grid.results)}.")
     if dirty := sum(bool(r.run.git_dirty) for r in grid.results):
         notes.append(f"Runs made with uncommitted changes: {dirty} of {len(grid.results)}.")
     return tuple(notes)

@@ -30,7 +30,8 @@ _FORMER_METRICS = ("best_val_top1", "best_val_epoch")  # of versions before 0.2;
 class RunRecord:
     """What was run.
 
-    ``chosen`` and ``chosen_on`` are None where nothing was, as in results that are older than the field.
+    ``chosen`` and ``chosen_on`` are None where nothing was, ``earlier_commits`` where there are none, as in results older than
+    the fields.
 
     Attributes:
         method: The method's label: the stem of its YAML file. ``kind`` is the registered kind behind it.
@@ -38,7 +39,8 @@ class RunRecord:
         protocol_changes: Key to ``[the protocol's value, the value used]``.
         config: The resolved configuration, whole.
         started_at: ISO 8601, UTC.
-        git_sha: Commit of the checkout; None outside of one. ``git_dirty``: it had uncommitted changes.
+        git_sha: Commit of the checkout at the last start; None outside of one. ``git_dirty``: it had uncommitted changes.
+        earlier_commits: Those of other code with which it was trained before it was resumed; ``-dirty`` with changes.
         chosen: The setting of a method that is fitted.
         chosen_on: ``val``: this run has chosen it, by the score on val of a head fitted on train; ``config``: the configuration
             names no other (a recipe names what search runs chose).
@@ -61,6 +63,7 @@ class RunRecord:
     git_sha: str | None
     git_dirty: bool | None
     gift_vit_version: str
+    earlier_commits: list[str] | None = None
     chosen: dict[str, float] | None = None
     chosen_on: str | None = None
 

@@ -292,6 +292,7 @@ def _fit_inputs(cfg: RunConfig, training: Training, kept_blocks: int) -> FitInpu
     rules: dict[str, Any] = {
         "identity": f"{data.fingerprint} {data.decoder} {data.sample} {weights}",
         "objective": objective_of(cfg.dataset),
+        "commit": _commit(training.code),
         "keep_best": cfg.protocol.kept_epoch == "best",
     }
     if kept_blocks:
@@ -382,6 +383,12 @@ def _metrics(fitted: FitResult, test: Evaluation | None) -> dict[str, float | in
     }
 
 
+def _commit(code: tuple[str | None, bool | None]) -> str | None:
+    """In git's own words for one with changes, ``<sha>-dirty``."""
+    sha, dirty = code
+    return f"{sha}-dirty" if sha and dirty else sha
+
+
 def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRecord:
     sha, dirty = training.code
     return RunRecord(
@@ -401,6 +408,7 @@ def _run_record(cfg: RunConfig, training: Training, fitted: FitResult) -> RunRec
         started_at=training.started_at,
         git_sha=sha,
         git_dirty=dirty,
+        earlier_commits=[commit for commit in fitted.commits if commit != _commit(training.code)] or None,
         gift_vit_version=__version__,
         chosen=fitted.chosen if fitted.kept_epoch is None else {"epoch": fitted.kept_epoch},
         chosen_on=fitted.chosen_on if fitted.kept_epoch is None else "val",

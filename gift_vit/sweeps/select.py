@@ -21,7 +21,7 @@ from gift_vit.common.errors import ConfigError, did_you_mean
 from gift_vit.common.files import expanded, write_text
 from gift_vit.common.programs import as_typed
 from gift_vit.config.compose import conf_dir, config_dir_of, flatten
-from gift_vit.config.keys import SPEED, identifying, one_form, score_order, tie_order
+from gift_vit.config.keys import SPEED, identifying, one_form, own_backbone, score_order, tie_order
 from gift_vit.config.loader import read_config
 from gift_vit.results.collect import check_backbone, check_data, check_seeds, collect_results, labelled
 from gift_vit.runs.result import Result, RunRecord
@@ -122,6 +122,7 @@ class Choice:
             taken for 0.
         score_name: What the score is, in a sentence.
         data: Fingerprint of the data that all were trained on.
+        options: What the backbone was told beside its weights, see :func:`~gift_vit.config.keys.own_backbone`.
         own_data: The words that name a person's own data, which has no configuration of its name.
         warnings: What a person should know before relying on the choice.
     """
@@ -137,6 +138,7 @@ class Choice:
     score_name: str
     data: str
     own_data: tuple[str, ...]
+    options: Mapping[str, Any]
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -181,7 +183,8 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     labels = first.dataset, first.method, first.backbone, first.protocol
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    data = runs[0].data.fingerprint, _own_data(first)
+    chosen = by_setting[tuple(_text(value) for value in settings[0].values.values())][0]
+    data = runs[0].data.fingerprint, _own_data(first), own_backbone(chosen.run.config)
     return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name, *data)
 
 
@@ -228,6 +231,7 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
     best = choice.settings[0]
     chosen_with = {key: getattr(choice, key) for key in ("dataset", "method", "backbone", "protocol")}
     node = OmegaConf.create({"recipe": {**chosen_with, "data": choice.data, "changes": dict(best.changes)}})
+    node.recipe.options = dict(choice.options)
     for key, value in best.values.items():
         OmegaConf.update(node, key, value)
     lines = [

@@ -184,6 +184,24 @@ def test_a_recipe_that_does_not_fit_names_its_file_and_the_words_to_add() -> Non
     )
 
 
+def test_a_recipe_holds_for_the_backbone_s_own_options() -> None:
+    """Older recipes do not say them, and are taken as they are."""
+    runs = [search(v, config={"optim.lr": lr, "backbone.img_size": 32}) for lr, v in ((0.01, 70.0), (0.1, 80.0))]
+    recipe = OmegaConf.create(recipe_text(choose(runs)))
+    assert recipe.recipe.options == {"backbone.img_size": 32}
+    words = ["dataset=digits", "method=gift", "backbone=vit_mini", "phase=final"]
+    taken = compose_config([*words, "backbone.img_size=32"])
+    taken.recipe = recipe.recipe
+    assert load_config(taken).backbone.img_size == 32
+    for others in ([], ["backbone.img_size=128"], ["backbone.img_size=32", "backbone.global_pool=avg"]):
+        refused_here = compose_config([*words, *others])
+        refused_here.recipe = recipe.recipe
+        with pytest.raises(ConfigError, match=r"add backbone.img_size=32|leave out what sets backbone.global_pool"):
+            load_config(refused_here)
+        del refused_here.recipe.options
+        load_config(refused_here)
+
+
 def test_what_differs_in_more_than_its_settings_is_refused() -> None:
     for change, message in (
         ({"run": {"protocol": "gift_paper"}}, "have different protocols; choose one with protocol=<name>"),

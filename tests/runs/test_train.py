@@ -32,6 +32,7 @@ from gift_vit.data.base import build_dataset
 from gift_vit.data.transforms import build_eval_transform
 from gift_vit.engine.fit import Tally
 from gift_vit.methods import merge_method
+from gift_vit.results.notes import commits
 from gift_vit.runs.build import score
 from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import Run, locked_folder
@@ -51,7 +52,7 @@ def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test
     cfg = configure("phase=search")
     monkeypatch.setattr(run_module, "git_state", lambda: ("now", (cfg.folder / "metrics.jsonl").exists()))
     result = train_run(cfg, CALL)
-    assert (result.run.git_sha, result.run.git_dirty) == ("now", False), "of when the run began"
+    assert (result.run.git_sha, result.run.git_dirty, result.run.earlier_commits) == ("now", False, None), "of when it began"
     assert {path.name for path in cfg.folder.iterdir()} == FILES
     assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "clean_lr0.001_wd0.0001_seed0")
     assert result.metrics["test_top1"] is None
@@ -371,6 +372,20 @@ def interrupted(cfg: RunConfig) -> None:
         patch.setattr(fit_module, "save_checkpoint", lambda *a: (original(*a), interrupt()))
         with pytest.raises(KeyboardInterrupt):
             train_run(cfg, CALL)
+
+
+def test_a_run_that_other_code_went_on_with_says_so(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure()
+    for code in (("a" * 40, True), ("b" * 40, False)):
+        monkeypatch.setattr(run_module, "git_state", lambda code=code: code)
+        if code[1]:
+            interrupted(cfg)
+    result = train_run(cfg, CALL)
+    assert (result.run.git_sha, result.run.git_dirty, result.run.earlier_commits) == ("b" * 40, False, [f"{'a' * 40}-dirty"])
+    said = f"goes on with commit {'b' * 40}, and was trained with {'a' * 40}-dirty so far"
+    assert said in (cfg.folder / "train.log").read_text()
+    assert read_result(cfg.folder / "result.json") == result
+    assert commits([result]) == f"{'a' * 12}, {'b' * 12}"
 
 
 def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure) -> None:
