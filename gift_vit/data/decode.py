@@ -119,13 +119,13 @@ class Decoder:
                 return _turned(picture, _orientation(header.getexif))
         with _pixel_limit(self.max_pixels), Image.open(io.BytesIO(data)) as image:
             self._check(image)
-            if data.startswith(_PNG_MAGIC):  # of its checksums decoding looks at none: what was never written would be pixels
-                with Image.open(io.BytesIO(data)) as whole:
-                    whole.verify()
             _scale_transparency(image)
             depth = None if self.value_range is None else _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
             image.load()
+            if data.startswith(_PNG_MAGIC):  # of whose checksums loading looks at none: what was never written would be pixels
+                with Image.open(io.BytesIO(data)) as whole:
+                    whole.verify()
             picture = self._to_rgb(image, depth)
             if self.upright:
                 return _turned(picture, _orientation(image.getexif))
