@@ -206,12 +206,8 @@ class Decoder:
     def _grey(self, image: Image.Image, depth: float | None) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Grey levels and values, (h, w) each, of a picture of one channel with more than 8 bits."""
         values = np.asarray(image)
-        if (
-            image.format == "TIFF"
-            and _SIGNED not in (_tag(image, _SAMPLE_FORMAT) or ())
-            and values.min() < 0
-            and image.mode == "I"
-        ):
+        unsigned = image.format == "TIFF" and image.mode == "I" and _SIGNED not in (_tag(image, _SAMPLE_FORMAT) or ())
+        if unsigned and values.min() < 0:
             raise ValueError("Pillow misreads values of 2,147,483,648 or more")
         if self.value_range is None:
             grey = (values >> (_bits(image) - 8)).astype(np.uint8)
@@ -289,13 +285,14 @@ def _misread(image: Image.Image) -> str | None:
         return "JPEG 2000 of more than 8 bits, but for grey: its white becomes black"
     if image.format != "TIFF":
         return None
-    compressed = image.tile[0][0] == "libtiff"  # which hands out the machine's own order of bytes
+    tiles: Any = getattr(image, "tile", None)
+    compressed = bool(tiles) and tiles[0][0] == "libtiff"  # which hands out the machine's own order of bytes
     cases = {
         "signed values of 8 bits": not _is_deep(image.mode) and _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ()),
         "compressed values in big-endian order": compressed and _raw_mode(image).endswith(("BS", "BF")),
         "planes of 16 bits that are not compressed": not compressed
         and _tag(image, _PLANES) == 2
-        and max(_tag(image, _BITS_PER_SAMPLE)) > 8,
+        and max(_tag(image, _BITS_PER_SAMPLE) or (1,)) > 8,
         "a TIFF that begins with a thumbnail": (_tag(image, _SUBFILE_TYPE) or 0) & 1
         and (getattr(image, "is_animated", False) or _tag(image, _SUB_IFDS) is not None),
     }
