@@ -68,6 +68,8 @@ from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
 
 log = logging.getLogger(__name__)
 
+_WEIGHTS = {"backbone.weights", "backbone.model", "method.weights"}  # keys that may name a file or folder of them
+
 
 @dataclass(frozen=True)
 class Call:
@@ -247,8 +249,12 @@ def _check_same_config(cfg: RunConfig, run: Run) -> None:
     differences = config_difference(trained_with, cfg.values)
     if differences:
         listed = "; ".join(f"{key} is {old} there, {new} now" for key, (old, new) in list(differences.items())[:4])
+        moved = differences.keys() <= _WEIGHTS and all(os.sep in str(new) for _, new in differences.values())
+        same = (
+            "; if these are the same weights, type their old place, which may be a link to the new one; else" if moved else ";"
+        )
         raise ConfigError(
-            f"{cfg.folder} holds a run of another configuration ({listed}); give run_name=<another name> or delete it"
+            f"{cfg.folder} holds a run of another configuration ({listed}){same} give run_name=<another name> or delete it"
         )
 
 

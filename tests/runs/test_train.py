@@ -116,6 +116,8 @@ def test_a_finished_run_is_a_no_op_and_another_configuration_there_is_an_error(
     assert {path: path.stat().st_mtime_ns for path in cfg.folder.iterdir()} == before
     with pytest.raises(ConfigError, match=r"another configuration \(optim.lr is 0.001 there, 0.002 now\); give run_name"):
         train_run(configure("run_name=mine", "optim.lr=0.002"), CALL)
+    with pytest.raises(ConfigError, match=r"there, /new/w now\); if these are the same weights, type their old place"):
+        train_run(configure("run_name=mine", "backbone.model=/new/w"), CALL)
 
 
 def write_images(root: Path, splits: dict[str, int], shade: int) -> Path:
