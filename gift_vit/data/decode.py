@@ -46,7 +46,6 @@ _WHITE_IS_ZERO = 0
 _SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SUB_IFDS, _SAMPLE_FORMAT = 254, 258, 262, 284, 330, 339  # tags of TIFF
 _SIGNED = 2
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG_MAGIC = b"\x89PNG\r\n"
 _HEADER = 2**14  # bytes in which JPEG 2000 and AVIF tell their depth
 
 
@@ -123,7 +122,7 @@ class Decoder:
             depth = None if self.value_range is None else _depth(image)
             stored = _orientation(image.getexif) if image.format == "TIFF" else None
             image.load()
-            if data.startswith(_PNG_MAGIC):  # of whose checksums loading looks at none: what was never written would be pixels
+            if image.format == "PNG":  # of whose checksums loading looks at none: what was never written would be pixels
                 with Image.open(io.BytesIO(data)) as whole:
                     whole.verify()
             picture = self._to_rgb(image, depth)
@@ -206,7 +205,7 @@ class Decoder:
     def _grey(self, image: Image.Image, depth: float | None) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Grey levels and values, (h, w) each, of a picture of one channel with more than 8 bits."""
         values = np.asarray(image)
-        unsigned = image.format == "TIFF" and image.mode == "I" and _SIGNED not in (_tag(image, _SAMPLE_FORMAT) or ())
+        unsigned = image.format == "TIFF" and image.mode == "I" and not _is_signed(image)
         if unsigned and values.min() < 0:
             raise ValueError("Pillow misreads values of 2,147,483,648 or more")
         if self.value_range is None:
@@ -288,7 +287,7 @@ def _misread(image: Image.Image) -> str | None:
     tiles: Any = getattr(image, "tile", None)
     compressed = bool(tiles) and tiles[0][0] == "libtiff"  # which hands out the machine's own order of bytes
     cases = {
-        "signed values of 8 bits": not _is_deep(image.mode) and _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ()),
+        "signed values of 8 bits": not _is_deep(image.mode) and _is_signed(image),
         "compressed values in big-endian order": compressed and _raw_mode(image).endswith(("BS", "BF")),
         "planes of 16 bits that are not compressed": not compressed
         and _tag(image, _PLANES) == 2
@@ -352,6 +351,10 @@ def _as_stored(image: Image.Image, values: NDArray[np.float64], depth: float | N
 def _tag(image: Image.Image, number: int) -> Any:
     """The value of a TIFF's tag; None for another format or where it is absent."""
     return getattr(image, "tag_v2", {}).get(number)
+
+
+def _is_signed(image: Image.Image) -> bool:
+    return _SIGNED in (_tag(image, _SAMPLE_FORMAT) or ())
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -7,8 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.config.compose import flatten
-from gift_vit.config.keys import is_placement
+from gift_vit.config.keys import is_placement, own_backbone
 from gift_vit.results.names import COMMONSENSE_COLUMNS, FGVC, GLUE, METHOD_NAMES, VTAB
 from gift_vit.runs.result import Result
 
@@ -139,14 +138,10 @@ def is_same_experiment(runs: Sequence[Result], row: PublishedRow) -> bool:
 
 def _told_otherwise(run: Result) -> bool:
     """Whether a run was told something of method, data or backbone that the files of these do not say."""
-    config = dict(flatten(run.run.config))
-    own_backbone = [config.get(f"backbone.{key}") for key in ("img_size", "global_pool")]
     words = [word.lstrip("+~").partition("=")[0] for word in run.run.overrides]
-    return (
-        own_backbone != [None, None]
-        or config.get("backbone.pretrained") is False
-        or any(word.startswith(("method.", "dataset.")) and not is_placement(word) for word in words)
-    )
+    options = {"backbone.img_size", "backbone.global_pool", "backbone.pretrained"}
+    told = any(word.startswith(("method.", "dataset.")) and not is_placement(word) for word in words)
+    return told or bool(options & own_backbone(run.run.config).keys())
 
 
 def _problem(line: Mapping[str, str | None]) -> str | None:

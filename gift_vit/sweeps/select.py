@@ -80,6 +80,7 @@ _SHARES = (None, "exact")  # metrics that are on val shares of right answers
 class Setting:
     """One point of a grid: its values by key, the val top-1 of its runs by seed, and what they changed of the protocol.
 
+    ``options`` are what its backbone was told beside the weights, see :func:`~gift_vit.config.keys.own_backbone`.
     ``overrides`` are the words of its first run, ``config_dir`` the folder of a person's own configuration that it was given.
     """
 
@@ -87,6 +88,7 @@ class Setting:
     seeds: tuple[int, ...]
     scores: tuple[float, ...]
     changes: Mapping[str, Any]
+    options: Mapping[str, Any]
     overrides: tuple[str, ...]
     config_dir: Path | None
 
@@ -122,7 +124,6 @@ class Choice:
             taken for 0.
         score_name: What the score is, in a sentence.
         data: Fingerprint of the data that all were trained on.
-        options: What the backbone was told beside its weights, see :func:`~gift_vit.config.keys.own_backbone`.
         own_data: The words that name a person's own data, which has no configuration of its name.
         warnings: What a person should know before relying on the choice.
     """
@@ -138,7 +139,6 @@ class Choice:
     score_name: str
     data: str
     own_data: tuple[str, ...]
-    options: Mapping[str, Any]
 
 
 def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
@@ -168,7 +168,8 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
         changes = {key: used for key, (_, used) in same[0].run.protocol_changes.items()}
         scores = {run.run.seed: _val_top1(run) for run in sorted(same, key=lambda run: run.run.seed)}
         told = tuple(same[0].run.overrides), config_dir_of(shlex.split(same[0].run.command))[0]
-        settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, *told))
+        options = own_backbone(same[0].run.config)
+        settings.append(Setting(values, tuple(scores), tuple(scores.values()), changes, options, *told))
     settings.sort(key=lambda setting: (score_order(setting.score), tie_order(setting.values)))
     edges, near = tuple(_edges(settings, swept)), _near(settings, runs[0])
     warnings = [f"the best {edge.key}, {edge.best}, is the {edge.side} of its axis: widen the grid" for edge in edges]
@@ -183,8 +184,7 @@ def choose(runs: Sequence[Result], sweeps: Sequence[Sweep] = ()) -> Choice:
     labels = first.dataset, first.method, first.backbone, first.protocol
     if missing := unfinished(sweeps, *labels):
         warnings.append(f"{missing} runs that were asked for are not finished; see python -m experiments.status")
-    chosen = by_setting[tuple(_text(value) for value in settings[0].values.values())][0]
-    data = runs[0].data.fingerprint, _own_data(first), own_backbone(chosen.run.config)
+    data = runs[0].data.fingerprint, _own_data(first)
     return Choice(*labels, tuple(settings), edges, near, tuple(warnings), runs[0].score_name, *data)
 
 
@@ -230,8 +230,8 @@ def recipe_text(choice: Choice, folder: Path | None = None) -> str:
     table = ["#   " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     best = choice.settings[0]
     chosen_with = {key: getattr(choice, key) for key in ("dataset", "method", "backbone", "protocol")}
-    node = OmegaConf.create({"recipe": {**chosen_with, "data": choice.data, "changes": dict(best.changes)}})
-    node.recipe.options = dict(choice.options)
+    node = OmegaConf.create({"recipe": {**chosen_with, "data": choice.data}})
+    node.recipe.update(changes=dict(best.changes), options=dict(best.options))
     for key, value in best.values.items():
         OmegaConf.update(node, key, value)
     lines = [
