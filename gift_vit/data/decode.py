@@ -43,7 +43,8 @@ _LEVEL_STEP = {"L;2": 85, "L;4": 17}
 _NO_SERIES = ("MPO", "PSD")  # several pictures in a file of which the first is the whole one
 _PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 _WHITE_IS_ZERO = 0
-_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SUB_IFDS, _SAMPLE_FORMAT = 254, 258, 262, 284, 330, 339  # tags of TIFF
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES = 254, 258, 262, 277  # tags of TIFF
+_PLANES, _SUB_IFDS, _SAMPLE_FORMAT = 284, 330, 339
 _SIGNED = 2
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEADER = 2**14  # bytes in which JPEG 2000 and AVIF tell their depth
@@ -181,6 +182,7 @@ class Decoder:
                     f"laid on {_hex(self.ground or WHITE)}": self.ground is not None and image.has_transparency_data,
                     "reduced to their first frame": image.format not in _NO_SERIES and getattr(image, "is_animated", False),
                     "reduced to 8 bits": _is_deep(image.mode) or _is_cut(image),
+                    "reduced to their first channels": (_tag(image, _SAMPLES) or 0) > len(image.getbands()),
                 }
         except Exception:  # decoding says what is wrong with it, if anything is
             return [UNREADABLE]
@@ -282,6 +284,8 @@ def _misread(image: Image.Image) -> str | None:
         return "FITS of more than 8 bits"
     if image.format == "JPEG2000" and _is_cut(image):
         return "JPEG 2000 of more than 8 bits, but for grey: its white becomes black"
+    if image.format == "JPEG2000" and (_depth(image) or 8) < 8:
+        return "JPEG 2000 of less than 8 bits: its white becomes grey"
     if image.format != "TIFF":
         return None
     tiles: Any = getattr(image, "tile", None)

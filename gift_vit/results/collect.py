@@ -65,7 +65,7 @@ NO_RUNS = Grid((), (), {})
 
 
 def collect_results(*roots: str | Path) -> list[Result]:
-    """Every ``result.json`` below folders, by path; links are not followed, and what lies below two of them counts once.
+    """Every ``result.json`` below folders, by path, as :func:`find_runs` finds them.
 
     Raises:
         ConfigError: If a folder is absent, or any record below it cannot be read.

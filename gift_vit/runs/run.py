@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -384,25 +384,25 @@ class Run:
 def find_runs(*roots: str | Path) -> list[Run]:
     """Every run below the folders, by path, done or not; adapters that were imported are none.
 
-    Links to other folders are not followed; one that leads out of the root is told of. What lies below two of the roots counts
-    once, however they are given.
+    Links to other folders are followed, after all that lies below the roots themselves. What several ways lead to counts once,
+    under the first of them.
     """
-    found: dict[Path, Path] = {}
-    for folder in (folder for root in roots for folder in _run_folders(root)):
-        found.setdefault(folder.resolve(), folder)
-    return [Run(folder) for folder in sorted(found.values())]
+    return [Run(folder) for folder in sorted(_run_folders(roots))]
 
 
-def _run_folders(root: str | Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, onerror=_cannot_be_read):
-        for path in (os.path.join(folder, name) for name in folders):
-            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-                log.warning(
-                    "%s is a link to %s: runs in it are left out; give that folder itself", path, os.path.realpath(path)
-                )
-        there = set(files)
-        if RESULT in there or (IMPORTED not in there and (FAILED in there or {CONFIG, LOG} <= there)):
-            yield Path(folder)
+def _run_folders(roots: Iterable[str | Path]) -> Iterator[Path]:
+    tops, seen = [str(root) for root in roots], set()
+    for top in tops:  # which grow by the links that are met
+        for folder, folders, files in os.walk(top, onerror=_cannot_be_read):
+            place = os.path.realpath(folder)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            tops.extend(path for name in folders if os.path.islink(path := os.path.join(folder, name)))
+            there = set(files)
+            if RESULT in there or (IMPORTED not in there and (FAILED in there or {CONFIG, LOG} <= there)):
+                yield Path(folder)
 
 
 def path_labels(folder: Path) -> dict[str, str]:

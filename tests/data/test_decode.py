@@ -170,23 +170,24 @@ def test_fits_of_more_than_eight_bits_is_refused(bits: int, kind: str) -> None:
 
 
 def raw_tiff(values: NDArray[Any], compressed: bool = False, planes: int = 1, **tags: int) -> bytes:
-    """By the specification, in the byte order of the values; of one channel, or of three planes (3, h, w)."""
+    """By the specification, in the byte order of the values; of one channel, or of three planes or more (n, h, w)."""
     order = ">" if values.dtype.str[0] == ">" else "<"
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    strips = [plane.tobytes() for plane in (values if planes == 3 else [values])]
+    strips = [plane.tobytes() for plane in (values if planes > 1 else [values])]
     strips = [zlib.compress(strip) for strip in strips] if compressed else strips
     height, width = values.shape[-2:]
     count, bits = len(strips), 8 * values.dtype.itemsize
-    data = 8 + 2 + 12 * 12 + 4  # behind the header and the entries
+    data = 8 + 2 + 12 * (13 if count > 3 else 12) + 4  # behind the header and the entries
     lists = data + sum(map(len, strips))
     starts = [data + sum(map(len, strips[:index])) for index in range(count)]
 
     entries: list[tuple[int, int, list[int]]] = [
         (254, 4, [tags.get("subfile", 0)]),
         *((256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * count)),
-        *((259, 3, [8 if compressed else 1]), (262, 3, [2 if count == 3 else 1])),
+        *((259, 3, [8 if compressed else 1]), (262, 3, [2 if count > 1 else 1])),
         *((273, 4, starts), (277, 3, [count]), (278, 4, [height])),
-        *((279, 4, [len(strip) for strip in strips]), (284, 3, [2 if count == 3 else 1])),
+        *((279, 4, [len(strip) for strip in strips]), (284, 3, [2 if count > 1 else 1])),
+        *([(338, 3, [0] * (count - 3))] if count > 3 else []),
         (339, 3, [kind] * count),
     ]
     head, tail = b"", b""
@@ -202,6 +203,8 @@ def raw_tiff(values: NDArray[Any], compressed: bool = False, planes: int = 1, **
 
 FLOATS = np.array([[0, 0.5, 1]], "<f4")
 PLANES = np.full((3, 4, 4), 0x8000, "<u2")
+OF_8_BITS = encode(Image.new("L", (64, 64)), "JPEG2000", no_jp2=True)
+LESS_THAN_8_BITS = OF_8_BITS[:42] + b"\x03" + OF_8_BITS[43:]
 
 
 @pytest.mark.parametrize(
@@ -213,8 +216,9 @@ PLANES = np.full((3, 4, 4), 0x8000, "<u2")
         (raw_tiff(PLANES, planes=3), "planes of 16 bits that are not compressed"),
         (raw_tiff(np.array([[0, 2**31]], "<u4")), "values of 2,147,483,648 or more"),
         (cv2.imencode(".jp2", np.full((64, 64, 3), 65535, np.uint16))[1].tobytes(), "JPEG 2000 of more than 8 bits"),
+        (LESS_THAN_8_BITS, "JPEG 2000 of less than 8 bits"),
     ],
-    ids=["signed", "float", "int16", "planes", "uint32", "jpeg2000"],
+    ids=["signed", "float", "int16", "planes", "uint32", "jpeg2000", "jpeg2000-4-bits"],
 )
 def test_what_pillow_misreads_is_refused(data: bytes, what: str) -> None:
     with pytest.raises(ConfigError, match=rf"\Acannot decode image x: Pillow misreads {what}.*; replace or remove it\Z"):
@@ -228,6 +232,14 @@ def test_what_is_like_it_and_read_rightly_is_not_refused() -> None:
     assert pixels(OWN_DATA(raw_tiff(np.array([[255]], ">u2") * 256, compressed=True)))[0, 0, 0] == 255
     assert (pixels(OWN_DATA(raw_tiff(PLANES, planes=3, compressed=True))) == 128).all()
     assert (pixels(OWN_DATA(raw_tiff(PLANES.astype("u1") + 7, planes=3))) == 7).all()
+    assert (pixels(OWN_DATA(OF_8_BITS)) == 0).all()
+
+
+def test_of_a_picture_of_many_channels_the_first_three_are_used_and_told_of() -> None:
+    infrared = np.arange(5, dtype="u1")[:, None, None] * np.ones((4, 4), "u1")
+    assert pixels(OWN_DATA(raw_tiff(infrared, True, planes=5)))[0, 0].tolist() == [0, 1, 2]
+    assert OWN_DATA.remarks(raw_tiff(infrared, True, planes=5)) == ["reduced to their first channels"]
+    assert OWN_DATA.remarks(raw_tiff(infrared[:3], planes=3)) == []
 
 
 def test_a_tiff_s_thumbnail_is_not_taken_for_its_picture() -> None:
