@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from gift_vit.common import cli, files
 from gift_vit.common.checks import Options, expect, writable_stem
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, no_runs_file
 
 SUFFIXES = (".safetensors", ".pth")
 _A_FILE, _A_FOLDER = f"a name that ends in {' or '.join(SUFFIXES)}", "a new folder for a model of texts"
@@ -30,7 +30,7 @@ class Arguments(Options):
     """
 
     run: str = MISSING
-    out: Annotated[str, writable_stem] = MISSING
+    out: Annotated[str, writable_stem, no_runs_file] = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from gift_vit.common.checks import Options, device_name, writable_file
 from gift_vit.common.errors import RunError
 from gift_vit.common.files import expanded
 from gift_vit.runs.predict import check_question, find_pictures, told, write_predicted
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, no_runs_file
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Arguments(Options):
         run: the run's folder, such as outputs/final/digits/gift/vit_mini/<run name>, or hf://user/name
         images: an image file, a folder of them, or a pattern in quotation marks, such as 'photos/**/*.jpg'
         topk: how many classes to name, the most probable ones (default: 5, or all if there are fewer)
-        out: also write them to this file: .csv, .json or .parquet
+        out: also write them to this file: .csv, .json or .parquet; pictures that cannot be read stand in .json alone
         device: auto, cpu, cuda, cuda:1 …
 
     Prints a line for each picture. One that cannot be read is named on stderr, the rest is done, and the exit code is 1.
@@ -33,7 +33,7 @@ class Arguments(Options):
     run: str = MISSING
     images: str = MISSING
     topk: int | None = None
-    out: Annotated[str | None, writable_file] = None
+    out: Annotated[str | None, writable_file, no_runs_file] = None
     device: Annotated[str, device_name] = "auto"
 
 

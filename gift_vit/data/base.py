@@ -252,7 +252,9 @@ class FileSource:
         absent = [path for path in paths if path not in stats]
         if absent:
             count = f"{len(absent)} of {len(paths)} listed in {listed_in} are missing"
-            raise ConfigError(f"image {root / absent[0]} is not there ({count}){hint}")
+            path = root / absent[0]
+            link = f"a link to {os.readlink(path)}, which is " if path.is_symlink() else ""
+            raise ConfigError(f"image {path} is {link}not there ({count}){hint}")
         self.root = root
         self.paths = paths
         self.decode = decode

@@ -53,7 +53,7 @@ class PreparedImages:
 
     def __getitem__(self, index: int) -> tuple[Pixels, int]:
         image, label = self.source[index]
-        return self.transform.prepare(image), label
+        return self.transform.prepare(image, self.source.where(index)), label
 
 
 class CachedImages:

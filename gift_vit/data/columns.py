@@ -44,9 +44,10 @@ def find_column(
     usual = [given] if given is not None else [name for name in dict.fromkeys(names) if _is_usual(role, name)]
     fitting = [name for name in usual if fits(name)] or usual
     if not fitting:
+        hint = "; if there is none, leave the file out: dataset.files.train=[…] names those to read" * (role == "label")
         raise ConfigError(
             f"{place} has the columns {', '.join(names)}; none has a usual name of {role}s ({', '.join(USUAL_NAMES[role])}): "
-            f"rename the right one to {role}, or give {setting}=<its name>"
+            f"rename the right one to {role}, or give {setting}=<its name>{hint}"
         )
     if len(fitting) > 1:
         raise ConfigError(

@@ -163,7 +163,7 @@ class Decoder:
         except Image.DecompressionBombError as error:
             raise ConfigError(
                 f"cannot decode image {name}: it has more than {self.max_pixels or _PILLOWS_LIMIT:,} pixels; if that is meant "
-                "to be, raise dataset.transform.max_pixels"
+                "to be, raise dataset.transform.max_pixels in training"
             ) from error
         except NoRangeError as error:
             raise ConfigError(f"cannot decode image {name}: {error}") from error
@@ -342,7 +342,9 @@ def _bits(image: Image.Image) -> int:
     if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits in a wider mode; Pillow scales PPM to them
         return 16
     kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
-    raise NoRangeError(f"its values are {kind}, which have no range; give dataset.transform.value_range=[<lowest>,<highest>]")
+    raise NoRangeError(
+        f"its values are {kind}, which have no range; in training dataset.transform.value_range=[<lowest>,<highest>] gives one"
+    )
 
 
 def _as_stored(image: Image.Image, values: NDArray[np.float64], depth: float | None) -> NDArray[np.float64]:

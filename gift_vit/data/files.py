@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
-from gift_vit.data.layout import check_name, is_of_the_system, said
+from gift_vit.data.layout import check_name, is_address, is_of_the_system, said
 from gift_vit.data.trees import readable_endings
 
 log = logging.getLogger(__name__)
@@ -26,14 +26,16 @@ def image_files(where: str | Path) -> list[Path]:
     path = expanded(where)
     if not str(where):
         raise ConfigError("images= is empty: give a file, a folder or a pattern such as 'photos/*.jpg'")
-    if path.is_file():
+    if is_address(str(where)):
+        raise ConfigError(f"images={where} is an address; download the images, and give their files")
+    if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         check_name(str(path))
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         found = [file for file in path.iterdir() if not is_of_the_system(file.name)]
         problem = f"the folder holds no image; a pattern such as {path}/**/*.jpg looks deeper"
     elif glob.has_magic(str(path)):
-        there = next(parent for parent in path.parents if parent.exists())  # whose name may look like a pattern
+        there = next(parent for parent in path.parents if os.path.exists(parent))  # whose name may look like a pattern
         pattern = os.path.join(glob.escape(str(there)), path.relative_to(there))
         found, problem = map(Path, glob.glob(pattern, recursive=True)), "the pattern matches no image"
     else:

@@ -9,7 +9,7 @@ def image_ids(data: VisionDataset, split: str) -> list[str]:
     """The ids of a split's images in its order.
 
     An id is what the split itself uses: the path relative to the dataset's root, a VTAB-1k example's id, the path that a
-    Parquet file records; where there is none, the position in what is read.
+    Parquet file records; where there is none, or they repeat, the position in what is read.
 
     Raises:
         ConfigError: If the split is absent.
@@ -25,4 +25,6 @@ def _ids(source: Any) -> list[str]:
     if named is None:
         return [str(index) for index in range(len(source))]
     names = named.to_pylist() if hasattr(named, "to_pylist") else named
-    return [str(index) if name is None else str(name) for index, name in enumerate(names)]
+    given = [name for name in names if name is not None]
+    repeat = len(set(given)) < len(given)
+    return [str(index) if repeat or name is None else str(name) for index, name in enumerate(names)]

@@ -4,6 +4,7 @@ One rule for class folders, Parquet files, CSV files and the values of a column:
 another name beside them is refused, so that nothing is held out, or trained on, that nobody notices.
 """
 
+import mimetypes
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,11 @@ def is_of_the_system(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SYSTEMS
 
 
+def is_address(text: str) -> bool:
+    """Whether it is the address of something elsewhere, as ``https://…``, and no path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
+
+
 def one_form(text: str) -> str:
     """Text in the Unicode form NFC: what looks the same is the same."""
     return text if text.isascii() else normalize("NFC", text)
@@ -94,6 +100,32 @@ def listed(folder: str | Path) -> list[os.DirEntry[str]]:
         raise ConfigError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
+def check_link(entry: os.DirEntry[str]) -> None:
+    """Refuse a link that leads nowhere: what it stands for may lie on a disk that is not there now.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise ConfigError(
+            f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there; restore that, or remove the link"
+        )
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; raises as :func:`check_link` does where the name is not that of a file."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    if mimetypes.guess_type(entry.name)[0] is None:
+        check_link(entry)
+    return os.path.isdir(entry.path)
+
+
+def folders_in(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The folders in a folder, by name, but for what is hidden or the system's; raises as :func:`is_folder` does."""
+    return [entry for entry in listed(folder) if not is_of_the_system(entry.name) and is_folder(entry)]
+
+
 def kind_of(root: Path) -> str:
     """How a person's data is read, by what is there: ``folder``, ``parquet`` or ``csv``.
 
@@ -109,12 +141,12 @@ def kind_of(root: Path) -> str:
     if _parquet_series(root):
         return "parquet"
     tables = _tables_in(root, "csv")
-    folders = [entry for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
+    folders = folders_in(root)
     classes = [entry for entry in folders if split_named(entry.name) is None]
-    in_splits = any(_has_folders(entry.path) for entry in folders if entry not in classes)
+    in_splits = any(folders_in(entry.path) for entry in folders if entry not in classes)
     # beside lists of the splits folders hold the images, and so does a single one beside any list: it makes no classes
     in_classes = len(classes) > 1 and not any(split_named(file.stem) for file in tables)
-    return "csv" if tables and not in_splits and not in_classes else "folder"
+    return "csv" if (tables or _split_tables(root)) and not in_splits and not in_classes else "folder"
 
 
 def _refuse_saved(root: Path) -> None:
@@ -134,8 +166,9 @@ def split_folders(root: Path) -> dict[str, Path]:
     _refuse_saved(root)
     if os.path.isfile(root):
         _refuse_file(root, "a folder of class folders")
-    folders = [entry.name for entry in listed(root) if entry.is_dir() and not is_of_the_system(entry.name)]
-    found = _assigned(folders, root, "folder", "rename it or move it elsewhere")
+    folders = [entry.name for entry in folders_in(root)]
+    remedy = "rename it or move it elsewhere, or put all class folders into a folder named train"
+    found = _assigned(folders, root, "folder", remedy)
     _refuse_packed(root, found)
     if found:
         return {split: root / name for split, name in found.items()}
@@ -167,6 +200,8 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
             other = series.setdefault(file.stem, [file])[0]
             if other != file:
                 raise ConfigError(f"{other} and {file} have one name; keep one of them, or name the files in dataset.files=…")
+    if kind == "csv" and not series:
+        series = _split_tables(root)
     if not any(split_named(os.path.basename(name.rstrip(os.sep))) for name in series):
         series = {name: files for name, files in series.items() if not name.endswith(os.sep)}
     if not series:
@@ -250,22 +285,31 @@ def _tables_in(folder: str | Path, kind: str) -> list[Path]:
     return [
         Path(entry.path)
         for entry in listed(folder)
-        if entry.name.lower().endswith(TABLE_ENDINGS[kind]) and not is_of_the_system(entry.name) and entry.is_file()
+        if entry.name.lower().endswith(TABLE_ENDINGS[kind]) and not is_of_the_system(entry.name) and _is_file(entry)
     ]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    check_link(entry)
+    return entry.is_file()
+
+
+def _split_tables(root: Path) -> dict[str, list[Path]]:
+    """CSV files in folders that are named as splits and hold no class folders, as ``train/metadata.csv`` on the Hub."""
+    folders = [entry for entry in folders_in(root) if split_named(entry.name) and not folders_in(entry.path)]
+    return {entry.name + os.sep: files for entry in folders if (files := _tables_in(entry.path, "csv"))}
 
 
 def _parquet_series(root: Path) -> dict[str, list[Path]]:
     """Files by the name that says what they are: their own without the number of the shard, or that of their folder."""
     series: dict[str, list[Path]] = {}
-    for base in (root, *(root / entry.name for entry in listed(root) if entry.name == "data" and entry.is_dir())):
+    for base in (root, *(root / entry.name for entry in folders_in(root) if entry.name == "data")):
         for file in _tables_in(base, "parquet"):
             match = _SHARD.fullmatch(file.stem)
             series.setdefault(os.path.relpath(base / (match[1] if match else file.stem), root), []).append(file)
-        for entry in listed(base):
-            if entry.is_dir() and not is_of_the_system(entry.name) and (base, entry.name) != (root, "data"):
-                files = _tables_in(entry.path, "parquet")
-                if files:
-                    series[os.path.relpath(entry.path, root) + os.sep] = files
+        for entry in folders_in(base):
+            if (base, entry.name) != (root, "data") and (files := _tables_in(entry.path, "parquet")):
+                series[os.path.relpath(entry.path, root) + os.sep] = files
     return series
 
 
@@ -308,23 +352,19 @@ def _refuse_packed(root: Path, found: Mapping[str, str]) -> None:
 def _refuse_hidden_splits(root: Path, folders: Sequence[str]) -> None:
     """Class folders that are splits by a name nobody knows, or that hold the splits, are no classes."""
     for name in folders:
-        inside = {split_named(entry.name) for entry in listed(root / name) if entry.is_dir()} - {None}
+        inside = {split_named(entry.name) for entry in folders_in(root / name)} - {None}
         if inside and (len(folders) == 1 or len(inside) > 1):
             raise ConfigError(f"{root / name} holds folders named as splits; give this folder in place of {root}")
     words = {name: set(re.findall("[a-z]+", name.casefold())) for name in folders}
     splits = {
         name for name in folders if words[name] & (_HELD_OUT | {word for names in USUAL_NAMES.values() for word in names})
     }
-    nested = sorted(name for name in splits if len(splits) == len(folders) or _has_folders(root / name))
+    nested = sorted(name for name in splits if len(splits) == len(folders) or folders_in(root / name))
     if nested:
         raise ConfigError(
             f"{root / nested[0]} looks like a split, but has none of the known names ({KNOWN_NAMES}); rename it, "
             "or put all class folders into a folder named train"
         )
-
-
-def _has_folders(folder: str | Path) -> bool:
-    return any(entry.is_dir() and not is_of_the_system(entry.name) for entry in listed(folder))
 
 
 def _refuse_file(root: Path, expected: str) -> NoReturn:

@@ -61,6 +61,9 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
                     f"{place}: {part.place} has the label {labels[split].min()}; classes count from 0, and -1 often stands for "
                     f"{cfg.thing}s that are not labelled: leave them out"
                 )
+            if names is None:
+                unknown = labels[split][~np.isin(labels[split], labels[_first(parts)])].tolist()
+                _refuse_unknown(place, split, part, unknown, f"train has not (such {cfg.thing}s: {len(unknown)})")
         count = len(names) if names else 1 + int(labels[_first(parts)].max(initial=0))
     if count > _MOST_CLASSES and cfg.num_classes is None:
         raise ConfigError(
@@ -194,16 +197,20 @@ def _numbered(
     place: str, parts: Mapping[str, Part], names: list[str] | None, thing: str
 ) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
     """The classes' names, and each label's place among them; names that look the same are the same."""
-    first = parts[_first(parts)]
     texts = {split: [one_form(str(label)) for label in part.labels] for split, part in parts.items()}
     known = [one_form(name) for name in names] if names else sorted(set(texts[_first(parts)]))
     numbers = {name: number for number, name in enumerate(known)}
     for split, part in parts.items():
         unknown = [label for label in texts[split] if label not in numbers]
-        if unknown:
-            of = "the files' list of names" if names else first.place
-            hint = did_you_mean(unknown[0], known)
-            raise ConfigError(
-                f"{place}: {part.place} has the class {unknown[0]!r}, which {of} has not{hint} (such {thing}s: {len(unknown)})"
-            )
+        of = "the files' list of names" if names else "train"
+        hint = did_you_mean(unknown[0], known) if unknown else ""
+        _refuse_unknown(place, split, part, unknown, f"{of} has not{hint} (such {thing}s: {len(unknown)})")
     return known, {split: np.asarray([numbers[label] for label in texts[split]], np.int64) for split in parts}
+
+
+def _refuse_unknown(place: str, split: str, part: Part, unknown: Sequence[object], why: str) -> None:
+    """Refuse classes that a split has and nothing teaches."""
+    if unknown:
+        raise ConfigError(
+            f"{place}: {split} ({part.place}) has the class {unknown[0]!r}, which {why}; add to train or remove them"
+        )

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _NAMED_FILES = 4
 _MANY = 50_000  # examples, of which looking at each takes a minute or so
 _AT_A_TIME = 64  # pictures that a process decodes at a time
+_UNKNOWN = {"nan", "na", "n/a", "<na>", "null", "?"}
 _HARMLESS = {OF_THE_SYSTEM, LINKED, REPEATED}
 
 
@@ -237,7 +239,10 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
         lacks = f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no {data.thing}s"
         yield f"{lacks}; write them from 0, or as text"
     elif absent:
-        yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_named(data, absent)}"
+        never = {split: int(np.isin(source.labels, absent).sum()) for split, source in data.splits.items()}
+        lost = said({f"{data.thing}s of {split}": count for split, count in never.items() if count})
+        why = f"; so {lost} cannot be told right" if lost else ""
+        yield f"{len(absent)} of {data.num_classes} classes have no {data.thing} in train: {_named(data, absent)}{why}"
     for split, origin in data.origins.items():
         if origin.drawn:
             lost = np.flatnonzero((counts > 0) & (np.bincount(data.splits[split].labels, minlength=len(counts)) == 0)).tolist()
@@ -248,10 +253,19 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
 def _alike(class_names: Sequence[str]) -> Iterator[str]:
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in class_names:
-        alike[name.strip().casefold()].append(repr(name))
+        alike[_as_number(name) or name.strip().casefold()].append(repr(name))
     for names in alike.values():
         if len(names) > 1:
-            yield f"classes {' and '.join(names)} differ in capitals or spaces alone; if they are one, give them one name"
+            yield f"classes {' and '.join(names)} look like one, differently written; if they are, give them one name"
+    for name in class_names:
+        if name.strip().casefold() in _UNKNOWN:
+            yield f"the class {name!r} may stand for labels that are not known; if so, remove what has it"
+
+
+def _as_number(text: str) -> str | None:
+    """One form for 1, 01 and 1.0; None: it is no such number."""
+    match = re.fullmatch(r"0*(\d+)(?:\.0*)?", text.strip())
+    return match and match[1]
 
 
 def _named(data: VisionDataset, classes: Sequence[int]) -> str:

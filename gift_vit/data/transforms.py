@@ -24,6 +24,7 @@ from gift_vit.data.tf1_resize import tf1_bilinear
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 """Values 0..255, (3, h, w)."""
+MOST = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # pixels
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
 
@@ -68,8 +69,18 @@ class ImageTransform:
         # names what prepare makes of an image, for the key of a cache
         self.prepared_as = f"{resize} to {side}" + (f" by Pillow {PIL.__version__}" if self._resize else "")
 
-    def prepare(self, image: Image.Image) -> Pixels:
-        """The resized pixels, (3, h, w) with h, w ≥ S."""
+    def prepare(self, image: Image.Image, name: str = "given") -> Pixels:
+        """The resized pixels, (3, h, w) with h, w ≥ S.
+
+        Raises:
+            ConfigError: If a long and narrow image would become larger than Pillow lets any be; has its ``name``.
+        """
+        longer, shorter = max(image.size), min(image.size)
+        if self._shorter_side is not None and (longest := self._shorter_side * longer // shorter) > MOST // self._shorter_side:
+            raise ConfigError(
+                f"image {name} is {image.width:,} × {image.height:,} pixels, which resizing to {self._shorter_side} makes "
+                f"{longest:,} long; crop or remove it"
+            )
         if self._resize is None:
             return tf1_bilinear(np.array(image), self.size).numpy()
         return np.asarray(self._resize(image)).transpose(2, 0, 1)

@@ -12,7 +12,9 @@ from gift_vit.data.layout import (
     LINKED,
     LINKED_ELSEWHERE,
     OF_THE_SYSTEM,
+    TABLE_ENDINGS,
     check_name,
+    is_folder,
     is_of_the_system,
     listed,
     one_form,
@@ -20,7 +22,7 @@ from gift_vit.data.layout import (
     split_folders,
 )
 
-LOOSE = "in no class folder"
+LOOSE, HIDDEN, NO_FILES = "in no class folder", "hidden folders of images", "neither files nor folders"
 # Pillow knows them, and leaves their pixels to other programs; FITS it misreads
 _NO_DECODER = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -87,14 +89,16 @@ class Tree:
         """Sort the entries of a folder of a class, or of the split's own where ``label`` is empty."""
         for entry in listed(here):
             if is_of_the_system(entry.name):
-                self.skipped[OF_THE_SYSTEM] += 1
-            elif entry.is_dir():
+                self.skipped[OF_THE_SYSTEM if label or not _holds_images(entry) else HIDDEN] += 1
+            elif is_folder(entry):
                 check_name(entry.path)
                 (self._linked_folders if entry.is_symlink() else self._folders).append((label or entry.name, entry.path))
             elif os.path.splitext(entry.name)[1].lower() not in readable_endings():
                 self.skipped[os.path.splitext(entry.name)[1].lower() or "without an ending"] += 1
             elif not label:
                 self.skipped[LOOSE] += 1
+            elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                self.skipped[NO_FILES] += 1
             else:
                 check_name(entry.path)
                 (self._linked_files if entry.is_symlink() else self.images).append((label, here, entry.name))
@@ -112,10 +116,19 @@ def read_trees(root: Path) -> dict[str, Tree]:
     return trees
 
 
+def _holds_images(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder that is hidden, as a class named .net would be, has images in it."""
+    return entry.is_dir(follow_symlinks=False) and any(
+        os.path.splitext(file.name)[1].lower() in readable_endings() and not is_of_the_system(file.name)
+        for file in listed(entry.path)
+    )
+
+
 def _check_classes(tree: Tree, learnt: bool) -> None:
     skipped = f" (left out: {said(tree.skipped)})" if tree.skipped else ""
     if not tree.images and not tree.empty:
-        raise ConfigError(f"{tree.folder} holds no class folders{skipped}; {CLASS_FOLDERS}")
+        hint = "; for the list in it type dataset=csv" if tree.skipped.keys() & set(TABLE_ENDINGS["csv"]) else ""
+        raise ConfigError(f"{tree.folder} holds no class folders{skipped}; {CLASS_FOLDERS}{hint}")
     if learnt and tree.empty:
         classes = ", ".join(sorted(tree.empty)[:3]) + (" …" if len(tree.empty) > 3 else "")
         raise ConfigError(

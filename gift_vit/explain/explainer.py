@@ -81,7 +81,7 @@ class Explainer:
         return self._joined(explained)
 
     def _explain_batch(self, batch: list[Sample], correct_only: bool) -> tuple[ClusterMaps, list[Sample], Tensor]:
-        pixels = torch.stack([self.transform.finish(self.transform.prepare(sample.image)) for sample in batch])
+        pixels = torch.stack([self.transform.finish(self.transform.prepare(sample.image, sample.name)) for sample in batch])
         maps = explain(self.model, self.transform.normalise(pixels.to(self.device, copy=True)), self.choice).cpu()
         answers = maps.logits.argmax(1).tolist()
         keep = [

@@ -12,7 +12,7 @@ from gift_vit.common.checks import Options, one_of, writable_file
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
 from gift_vit.common.packages import require
-from gift_vit.runs.run import Run
+from gift_vit.runs.run import Run, no_runs_file
 
 SUFFIXES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}
 """Endings of file names, and the packages that write and check such a file."""
@@ -40,7 +40,7 @@ class Arguments(Options):
     """
 
     run: str = MISSING
-    out: Annotated[str, writable_file] = MISSING
+    out: Annotated[str, writable_file, no_runs_file] = MISSING
     precision: Annotated[str, one_of(PRECISIONS)] = "fp32"
     preprocessing: bool = False
     adapter_inputs: bool = False

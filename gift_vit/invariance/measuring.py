@@ -247,7 +247,7 @@ def _read_images(run: Run, model: nn.Module, arguments: InvarianceArguments) -> 
         )
     if len(samples) < arguments.images:
         log.warning("%s has %d images in %s, and all are taken", data.name, len(samples), arguments.split)
-    pixels = torch.stack([transform.finish(transform.prepare(sample.image)) for sample in samples])
+    pixels = torch.stack([transform.finish(transform.prepare(sample.image, sample.name)) for sample in samples])
     return pixels.float() / 255, [sample.name for sample in samples]
 
 

@@ -34,7 +34,7 @@ def _read(
     for index in indices:
         file = files[index]
         try:
-            pixels[index] = transform.finish(transform.prepare(decode.decode(file.read_bytes(), str(file))))
+            pixels[index] = transform.finish(transform.prepare(decode.decode(file.read_bytes(), str(file)), str(file)))
         except OSError as error:
             errors[index] = f"cannot read image {file}: {error.strerror}"
         except ConfigError as error:

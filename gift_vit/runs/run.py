@@ -23,6 +23,7 @@ from gift_vit.common.cli import run_word
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import (
     LockedError,
+    expanded,
     is_locked,
     locked,
     made_folder,
@@ -32,7 +33,7 @@ from gift_vit.common.files import (
     write_text,
     writing,
 )
-from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, RESULT, local_folder
+from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, PUSHED, RESULT, local_folder
 from gift_vit.config.loader import load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.data.config import CommonsenseConfig
@@ -51,6 +52,7 @@ FAILED, CHECKPOINT = "failed.json", "last.ckpt"
 METRICS, LOG = "metrics.jsonl", "train.log"
 PRUNED = "pruned.json"  # of a run that was stopped early; it can be gone on with
 IMPORTED = "imported.json"  # in place of a result: the adapter was trained elsewhere, see gift_vit.import_gift
+_OWN = (*PUSHED, METRICS, LOG, PREDICTIONS, SUBMISSION, CHECKPOINT, FAILED, PRUNED, IMPORTED)
 
 R = TypeVar("R", bound="Run")
 T = TypeVar("T")
@@ -491,6 +493,13 @@ def recorded(folder: Path) -> Iterator[None]:
         except KeyboardInterrupt as error:
             log.info("interrupted: %s can be resumed with the same command", folder)
             raise KeyboardInterrupt(str(folder)) from error
+
+
+def no_runs_file(key: str, value: str) -> None:
+    """A file that is none of those that make up a run."""
+    out = expanded(value)
+    if out.name in _OWN and (out.parent / CONFIG).is_file():
+        raise ConfigError(f"{key}={value} is one of the files of the run in {out.parent}; give another name")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ import pytest
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import VisionDataset, build_dataset
-from gift_vit.data.config import ColumnsConfig, CsvConfig
+from gift_vit.data.config import ColumnsConfig, CsvConfig, FolderConfig
+from gift_vit.data.layout import kind_of
 
 Make = Callable[..., Any]
 CLASSES = {"a": "ant", "b": "bee"}
@@ -185,8 +186,44 @@ def test_mistakes_are_one_line(read: Callable[..., VisionDataset], text: str | b
 def test_labels_that_are_numbers_in_one_file_and_text_in_another_are_text(root: Path, make_config: Make) -> None:
     (root / "train.csv").write_text("image,label\n" + rows("{path},{number}"))
     (root / "test.csv").write_text("image,label\npics/a/0.png,one")
-    with pytest.raises(ConfigError, match=r"test\.csv has the class 'one', which \S*train\.csv has not \(such images: 1\)"):
+    with pytest.raises(ConfigError, match=r"test \(\S*test\.csv\) has the class 'one', which train has not \(such images: 1\)"):
         build_dataset(make_config(CsvConfig, root=root))
+
+
+def test_numbers_that_train_lacks_are_refused_as_names_are(root: Path, make_config: Make) -> None:
+    (root / "train.csv").write_text("image,label\n" + rows("{path},{number}").replace(",1", ",3"))
+    (root / "test.csv").write_text("image,label\npics/a/0.png,2\npics/a/1.png,2")
+    with pytest.raises(ConfigError, match=r"test \(\S*test\.csv\) has the class 2, which train has not \(such images: 2\); "):
+        build_dataset(make_config(CsvConfig, root=root))
+
+
+def test_a_list_without_labels_is_left_out_by_naming_the_others(root: Path, make_config: Make) -> None:
+    (root / "train.csv").write_text("image,label\n" + rows("{path},{label}"))
+    (root / "test.csv").write_text("image\npics/a/0.png\n")
+    with pytest.raises(ConfigError, match=r"leave the file out: dataset\.files\.train=\[…\] names those to read"):
+        build_dataset(make_config(CsvConfig, root=root))
+    named = make_config(CsvConfig, root=root, files={"train": ["train.csv"], "val": None, "test": None})
+    assert list(build_dataset(named).splits) == ["train", "val"]
+
+
+def test_lists_in_the_folders_of_splits(root: Path, make_config: Make) -> None:
+    """As ``imagefolder`` of the Hugging Face Hub has them."""
+    for split, folder in (("train", "a"), ("test", "b")):
+        (root / "pics" / folder).rename(root / split)
+        (root / split / "metadata.csv").write_text("file_name,label\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(6)))
+    (root / "pics").rmdir()
+    assert kind_of(root) == "csv"
+    data = build_dataset(make_config(CsvConfig, root=root))
+    assert {split: len(source) for split, source in data.splits.items()} == {"train": 4, "val": 2, "test": 6}
+    with pytest.raises(ConfigError, match=r"train holds no class folders .*; for the list in it type dataset=csv\Z"):
+        build_dataset(make_config(FolderConfig, root=root))
+
+
+def test_data_is_the_same_however_its_root_is_spelt(root: Path, make_config: Make) -> None:
+    (root / "list.csv").write_text("image,label\n" + rows(f"{root}/{{path}},{{label}}"))
+    (root.parent / "link").symlink_to(root)
+    roots = (root / "list.csv", root / "pics/../list.csv", root.parent / "link/list.csv")
+    assert len({build_dataset(make_config(CsvConfig, root=root)).fingerprint for root in roots}) == 1
 
 
 def test_a_listed_name_is_found_in_the_unicode_form_of_the_disk(root: Path, make_tree: Make, make_config: Make) -> None:

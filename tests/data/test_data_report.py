@@ -186,12 +186,12 @@ def test_the_digits_have_no_picture_in_two_splits(make_config: Make) -> None:
     )
 
 
-def test_classes_that_differ_in_capitals_or_spaces_alone_are_told_of(
-    tmp_path: Path, make_tree: Make, make_config: Make
-) -> None:
-    root = make_tree(tmp_path, {f"train/{name}": 6 for name in ("Cat", "cat", "cat ", "dog")})
+def test_classes_that_look_like_one_or_like_none_are_told_of(tmp_path: Path, make_tree: Make, make_config: Make) -> None:
+    root = make_tree(tmp_path, {f"train/{name}": 6 for name in ("Cat", "cat", "cat ", "dog", "1", "01", "1.0", "nan")})
     assert describe(build_dataset(make_config(FolderConfig, root=root)), False).warnings == [
-        "classes 'Cat' and 'cat' and 'cat ' differ in capitals or spaces alone; if they are one, give them one name"
+        "classes '01' and '1' and '1.0' look like one, differently written; if they are, give them one name",
+        "classes 'Cat' and 'cat' and 'cat ' look like one, differently written; if they are, give them one name",
+        "the class 'nan' may stand for labels that are not known; if so, remove what has it",
     ]
 
 
@@ -224,7 +224,7 @@ def test_the_command_takes_the_words_of_training(
         printed = capsys.readouterr()
         return printed.err + printed.out
 
-    assert "which have no range; give dataset.transform.value_range=[<lowest>,<highest>]" in told()
+    assert "which have no range; in training dataset.transform.value_range=[<lowest>,<highest>] gives one" in told()
     words = ["dataset.transform.value_range=[0,1]", "dataset.test_fraction=0.5", "dataset.check_duplicates=false"]
     lines = told(*words).splitlines()
     assert "  test: 8 images of 2 classes, from ./; test is split off all images: 8 of 16, stratified, seed 0" in lines

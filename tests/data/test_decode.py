@@ -132,7 +132,7 @@ def test_a_range_that_a_person_gives(values: NDArray[Any], value_range: tuple[fl
     np.testing.assert_array_equal(pixels(Decoder(value_range=value_range)(tiff(values))), grey([expected]))
     if values.dtype != np.uint16:
         with pytest.raises(
-            ConfigError, match=r"\Acannot decode image x\.tif: its values are .*give dataset\.transform\.value_range"
+            ConfigError, match=r"\Acannot decode image x\.tif: its values are .*in training dataset\.transform\.value_range"
         ):
             OWN_DATA.decode(tiff(values), "x.tif")
 

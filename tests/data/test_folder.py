@@ -137,8 +137,35 @@ def test_what_is_missing_and_a_class_that_train_has_not_are_named(tmp_path: Path
     with pytest.raises(ConfigError, match=r"/train: found no image of the classes empty; images end in \.jpg, \.png"):
         build_dataset(make_config(FolderConfig, root=tmp_path))
     make_tree(tmp_path / "more", {"train/a": 3, "val/a": 1, "test/b": 1})
-    with pytest.raises(ConfigError, match=r"/test has the class 'b', which .*/train has not"):
+    with pytest.raises(ConfigError, match=r"some: test \(.*/test\) has the class 'b', which train has not \(such images"):
         build_dataset(make_config(FolderConfig, root=tmp_path / "more"))
+
+
+@pytest.mark.parametrize("place", ["val", "train/fox", "train/a/more.v2", "train/a/1.png"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, make_tree: Tree, make_config: Make, place: str) -> None:
+    """What it leads to may lie on a disk that is not there now: it was left out, or split off, without a word."""
+    make_tree(tmp_path, {"train/a": 1, "train/b": 1, "test/a": 1})
+    (tmp_path / place).symlink_to("/mnt/gone")
+    with pytest.raises(ConfigError, match=rf"{tmp_path / place} is a link to /mnt/gone, which is not there.*; restore"):
+        build_dataset(make_config(FolderConfig, root=tmp_path))
+
+
+def test_links_to_files_of_another_kind_may_lead_nowhere(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 1})
+    (tmp_path / "README.md").symlink_to(tmp_path / "gone.md")
+    assert len(build_dataset(make_config(FolderConfig, root=tmp_path)).splits["train"]) == 6
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ConfigError, match=r"loop is a link to .*, which is not there; restore that, or remove the link"):
+        build_dataset(make_config(FolderConfig, root=tmp_path))
+
+
+def test_hidden_classes_and_what_is_no_file_are_told_of(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:
+    make_tree(tmp_path, {"train/java": 2, "train/.net": 2, "train/rust": 2, "val/java": 1})
+    os.mkfifo(tmp_path / "train/java/3.png")
+    data = build_dataset(make_config(FolderConfig, root=tmp_path))
+    assert data.class_names == ["java", "rust"]
+    told = "not read in train/ (train): 1 hidden folders of images, 1 neither files nor folders"
+    assert describe(data, False).warnings == [told]
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, make_tree: Tree, make_config: Make) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.data.base import FileSource
+from gift_vit.data.cache import PreparedImages
 from gift_vit.data.config import TransformConfig
 from gift_vit.data.tf1_resize import tf1_bilinear
 from gift_vit.data.transforms import InputStatistics, build_eval_transform, build_train_transform
@@ -50,6 +53,17 @@ def test_fgvc_training_is_some_crop_mirrored_or_not(noise: Noise) -> None:
     assert len({left for left, _, _ in seen}) > 15
     assert {top for _, top, _ in seen} == set(range(9))
     assert 15 < sum(mirrored for _, _, mirrored in seen) < 45
+
+
+def test_an_image_as_narrow_as_a_hair_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Resized by its shorter side it would take gigabytes."""
+    Image.new("L", (3000, 1)).save(tmp_path / "a.png")
+    files = FileSource(tmp_path, ["a.png"], [0], tmp_path, "")
+    told = r"\Aimage \S*/a\.png is 3,000 × 1 pixels, which resizing to 256 makes 768,000 long; crop or remove it\Z"
+    with pytest.raises(ConfigError, match=told):
+        PreparedImages(files, build_eval_transform(FGVC, STATS))[0]
+    whole = TransformConfig(crop_ratio=None, random_crop=False)  # both sides become the model's
+    assert PreparedImages(files, build_eval_transform(whole, STATS))[0][0].shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic", None])

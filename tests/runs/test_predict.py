@@ -123,6 +123,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "images=empty: the folder holds no image; a pattern such as empty/**/*.jpg looks deeper",
     ),
     "empty pattern": (["images=empty/*.png"], "images=empty/*.png: the pattern matches no image"),
+    "address": (["images=https://some.where/a.jpg?x=1"], "is an address; download the images, and give their files"),
+    "too long": ([f"images={'x' * 300}"], ": there is no such file or folder"),
+    "a run's own": (["images=file.png", "out={run}/predictions.parquet"], ".parquet is one of the files of the run in"),
     "nothing": (["images="], "images= is empty: give a file, a folder or a pattern"),
     "too many": (["images=empty", "topk=11"], "topk=11: expected 1 to 10, the classes of "),
     "too few": (["images=empty", "topk=0"], "topk=0: expected 1 to 10"),
@@ -142,7 +145,7 @@ def test_a_mistake_is_one_line(name: str, final_run: Run, tmp_path: Path) -> Non
     (tmp_path / "dir.csv").mkdir()
     for file in ("file", "file.png"):
         (tmp_path / file).write_text("")
-    done = predict(final_run, tmp_path, *words)
+    done = predict(final_run, tmp_path, *(word.replace("{run}", str(final_run.folder)) for word in words))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert message in done.stderr
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,12 @@ def test_ids_are_those_of_the_split(tmp_path: Path) -> None:
     data = VisionDataset("mine", 2, None, splits, "")
     assert image_ids(data, "trainval") == ["b.jpg", "a.jpg", "a.jpg"]
     assert image_ids(data, "test") == ["x/1.jpg", "1"]
+    repeated = SubsetSource(table, np.array([1, 0, 0]))
+    assert image_ids(replace(data, splits={"test": repeated}), "test") == ["1", "x/1.jpg", "x/1.jpg"]
+    images = pa.array([{"bytes": b"", "path": "image.png"}] * 2)
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "test.parquet")
+    again = read_table([tmp_path / "test.parquet"])
+    assert image_ids(replace(data, splits={"test": again}), "test") == ["0", "1"]
 
 
 def one_split(**changes: object) -> Predictions:

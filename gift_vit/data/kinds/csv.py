@@ -20,7 +20,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import FileSource, Origin, VisionDataset, register_dataset
 from gift_vit.data.columns import find_column, find_split_column
 from gift_vit.data.config import ColumnsConfig, CsvConfig
-from gift_vit.data.layout import LEARNT, REPEATED, one_form
+from gift_vit.data.layout import LEARNT, REPEATED, is_address, one_form
 from gift_vit.data.own import Labels, Part, own_dataset, rows_of_splits, taken
 from gift_vit.data.trees import readable_endings
 
@@ -52,6 +52,7 @@ class Listing:
 def build_csv(cfg: CsvConfig) -> VisionDataset:
     """Read the lists, and look whether every listed image is there."""
     root = cfg.root_path.parent if cfg.root_path.is_file() else cfg.root_path
+    real = Path(os.path.realpath(root))
     found = cfg.found()
     listings = {split: [read_listing(file, cfg.columns, split in LEARNT) for file in files] for split, files in found.items()}
     numbers = all(NUMBER.fullmatch(text) for several in listings.values() for listing in several for text in listing.labels)
@@ -59,7 +60,9 @@ def build_csv(cfg: CsvConfig) -> VisionDataset:
     for split, files in found.items():
         several = listings[split]
         paths = [
-            _below(root, file.parent / path) for file, listing in zip(files, several, strict=True) for path in listing.paths
+            _below((root, real), file.parent / path)
+            for file, listing in zip(files, several, strict=True)
+            for path in listing.paths
         ]
         labels = as_labels([label for listing in several for label in listing.labels], numbers, files[0])
         repeated = sum(listing.repeated for listing in several)
@@ -161,14 +164,15 @@ def _read_rows(file: Path, columns: ColumnsConfig) -> tuple[list[str], list[tupl
 def _checked_path(path: str, where: str) -> str:
     if not path:
         raise ConfigError(f"{where} names no image; give one or remove the line")
-    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+    if is_address(path):
         raise ConfigError(f"{where}: {path} is an address; download the images and list their files")
     return os.path.normpath(path.replace("\\", "/"))
 
 
-def _below(root: Path, path: Path) -> str:
-    """A path relative to the root where it lies below it, so that data that has moved is the same data."""
-    return os.path.relpath(path, root) if path.is_relative_to(root) else os.path.normpath(path)
+def _below(roots: Sequence[Path], path: Path) -> str:
+    """A path relative to a root that it lies below, so that data that has moved is the same data."""
+    root = next((root for root in roots if path.is_relative_to(root)), None)
+    return os.path.normpath(path) if root is None else os.path.relpath(path, root)
 
 
 def as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:

@@ -21,7 +21,7 @@ def _part(root: Path, tree: Tree) -> Part:
     paths = [os.path.relpath(os.path.join(here, name), root) for _, here, name in tree.images]
     return Part(
         labels=[label for label, _, _ in tree.images],
-        source=partial(FileSource, root, paths, listed_in=tree.folder, hint=""),
+        source=partial(FileSource, root, paths, listed_in=tree.folder, hint="; restore it, or remove the link"),
         place=str(tree.folder),
         origin=Origin((f"{os.path.relpath(tree.folder, root)}/",), dict(tree.skipped), nested=tree.nested),
     )
