@@ -1,5 +1,6 @@
 """Average the probabilities of finished runs, and score the average: ``python -m experiments.ensemble``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,8 @@ def check_same(folders: Sequence[str], members: Sequence[Predictions], things: s
         if other.logits.shape[1] != first.logits.shape[1] or other.class_names != first.class_names:
             raise ConfigError(f"{pair} have other lists of classes; give runs of one dataset")
         if other.images != first.images or not np.array_equal(other.labels, first.labels):
-            raise ConfigError(f"{pair} predicted other {things} of {first.split} and {other.split}; give runs of one dataset")
+            splits = f"{first.split} and {other.split}" if first.split != other.split else first.split
+            raise ConfigError(f"{pair} predicted other {things} of {splits}, or in another order; give runs of one dataset")
 
 
 def print_ensemble(arguments: Arguments) -> None:
@@ -62,6 +64,9 @@ def print_ensemble(arguments: Arguments) -> None:
     runs = [Run.open(folder) for folder in arguments.runs]
     members = [run.predictions(arguments.split) for run in runs]
     dataset = runs[0].config.dataset
+    if len({run.record().data.fingerprint for run in runs}) > 1:
+        told = f"the data of the runs differ: their {dataset.thing}s have the same names, and may be others"
+        print(f"warning: {told}", file=sys.stderr)
     check_same(arguments.runs, members, f"{dataset.thing}s")
     labels = members[0].labels
     for folder, member in zip(arguments.runs, members, strict=True):

@@ -86,7 +86,7 @@ def make_table(cfg: TablesConfig) -> str:
     """The rendered table."""
     published = _published_rows(cfg)
     roots = [root for root in _listed(cfg.root) if not published or expanded(root).is_dir()]
-    found = labelled(collect_results(*roots), protocol=cfg.protocol, backbone=cfg.backbone)
+    found = labelled(collect_results(*roots), protocol=cfg.protocol, backbone=cfg.backbone, method=cfg.method)
     timing = collect_results(*_listed(cfg.timing)) if cfg.timing else []
     alone = not (cfg.columns or cfg.figure)
     table = TABLES[cfg.benchmark](Request(found, cfg.datasets, cfg.method, cfg.rows, cfg.compare, published, alone, timing))

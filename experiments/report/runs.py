@@ -87,7 +87,7 @@ def collect_runs(roots: Sequence[str], benchmark: str | None = None) -> list[Sho
     """Every run below the folders, by path.
 
     Args:
-        roots: Folders; links to other folders are not followed. What lies below two of them counts once.
+        roots: Folders, as :func:`gift_vit.runs.run.find_runs` looks into them.
         benchmark: Keep the runs of this one only; runs that failed before their configuration was written count to any.
 
     Raises:
@@ -149,9 +149,9 @@ def _named(run: ShownRun, keys: Sequence[str]) -> ShownRun:
 
 
 def varying_keys(runs: Iterable[ShownRun]) -> list[str]:
-    """Keys in which the configurations of runs of one protocol differ, those that place or watch a run aside."""
+    """Keys in which the configurations of runs differ, those that place or watch a run aside, of protocols the name alone."""
     flat = [identifying(run.settings) for run in runs]
-    keys = dict.fromkeys(key for config in flat for key in config if not key.startswith("protocol."))
+    keys = dict.fromkeys(key for config in flat for key in config if key == "protocol.name" or not key.startswith("protocol."))
     return [key for key in keys if len({json.dumps(config.get(key), sort_keys=True) for config in flat}) > 1]
 
 

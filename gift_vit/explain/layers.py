@@ -75,6 +75,8 @@ def find_layers(model: nn.Module, choice: MapChoice) -> list[AdaptedLayer]:
     for target in targets:
         layers = _layers_by_block(model, target)
         blocks = layers if choice.blocks is None else [_block_index(model, block, target, layers) for block in choice.blocks]
+        if len(set(blocks)) < len(blocks):
+            raise ConfigError(f"layers={choice.blocks}: one of the blocks is named twice; give each once")
         found += [layers[block] for block in blocks]
     return found
 

@@ -1,5 +1,6 @@
 """The images to explain: read from files or from a dataset's split, and as a person sees them."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from gift_vit.data.base import VisionDataset
 from gift_vit.data.decode import Decoder
 from gift_vit.data.layout import one_form
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 _STEM = 200  # bytes of a file's name that leave room for what is put around them
 _NAME = 22  # characters of a class name that fit beside the mark
@@ -69,14 +71,22 @@ class Pictures:
         return f"{first} {second}" if len(first) + len(second) < _NAME else f"{first}\n{second}"
 
 
-def read_samples(files: Iterable[Path], decode: Decoder) -> Iterator[Sample]:
-    """The images of files, which have no label; one that cannot be read is an error."""
+def read_samples(files: Sequence[Path], decode: Decoder, unread: list[str]) -> Iterator[Sample]:
+    """The images of files, which have no label; those that cannot be read are told of, and added to ``unread``.
+
+    Raises:
+        ConfigError: If none can be read.
+    """
     for file in files:
         try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read image {file}: {error.strerror}") from error
-        yield Sample(file.stem, decode.decode(content, str(file)), None)
+            image = decode.decode(file.read_bytes(), str(file))
+        except (OSError, ConfigError) as error:  # noqa: PERF203 - one picture is not the next one's matter
+            unread.append(f"cannot read image {file}: {error.strerror}" if isinstance(error, OSError) else str(error))
+            if len(unread) == len(files):
+                raise ConfigError(unread[0]) from error
+            log.warning("%s", unread[-1])
+        else:
+            yield Sample(file.stem, image, None)
 
 
 def split_samples(data: VisionDataset, split: str, label: int | None) -> Iterator[Sample]:

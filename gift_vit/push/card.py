@@ -134,12 +134,14 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
     run, data, params, task = result.run, result.data, result.params, _task_of(result)
     counted = f"{data.num_classes} classes, " if result.of_classes else ""
     classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and result.of_classes else ""
-    changes = "".join(f"\n- `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items())
+    changes = "".join(
+        f"\n  - `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items()
+    )
     part = "part of it: its licence holds" if _is_whole(result) else "not part of it"
     settings = "\n".join(
         f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
     )
-    return f"""# {method_name(run.method)} on {data.name}
+    return f"""# {_in_markdown(f"{method_name(run.method)} on {data.name}")}
 
 {"All weights" if _is_whole(result) else task.head} for `{result.backbone["architecture"]}`, trained with
 [gift-vit](https://arxiv.org/abs/2312.00700) {run.gift_vit_version}. The backbone is {part}.

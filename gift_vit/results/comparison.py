@@ -99,9 +99,11 @@ def comparison_notes(grid: Grid, names: Sequence[str]) -> tuple[str, ...]:
         counted = f"wins/ties/losses {result.wins}/{result.ties}/{result.losses}"
         said = f"{title} over {len(shared)} datasets{without}, whose scores are of several kinds and have no mean: {counted}."
         return (said, *paired_notes(grid, first, second, title), _rank_note(grid))
+    alike = all(_seeds(grid, first, dataset) == _seeds(grid, second, dataset) for dataset in shared)
+    seeds = "seeds" if alike else "all seeds of each, which are not the same ones,"
     mean, low, high = (decimal_text(value, sign="+") for value in (result.mean_difference, *result.interval))
     return (
-        f"{title} over {len(shared)} datasets{without}, means over seeds paired by dataset: "
+        f"{title} over {len(shared)} datasets{without}, means over {seeds} paired by dataset: "
         f"wins/ties/losses {result.wins}/{result.ties}/{result.losses}; mean difference {mean} points, "
         f"{CONFIDENCE:.0%} bootstrap interval [{low}, {high}] ({RESAMPLES:,} resamples of the datasets); "
         f"Wilcoxon signed-rank p = {result.p_value:.3g}. The spread over seeds has no part in this.",
@@ -144,6 +146,10 @@ def _scores(grid: Grid, row: Row, datasets: Sequence[str]) -> list[float]:
     return [mean for d in datasets if (mean := mean_top1(grid.cells[row, d])) is not None]
 
 
+def _seeds(grid: Grid, row: Row, dataset: str) -> list[int]:
+    return [run.run.seed for run in grid.cells[row, dataset]]
+
+
 def _caution(count: int, result: Comparison) -> tuple[str, ...]:
     if count >= _SMALL:
         return ()
@@ -159,4 +165,5 @@ def _rank_note(grid: Grid) -> str:
         return f"No mean rank: no dataset has a run of all {len(grid.rows)} rows."
     ranks = mean_ranks({row: _scores(grid, row, datasets) for row in grid.rows})
     listed = "; ".join(f"{row_name(row)} {ranks[row]:.2f}" for row in sorted(ranks, key=lambda row: ranks[row]))
-    return f"Mean rank over the {len(datasets)} datasets that all {len(ranks)} rows have (1 is best): {listed}."
+    over = f"the {len(datasets)} datasets" if len(datasets) > 1 else "the one dataset"
+    return f"Mean rank over {over} that all {len(ranks)} rows have (1 is best): {listed}."

@@ -1,6 +1,7 @@
 """What ``python -m gift_vit.invariance`` has left in runs' folders, for tables: forgetting, drift, STIR."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ FOLDER = "invariance"  # in a run's folder
 RECORD, FORGETTING = "invariance.json", "forgetting.json"
 _ABSENT = "absent"
 _RETAINED = ("unbiased", "measures", "invariances_of_pretrained")
-_TO_MAKE = {RECORD: "", FORGETTING: " images=0 forgetting=DATASET"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def measure_notes(results: Sequence[Result], names: Sequence[str]) -> tuple[str,
             images = [len(record["images"]) for record in records.values() if record and file == RECORD]
             notes.append(f"{titles}: {_describe(file, _agreed(facts), images)}{drift}")
         if without := [result for result in results if records[_file(result, file)] is None]:
-            notes.append(f"Runs without {file}, and so without {titles}: {len(without)}{_to_make(file, without)}.")
+            how = _to_make(file, without, list(records.values()))
+            notes.append(f"Runs without {file}, and so without {titles}: {len(without)}{how}.")
     return tuple(notes)
 
 
@@ -189,12 +190,26 @@ def _describe(file: str, facts: Mapping[str, Any], counts: Sequence[int]) -> str
     return f"unbiased, {found} images of {facts['split']}."
 
 
-def _to_make(file: str, without: Sequence[Result]) -> str:
-    """What makes the record of the first of these runs that can be measured, and how many cannot."""
+def _to_make(file: str, without: Sequence[Result], records: Sequence[Any]) -> str:
+    """What makes the record of the first of these runs that can be measured, as those that are there, and how many cannot."""
     folders = [_file(result, file).parent.parent for result in without if result.run.kind not in UNMEASURABLE]
     never = len(without) - len(folders)
     told = f", of which {never} cannot be measured: {', '.join(UNMEASURABLE)}" if never else ""
-    return told + (f". To make it: `python -m gift_vit.invariance {run_word(folders[0])}{_TO_MAKE[file]}`" if folders else "")
+    if not folders:
+        return told
+    words = [run_word(folders[0]), *_words(file, next((record for record in records if record is not None), {}))]
+    return f"{told}. To make it: `python -m gift_vit.invariance {' '.join(words)}`"
+
+
+def _words(file: str, like: Mapping[str, Any]) -> list[str]:
+    """The options that make a record like another."""
+    if file == FORGETTING:
+        on = like.get("on", {})
+        options = {"images": 0, "forgetting": on.get("dataset", "DATASET")}
+        options |= {"per_class": on["per_class"] or 0, "seed": on["seed"]} if "per_class" in on else {}
+    else:
+        options = {key: value for key, value in like.get("made_of", {}).items() if key not in ("format", "adapter_sha256")}
+    return [shlex.quote(f"{key}={value}") for key, value in options.items() if value is not None]
 
 
 def _file(result: Result, name: str) -> Path:

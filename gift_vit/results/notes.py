@@ -6,10 +6,13 @@ from itertools import groupby
 from typing import Any
 
 from gift_vit.common.errors import a_few
-from gift_vit.results.collect import Grid, Row, plain_text
+from gift_vit.config.keys import SETTLED_BY_SPEED, SPEED, difference, one_form
+from gift_vit.results.collect import Grid, Row, but_for_seed, plain_text
 from gift_vit.results.names import DATASET_NAMES, dataset_name, method_name, ordered
 from gift_vit.results.render import DASH
 from gift_vit.runs.result import Result, scored_as, things_of
+
+_OF_A_ROW = ("method", "optim.lr", "optim.weight_decay")
 
 
 def caption(title: str, grid: Grid, means: str = "", score: str | None = None) -> str:
@@ -44,13 +47,16 @@ def row_name(row: Row) -> str:
 
 
 def grid_notes(grid: Grid) -> tuple[str, ...]:
-    """Empty cells, seeds, changes to the protocol, pictures in two splits, other formats than fp32, other commits."""
+    """Empty cells, seeds, changes to the protocol and what else differs, pictures in two splits, number formats, commits."""
     notes = []
     if missing := grid.missing():
         notes.append(f"Missing ({DASH}): {_cell_names(missing)}.")
     notes += _seed_notes(grid)
     for change, where in _places(grid, _protocol_changes):
         notes.append(f"Changed from the protocol: {change} in {where}.")
+    unlike = _unlike(grid)
+    for fact, where in _places(grid, lambda run: [f"{key} {_value_of(run, key)}" for key in unlike]):
+        notes.append(f"Not the same in every row: {fact} in {where}.")
     formats = _places(grid, lambda run: [_number_format(run)])
     if [name for name, _ in formats] != ["fp32"]:
         notes += [f"Computed in {name}: {where}." for name, where in formats]
@@ -90,6 +96,22 @@ def sampling_note(grid: Grid) -> str:
 
 def _protocol_changes(run: Result) -> list[str]:
     return [f"{key} {plain_text(old)} → {plain_text(new)}" for key, (old, new) in run.run.protocol_changes.items()]
+
+
+def _unlike(grid: Grid) -> list[str]:
+    """Keys in which rows differ on one dataset, but for those of methods, of searches and of the rows, and what is told of."""
+    told = {key for run in grid.results for key in run.run.protocol_changes}
+    own = tuple(f"{key}." for key in (*_OF_A_ROW, *SETTLED_BY_SPEED, SPEED, *told, *grid.keys))
+    first: dict[str, dict[str, object]] = {}
+    unlike: set[str] = set()
+    for (_, dataset), runs in grid.cells.items():
+        flat = but_for_seed(runs[0])
+        unlike |= difference(first.setdefault(dataset, flat), flat).keys()
+    return sorted(key for key in unlike if not f"{key}.".startswith(own))
+
+
+def _value_of(run: Result, key: str) -> str:
+    return plain_text(one_form(but_for_seed(run).get(key)))
 
 
 def _number_format(run: Result) -> str:

@@ -109,7 +109,7 @@ def render_markdown(table: Table) -> str:
 def render_latex(table: Table) -> str:
     """A ``table`` environment for booktabs; best bold, second underlined, deviations small.
 
-    More than six columns are fitted to the width of the text, for which graphicx is needed too.
+    More than six columns are fitted to the width of the text, for which graphicx is needed too; a comment says so.
     """
     fitted, wide = (len(table.columns) > limit for limit in (_FITTED, _WIDE))
     marks = ranks(table)
@@ -131,7 +131,13 @@ def render_latex(table: Table) -> str:
     if fitted:
         tabular = [r"\resizebox{\linewidth}{!}{%", *tabular, "}"]
     name = "table*" if wide else "table"
-    lines = [f"% {_one_line(table.provenance)}", rf"\begin{{{name}}}", r"\centering", rf"\caption{{{_latex(table.caption)}}}"]
+    lines = [
+        f"% {_one_line(table.provenance)}",
+        f"% needs the packages booktabs{' and graphicx' * fitted}",
+        rf"\begin{{{name}}}",
+        r"\centering",
+        rf"\caption{{{_latex(table.caption)}}}",
+    ]
     lines += [r"\smallskip", *tabular, *(rf"\par\smallskip {{\footnotesize {_latex(note)}\par}}" for note in table.notes)]
     return "\n".join([*lines, rf"\end{{{name}}}"]) + "\n"
 

@@ -22,6 +22,7 @@ TITLES = {
     "ece_scaled": "ECE scaled (%)",
     **{name: measure.title for name, measure in MEASURES.items()},
 }
+_SCALED = ("temperature", "ece_scaled")
 _HIGHER_IS_BETTER = frozenset({"top1", "top5", "mean_class_accuracy", "macro_f1"})
 
 
@@ -64,13 +65,19 @@ def with_scores(table: Table, scores: Sequence[str], compare: Sequence[str] = ()
             own += [mean_cell([_number(cell) for cell in members], _decimals(score))] * (len(datasets) > 1)
     empty = tuple(Cell(DASH, (None,) * len(column.csv)) for column in columns)
     lacking = ", ".join(score_title(score, things) for score in predicted)
-    note = f"Runs without predictions, and so without {lacking}: {len(without)}."
+    notes = [f"Runs without predictions, and so without {lacking}: {len(without)}."] if without else []
+    unscaled = [result for result in grid.results if result.predictions and result.predictions.scores.get(_SCALED[0]) is None]
+    if unscaled and set(_SCALED) & set(scores):
+        titles = ", ".join(score_title(score, things) for score in scores if score in _SCALED)
+        notes.append(
+            f"Runs without predictions of a val that they were not trained on, and so without {titles}: {len(unscaled)}."
+        )
     return replace(
         table,
         columns=(*table.columns, *columns),
         rows=tuple((*row, *more) for row, more in zip(table.rows, cells, strict=True)),
         notes=(
-            *(*table.notes, *([note] if without else [])),
+            *(*table.notes, *notes),
             *measure_notes(grid.results, measures),
             *measure_comparison(grid, compare, measures),
         ),

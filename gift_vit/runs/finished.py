@@ -75,9 +75,8 @@ def make_predictions(run: Run, device: str = "auto") -> Evaluation:
             )
     data, own = run.data(), run.split()
     model, _ = finished_model(run, device)
-    splits = [own, *(["val"] if own != "val" and run.config.train_split == "train" and "val" in data.splits else [])]
     evaluated: dict[str, Evaluation | None] = {}
-    for split in splits:
+    for split in (split for split in run.predicted_splits if split == own or split in data.splits):
         evaluation = evaluated[split] = score_model(run, model, data, split, keep_logits=True)
         recorded = run.result.metrics[f"{split}_top1"]
         if recorded is not None and not math.isclose(evaluation.top1, recorded):

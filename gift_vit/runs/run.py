@@ -213,8 +213,16 @@ class Run:
         self.check_finished()
         kept = None if self.result is None else predictions_of(self.result, split)
         if kept is None:
-            raise ConfigError(f"{self.folder} keeps no predictions of {split}; {self.how_to_predict()}")
+            own = self.split()
+            remedy = self.how_to_predict() if split in self.predicted_splits else f"it is scored on {own}: give split={own}"
+            raise ConfigError(f"{self.folder} keeps no predictions of {split}; {remedy}")
         return kept
+
+    @property
+    def predicted_splits(self) -> list[str]:
+        """The splits whose predictions are kept: the one it is scored on, and val where it was not trained on that."""
+        own = self.split()
+        return [own, *(["val"] if own != "val" and self.config.train_split == "train" else [])]
 
     def predict(
         self, images: str | Path | Sequence[str | Path], topk: int | None = None, device: str = "auto"

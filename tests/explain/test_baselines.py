@@ -45,8 +45,9 @@ def test_attention_of_the_class_token_and_rollout(tiny_vit: nn.Module) -> None:
 def test_attention_needs_a_class_token() -> None:
     model = timm.create_model("test_vit", num_classes=3, class_token=False, global_pool="avg")
     eva = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1, num_classes=3)
-    for own, size in ((model, 160), (eva, 28)):
-        with pytest.raises(ConfigError, match=f"a class token whose attention is shown, and {type(own).__name__} has none"):
+    unread = timm.create_model("test_vit", num_classes=3, global_pool="avg")
+    for own, size in ((model, 160), (eva, 28), (unread, 160)):
+        with pytest.raises(ConfigError, match=f"that the head reads, and its attention; {type(own).__name__} shows none"):
             attention_maps(own, some_images(size=size))
 
 

@@ -88,6 +88,24 @@ def test_what_an_earlier_call_has_left_is_removed_and_nothing_else(
     (out / "maps.npz").write_text("no maps")
     assert call("__main__", *words, "count=1", "formats=[png]").code == 0
     assert (out / "layers_a.png").exists()
+    (out / "maps.npz").unlink()
+    (out / "index.html").write_text("mine")
+    assert "holds an index.html of something else" in call("__main__", *words, "count=1").error
+    assert (out / "index.html").read_text() == "mine"
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_shown(runs: Runs, tmp_path: Path, call: Command) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_text("a page saying 404")
+    words = [f"run={runs['zero']}", f"out={tmp_path / 'out'}", "clusters=[0]", "formats=[png]"]
+    shown = call("__main__", *words, "layers=[5]", f"images={tmp_path}")
+    assert (shown.code, (tmp_path / "out/layers_b.png").exists()) == (1, True)
+    assert "wrote the maps of 1 image to " in shown.printed
+    assert "error: 1 of 2 pictures could not be read" in shown.error
+    alone = call("__main__", *words, f"images={tmp_path / 'a.png'}")
+    assert (alone.code, alone.error.count("\n") <= 1, "cannot decode image" in alone.error) == (2, True, True)
+    twice = call("__main__", *words, f"images={tmp_path / 'b.png'}", "layers=[5,-1]")
+    assert "layers=[5, -1]: one of the blocks is named twice" in twice.error
 
 
 @pytest.mark.parametrize("published", [False, True])

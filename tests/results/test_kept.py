@@ -74,6 +74,17 @@ def test_columns_and_what_to_run_for_those_that_lack(
     assert f"`python -m gift_vit.invariance 'run={run}' images=0 forgetting=" in out
 
 
+def test_the_command_makes_records_like_those_that_are_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"images": 4, "layers": "[-1]", "steps": 2, "step_size": None}
+    made = invariance(0.875) | {"made_of": {"format": 1, "adapter_sha256": None, **options}}
+    for seed in (0, 1):
+        keep(root / f"final/gift{seed}", forgetting(1.0, per_class=None), made)
+    assert main(f"root={root}", "columns=[forgetting,stir]") == 0
+    out = capsys.readouterr().out
+    assert f"run={root}/final/lora images=0 forgetting=upstream per_class=0 seed=0`." in out
+    assert f"run={root}/final/lora images=4 'layers=[-1]' steps=2`." in out
+
+
 def test_a_table_without_any_has_dashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"root={root}", "method=lora", "columns=[forgetting]", "format=csv") == 0
     out, notes = capsys.readouterr()

@@ -200,6 +200,22 @@ def test_an_ensemble_averages_probabilities(keep: Keep, capsys: pytest.CaptureFi
     assert f"NLL {-np.log(probability):.4f}" in lines[3]
 
 
+def test_an_ensemble_of_runs_on_other_data_says_so(keep: Keep, capsys: pytest.CaptureFixture[str]) -> None:
+    """Corrupted pictures, say, whose ids are those of the clean ones."""
+    folders = [keep("gift", []), keep("lora", [])]
+    record = read_result(folders[1] / "result.json")
+    write_result(folders[1] / "result.json", replace(record, data=replace(record.data, fingerprint="other")))
+    assert run_ensemble(f"runs=[{','.join(map(str, folders))}]") == 0
+    assert "the data of the runs differ: their images have the same names, and may be others" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_predictions_that_cannot_be_kept_are_not_advised(keep: Keep, capsys: pytest.CaptureFixture[str], split: str) -> None:
+    folders = [keep("gift", []), keep("lora", [])]
+    said = refused(run_ensemble, capsys, f"runs=[{','.join(map(str, folders))}]", f"split={split}")
+    assert f"gift0 keeps no predictions of {split}; it is scored on test: give split=test" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -90,6 +90,12 @@ def test_sentences_below_a_table() -> None:
     )
 
 
+def test_rows_of_other_seeds_say_so() -> None:
+    other = [replace(run, run=replace(run.run, seed=run.run.seed + 7)) for run in runs({"lora": SECOND}, FIVE)]
+    told, *_ = comparison_notes(build_grid([*runs({"gift": FIRST}, FIVE), *other], "mini"), ["gift", "lora"])
+    assert "datasets, means over all seeds of each, which are not the same ones, paired by dataset" in told
+
+
 @pytest.mark.parametrize(("n", "few", "floor"), [(5, True, True), (6, True, False), (9, True, False), (10, False, False)])
 def test_caution_goes_as_datasets_come(n: int, few: bool, floor: bool) -> None:
     scores = {"gift": [80.0 + i for i in range(n)], "lora": [70.0] * n}
@@ -102,7 +108,7 @@ def test_only_shared_datasets_are_compared_and_the_others_named() -> None:
     first, _, ranks = comparison_notes(grid, ["gift", "lora"])
     assert first.startswith("GIFT against LoRA over 3 datasets (without Tiny vehicles, CIFAR-10 (1k), where a run is missing),")
     assert "wins/ties/losses 2/0/1" in first
-    assert ranks.startswith("Mean rank over the 1 datasets that all 3 rows have")
+    assert ranks.startswith("Mean rank over the one dataset that all 3 rows have")
     assert comparison_notes(grid, ["lora", "linear"]) == (
         "LoRA against Linear probing: they have 1 of the 5 datasets in common, a comparison needs two.",
     )

@@ -167,7 +167,7 @@ def test_published_vtab_is_the_papers_table() -> None:
 def test_wide_latex_is_fitted_to_the_page_and_turns_its_titles() -> None:
     latex = render_latex(vtab_table(Request([paper_run("gift", d) for d in VTAB])))
     assert latex.count("{") == latex.count("}")
-    assert (latex.splitlines()[1], latex.splitlines()[-1]) == (r"\begin{table*}", r"\end{table*}")
+    assert (latex.splitlines()[2], latex.splitlines()[-1]) == (r"\begin{table*}", r"\end{table*}")
     for text in (r"\resizebox{\linewidth}{!}{%", r"\rotatebox{90}{dSprites/ori}", r"\multicolumn{5}{c}{Specialized}"):
         assert text in latex
 

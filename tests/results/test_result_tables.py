@@ -125,6 +125,22 @@ def test_number_formats_are_noted() -> None:
     )
 
 
+def test_what_else_differs_between_rows_is_noted() -> None:
+    """With protocols of one's own, of which no changes are known, too; not what a search chose, or a method is."""
+    other = {"trainer.epochs": 3, "optim.lr": 0.5, "trainer.precision": "bf16"}
+    runs = [make("gift", config={"trainer.epochs": 15.0}), make("lora", config=other), make("lora", "cifar10_1k", config=other)]
+    notes = [note for note in mini_table(Request(runs)).notes if note.startswith("Not the same")]
+    assert notes == [
+        "Not the same in every row: trainer.epochs 15 in GIFT on Digits.",
+        "Not the same in every row: trainer.epochs 3 in LoRA on CIFAR-10 (1k), Digits.",
+    ]
+    changed = {"protocol_changes": {"trainer.epochs": [15, 3]}}
+    runs = [make("gift", config={"trainer.epochs": 15}), make("lora", config=other, run=changed)]
+    assert not [note for note in mini_table(Request(runs)).notes if note.startswith("Not the same")]
+    by_epochs = mini_table(Request([make(seed=s, config={"trainer.epochs": s}) for s in (1, 2)], rows=["trainer.epochs"]))
+    assert not [note for note in by_epochs.notes if note.startswith("Not the same")]
+
+
 def test_pictures_in_two_splits_are_noted() -> None:
     leak = {"duplicates": {"shared": {"train, test": 1200, "val, test": 1}, "within": {}, "mislabelled": 0, "examples": {}}}
     none = {"duplicates": {"shared": {}, "within": {"test": 3}, "mislabelled": 1, "examples": {}}}
@@ -232,6 +248,7 @@ Protocol clean, backbone vit_mini. Last column: mean over the datasets shown (2)
 """
 LATEX = (
     r"""% runs: 9; commits: 0123456789ab
+% needs the packages booktabs and graphicx
 \begin{table}
 \centering
 \caption{Mini benchmark: test top-1 in percent, mean $\pm$ sample standard deviation over n = 3 seeds. %%

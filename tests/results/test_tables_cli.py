@@ -99,6 +99,7 @@ MISTAKES = [
     (["--format"], "error: unexpected argument '--format'"),
     (["--formt", "csv"], "error: unexpected argument 'formt=csv': expected root=…, benchmark=…"),
     (["root=no/where"], "no folder no/where; pass root=<folder with the runs>"),
+    (["method=gfit"], "method: no finished run of gfit; did you mean gift? (there are: gift, lora)"),
     (["backbone=vit_b16"], "backbone: no finished run of vit_b16 (there are: vit_mini)"),
 ]
 

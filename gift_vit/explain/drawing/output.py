@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import atomic_path, writing
 from gift_vit.data.decode import Decoder
 from gift_vit.explain.config import FORMATS, RESPONSES, ShowArguments
@@ -24,29 +25,32 @@ from gift_vit.runs.run import Run
 
 SHEET_ROWS = 24  # images that a sheet of one layer shows
 _COLUMNS = 16  # clusters that a sheet of one image shows side by side
-_RAW, _OVERLAYS = "maps.npz", "overlays"
+_RAW, _OVERLAYS, _PAGE = "maps.npz", "overlays", "index.html"
 
 
 def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -> None:
     """Compute the maps of the files, or of images of the run's dataset, write them, and say what was written."""
     explainer, cfg = build_explainer(run, arguments), run.config
+    unread: list[str] = []
     if files is None:
         explained = _explain_split(run, explainer, arguments)
     else:
-        explained = explainer.explain(read_samples(files, Decoder.of_dataset(cfg.dataset)), arguments.count)
+        explained = explainer.explain(read_samples(files, Decoder.of_dataset(cfg.dataset), unread), arguments.count)
     facts = {"Run": cfg.run_name, "Basis": arguments.basis}
     text = GalleryText(f"{cfg.method_name} on {cfg.dataset.name}, {cfg.backbone.name}", facts)
     for layer, clusters in write_explained(arguments.folder, explained, arguments, text).items():
         print(f"{layer}: clusters {', '.join(map(str, clusters))}")
     count, several = len(explained.names), f", in sheets of {SHEET_ROWS}" if len(explained.names) > SHEET_ROWS else ""
-    print(f"wrote the maps of {count} images{several} to {arguments.folder}; open {arguments.folder / 'index.html'}")
+    print(f"wrote the maps of {count} image{'s' * (count > 1)}{several} to {arguments.folder}; open {arguments.folder / _PAGE}")
+    if unread:
+        raise RunError(f"{len(unread)} of {len(unread) + count} pictures could not be read")
 
 
 def write_explained(out: Path, explained: Explained, shown_as: ShowArguments, text: GalleryText) -> dict[str, list[int]]:
     """Write ``maps.npz``, ``layers_<image>``, ``images_<layer>``, ``overlays/`` and ``index.html`` below ``out``.
 
     Args:
-        out: A folder; what an earlier call has written there is replaced, and other files stay.
+        out: A folder; what an earlier call has written there is replaced, other files stay; a page of another's is an error.
         explained: Images and maps.
         shown_as: How to show them: the response (the gallery has both), which clusters, colours, formats and overlays.
         text: The title of sheets and gallery, and what the gallery says about the maps.
@@ -62,7 +66,7 @@ def write_explained(out: Path, explained: Explained, shown_as: ShowArguments, te
         _write_layer(out, explained, index, own, shown_as, text.title)
     for index in range(len(explained.names)):
         _write_image(out, explained, index, shown[-1], shown_as, text.title)
-    write_gallery(out / "index.html", explained.pictures, maps, (len(shown) - 1, shown[-1][0]), text, shown_as.colours)
+    write_gallery(out / _PAGE, explained.pictures, maps, (len(shown) - 1, shown[-1][0]), text, shown_as.colours)
     return {str(layer): [maps.clusters[position] for position in own] for layer, own in zip(maps.layers, shown, strict=True)}
 
 
@@ -140,7 +144,9 @@ def _remove_earlier(out: Path) -> None:
             stems, clusters = file_stems(raw["images"].tolist()), raw["clusters"].tolist()
             layers = [LayerName(*names) for names in zip(raw["targets"].tolist(), raw["blocks"].tolist(), strict=True)]
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, BadZipFile):
-        return  # there is none, or it is another file
+        if (out / _PAGE).exists() and not (out / _RAW).exists():
+            raise ConfigError(f"{out} holds an {_PAGE} of something else; give out=<another folder>") from None
+        return
     parts = range(math.ceil(len(stems) / SHEET_ROWS))
     sheets = [*(_layer_sheet(layer, part) for layer in layers for part in parts), *map(_image_sheet, stems)]
     overlays = {_overlay(layer, cluster, response) for layer in layers for cluster in clusters for response in RESPONSES}

@@ -12,8 +12,12 @@ from gift_vit.explain.maps import eval_mode, patch_grid
 
 
 def shows_attention(model: nn.Module) -> bool:
-    """Whether :func:`attention_maps` can be made: not of models whose positions enter after queries and keys were seen."""
-    return bool(getattr(model, "has_class_token", False))  # timm's VisionTransformer alone says it
+    """Whether :func:`attention_maps` can be made, of a class token that the head reads.
+
+    Not of models whose positions enter after queries and keys were seen.
+    """
+    reads = getattr(model, "global_pool", None) == "token"
+    return reads and bool(getattr(model, "has_class_token", False))  # timm's VisionTransformer alone says it
 
 
 def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -27,10 +31,12 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: (B, 3, H, W), as the model expects them.
 
     Raises:
-        ConfigError: If the model has no class token, or its attention shows no queries and keys.
+        ConfigError: If the model's head reads no class token, or its attention shows no queries and keys.
     """
     if not shows_attention(model):
-        raise ConfigError(f"attention maps need a class token whose attention is shown, and {type(model).__name__} has none")
+        raise ConfigError(
+            f"attention maps need a class token that the head reads, and its attention; {type(model).__name__} shows none"
+        )
     grid, prefix = patch_grid(model, images), cast("int", model.num_prefix_tokens)
     seen: list[Tensor] = []
     attentions = [block.get_submodule("attn") for block in cast("nn.Sequential", model.blocks)]

@@ -35,6 +35,8 @@ def measure_run(run: Run, arguments: FaithfulnessArguments) -> None:
     estimates = _estimates(curves)
     images = {"val": len(gains), "test": len(curves[CLUSTERS].insertion)}
     facts = {"run": run.config.run_name, "dataset": data.name, "basis": arguments.basis, "response": response}
+    facts |= {"layers": arguments.layers, "targets": arguments.targets, "steps": steps}
+    facts |= {"val_seen_in_training": run.config.train_split == "trainval"}
     facts |= {"candidate": names[best], "images": images, "fractions": curves[CLUSTERS].fractions.tolist()}
     file = arguments.folder / "faithfulness.json"
     write_json(file, {**facts, "orders": _orders(curves, estimates)})
