@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from gift_vit.backbones.config import BackboneConfig
-from gift_vit.backbones.text import TextModel, loaded, refuse_lacking, take_pad_token, with_lacking
+from gift_vit.backbones.text import TextModel, loaded, refuse_lacking, refuse_strange_tokens, take_pad_token, with_lacking
 from gift_vit.common.errors import ConfigError
 
 _ASKED_FOR = ("position_ids", "logits_to_keep")
@@ -83,6 +83,7 @@ def build_language_model(cfg: BackboneConfig) -> LanguageModel:
     take_pad_token(cfg, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    refuse_strange_tokens(cfg, model, tokenizer)
     return LanguageModel(cfg, model, tokenizer)
 
 

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Set
 from contextlib import nullcontext
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -24,6 +26,7 @@ _HEADS = ("classifier", "pre_classifier", "score", "classification_head", "logit
 _DRAWN = ("pooler.", "sequence_summary.")  # parts of a head too, where no weights are loaded that could hold them
 _WITH_SEGMENTS = ("xlnet", "funnel")  # learn what is of which text, and have no type_vocab_size
 _TRIED = 16  # tokens of the texts that a model is tried on
+_OF_A_TOKENIZER = re.compile(r"token|vocab|merges|\.model$")  # in names of files
 _IN_LAYER = re.compile(r"\.\d+\.")  # in names of parameters
 
 
@@ -142,7 +145,7 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
     """What ``load`` makes of ``cfg.model``, and its tokenizer.
 
     Raises:
-        ConfigError: If there is no such folder, or transformers cannot load it.
+        ConfigError: If there is no such folder, transformers cannot load it, or its tokenizer is not the model's.
         RunError: If the hub cannot be reached, or has no such model.
     """
     level = transformers_logging.get_verbosity()
@@ -150,8 +153,9 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
     transformers_logging.disable_progress_bar()
     try:
         with nullcontext() if os.path.isdir(cfg.model) else hub_asked_once():
-            tokenizer = AutoTokenizer.from_pretrained(cfg.model, revision=cfg.revision)
-            return load(), tokenizer
+            AutoConfig.from_pretrained(cfg.model, revision=cfg.revision)  # which says best what is no model at all
+            tokenizer = _tokenizer(cfg)
+            model = load()
     except OSError as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if os.path.isdir(cfg.model):
@@ -160,10 +164,45 @@ def loaded(cfg: BackboneConfig, load: Callable[[], Any]) -> tuple[Any, Any]:
             f"the model {cfg.model} could not be had from the hub ({reason}); connect to the internet, check its name, or give "
             "a local folder with backbone.model=<folder>"
         ) from error
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"backbone.model={cfg.model}: its weights cannot be read ({reason}); get them again") from error
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
         raise ConfigError(f"backbone.model={cfg.model} cannot be loaded: {' '.join(str(error).split())}") from error
     finally:
         transformers_logging.set_verbosity(level)
+    return model, tokenizer
+
+
+def _tokenizer(cfg: BackboneConfig) -> Any:
+    """The model's tokenizer; of a folder without one transformers makes one that knows special tokens alone."""
+    remedy = f"save its tokenizer there too: tokenizer.save_pretrained({cfg.model!r})"
+    if os.path.isdir(cfg.model) and not any(map(_OF_A_TOKENIZER.search, os.listdir(cfg.model))):
+        raise ValueError(f"the folder holds no tokenizer; {remedy}")
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model, revision=cfg.revision)
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ValueError(f"its tokenizer knows no words, special tokens alone; {remedy}")
+    return tokenizer
+
+
+def refuse_strange_tokens(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding of: the first text with one would end the training.
+
+    Raises:
+        ConfigError: Names one.
+    """
+    try:
+        rows = model.get_input_embeddings().num_embeddings
+    except (AttributeError, NotImplementedError):  # it has no such table, as those that read characters
+        return
+    unused = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special} - {*tokenizer.all_special_ids}
+    token, index = max(tokenizer.get_vocab().items(), key=lambda item: -1 if item[1] in unused else item[1])
+    if index >= rows:
+        raise ConfigError(
+            f"backbone.model={cfg.model}: its tokenizer has the token {token!r}, the {index + 1:,}th, and the model embeds "
+            f"{rows:,}; save a model after resize_token_embeddings, or its own tokenizer"
+            + (", or name a token of these with backbone.pad_token=" if index == tokenizer.pad_token_id else "")
+        )
 
 
 def _load(cfg: BackboneConfig, num_classes: int) -> tuple[Any, set[str]]:
@@ -172,12 +211,11 @@ def _load(cfg: BackboneConfig, num_classes: int) -> tuple[Any, set[str]]:
     auto = AutoModel if mean else AutoModelForSequenceClassification
     config = AutoConfig.from_pretrained(cfg.model, revision=cfg.revision, **({} if mean else {"num_labels": num_classes}))
     if cfg.pretrained:
-        other_head = {} if mean else {"ignore_mismatched_sizes": True}  # of other classes: a new one is drawn
-        model, new = with_lacking(auto, cfg, config=config, dtype=torch.float32, **other_head)
+        model, new = with_lacking(auto, cfg, config=config, dtype=torch.float32)
         held = [name for name, _ in model.named_parameters() if name.startswith(_HEADS) and name not in new]
         if held and not mean:
             log.info("backbone.model=%s has a head for %d outputs (%s): it is trained further", cfg.model, num_classes, held[0])
-        _check_layers(model, new, mean)
+        _check_body(model, new, mean)
     else:
         model = auto.from_config(config)
         new = {name for name, _ in model.named_parameters() if name.startswith(_DRAWN)}
@@ -199,27 +237,41 @@ def _encoder(model: Any) -> Any:
 class _NoPooler(nn.Module):
     """In the place of a pooler, which was made for the first token; some encoders call theirs without a look."""
 
-    def forward(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
+    def forward(self, hidden: Any, *_: Any, **__: Any) -> Any:
+        """What it is given: some go on with it, and nobody looks at what comes of it."""
+        return hidden
 
 
 def with_lacking(auto: Any, cfg: BackboneConfig, **told: Any) -> tuple[Any, set[str]]:
     """A model by one of transformers' ``Auto`` classes, and the names of what its weights lack or have in another size."""
-    model, info = auto.from_pretrained(cfg.model, revision=cfg.revision, output_loading_info=True, **told)
+    told |= {"revision": cfg.revision, "ignore_mismatched_sizes": True}  # a head of other classes is drawn anew
+    model, info = auto.from_pretrained(cfg.model, output_loading_info=True, **told)
+    if left := [name for name in info["unexpected_keys"] if _IN_LAYER.search(name)]:
+        log.warning(
+            "backbone.model=%s: %d tensors of its weights are of layers that its config.json does not have, such as %s",
+            *(cfg.model, len(left), min(left)),
+        )
     return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
 
 
 def refuse_lacking(model: Any, lacking: Set[str], other: str = "") -> None:
-    """Refuse weights that lack something that a model has; it would be drawn at random, and stay so."""
+    """Refuse weights that lack something that a model has, or have another size; it would be drawn at random, and stay so."""
     if lacking:
         known = f"which transformers' {type(model).__name__} has"
-        raise ValueError(f"its weights lack {min(lacking)}, {known}; give the weights of such a model{other}")
+        raise ValueError(
+            f"its weights lack {min(lacking)} of config.json's size, {known}; give the weights of such a model{other}"
+        )
 
 
-def _check_layers(model: Any, new: Set[str], mean: bool) -> None:
-    """Refuse weights that lack a part of a layer, as another model's and an encoder's without the decoder that is used."""
+def _check_body(model: Any, new: Set[str], mean: bool) -> None:
+    """Refuse weights that lack a part of the model below its head, or have it in another size than config.json says.
+
+    As another model's, an encoder's without the decoder that is used, or a longer table of positions.
+    """
     passed = ("decoder.",) if mean else _HEADS
-    lacking = {name for name in new if _IN_LAYER.search(name) and not name.startswith(passed)}
+    body = "" if mean else f"{model.base_model_prefix}."
+    below = {name for name in new if name.startswith(body) or _IN_LAYER.search(name)}
+    lacking = {name for name in below if not name.startswith(passed) and "pooler" not in name}
     refuse_lacking(model, lacking, "" if mean else ", or backbone.pooling=mean for an encoder alone")
 
 
@@ -274,6 +326,7 @@ def _settle_padding(cfg: BackboneConfig, model: Any, tokenizer: Any) -> None:
         raise ConfigError(
             f"the tokenizer of {cfg.model} has no pad token, and texts of unequal length need one; name one of its tokens{end}"
         )
+    refuse_strange_tokens(cfg, model, tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
 
 

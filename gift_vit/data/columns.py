@@ -15,6 +15,8 @@ _PAIRS = (
     *((f"{text}1", f"{text}2") for text in ("text", "sentence", "question")),
     *(("premise", "hypothesis"), ("question", "sentence"), ("text", "text_pair"), ("sentence", "sentence_pair")),
 )
+_SHOWN = 40  # characters of a column's name: without a line of names it is a text
+_SECOND = ("text2", "sentence2", "question2", "hypothesis", "text_pair", "sentence_pair", "text_b", "answer", "context")
 USUAL_NAMES = {
     "image": (*_IMAGES, *_PATHS, *(f"{image}_{part}" for image in ("image", "img") for part in ("path", "file", "name"))),
     "text": ("text", "sentence", "content", "document", "review", "tweet", "message", "comment", "utterance", "query"),
@@ -45,14 +47,17 @@ def find_column(
     fitting = [name for name in usual if fits(name)] or usual
     if not fitting:
         hint = "; if there is none, leave the file out: dataset.files.train=[…] names those to read" * (role == "label")
+        if role == "image" and any(_is_usual("text", name) for name in names):
+            hint = "; for texts type dataset=text"
+        shown, usual_names = ", ".join(map(_shortened, names)), ", ".join(USUAL_NAMES[role])
         raise ConfigError(
-            f"{place} has the columns {', '.join(names)}; none has a usual name of {role}s ({', '.join(USUAL_NAMES[role])}): "
+            f"{place} has the columns {shown}; none has a usual name of {role}s ({usual_names}): "
             f"rename the right one to {role}, or give {setting}=<its name>{hint}"
         )
     if len(fitting) > 1:
         raise ConfigError(
             f"{place} has the columns {' and '.join(fitting)}, which may all be the {role}s; rename all but one, or give "
-            f"{setting}=<one>"
+            f"{setting}=<one>{' and dataset.columns.pair=<another>' * (role == 'text')}"
         )
     if names.count(fitting[0]) > 1:
         raise ConfigError(f"{place} has {names.count(fitting[0])} columns named {fitting[0]}; rename all but one of them")
@@ -81,7 +86,11 @@ def find_texts(names: Sequence[str], text: str | None, pair: str | None, place: 
         find_column("pair", names, pair, place)
     if text is not None and text == pair:
         raise ConfigError(f"dataset.columns names {text} for both texts; name two columns, or leave pair out")
-    return find_column("text", [name for name in names if name != pair], text, place), pair
+    text = find_column("text", [name for name in names if name != pair], text, place)
+    for name in names if pair is None else ():
+        if name != text and name.strip().casefold() in (*_SECOND, *USUAL_NAMES["text"]):
+            log.warning("%s: column %s is not read; if it shall, dataset.columns.pair=%s", place, name, name)
+    return text, pair
 
 
 def find_split_column(
@@ -115,6 +124,10 @@ def find_split_column(
                 )
             return None
     return find_column("split", names, given, place, fitting.__contains__)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
 
 
 def _is_usual(role: str, name: str) -> bool:

@@ -58,8 +58,8 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
         for split, part in parts.items():
             if labels[split].min(initial=0) < 0:
                 raise ConfigError(
-                    f"{place}: {part.place} has the label {labels[split].min()}; classes count from 0, and -1 often stands for "
-                    f"{cfg.thing}s that are not labelled: leave them out"
+                    f"{place}: {part.place} has the label {labels[split].min()}; classes count from 0: if it stands for "
+                    f"{cfg.thing}s that are not labelled, leave them out, else write other numbers or words"
                 )
             if names is None:
                 unknown = labels[split][~np.isin(labels[split], labels[_first(parts)])].tolist()
@@ -68,7 +68,7 @@ def own_dataset(cfg: OwnConfig, parts: Mapping[str, Part], names: list[str] | No
     if count > _MOST_CLASSES and cfg.num_classes is None:
         raise ConfigError(
             f"{place}: its labels reach {count - 1}, which is too high for the number of a class; "
-            "write them as text, which is numbered"
+            "write them as words, such as class_1, which are numbered"
         )
     decode = Decoder.of_dataset(cfg)
     sources = {split: part.source(labels[split], decode=decode) for split, part in parts.items()}

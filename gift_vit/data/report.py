@@ -237,7 +237,7 @@ def _class_warnings(data: VisionDataset) -> Iterator[str]:
     absent = np.flatnonzero(counts == 0).tolist()
     if absent == [0] and data.class_names is None:
         lacks = f"labels count from 1 to {data.num_classes - 1}, so that class 0 has no {data.thing}s"
-        yield f"{lacks}; write them from 0, or as text"
+        yield f"{lacks}; write them from 0, or as words, such as class_1"
     elif absent:
         never = {split: int(np.isin(source.labels, absent).sum()) for split, source in data.splits.items()}
         lost = said({f"{data.thing}s of {split}": count for split, count in never.items() if count})

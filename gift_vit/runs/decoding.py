@@ -62,9 +62,16 @@ class Decoding:
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         own = longest_first[distributed.rank() :: distributed.world_size()]
         said: dict[int, str] = {}
-        for start in range(0, len(own), self.batch_size):
-            asked = own[start : start + self.batch_size]
-            said |= zip(asked, self._said([prompts[index] for index in asked]), strict=True)
+        at_a_time = self.batch_size
+        while left := own[len(said) :]:
+            asked = left[:at_a_time]
+            try:
+                said |= zip(asked, self._said([prompts[index] for index in asked]), strict=True)
+            except torch.OutOfMemoryError:
+                if len(asked) == 1:
+                    raise
+                at_a_time = len(asked) // 2
+                log.warning("no memory for %d questions at a time: %d from here on", len(asked), at_a_time)
         everywhere: dict[int, str] = {}
         for part in distributed.gather(said):
             everywhere |= part

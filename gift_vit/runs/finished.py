@@ -96,6 +96,7 @@ def _write_text_model(model: Any, run: Run, out: Path) -> str:
     if classifies and run.config.dataset.is_regression:
         model.model.config.problem_type = "regression"  # else a pipeline of transformers takes a sigmoid of the number
     elif classifies:
+        model.model.config.problem_type = "single_label_classification"  # whatever the pretrained model's was
         names = run.class_names(model.num_classes)
         model.model.config.id2label = dict(enumerate(names))
         model.model.config.label2id = {name: index for index, name in enumerate(names)}
@@ -104,8 +105,10 @@ def _write_text_model(model: Any, run: Run, out: Path) -> str:
     with new_folder(out) as stage:
         model.model.save_pretrained(stage)
         model.tokenizer.save_pretrained(stage)
+    dtype = run.config.backbone.dtype
+    rounded = "" if dtype == "float32" else f"\nits weights are {dtype}, to which the changes are rounded: logits differ"
     auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
-    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}")'
+    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}"){rounded}'
 
 
 def preparation(run: Run, stats: InputStatistics) -> dict[str, Any]:

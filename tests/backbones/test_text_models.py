@@ -1,7 +1,9 @@
 """Models of transformers for texts: what of them is new, what they are called with, and how many tokens they take."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import (
     AlbertConfig,
     AlbertModel,
     AutoModel,
+    AutoTokenizer,
     BartConfig,
     BartModel,
     BertConfig,
@@ -51,7 +54,7 @@ from gift_vit.data.texts import TextSource
 from gift_vit.data.tokens import Tokens
 from gift_vit.methods.adapter import head_names
 from gift_vit.methods.targets import nameable_targets
-from tests.text_models import SIZES, text_model
+from tests.text_models import MODELS, SIZES, text_model
 
 DEBERTA = DebertaV2Config(vocab_size=15, max_position_embeddings=20, type_vocab_size=0, **SIZES)
 T5 = T5Config(vocab_size=15, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
@@ -214,10 +217,10 @@ def test_as_many_tokens_as_the_model_says_fit(tmp_path: Path, kind: str, pooling
             "FNetModel reads the tokens that fill up batches, so that .*; give backbone.pooling=model, or another",
         ),
         ("convbert", "model", "ConvBertForSequenceClassification reads the tokens that fill up batches"),
-        ("narrow", "mean", r"cannot read a text of 4 tokens \(IndexError: index out of range in self\)"),
+        ("narrow", "mean", r"its tokenizer has the token 'very', the 15th, and the model embeds 3; save a model after resize_"),
         ("t5_encoder", "model", r"weights lack transformer.decoder.*T5ForSequenceClassification has.*or backbone.pooling=mean"),
-        ("other", "model", r"weights lack bert.encoder.layer.0.*BertForSequenceClassification has; give the weights"),
-        ("other", "mean", r"weights lack encoder.layer.0.*BertModel has; give the weights of such a model$"),
+        ("other", "model", r"weights lack bert.embeddings.*BertForSequenceClassification has; give the weights"),
+        ("other", "mean", r"weights lack embeddings.*BertModel has; give the weights of such a model$"),
         ("fsmt", "mean", "FSMTEncoder is no model by itself, which backbone.pooling=mean needs"),
     ],
 )
@@ -227,3 +230,63 @@ def test_what_could_not_be_told_apart_from_noise_is_refused_in_one_line(
     with pytest.raises(ConfigError, match=said) as caught:
         built(tmp_path, kind, pooling=pooling)
     assert "\n" not in str(caught.value)
+
+
+def spoilt(folder: Path, **config: Any) -> BackboneConfig:
+    """The backbone of a folder whose ``config.json`` says something else than its weights are."""
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, **config}))
+    return BackboneConfig("hf", str(folder), kind="transformers")
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "vocab_size"])
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+def test_tables_that_are_not_those_of_the_weights_are_refused(tmp_path: Path, key: str, pooling: str) -> None:
+    """They would be drawn at random; a longer table of positions is what people write for longer texts."""
+    cfg = replace(spoilt(text_model(tmp_path), **{key: 30}), pooling=pooling)
+    with pytest.raises(ConfigError, match=r"embeddings\.\w+_embeddings\.weight"):
+        build_text_model(cfg, 2)
+
+
+def test_layers_that_the_config_does_not_have_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build_text_model(spoilt(text_model(tmp_path), num_hidden_layers=1), 2)
+    assert (
+        "16 tensors of its weights are of layers that its config.json does not have, such as bert.encoder.layer.1."
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """transformers makes one that knows special tokens alone: every text would be the same."""
+    MODELS[kind]().save_pretrained(tmp_path)
+    cfg = BackboneConfig("hf", str(tmp_path), kind="transformers")
+    with pytest.raises(ConfigError, match=r"the folder holds no tokenizer; save its tokenizer there too: tokenizer\.save_pre"):
+        build_text_model(cfg, 2)
+    (tmp_path / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(ConfigError, match="its tokenizer knows no words, special tokens alone; save its tokenizer"):
+        build_text_model(cfg, 2)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"cannot be loaded: .*Should have a `model_type` key in its config\.json"):
+        build_text_model(cfg, 2)
+
+
+def test_a_token_that_has_no_embedding_is_refused_if_it_is_used(tmp_path: Path) -> None:
+    def with_pad(folder: Path) -> BackboneConfig:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"pad_token": "[MORE]"})
+        tokenizer.save_pretrained(folder)
+        return BackboneConfig("hf", str(folder), kind="transformers")
+
+    cfg = with_pad(text_model(tmp_path / "bert"))
+    with pytest.raises(ConfigError, match=r"token '\[MORE\]', the 16th, and the model embeds 15; .* backbone\.pad_token="):
+        build_text_model(cfg, 2)
+    assert build_text_model(replace(cfg, pad_token="[PAD]"), 2).tokenizer.pad_token_id == 0
+
+
+def test_weights_that_are_cut_short_are_refused_by_name(tmp_path: Path) -> None:
+    file = text_model(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=rf"backbone\.model={tmp_path}: its weights cannot be read \(.*\); get them again"):
+        build_text_model(BackboneConfig("hf", str(tmp_path), kind="transformers"), 2)

@@ -171,9 +171,9 @@ def test_a_row_that_is_there_twice_counts_once_and_in_two_splits_twice(read: Cal
         ("image,label\na.png,\xe9".encode("latin-1"), r"list\.csv is no UTF-8 text"),
         ("image,label\n".encode("utf-16"), r"list\.csv is no UTF-8 text"),
         ("image,label\na.png,x\0", r"image \S*/a\.png is not there|line contains NUL"),  # Python 3.10 reads no NUL
-        (f"image,label\npics/a/0.png,{2**63}", "labels beyond 64 bits; write them as text"),
-        (f"image,label\npics/a/0.png,{'9' * 5000}", "labels beyond 64 bits; write them as text"),
-        ("image,label\npics/a/0.png,-1\npics/a/1.png,0", r"list\.csv has the label -1; classes count from 0, .* not labelled"),
+        (f"image,label\npics/a/0.png,{2**63}", "labels beyond 64 bits; write them as words"),
+        (f"image,label\npics/a/0.png,{'9' * 5000}", "labels beyond 64 bits; write them as words"),
+        ("image,label\npics/a/0.png,-1\npics/a/1.png,0", r"list\.csv has the label -1; classes count from 0: .* not labelled"),
         ("image,label\npics/a/0.png,5000000\npics/a/1.png,0", "reach 5000000, which is too high for the number of a class"),
     ],
 )  # fmt: skip

@@ -158,7 +158,11 @@ def test_what_is_suspicious_of_classes(tmp_path: Path, make_tree: Make, make_con
 @pytest.mark.parametrize(
     ("labels", "metadata", "warnings"),
     [
-        ([1, 2, 3], {}, ["labels count from 1 to 3, so that class 0 has no images; write them from 0, or as text"]),
+        (
+            [1, 2, 3],
+            {},
+            ["labels count from 1 to 3, so that class 0 has no images; write them from 0, or as words, such as class_1"],
+        ),
         ([0, 1, 2], {}, []),
         ([0, 3, 3], {}, ["2 of 4 classes have no image in train: 1, 2"]),
         ([1, 2, 2], {"class_names": "ant|bee|cat"}, ["1 of 3 classes have no image in train: ant"]),

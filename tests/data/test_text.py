@@ -53,6 +53,16 @@ def test_columns_are_known_by_usual_names_or_by_those_given(
     assert (data.num_classes, data.class_names) == (2, None)  # whole numbers are the numbers of classes
 
 
+def test_a_second_text_that_is_not_read_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "train.csv", [{"sentence": "a", "hypothesis": "b", "id": n, "label": n % 2} for n in range(20)])
+    assert texts(read(tmp_path), "train")[0][0] == ("a",)
+    assert [m.rpartition("/")[2] for m in caplog.messages] == [
+        "train.csv: column hypothesis is not read; if it shall, dataset.columns.pair=hypothesis"
+    ]
+    read(tmp_path, columns=TextColumnsConfig(text="sentence", pair="hypothesis"))
+    assert len(caplog.messages) == 1
+
+
 def test_names_of_integer_classes_are_read_of_parquet(tmp_path: Path) -> None:
     def put(file: str, names: list[str] | None) -> None:
         table = pa.table({"text": [f"{file} {index}" for index in range(8)], "label": [1, 0] * 4})
@@ -141,7 +151,10 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: str
 
 @pytest.mark.parametrize(
     ("label", "options", "said"),
-    [("maybe", {}, "has the class 'maybe', which .* has not"), ("-1", {"num_classes": 2}, "-1 often stands for texts")],
+    [
+        ("maybe", {}, "has the class 'maybe', which .* has not"),
+        ("-1", {"num_classes": 2}, "if it stands for texts that are not labelled, leave them out"),
+    ],
 )
 def test_a_label_outside_the_task_is_refused(tmp_path: Path, label: str, options: dict[str, Any], said: str) -> None:
     known = ("yes", "no") if label == "maybe" else ("0", "1")

@@ -163,6 +163,29 @@ def test_answers_do_not_depend_on_what_is_asked_beside(tmp_path: Path, special: 
     assert decoding.answers(MIXED, "boolq") == expected
 
 
+def test_a_batch_that_the_memory_does_not_hold_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes after the whole training; the longest questions are asked first."""
+    model = language_model(tiny_llama(tmp_path, initializer_range=0.6)).eval()
+    dataset = CommonsenseConfig(name="commonsense", root="/absent", max_new_tokens=NEW)
+    decoding = Decoding(model, dataset, 8, Precision("fp32", CPU), CPU)
+    expected, continued = decoding.answers(MIXED, "boolq"), LanguageModel.continued
+
+    def short_of_memory(self: LanguageModel, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return continued(self, ids, *rest)
+
+    monkeypatch.setattr(LanguageModel, "continued", short_of_memory)
+    most = 1
+    assert decoding.answers(MIXED, "boolq") == expected
+    assert "no memory for 2 questions at a time: 1 from here on" in caplog.text
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        decoding.answers(MIXED, "boolq")
+
+
 def test_an_answer_ends_with_the_end_token(root: Path) -> None:
     """A row that is done is filled up, and what is behind its end is not read."""
     model = language_model(root / "llama")
@@ -335,7 +358,9 @@ def test_what_is_held_in_half_precision_is_not_trained(configured: Configured, w
 def test_weights_that_are_not_all_there_are_refused(root: Path, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "llama")
     AutoModel.from_pretrained(folder).save_pretrained(folder)
-    with pytest.raises(ConfigError, match=r"its weights lack lm_head\.weight, which transformers' LlamaForCausalLM has"):
+    with pytest.raises(
+        ConfigError, match=r"its weights lack lm_head\.weight of config\.json's size, which transformers' LlamaForCausalLM has"
+    ):
         language_model(folder)
     tied = tiny_llama(tmp_path / "tied", tie_word_embeddings=True)
     assert language_model(tied).model.config.tie_word_embeddings

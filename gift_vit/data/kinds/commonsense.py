@@ -47,6 +47,8 @@ def read_questions(files: dict[Path, str]) -> QuestionSource:
             place = f"{file} row {number}"
             if not isinstance(row, dict):
                 raise ConfigError(f'{place} is no object; expected one such as {{"instruction": "…", "answer": "true"}}')
+            if row.get("input"):
+                raise ConfigError(f"{place}: input is {row['input']!r}, which is not read; write it into instruction")
             found.append((*check_question(row.get("instruction"), row.get("answer"), name, place), place, name))
     return QuestionSource(*(list(column) for column in zip(*found, strict=True)))
 

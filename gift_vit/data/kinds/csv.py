@@ -180,4 +180,4 @@ def as_labels(labels: Sequence[Any], numbers: bool, file: Path) -> Labels:
     try:
         return np.asarray([int(label) for label in labels], np.int64) if numbers else [str(label) for label in labels]
     except (OverflowError, ValueError) as error:  # of Python 3.11 on, from 4,300 digits on
-        raise ConfigError(f"{file} has labels beyond 64 bits; write them as text, which is numbered") from error
+        raise ConfigError(f"{file} has labels beyond 64 bits; write them as words, such as class_1") from error
