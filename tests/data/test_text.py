@@ -113,6 +113,27 @@ def test_a_quotation_mark_in_tsv_is_a_character_and_in_csv_encloses(tmp_path: Pa
         assert {text for text, _ in texts(read(tmp_path / name), "train")} == {('"so',), ("said",)}
 
 
+def test_quotation_marks_around_the_cells_of_tsv_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "train.tsv").write_text("text\tlabel\n" + '"so ""good"""\t1\n"so bad"\t0\n' * 8)
+    read(tmp_path)
+    assert (
+        "train.tsv: cells are in quotation marks, which are read as a part of them; in TSV a quotation mark is" in caplog.text
+    )
+    (tmp_path / "train.tsv").write_text('text\tlabel\n"two\nlines"\t1\n')
+    with pytest.raises(ConfigError, match=r"line 2 has not the 2 columns of the first; .* save it as \.csv"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("label", "told"), [("3.14", True), ("3,05", True), ("0.0", False), ("v1.2", False)])
+def test_numbers_that_are_taken_for_classes_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, label: str, told: bool
+) -> None:
+    (tmp_path / "train.tsv").write_text("text\tlabel\n" + f"good\t{label}\nbad\t1\n" * 8)
+    assert read(tmp_path).num_classes == 2
+    said = f"{label} is taken for the name of a class; of numbers give dataset.metric=pearson"
+    assert (said in caplog.text) == told
+
+
 def test_columns_without_names_are_given_by_number(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("gj04\t1\t\tThe sailors rode.\ncj99\t0\t*\tAs you eat the most.\n" * 5)
     data = read(tmp_path, columns=TextColumnsConfig(text="4", label="2"))

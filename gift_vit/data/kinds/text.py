@@ -6,8 +6,10 @@ file it encloses cells.
 """
 
 import json
+import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +29,10 @@ from gift_vit.data.kinds.parquet import agreed_names, names_in
 from gift_vit.data.layout import LEARNT
 from gift_vit.data.own import Part, own_dataset, rows_of_splits, taken
 from gift_vit.data.texts import TextSource, check_unicode
+
+log = logging.getLogger(__name__)
+
+_NO_QUOTES = "; in TSV a quotation mark is a character, and a line a row: where they enclose, save it as .csv"
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,10 @@ def build_text(cfg: TextConfig) -> VisionDataset:
         for split, files in found.items()
     }
     _check_columns(found, read)
-    numbers = all(_is_number(label) for several in read.values() for rows in several for label in rows.labels)
+    labels_there = [label for several in read.values() for rows in several for label in rows.labels]
+    numbers = all(map(_is_number, labels_there))
+    if not cfg.is_regression and (broken := next(filter(_is_broken, labels_there), None)):
+        log.warning("dataset %s: %s is taken for the name of a class; of numbers give dataset.metric=pearson", cfg.name, broken)
     named = [(file, rows.class_names) for split, files in found.items() for file, rows in zip(files, read[split], strict=True)]
     parts: dict[str, Part] = {}
     for split, files in found.items():
@@ -127,9 +136,15 @@ def _from_csv(file: Path, columns: TextColumnsConfig) -> _Table:
         lines = lines[1:]
     uneven = next((line for line, cells in lines if len(cells) != len(header)), None)
     if uneven is not None:
-        quote = "; quote text with separators in it" if file.suffix.lower() == ".csv" else ""
+        quote = "; quote text with separators in it" if file.suffix.lower() == ".csv" else _NO_QUOTES
         raise ConfigError(f"{file} line {uneven} has not the {len(header)} columns of the first{quote}")
+    if file.suffix.lower() == ".tsv" and sum(any(map(_is_quoted, cells)) for _, cells in lines) > len(lines) / 2:
+        log.warning("%s: cells are in quotation marks, which are read as a part of them%s", file, _NO_QUOTES)
     return _filled(file, header, [(f"line {line}", dict(zip(header, cells, strict=True))) for line, cells in lines])
+
+
+def _is_quoted(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
 
 
 def _from_json(file: Path, columns: TextColumnsConfig) -> _Table:
@@ -194,7 +209,8 @@ def _checked_label(label: Any, column: str, place: str) -> Any:
     if isinstance(label, int):
         return label
     found = "nothing" if label is None or isinstance(label, str) else repr(label)
-    raise ConfigError(f"{place}: column {column} holds {found}, expected the name or the number of a class")
+    other = "; of numbers give dataset.metric=pearson" if isinstance(label, float) else ""
+    raise ConfigError(f"{place}: column {column} holds {found}, expected the name or the number of a class{other}")
 
 
 def _checked_number(label: Any, column: str, place: str) -> float:
@@ -210,3 +226,8 @@ def _checked_number(label: Any, column: str, place: str) -> float:
 
 def _is_number(label: Any) -> bool:
     return isinstance(label, int | float) or NUMBER.fullmatch(label) is not None
+
+
+def _is_broken(label: Any) -> bool:
+    """Whether it is a number that is not whole."""
+    return isinstance(label, str) and re.fullmatch(r"[-+]?\d+[.,]\d*[1-9]\d*", label) is not None
