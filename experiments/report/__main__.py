@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.report.runs import collect_runs
@@ -25,19 +24,20 @@ class ReportConfig(Options):
     Attributes:
         root: folder with the runs, or several as root=[outputs/a,outputs/b]; every run below them counts (default: the
             environment variable GIFT_VIT_OUTPUT, else outputs)
-        out: the page (default: report.html in the first root); its links to the run folders are relative, so move both together
+        out: the page (default: report.html in that variable's folder, whatever root is); its links to the run folders are
+            relative, so move both together
         benchmark: show the runs of this benchmark only
     """
 
     root: Annotated[Any, one_or_several] = RUNS_ROOT
-    out: Annotated[str | None, writable_stem] = None
+    out: Annotated[str, writable_stem] = f"{RUNS_ROOT}/report.html"
     benchmark: str | None = None
 
 
 def write_report(cfg: ReportConfig) -> None:
     """Write the page and print where it lies."""
     roots = [str(root) for root in (cfg.root if isinstance(cfg.root, list) else [cfg.root])]
-    out = expanded(cfg.out or Path(roots[0], "report.html"))
+    out = expanded(cfg.out)
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; give the file to write, as out={out / 'report.html'}")
     runs = collect_runs(roots, cfg.benchmark)

@@ -154,7 +154,8 @@ def test_files_that_are_not_there_are_counted(tmp_path: Any) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone.png")
     paths = ["a.png", "dangling.png", "no/such/folder.png", "a.png/inside.png"]
-    with pytest.raises(ConfigError, match=r"image .*/dangling\.png is not there \(3 of 4 listed in .*/list are missing\); ask"):
+    link = r"image .*/dangling\.png is a link to .*/gone\.png, which is not there \(3 of 4 listed in .*/list are missing\); ask"
+    with pytest.raises(ConfigError, match=link):
         FileSource(tmp_path, paths, [0] * 4, tmp_path / "list", "; ask")
 
 
