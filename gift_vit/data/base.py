@@ -20,7 +20,7 @@ from PIL import Image
 
 from gift_vit.common.errors import ConfigError
 from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
-from gift_vit.data.decode import OWN_DATA, Decoder
+from gift_vit.data.decode import OWN_DATA, Decoder, encoded
 from gift_vit.data.layout import listed
 
 _SAMPLED = 16  # examples of a split: some may be large
@@ -274,11 +274,7 @@ class FileSource:
         Raises:
             ConfigError: If it cannot be read.
         """
-        path = self.root / self.paths[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read image {path}: {error.strerror}") from error
+        return encoded(self.root / self.paths[index])
 
     def where(self, index: int) -> str:
         """The path of the file."""

@@ -16,7 +16,7 @@ _PAIRS = (
     *(("premise", "hypothesis"), ("question", "sentence"), ("text", "text_pair"), ("sentence", "sentence_pair")),
 )
 _SHOWN = 40  # characters of a column's name: without a line of names it is a text
-_SECOND = ("text2", "sentence2", "question2", "hypothesis", "text_pair", "sentence_pair", "text_b", "answer", "context")
+_SECOND = (*(second for _, second in _PAIRS), "text_b", "answer", "context")
 USUAL_NAMES = {
     "image": (*_IMAGES, *_PATHS, *(f"{image}_{part}" for image in ("image", "img") for part in ("path", "file", "name"))),
     "text": ("text", "sentence", "content", "document", "review", "tweet", "message", "comment", "utterance", "query"),

@@ -171,6 +171,10 @@ class Decoder:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"cannot decode image {name}: {reason}; replace or remove it") from error
 
+    def decode_file(self, file: Path) -> Image.Image:
+        """The RGB picture of a file; raises as :meth:`decode` and :func:`encoded` do."""
+        return self.decode(encoded(file), str(file))
+
     def remarks(self, data: bytes | Path) -> list[str]:
         """What decoding changes of a picture that a person may not expect; read off its header, in a tenth of a millisecond."""
         try:
@@ -228,6 +232,18 @@ OWN_DATA = Decoder()
 
 class NoRangeError(ValueError):
     """A picture's values have no range that its format would tell, or are not there to apply one to."""
+
+
+def encoded(file: Path) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read image {file}: {error.strerror}") from error
 
 
 def settled_jpeg(choice: str) -> str:

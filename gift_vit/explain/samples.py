@@ -79,9 +79,9 @@ def read_samples(files: Sequence[Path], decode: Decoder, unread: list[str]) -> I
     """
     for file in files:
         try:
-            image = decode.decode(file.read_bytes(), str(file))
-        except (OSError, ConfigError) as error:  # noqa: PERF203 - one picture is not the next one's matter
-            unread.append(f"cannot read image {file}: {error.strerror}" if isinstance(error, OSError) else str(error))
+            image = decode.decode_file(file)
+        except ConfigError as error:  # noqa: PERF203 - one picture is not the next one's matter
+            unread.append(str(error))
             if len(unread) == len(files):
                 raise ConfigError(unread[0]) from error
             log.warning("%s", unread[-1])

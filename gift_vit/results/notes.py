@@ -1,7 +1,8 @@
 """The words around a table: its caption, where its runs come from, and what a reader must know of them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -55,7 +56,7 @@ def grid_notes(grid: Grid) -> tuple[str, ...]:
     for change, where in _places(grid, _protocol_changes):
         notes.append(f"Changed from the protocol: {change} in {where}.")
     unlike = _unlike(grid)
-    for fact, where in _places(grid, lambda run: [f"{key} {_value_of(run, key)}" for key in unlike]):
+    for fact, where in _places(grid, partial(_values, unlike)):
         notes.append(f"Not the same in every row: {fact} in {where}.")
     formats = _places(grid, lambda run: [_number_format(run)])
     if [name for name, _ in formats] != ["fp32"]:
@@ -110,8 +111,9 @@ def _unlike(grid: Grid) -> list[str]:
     return sorted(key for key in unlike if not f"{key}.".startswith(own))
 
 
-def _value_of(run: Result, key: str) -> str:
-    return plain_text(one_form(but_for_seed(run).get(key)))
+def _values(keys: Sequence[str], run: Result) -> list[str]:
+    flat = but_for_seed(run) if keys else {}
+    return [f"{key} {plain_text(one_form(flat.get(key)))}" for key in keys]
 
 
 def _number_format(run: Result) -> str:

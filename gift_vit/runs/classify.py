@@ -34,9 +34,7 @@ def _read(
     for index in indices:
         file = files[index]
         try:
-            pixels[index] = transform.finish(transform.prepare(decode.decode(file.read_bytes(), str(file)), str(file)))
-        except OSError as error:
-            errors[index] = f"cannot read image {file}: {error.strerror}"
+            pixels[index] = transform.finish(transform.prepare(decode.decode_file(file), str(file)))
         except ConfigError as error:
             errors[index] = str(error)
     return list(pixels), torch.stack(list(pixels.values())) if pixels else None, errors

@@ -29,7 +29,15 @@ _RAW, _OVERLAYS, _PAGE = "maps.npz", "overlays", "index.html"
 
 
 def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -> None:
-    """Compute the maps of the files, or of images of the run's dataset, write them, and say what was written."""
+    """Compute the maps of the files, or of images of the run's dataset, write them, and say what was written.
+
+    Raises:
+        ConfigError: If the folder holds a page that no earlier call has written, before anything is computed.
+        RunError: At the end, if some of the files could not be read.
+    """
+    out = arguments.folder
+    if (out / _PAGE).exists() and not (out / _RAW).exists():
+        raise ConfigError(f"{out} holds an {_PAGE} of something else; give out=<another folder>")
     explainer, cfg = build_explainer(run, arguments), run.config
     unread: list[str] = []
     if files is None:
@@ -38,10 +46,10 @@ def show_run(run: Run, arguments: ShowArguments, files: Sequence[Path] | None) -
         explained = explainer.explain(read_samples(files, Decoder.of_dataset(cfg.dataset), unread), arguments.count)
     facts = {"Run": cfg.run_name, "Basis": arguments.basis}
     text = GalleryText(f"{cfg.method_name} on {cfg.dataset.name}, {cfg.backbone.name}", facts)
-    for layer, clusters in write_explained(arguments.folder, explained, arguments, text).items():
+    for layer, clusters in write_explained(out, explained, arguments, text).items():
         print(f"{layer}: clusters {', '.join(map(str, clusters))}")
     count, several = len(explained.names), f", in sheets of {SHEET_ROWS}" if len(explained.names) > SHEET_ROWS else ""
-    print(f"wrote the maps of {count} image{'s' * (count > 1)}{several} to {arguments.folder}; open {arguments.folder / _PAGE}")
+    print(f"wrote the maps of {count} image{'s' * (count > 1)}{several} to {out}; open {out / _PAGE}")
     if unread:
         raise RunError(f"{len(unread)} of {len(unread) + count} pictures could not be read")
 
@@ -50,7 +58,7 @@ def write_explained(out: Path, explained: Explained, shown_as: ShowArguments, te
     """Write ``maps.npz``, ``layers_<image>``, ``images_<layer>``, ``overlays/`` and ``index.html`` below ``out``.
 
     Args:
-        out: A folder; what an earlier call has written there is replaced, other files stay; a page of another's is an error.
+        out: A folder; what an earlier call has written there is replaced, and other files stay.
         explained: Images and maps.
         shown_as: How to show them: the response (the gallery has both), which clusters, colours, formats and overlays.
         text: The title of sheets and gallery, and what the gallery says about the maps.
@@ -144,9 +152,7 @@ def _remove_earlier(out: Path) -> None:
             stems, clusters = file_stems(raw["images"].tolist()), raw["clusters"].tolist()
             layers = [LayerName(*names) for names in zip(raw["targets"].tolist(), raw["blocks"].tolist(), strict=True)]
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, BadZipFile):
-        if (out / _PAGE).exists() and not (out / _RAW).exists():
-            raise ConfigError(f"{out} holds an {_PAGE} of something else; give out=<another folder>") from None
-        return
+        return  # there is none, or it is another file
     parts = range(math.ceil(len(stems) / SHEET_ROWS))
     sheets = [*(_layer_sheet(layer, part) for layer in layers for part in parts), *map(_image_sheet, stems)]
     overlays = {_overlay(layer, cluster, response) for layer in layers for cluster in clusters for response in RESPONSES}
