@@ -32,8 +32,7 @@ from gift_vit.config.keys import (
     with_defaults,
 )
 from gift_vit.config.run_config import PHASES, PathsConfig, Phase, ProtocolConfig, RunConfig
-from gift_vit.data.config import CommonsenseConfig, DatasetConfig, LoadingConfig
-from gift_vit.data.config import config_class as dataset_class
+from gift_vit.data.config import KINDS, CommonsenseConfig, DatasetConfig, LoadingConfig
 from gift_vit.engine.config import OptimConfig, TrainerConfig
 from gift_vit.methods.config import config_class as method_class
 from gift_vit.tracking.config import TrackerConfig
@@ -208,7 +207,7 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
 def _completed(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The section of a dataset with the defaults of what its YAML leaves out, and ``???`` where there is none."""
     kind = dataset.get("kind", "???")
-    cls = DatasetConfig if kind == "???" else dataset_class(str(kind))
+    cls = DatasetConfig if kind == "???" else KINDS.config_class(str(kind))
     return {"kind": kind, **with_defaults(cls, dataset)}
 
 
@@ -238,7 +237,7 @@ def _build_section(section: str, values: Any) -> dict[str, Any]:
 
 def _build_dataset(values: Mapping[str, Any]) -> DatasetConfig:
     section = dict(values)
-    return _build(dataset_class(_kind(section, "dataset")), section, "dataset")
+    return _build(KINDS.config_class(_kind(section, "dataset")), section, "dataset")
 
 
 def _build_method(values: Mapping[str, Any]) -> tuple[Any, str]:

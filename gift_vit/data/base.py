@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from unicodedata import normalize
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gift_vit.common.errors import ConfigError
-from gift_vit.data.config import CONFIGS, DatasetConfig, config_class
+from gift_vit.data.config import KINDS, DatasetConfig
 from gift_vit.data.decode import OWN_DATA, Decoder, encoded
 from gift_vit.data.layout import listed
 
@@ -327,28 +326,14 @@ def fingerprint(splits: Mapping[str, ImageSource]) -> str:
 Build: TypeAlias = Callable[[Any], VisionDataset]
 
 
-_builds: dict[str, Build] = {}
-
-
 def register_dataset(kind: str, config_cls: type[DatasetConfig]) -> Callable[[Build], Build]:
     """Register the decorated build function under ``kind``; a kind or a config class is registered once."""
 
     def register(build: Build) -> Build:
-        if kind in _builds or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
-            raise ValueError(f"dataset kind {kind!r} or its {config_cls.__name__} is registered already")
-        CONFIGS[kind] = config_cls
-        _builds[kind] = build
+        KINDS.register(kind, config_cls, build)
         return build
 
     return register
-
-
-def get_dataset(kind: str) -> Build:
-    """The function that reads a kind; an unknown one is an error that lists the known kinds."""
-    config_class(kind)
-    if kind not in _builds:
-        import_module(f"gift_vit.data.kinds.{kind}")
-    return _builds[kind]
 
 
 def build_dataset(cfg: DatasetConfig) -> VisionDataset:
@@ -357,9 +342,6 @@ def build_dataset(cfg: DatasetConfig) -> VisionDataset:
     Raises:
         ConfigError: If it is not there or not what the config says.
     """
-    for kind, config_cls in CONFIGS.items():
-        if type(cfg) is config_cls:
-            cfg.check_present()
-            return get_dataset(kind)(cfg)
-    known = ", ".join(sorted(config_cls.__name__ for config_cls in CONFIGS.values()))
-    raise ConfigError(f"{type(cfg).__name__} is not a dataset config (known: {known})")
+    kind = KINDS.kind_of(cfg)
+    cfg.check_present()
+    return KINDS.get(kind)(cfg)

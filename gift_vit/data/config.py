@@ -4,18 +4,20 @@ import glob
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from gift_vit.common.checks import Options, at_least, fulfils, matches, one_of, random_seed, split_off
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded
+from gift_vit.common.kinds import Kinds
 from gift_vit.data.layout import CLASS_FOLDERS, SPLITS, check_series, is_table, table_files
 from gift_vit.data.trees import read_trees
+
+if TYPE_CHECKING:
+    from gift_vit.data.base import VisionDataset
 
 BENCHMARKS = ("fgvc", "vtab1k", "mini", "own", "glue", "commonsense")
 METRIC_NAMES = {
@@ -552,20 +554,6 @@ class DigitsConfig(DatasetConfig):
     split_seed: Annotated[int, random_seed] = 0
 
 
-def composed_score(dataset: Mapping[str, Any]) -> str:
-    """What the score that counts is called, by the dataset's section of a composed configuration."""
-    metric = "exact" if dataset["kind"] == "commonsense" else dataset.get("metric", "accuracy")
-    return score_name(metric, config_class(dataset["kind"]).thing)
-
-
-def _name_after_root(kind: str, root: str) -> str:
-    """``<kind>_<last part of root>`` in the letters that may name folders."""
-    last = os.path.basename(os.path.abspath(expanded(root)))
-    if is_table(last):
-        last = os.path.splitext(last)[0]
-    return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"
-
-
 OWN: dict[str, type[OwnConfig]] = {cls.kind: cls for cls in (FolderConfig, ParquetConfig, CsvConfig, TextConfig)}
 CONFIGS: dict[str, type[DatasetConfig]] = {
     **OWN,
@@ -575,14 +563,18 @@ CONFIGS: dict[str, type[DatasetConfig]] = {
     "glue": GlueConfig,
     "commonsense": CommonsenseConfig,
 }
+KINDS: "Kinds[Callable[[Any], VisionDataset]]" = Kinds("dataset", "gift_vit.data.kinds", CONFIGS)
 
 
-def config_class(kind: str) -> type[DatasetConfig]:
-    """The dataclass of a kind's options; an unknown kind is an error that lists the known ones.
+def composed_score(dataset: Mapping[str, Any]) -> str:
+    """What the score that counts is called, by the dataset's section of a composed configuration."""
+    metric = "exact" if dataset["kind"] == "commonsense" else dataset.get("metric", "accuracy")
+    return score_name(metric, KINDS.config_class(dataset["kind"]).thing)
 
-    A kind that is not in :data:`CONFIGS` may be a file ``data/kinds/<kind>.py`` that registers options of its own.
-    """
-    if kind not in CONFIGS and kind.isidentifier() and find_spec(f"gift_vit.data.kinds.{kind}"):
-        import_module(f"gift_vit.data.kinds.{kind}")
-    one_of(sorted(CONFIGS))("dataset kind", kind)
-    return CONFIGS[kind]
+
+def _name_after_root(kind: str, root: str) -> str:
+    """``<kind>_<last part of root>`` in the letters that may name folders."""
+    last = os.path.basename(os.path.abspath(expanded(root)))
+    if is_table(last):
+        last = os.path.splitext(last)[0]
+    return f"{kind}_{re.sub('[^a-z0-9]+', '_', last.lower()).strip('_') or 'images'}"

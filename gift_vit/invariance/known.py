@@ -13,7 +13,7 @@ from gift_vit.common.files import expanded
 from gift_vit.config.compose import choices, compose_config
 from gift_vit.config.loader import load_config
 from gift_vit.data.base import ImageSource, SubsetSource, VisionDataset, build_dataset
-from gift_vit.data.config import OWN, DatasetConfig, config_class
+from gift_vit.data.config import KINDS, OWN, DatasetConfig
 from gift_vit.data.layout import kind_of
 from gift_vit.data.splitting import stratified_split
 from gift_vit.invariance.config import InvarianceArguments
@@ -55,7 +55,7 @@ def _known_dataset(given: str, data_root: str, root: str | None) -> DatasetConfi
     named = [name for name in choices()["dataset"] if name not in OWN]
     if given in named:
         composed = compose_config([f"dataset={given}"])
-        if config_class(composed.dataset.kind).thing != "image":
+        if KINDS.config_class(composed.dataset.kind).thing != "image":
             raise ConfigError(f"forgetting={given} holds texts, and models of images are measured; name a dataset of images")
         composed.paths.data_root = data_root
         if root is not None:

@@ -8,14 +8,13 @@ on exit exactly the parameters the method tunes are trainable, and the outputs a
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gift_vit.common.checks import Options, at_least, expect, fraction, fulfils, one_of, positive
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.kinds import Kinds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -505,17 +504,6 @@ CONFIGS: dict[str, type[Any]] = {
 }
 
 
-def config_class(kind: str) -> type[Any]:
-    """The dataclass of a kind's options; an unknown kind is an error that lists the known ones.
-
-    A kind that is not in :data:`CONFIGS` may be a file ``methods/<kind>.py`` that registers options of its own.
-    """
-    if kind not in CONFIGS and kind.isidentifier() and find_spec(f"gift_vit.methods.{kind}"):
-        import_module(f"gift_vit.methods.{kind}")
-    one_of(sorted(CONFIGS))("method kind", kind)
-    return CONFIGS[kind]
-
-
 @dataclass(frozen=True)
 class MethodSpec:
     """One kind of method: its config class and what can be done with it.
@@ -542,16 +530,15 @@ class MethodSpec:
     fit: "Callable[[nn.Module, Any, Tensor, Tensor], None] | None" = None
 
 
-_specs: dict[str, MethodSpec] = {}
+_kinds: Kinds[MethodSpec] = Kinds("method", "gift_vit.methods", CONFIGS, _FILES)
+config_class, get_method = _kinds.config_class, _kinds.get
 
 
 def __getattr__(name: str) -> dict[str, MethodSpec]:
     """``METHODS``: the specs of all kinds; asking for it imports every method's file."""
     if name != "METHODS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for kind in CONFIGS:
-        get_method(kind)
-    return _specs
+    return {kind: get_method(kind) for kind in CONFIGS}
 
 
 def register_method(
@@ -566,32 +553,18 @@ def register_method(
     """Register the decorated apply function under ``kind``; a kind or a config class is registered once."""
 
     def register(apply: "Callable[[nn.Module, Any], None]") -> "Callable[[nn.Module, Any], None]":
-        if kind in _specs or any((known == kind) != (cls is config_cls) for known, cls in CONFIGS.items()):
-            raise ValueError(f"method {kind!r} or its {config_cls.__name__} is registered already")
-        CONFIGS[kind] = config_cls
-        _specs[kind] = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise, fit)
+        spec = MethodSpec(kind, config_cls, apply, merge, identity_at_init, unmergeable, initialise, fit)
+        _kinds.register(kind, config_cls, spec)
         return apply
 
     return register
 
 
+def spec_of(cfg: object) -> MethodSpec:
+    """The spec whose config class ``cfg`` is an instance of."""
+    return get_method(_kinds.kind_of(cfg))
+
+
 def merge_nothing(model: "nn.Module", cfg: Any) -> None:
     """The merge of a method that changes no layer: what it trains is the backbone's own, or the head alone."""
     del model, cfg
-
-
-def get_method(kind: str) -> MethodSpec:
-    """The spec of a kind; an unknown one is an error that lists the known kinds."""
-    config_class(kind)
-    if kind not in _specs:
-        import_module(f"gift_vit.methods.{_FILES.get(kind, kind)}")
-    return _specs[kind]
-
-
-def spec_of(cfg: object) -> MethodSpec:
-    """The spec whose config class ``cfg`` is an instance of."""
-    for kind, config_cls in CONFIGS.items():
-        if type(cfg) is config_cls:
-            return get_method(kind)
-    known = ", ".join(sorted(config_cls.__name__ for config_cls in CONFIGS.values()))
-    raise ConfigError(f"{type(cfg).__module__}.{type(cfg).__name__} is not a method config (known: {known})")
