@@ -9,10 +9,10 @@ from typing import Any
 from gift_vit.common import cli
 from gift_vit.common.checks import Options
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import expanded, sha256_of, write_json
+from gift_vit.common.files import sha256_of, write_json
 from gift_vit.results.names import method_name
 from gift_vit.runs.result import PREDICTIONS, Result
-from gift_vit.runs.run import ADAPTER, CONFIG, LOG, METRICS, RESULT, Run, file_hashes, find_runs
+from gift_vit.runs.run import ADAPTER, CONFIG, LOG, METRICS, RESULT, Run, file_hashes, finished_below
 
 CRATE = "ro-crate-metadata.json"
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
@@ -146,11 +146,7 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 
 def write_crates(arguments: Arguments) -> None:
     """Write, and say where."""
-    root = expanded(arguments.runs) if arguments.runs else None
-    done = [run for run in find_runs(root) if run.state == "done"] if root and root.is_dir() else []
-    runs = [Run.open(arguments.run)] if arguments.run else done
-    if not runs:
-        raise ConfigError(f"runs={arguments.runs}: there is no finished run below it; give the folder with the runs")
+    runs = [Run.open(arguments.run)] if arguments.run else finished_below(str(arguments.runs))
     failed: list[ConfigError | RunError] = []
     for run in runs:
         try:

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-
-from omegaconf import OmegaConf
+from dataclasses import dataclass, replace
 
 from data_prep.fgvc.workspace import Workspace
 from data_prep.progress import transfer
 from gift_vit.common.cores import cores
 from gift_vit.common.errors import ConfigError
+from gift_vit.config import load_config
 from gift_vit.config.compose import compose_config
 from gift_vit.data.base import FileSource, VisionDataset, build_dataset
 from gift_vit.data.config import SplitListsConfig
@@ -94,18 +93,10 @@ def check_images(work: Workspace, found: Found) -> None:
 
 def _reader_config(work: Workspace, kind: str) -> SplitListsConfig:
     """The dataset's own YAML, pointed at this folder and these lists, and with any number of classes."""
-    values = OmegaConf.to_container(compose_config([f"dataset={work.facts.name}"]).dataset, resolve=True)
-    assert isinstance(values, dict)
-    here = {
-        "root": str(work.folder),
-        "splits_dir": f"splits/{kind}",
-        "num_classes": None,
-        "prepare": f"the unpacked images are incomplete; {work.start_afresh}",
-    }
-    own = {key: value for key, value in values.items() if key != "kind"}
-    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SplitListsConfig), own, here))
+    cfg = load_config(compose_config([f"dataset={work.facts.name}"])).dataset
     assert isinstance(cfg, SplitListsConfig)
-    return cfg
+    prepare = f"the unpacked images are incomplete; {work.start_afresh}"
+    return replace(cfg, root=str(work.folder), splits_dir=f"splits/{kind}", num_classes=None, prepare=prepare)
 
 
 def _sizes(work: Workspace, dataset: VisionDataset) -> dict[str, int]:

@@ -236,9 +236,9 @@ def without_dashes(words: Sequence[str], flags: Collection[str]) -> list[str]:
     return plain
 
 
-def run_word(folder: Path | str, key: str = "run") -> str:
+def run_word(folder: Path | str) -> str:
     """``run=<folder>`` as it is typed in a shell."""
-    return shlex.quote(f"{key}={folder}")
+    return shlex.quote(f"run={folder}")
 
 
 def quiet_other_processes() -> None:

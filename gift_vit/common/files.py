@@ -182,6 +182,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json_lines(file: Path) -> list[Any]:
+    """What the lines of a file are, each of them JSON that ends in a newline.
+
+    Raises:
+        ValueError: If one is none.
+    """
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 def sha256_of(file: Path, size: int | None = None, show: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal; ``show`` is told how many bytes are done."""
     digest = sha256()

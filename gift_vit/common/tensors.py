@@ -16,6 +16,7 @@ from gift_vit.common.errors import RunError
 from gift_vit.common.files import atomic_path
 
 log = logging.getLogger(__name__)
+IGNORED = -100  # the label of an example that does not count, which F.cross_entropy ignores unless told otherwise
 
 Made = TypeVar("Made")
 

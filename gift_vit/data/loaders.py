@@ -21,12 +21,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from gift_vit.common import distributed
 from gift_vit.common.cores import worker_start
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.tensors import IGNORED
 from gift_vit.data.base import LabelledSource
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """The model's inputs, of which the first axis counts the examples, and their labels (B,), or (B, A) of sequences."""
 CPU = torch.device("cpu")
-IGNORED = -100  # the label that F.cross_entropy ignores unless told otherwise
 
 
 class Transform(Protocol):

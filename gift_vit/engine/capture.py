@@ -13,7 +13,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gift_vit.engine.objective import IGNORED, cross_entropy
+from gift_vit.common.tensors import IGNORED
+from gift_vit.engine.objective import cross_entropy
 from gift_vit.engine.state import Precision, device_of
 
 log = logging.getLogger(__name__)

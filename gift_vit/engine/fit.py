@@ -41,7 +41,7 @@ class TrainBatches(Protocol):
     """Training batches of the trainer's batch size, the last one perhaps smaller, drawn anew for each epoch.
 
     Of several processes each is given its share of every batch, as many shares as there are batches. Where a batch has no image
-    for a process, its share is any image, labelled :data:`gift_vit.engine.objective.IGNORED`.
+    for a process, its share is any image, labelled :data:`gift_vit.common.tensors.IGNORED`.
     """
 
     num_images: int

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100  # the label of an example that does not count, which F.cross_entropy ignores unless told otherwise
+from gift_vit.common.tensors import IGNORED
 
 
 def first_choice(outputs: Tensor, labels: Tensor) -> Tensor:

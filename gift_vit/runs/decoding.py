@@ -20,7 +20,7 @@ from torch import nn
 
 from gift_vit.backbones.language import LanguageModel
 from gift_vit.common import distributed
-from gift_vit.common.files import write_json, write_text
+from gift_vit.common.files import read_json_lines, write_json, write_text
 from gift_vit.config.run_config import RunConfig
 from gift_vit.data.base import VisionDataset
 from gift_vit.data.config import CommonsenseConfig
@@ -145,7 +145,7 @@ def _rows_of(decoding: Decoding, own: Sequence[tuple[str, ...]], name: str, kept
 def _read(file: Path, own: Sequence[tuple[str, ...]]) -> list[dict[str, Any]] | None:
     """The kept rows; None where there are none, or not to these questions."""
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+        rows = read_json_lines(file)
         same = [row["answer"] for row in rows] == [answer for _, answer in own] and all(set(row) >= {*WAYS} for row in rows)
     except (OSError, ValueError, TypeError, KeyError):
         return None

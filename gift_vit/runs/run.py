@@ -400,6 +400,19 @@ def find_runs(*roots: str | Path) -> list[Run]:
     return [Run(folder) for folder in sorted(_run_folders(roots))]
 
 
+def finished_below(root: str) -> list[Run]:
+    """The finished runs below the folder of ``runs=``.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    folder = expanded(root)
+    runs = [run for run in find_runs(folder) if run.state == "done"] if folder.is_dir() else []
+    if not runs:
+        raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")
+    return runs
+
+
 def _run_folders(roots: Iterable[str | Path]) -> Iterator[Path]:
     tops, seen = [str(root) for root in roots], set()
     for top in tops:  # which grow by the links that are met

@@ -14,13 +14,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import expanded, sha256_of
+from gift_vit.common.files import read_json_lines, sha256_of
 from gift_vit.config.keys import best_of, config_difference
 from gift_vit.config.loader import protocol_changes
 from gift_vit.engine.observer import best_epoch
 from gift_vit.methods.config import Candidates
 from gift_vit.runs.result import ANSWERS, PREDICTIONS, Result
-from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, find_runs
+from gift_vit.runs.run import ADAPTER, CONFIG, METRICS, RESULT, Run, finished_below
 
 SHARE = 0.01  # of the images may be predicted otherwise by another processor or number format
 _LOSS_STEPS = 2.0**-9  # of the largest logit: what rounding to float16 may do to the loss of an image
@@ -90,11 +90,7 @@ def verify_runs(root: str, dataset_root: str | None = None, score: bool = True, 
         RunError: After all runs, if one of them is not what its record says, or cannot be read or scored. A run that is older
             than kept predictions is neither.
     """
-    folder = expanded(root)
-    found = find_runs(folder) if folder.is_dir() else []
-    runs = [replace(run, dataset_root=dataset_root) for run in found if run.state == "done"]
-    if not runs:
-        raise ConfigError(f"runs={root}: there is no finished run below it; give the folder with the runs")
+    runs = [replace(run, dataset_root=dataset_root) for run in finished_below(root)]
     failed = 0
     for run in runs:
         try:
@@ -320,8 +316,7 @@ def _right_answers(run: Run, file: Path) -> list[dict[str, bool]]:
     from gift_vit.data.questions import right_by
 
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-        return [right_by(row["text"], row["answer"], file.stem) for row in rows]
+        return [right_by(row["text"], row["answer"], file.stem) for row in read_json_lines(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Untruth(f"{run.folder}: {ANSWERS}/{file.name} cannot be read ({error!r})") from error
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from gift_vit.common import distributed
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.tensors import IGNORED
 from gift_vit.data.base import ImageSource, build_dataset
 from gift_vit.data.cache import PreparedImages
 from gift_vit.data.config import FolderConfig, TransformConfig
 from gift_vit.data.kinds.digits import ArraySource
-from gift_vit.data.loaders import IGNORED, EvalLoader, FinishedImages, TrainLoader, mix_seed
+from gift_vit.data.loaders import EvalLoader, FinishedImages, TrainLoader, mix_seed
 from gift_vit.data.transforms import InputStatistics, build_eval_transform, build_train_transform
 from tests.data.conftest import together
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gift_vit.common.tensors import IGNORED
 from gift_vit.data.loaders import ignored_like
 from gift_vit.engine.config import OptimConfig
 from gift_vit.engine.fit import Tally
-from gift_vit.engine.objective import CLASSES, IGNORED, SEQUENCES, squared_error
+from gift_vit.engine.objective import CLASSES, SEQUENCES, squared_error
 from gift_vit.engine.state import Precision, build_optimizer
 from gift_vit.engine.step import EagerStep
 

@@ -18,13 +18,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from gift_vit.backbones.config import BackboneConfig
 from gift_vit.backbones.language import LanguageModel, build_language_model
 from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.tensors import IGNORED
 from gift_vit.config import RunConfig, load_config
 from gift_vit.config.loader import check_present
 from gift_vit.data.config import CommonsenseConfig
 from gift_vit.data.prompts import Prompts, PromptTokenizer
 from gift_vit.data.questions import QuestionSource
 from gift_vit.data.tokens import TokenTransform
-from gift_vit.engine.objective import IGNORED, SEQUENCES
+from gift_vit.engine.objective import SEQUENCES
 from gift_vit.engine.state import Precision
 from gift_vit.invariance.pair import open_pair
 from gift_vit.runs.decoding import Decoding
