@@ -13,7 +13,6 @@ ADAPTER, CONFIG, RESULT, CARD = "adapter.safetensors", "config.yaml", "result.js
 PEFT_FOLDER, PEFT_CONFIG, PEFT_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 PUSHED = (ADAPTER, CONFIG, RESULT, CARD, f"{PEFT_FOLDER}/{PEFT_CONFIG}", f"{PEFT_FOLDER}/{PEFT_WEIGHTS}")
 _REFERENCE = re.compile(r"hf:/{1,2}(?P<repo>[^@]*)(@(?P<revision>.*))?", re.DOTALL)  # a Path has one slash of the two
-_PART = r"[A-Za-z0-9](?:[\w.-]*\w)?"
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
 
 
@@ -24,10 +23,14 @@ def is_reference(text: str | Path) -> bool:
 
 def check_repo(repo: str, before: str = "repo=") -> None:
     """Refuse what is no name of a repository, ``user/name``; ``before`` is what was typed before it."""
-    fits = re.fullmatch(f"{_PART}/{_PART}", repo, re.ASCII) and len(repo) <= 96 and ".." not in repo and "--" not in repo
-    if not fits:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+        _, _ = repo.split("/")
+    except (HFValidationError, ValueError) as error:
         expected = f"{before.removeprefix('repo=')}<user>/<name>"
-        raise ConfigError(f"{before}{repo}: expected {expected} of the Hugging Face Hub, such as me/gift-digits")
+        raise ConfigError(f"{before}{repo}: expected {expected} of the Hugging Face Hub, such as me/gift-digits") from error
 
 
 def local_folder(reference: str | Path) -> Path:
@@ -52,6 +55,10 @@ def local_folder(reference: str | Path) -> Path:
         folder = Path(snapshot_download(repo, revision=found["revision"], allow_patterns=list(PUSHED)))
     missing = [name for name in (ADAPTER, CONFIG, RESULT) if not (folder / name).is_file()]
     if missing:
+        with hub_errors(repo, "read"):  # without a network they may lack in the cache alone
+            from huggingface_hub import HfApi
+
+            HfApi().repo_info(repo, revision=found["revision"])
         raise ConfigError(f"hf://{repo} holds no {', '.join(missing)}: it is no run that `gift_vit.push` put there")
     return folder
 
@@ -73,7 +80,7 @@ def hub_errors(repo: str, doing: str) -> Iterator[None]:
     except (ConfigError, RunError):
         raise
     except Exception as error:  # of three libraries below huggingface_hub, which differ by its version
-        raise explained(error, _cache() if doing == "read" else None) or _told(error, repo, doing) from error
+        raise explained(error, cache() if doing == "read" else None) or _told(error, repo, doing) from error
 
 
 def _told(error: Exception, repo: str, doing: str) -> ConfigError | RunError:
@@ -82,11 +89,11 @@ def _told(error: Exception, repo: str, doing: str) -> ConfigError | RunError:
     causes = [error, *filter(None, (error.__cause__, error.__context__))]
     statuses = [code for each in causes if (code := getattr(getattr(each, "response", None), "status_code", None)) is not None]
     status = statuses[0] if statuses else None
+    theirs = "its page asks for an agreement" if doing == "read" else "the name is another's"
     refusals = {
         401: f"the Hub does not take the token; {_LOG_IN}",
-        403: f"you have no right to {doing} {repo}: the name is another's, or the token may not {doing}; {_LOG_IN}",
+        403: f"you have no right to {doing} {repo}: {theirs}, or the token may not {doing}; {_LOG_IN}",
         404: f"there is no {repo} on the Hub, or it is private; check the name, or {_LOG_IN}",
-        409: f"repo={repo}: there is one of that name already; give another name, or replace=true to put this run in its place",
     }
     named = type(error).__name__
     if doing == "read" and status in (401, 404):
@@ -98,14 +105,17 @@ def _told(error: Exception, repo: str, doing: str) -> ConfigError | RunError:
     if named == "LocalTokenNotFoundError":
         return ConfigError(f"there is no token for the Hub; {_LOG_IN}")
     if constants.HF_HUB_OFFLINE:
-        absent = ", and it is not in the cache" if doing == "read" else ""
+        absent = ", and it is not, or not all of it, in the cache" if doing == "read" else ""
         return RunError(f"cannot {doing} {repo}: HF_HUB_OFFLINE is set{absent}; unset it")
     if status is not None:
-        return RunError(f"the Hub answered {status} to {doing} {repo}: {' '.join(str(error).split())[:200]}; try again later")
+        answered = f"the Hub answered {status} to {doing} {repo}: {' '.join(str(error).split())[:200]}"
+        is_passing = status >= 500 or status in (408, 429)
+        return RunError(f"{answered}; try again later") if is_passing else ConfigError(answered)
     return RunError(f"cannot reach {constants.ENDPOINT} to {doing} {repo} ({named}); check the network and try again")
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of what has been downloaded from the Hub."""
     from huggingface_hub import constants
 
     return Path(os.path.expanduser(constants.HF_HUB_CACHE))

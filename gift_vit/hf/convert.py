@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gift_vit import __version__
@@ -81,6 +81,18 @@ def from_adapter(file: str | Path, out: str | Path) -> GiftConfig:
     return config
 
 
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What :func:`from_adapter` has kept of the file it read, and the tensors."""
+    try:
+        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return json.loads((file.metadata() or {}).get(_KEPT, "{}")), tensors
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: its {SAFETENSORS_WEIGHTS_NAME} cannot be read ({error}); save the adapter again"
+        ) from error
+
+
 def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = None) -> None:
     """Write a peft folder of GIFT on a timm ViT as an adapter file of gift_vit.
 
@@ -92,7 +104,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
 
     Raises:
         ValueError: If the folder is another method's, has options that gift_vit's GIFT lacks, adapts other layers than those of
-            blocks, holds another part of the model than its head or not that, or the backbone is not known.
+            blocks, holds another part of the model than its head or not that, the backbone is not known, or a file is damaged.
     """
     folder = expanded(folder)
     config = PeftConfig.from_pretrained(str(folder))
@@ -103,9 +115,7 @@ def to_adapter(folder: str | Path, out: str | Path, model: nn.Module | None = No
     for option, equal in (("share", ("target", "all")), ("exclude_modules", (None, _OUTSIDE)), ("bias", ("none",))):
         if (value := getattr(config, option)) not in equal:
             raise ValueError(f"{folder}: {option}={value!r} has no equal in gift_vit; retrain without it")
-    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-        kept: dict[str, Any] = json.loads((file.metadata() or {}).get(_KEPT, "{}"))
-        stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    kept, stored = _read(folder)
     if model is not None:
         kept["backbone"] = describe_backbone(model)
         _check_outside(folder, config, model)

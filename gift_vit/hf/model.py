@@ -14,6 +14,8 @@ from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.quantization_utils import get_quantization_kwargs
 from torch import Tensor, nn
 
+from gift_vit.methods.targets import reads_weight
+
 from .config import GiftConfig
 from .layer import GiftLayer, GiftPair, Linear, widths
 
@@ -68,6 +70,11 @@ class GiftModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         del parameter_name  # of methods that adapt parameters of experts
+        if reads_weight(parent, target_name):
+            raise TypeError(
+                f"{current_key} cannot be adapted: {type(parent).__name__} computes with its weight and does not call it; "
+                f"give exclude_modules=[{current_key!r}]"
+            )
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         d_in, _ = widths(base)
         if peft_config.r > d_in:

@@ -18,6 +18,8 @@ from gift_vit.methods.config import QKV_SLICES
 _IN_TEXTS = "layers?|albert_layers|h|blocks?|attentions|ffns"
 _BLOCK = re.compile(rf"(?:blocks|model\.(?:[\w.]+?\.)?(?:{_IN_TEXTS}))\.(\d+)\.(.+)")
 
+_WEIGHT_READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # the latter in evaluation
+
 
 @dataclass(frozen=True)
 class TargetLayer:
@@ -204,8 +206,8 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
                 f"target {target!r} matches {name}, a {type(module).__name__} and not an nn.Linear; "
                 f"{choose_from(names, 'nn.Linear')}"
             )
-        owner = model.get_submodule(name.rpartition(".")[0])
-        if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
+        parent, _, own_name = name.rpartition(".")
+        if reads_weight(model.get_submodule(parent), own_name):
             raise ConfigError(
                 f"target {target!r} cannot be adapted in {type(model).__name__}: its attention uses the weight of {name} "
                 "directly, with biases of its own; name another target, such as attn.proj, or another method"
@@ -215,6 +217,16 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
     if not layers:
         raise ConfigError(f"target {target!r} matches no layer; {choose_from(names, 'nn.Linear')}")
     return layers
+
+
+def reads_weight(parent: nn.Module, name: str) -> bool:
+    """Whether a module computes with the weight of its layer ``name`` and does not call the layer.
+
+    What stands in for such a layer is passed by, and merged all the same: where layers share a pair, the merged model would be
+    another than the trained one.
+    """
+    has_own_biases = name == "qkv" and getattr(parent, "q_bias", None) is not None  # timm's BEiT, EVA and Swin V2
+    return has_own_biases or isinstance(parent, _WEIGHT_READERS) or type(parent).__name__ == "WavLMAttention"
 
 
 def suffix_of(target: str, names: Iterable[str]) -> tuple[str, int | None]:

@@ -23,7 +23,7 @@ class Arguments(Options):
         python -m gift_vit.pull repo=<user>/<name> [out=<folder>]
 
     Attributes:
-        repo: the repository, as <user>/<name>
+        repo: the repository, as <user>/<name>; behind an @ may stand a revision
         out: the folder to write, which must not be there (default: <name>, in this folder)
         revision: a branch, tag or commit (default: the newest)
 
@@ -36,7 +36,8 @@ class Arguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.repo = self.repo.removeprefix("hf://")
+        self.repo, _, revision = self.repo.removeprefix("hf://").partition("@")
+        self.revision = self.revision or revision or None
         check_repo(self.repo)
         if self.folder.exists():
             raise ConfigError(f"{self.folder} is there already; give out=<another folder>")

@@ -72,7 +72,9 @@ def push(arguments: Arguments) -> None:
             from huggingface_hub import HfApi
 
             api = HfApi()
-            api.create_repo(arguments.repo, private=arguments.private, exist_ok=arguments.replace)
+            api.create_repo(arguments.repo, private=arguments.private, exist_ok=True)
+            if not arguments.replace:
+                check_empty(arguments.repo, api.list_repo_files(arguments.repo))
             check_visibility(arguments, bool(api.repo_info(arguments.repo).private))
             api.upload_folder(
                 repo_id=arguments.repo,
@@ -81,6 +83,14 @@ def push(arguments: Arguments) -> None:
                 delete_patterns=list(PUSHED),  # of the run that was there; of other files there none is touched
             )
             print(f"pushed {run.folder} to {api.endpoint}/{arguments.repo}; use it with run=hf://{arguments.repo}")
+
+
+def check_empty(repo: str, files: Sequence[str]) -> None:
+    """Refuse a repository that holds something; an empty one may be what a push that failed has left."""
+    if set(files) - {".gitattributes"}:
+        raise ConfigError(
+            f"repo={repo}: there is one of that name already; give another name, or replace=true to put this run in its place"
+        )
 
 
 def check_visibility(arguments: Arguments, is_private: bool) -> None:
@@ -102,7 +112,8 @@ def write_shared(run: Run, folder: Path, repo: str, seeds: Sequence[Result] = ()
         copyfile(run.folder / PEFT_FOLDER / PEFT_WEIGHTS, folder / PEFT_FOLDER / PEFT_WEIGHTS)
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
     write_json(folder / RESULT, record)
-    write_text(folder / CARD, model_card(read_result(folder / RESULT), repo, seeds, licence))
+    of_folder = run.config.backbone.is_text and Path(run.config.backbone.model).is_dir()
+    write_text(folder / CARD, model_card(read_result(folder / RESULT), repo, seeds, licence, of_folder))
 
 
 def _seeds(run: Run, root: str) -> tuple[Result, ...]:

@@ -58,13 +58,14 @@ def _is_whole(result: Result) -> bool:
     return result.run.kind == "full"
 
 
-def _own_weights(result: Result) -> str:
+def _own_weights(result: Result, of_folder: bool) -> str:
     """What to do about pretrained weights that no hub has."""
     backbone: Any = result.run.config["backbone"]
-    if not backbone.get("weights"):
+    key, what = ("model", "folder") if of_folder else ("weights", "file")
+    if not backbone.get(key):
         return ""
-    return f"""The pretrained weights are the file `{backbone["weights"]}`, which is not part of it: pull the run, and write
-where that file lies into its `config.yaml`, as `backbone.weights`.
+    return f"""The pretrained weights are the {what} `{backbone[key]}`, which is not part of it: pull the run, and write
+where that {what} lies into its `config.yaml`, as `backbone.{key}`.
 
 """
 
@@ -77,7 +78,9 @@ def _task_of(result: Result) -> _Task:
     return replace(task, use="") if backbone.get("pooling") == "mean" else task  # transformers has no class to merge it into
 
 
-def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence: str | None = None) -> str:
+def model_card(
+    result: Result, repo: str, seeds: Sequence[Result] = (), licence: str | None = None, of_folder: bool = False
+) -> str:
     """The text of the card.
 
     Args:
@@ -85,21 +88,24 @@ def model_card(result: Result, repo: str, seeds: Sequence[Result] = (), licence:
         repo: ``user/name``.
         seeds: Records of the same run with other seeds, this one among them; empty: its own numbers alone.
         licence: Of the adapter, as the Hub names licences; None: the person says it later.
+        of_folder: Whether the backbone is a folder of the person's, of a model of transformers.
     """
     weights, task = str(result.backbone["weights"]).partition("@")[0], _task_of(result)  # behind @ stands a revision
+    base = weights if "/" in weights else None  # others are not on the Hub
+    relation = "finetune" if _is_whole(result) else "adapter"
     data = ModelCardData(
         license=licence,
-        library_name=task.library,
-        tags=sorted({"gift-vit", "peft", result.run.kind}),
+        library_name="gift-vit",  # from which the Hub says how to load it: the backbone's library cannot
+        tags=sorted({"gift-vit", "peft", task.library, result.run.kind}),
         pipeline_tag=task.tag,
         datasets=[_GLUE] if result.run.benchmark == "glue" else None,
         metrics=[_metric_id(result)],
         model_name=repo.partition("/")[2],
         eval_results=_eval_results(result, seeds),
-        base_model=weights if "/" in weights else None,  # others are not on the Hub
-        base_model_relation="finetune" if _is_whole(result) else "adapter",
+        base_model=base,
+        base_model_relation=relation if base else None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(result, repo, seeds)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(result, repo, seeds, of_folder)}"))
 
 
 def _eval_results(result: Result, seeds: Sequence[Result]) -> list[EvalResult]:
@@ -130,13 +136,15 @@ def _metric_id(result: Result) -> str:
     return _METRICS.get(metric, metric)
 
 
-def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
+def _text(result: Result, repo: str, seeds: Sequence[Result], of_folder: bool) -> str:
     run, data, params, task = result.run, result.data, result.params, _task_of(result)
     counted = f"{data.num_classes} classes, " if result.of_classes else ""
     classes = f"\n\nClasses: {_in_markdown(', '.join(data.class_names))}." if data.class_names and result.of_classes else ""
     changes = "".join(
         f"\n  - `{key}`: {used} (the protocol says {ruled})" for key, (ruled, used) in run.protocol_changes.items()
     )
+    dataset: Any = run.config["dataset"]
+    cut = f", each cut to {dataset['max_length']} tokens" if dataset.get("max_length") else ""
     part = "part of it: its licence holds" if _is_whole(result) else "not part of it"
     settings = "\n".join(
         f"{key}: {value}" for section in ("method", *_SHOWN) for key, value in flatten({section: run.config.get(section) or {}})
@@ -159,7 +167,7 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
 - Backbone: `{result.backbone["architecture"]}`, weights `{result.backbone["weights"]}`, fingerprint
   `{result.backbone["weights_sha256"]}`
 - Protocol: `{run.protocol}`, phase {run.phase}, seed {run.seed}{", except for" + changes if changes else ""}
-- Data: {data.name}, {counted}trained on {data.train_split} ({data.train_images:,} {result.thing}s), fingerprint
+- Data: {data.name}, {counted}trained on {data.train_split} ({data.train_images:,} {result.thing}s{cut}), fingerprint
   `{data.fingerprint}`{classes}
 
 ```text
@@ -172,7 +180,7 @@ def _text(result: Result, repo: str, seeds: Sequence[Result]) -> str:
 
 ## How to use it
 
-{_own_weights(result)}```bash
+{_own_weights(result, of_folder)}```bash
 {task.use.format(run=f"hf://{repo}")}python -m gift_vit.evaluate run=hf://{repo} dataset_root=<folder of the data>
 python -m gift_vit.pull repo={repo} out={repo.partition("/")[2]}
 ```

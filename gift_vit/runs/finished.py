@@ -102,13 +102,18 @@ def _write_text_model(model: Any, run: Run, out: Path) -> str:
         model.model.config.label2id = {name: index for index, name in enumerate(names)}
     state = {name: tensor.contiguous() for name, tensor in model.model.state_dict().items()}
     check_finite(f"{out} is not written", **{f"the weights of {name}": tensor for name, tensor in state.items()})
+    dataset: Any = run.config.dataset  # of texts
+    length = dataset.length_for(model.max_tokens)
+    if classifies:
+        model.tokenizer.model_max_length = length  # what truncation=True cuts to
     with new_folder(out) as stage:
         model.model.save_pretrained(stage)
         model.tokenizer.save_pretrained(stage)
     dtype = run.config.backbone.dtype
     rounded = "" if dtype == "float32" else f"\nits weights are {dtype}, to which the changes are rounded: logits differ"
+    cut = f"\ntexts were cut to {length} tokens, as its tokenizer does with truncation=True" if classifies else ""
     auto = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
-    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}"){rounded}'
+    return f'wrote {out}; load it with\n    transformers.{auto}.from_pretrained("{out}"){cut}{rounded}'
 
 
 def preparation(run: Run, stats: InputStatistics) -> dict[str, Any]:

@@ -33,7 +33,18 @@ from gift_vit.common.files import (
     write_text,
     writing,
 )
-from gift_vit.common.hub import ADAPTER, CARD, CONFIG, PEFT_CONFIG, PEFT_FOLDER, PEFT_WEIGHTS, PUSHED, RESULT, local_folder
+from gift_vit.common.hub import (
+    ADAPTER,
+    CARD,
+    CONFIG,
+    PEFT_CONFIG,
+    PEFT_FOLDER,
+    PEFT_WEIGHTS,
+    PUSHED,
+    RESULT,
+    cache,
+    local_folder,
+)
 from gift_vit.config.loader import load_config, read_config
 from gift_vit.config.run_config import PHASES, RunConfig
 from gift_vit.data.config import CommonsenseConfig
@@ -342,7 +353,8 @@ class Run:
         try:
             yield
         except (ConfigError, RunError) as error:
-            raise type(error)(f"{error}, in {self.folder / CONFIG}") from error
+            first = "; pull the run first" if self.folder.is_relative_to(cache()) else ""  # nobody's to change
+            raise type(error)(f"{error}, in {self.folder / CONFIG}{first}") from error
 
     def check_fingerprint(self, data: "VisionDataset") -> None:
         """Refuse data that is not what the finished run was trained on; of an imported adapter that is not known."""

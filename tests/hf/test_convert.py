@@ -83,6 +83,11 @@ def test_a_peft_model_as_an_adapter_file(tmp_path: Path) -> None:
     }
     loaded = load_adapter(build("timm"), tmp_path / "a.safetensors")
     torch.testing.assert_close(logits(loaded, "timm"), logits(model, "timm"), atol=1e-5, rtol=1e-5)
+    weights = tmp_path / "adapter_model.safetensors"
+    for damage in (lambda: weights.write_bytes(weights.read_bytes()[:100]), weights.unlink):
+        damage()
+        with pytest.raises(ValueError, match=r"its adapter_model\.safetensors cannot be read \(.*\); save the adapter again"):
+            to_adapter(tmp_path, tmp_path / "b.safetensors", build("timm"))
 
 
 def assert_refused(config: GiftConfig, message: str, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,21 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file, save_file
-from torch import nn
+from timm.models.beit import Beit
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, RobertaConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 import gift_vit.hf
 from gift_vit.hf import GiftConfig, GiftLayer, GiftModel
-from tests.hf.conftest import adapted, build, inputs, logits, randomise
+from tests.hf.conftest import SIZES, adapted, build, inputs, logits, randomise
 
 TARGETS: list[tuple[str, Any, int, int]] = [  # kind, targets, layers, pairs
     ("bert", ["query", "value"], 6, 2),
@@ -256,6 +266,43 @@ def test_layers_of_one_name_and_two_widths_have_a_pair_for_each() -> None:
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         get_peft_model(build("bert"), GiftConfig(**{"r": 4, **options}))
+
+
+READERS: dict[str, tuple[Callable[[], nn.Module], list[str], str, Tensor]] = {  # model, targets, what reads, an input
+    "SigLIP": (
+        lambda: SiglipVisionModel(SiglipVisionConfig(image_size=16, patch_size=8, **SIZES)),
+        *(["out_proj"], "MultiheadAttention", torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)),
+    ),
+    "encoder": (
+        lambda: nn.Sequential(nn.Linear(32, 32), nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)),
+        *(["0", "1.linear1"], "TransformerEncoderLayer", torch.linspace(-1, 1, 2 * 5 * 32).view(2, 5, 32)),
+    ),
+    "BEiT": (
+        lambda: Beit(img_size=32, embed_dim=32, depth=1, num_heads=2, num_classes=0, init_values=None),
+        *(["attn.qkv", "attn.proj"], "Attention", torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_layer_that_is_read_and_not_called_is_refused_and_can_be_left_out(name: str) -> None:
+    """The others, which share a pair with it, would change it by merging alone."""
+    make, targets, reader, images = READERS[name]
+    torch.manual_seed(0)
+    options: Any = {"r": 4, "target_modules": targets, "share": "all", "init_weights": False}
+    with pytest.raises(TypeError, match=rf"{reader} computes with its weight and does not call it") as told:
+        get_peft_model(make(), GiftConfig(**options))
+    left_out = re.findall(r"exclude_modules=\['(.*)'\]", str(told.value))
+    model = get_peft_model(make().eval(), GiftConfig(**options, exclude_modules=left_out))
+
+    def output(module: nn.Module) -> Tensor:
+        with torch.inference_mode():
+            return getattr(found := module(images), "pooler_output", found)
+
+    trained = output(model)
+    with model.disable_adapter():
+        assert not torch.allclose(output(model), trained, atol=1e-3)
+    torch.testing.assert_close(output(model.merge_and_unload()), trained, atol=1e-5, rtol=1e-4)
 
 
 def test_a_file_of_some_layers_is_loaded_into_others(tmp_path: Path) -> None:

@@ -11,13 +11,17 @@ SHA = "a" * 40
 
 
 class HubServer(ThreadingHTTPServer):
-    """``repos`` by ``user/name``, each its files by path; ``refusal``: what is answered to everything, if not None."""
+    """``repos`` by ``user/name``, each its files by path.
+
+    ``refusal``: what is answered to everything, if not None; ``card_error``: what is said against the card of a commit.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _handler(self))
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.refusal: int | None = None
+        self.card_error: str | None = None
         self.requests: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -47,7 +51,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - on
                 return self._send(hub.refusal, b'{"error": "no"}')
             parts = path.split("/")
             if path == "api/validate-yaml":
-                return self._json({"errors": [], "warnings": []})
+                if hub.card_error is None:
+                    return self._json({"errors": [], "warnings": []})
+                return self._send(400, json.dumps({"errors": [{"message": hub.card_error}]}).encode())
             if path == "api/repos/create":
                 return self._create(json.loads(body))
             repo = "/".join(parts[2:4]) if parts[0] == "api" else "/".join(parts[:2])

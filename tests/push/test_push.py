@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,8 +19,10 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.hub import check_repo
 from gift_vit.config import compose_config, load_config
 from gift_vit.methods.adapter import load_adapter
+from gift_vit.pull.__main__ import Arguments
 from gift_vit.push.__main__ import _seeds, write_shared
 from gift_vit.push.card import model_card
 from gift_vit.push.record import _without_paths, shareable
@@ -225,7 +228,6 @@ def test_the_card_of_a_whole_model_says_so(run: Run) -> None:
     assert run.result is not None
     card = model_card(replace(run.result, run=replace(run.result.run, kind="full")), "me/it")
     assert "The backbone is part of it: its licence holds." in card
-    assert "base_model_relation: finetune" in card
     assert "The backbone is not part of it." in model_card(run.result, "me/it")
 
 
@@ -238,6 +240,11 @@ def test_the_card_names_a_file_of_weights(run: Run) -> None:
     told = "The pretrained weights are the file `vit.pth`, which is not part of it: pull the run, and write"
     assert told in model_card(result, "me/it")
     assert "The pretrained weights are" not in model_card(run.result, "me/it")
+    config["backbone"] |= {"weights": None, "model": "my_bert"}
+    result = with_record(run, config=config).result
+    assert result is not None
+    assert "are the folder `my_bert`, which is not part of it" in model_card(result, "me/it", of_folder=True)
+    assert "`backbone.model`" in model_card(result, "me/it", of_folder=True)
 
 
 def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> None:
@@ -260,7 +267,8 @@ def test_the_card_has_the_numbers_and_their_spread(run: Run, tmp_path: Path) -> 
     expected = [top1, fmean(values), stdev(values)]
     assert [each.metric_value for each in data.eval_results] == pytest.approx(expected)
     assert {(each.dataset_split, each.dataset_name) for each in data.eval_results} == {("test", "digits")}
-    assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("mit", "timm", "image-classification")
+    assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("mit", "gift-vit", "image-classification")
+    assert ("timm" in data.tags, data.base_model, data.get("base_model_relation")) == (True, None, None)
     text = (out / "README.md").read_text()
     assert f"{fmean(values):.2f} ± {stdev(values):.2f} %" in text
     assert run.result.files is not None
@@ -295,8 +303,8 @@ def test_the_card_of_a_run_on_texts(benchmark: str, dataset: str, metric: str, p
     card = ModelCard(model_card(replace(result, metric=metric, extra_metrics={"spearman": 12.5}), "me/it"))
     tag, named, loader = expected
     data: Any = card.data
-    assert (data.pipeline_tag, data.library_name, data.metrics) == (tag, "transformers", [named])
-    assert data.base_model == "FacebookAI/roberta-base"
+    assert (data.pipeline_tag, "transformers" in data.tags, data.metrics) == (tag, True, [named])
+    assert (data.base_model, data["base_model_relation"]) == ("FacebookAI/roberta-base", "adapter")
     [scored] = data.eval_results
     assert (scored.task_type, scored.metric_type, scored.metric_value) == (tag, named, 90.0)
     of_glue = ("nyu-mll/glue", dataset.removeprefix("glue_"), "validation")
@@ -325,6 +333,53 @@ def test_a_refusal_is_one_line(run: Run, hub: HubServer, tmp_path: Path, name: s
     assert (told.stderr.count("\n"), told.stdout) == (1, ""), told.stderr
     assert message in told.stderr
     assert "hf_secret" not in told.stderr
+
+
+def test_a_push_that_fails_can_be_made_again(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    hub.card_error = '"license" must be one of'
+    words = ("push", f"run={run.folder}", "repo=me/it")
+    told = ask(hub, tmp_path, *words)
+    assert (told.returncode, told.stderr.count("\n"), hub.repos["me/it"]) == (2, 1, {})
+    assert 'the Hub answered 400 to write me/it: Invalid metadata in README.md. - "license" must be one of' in told.stderr
+    assert "try again" not in told.stderr
+    hub.card_error = None
+    hub.repos["me/it"] = {".gitattributes": b"of the Hub"}
+    again = ask(hub, tmp_path, *words)
+    assert (again.returncode, set(hub.repos["me/it"])) == (0, FILES | {".gitattributes"}), again.stderr
+
+
+def test_what_is_in_the_cache_in_part_is_not_taken_for_no_run(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    write_shared(run, tmp_path, "me/it")
+    hub.repos["me/it"] = {name: (tmp_path / name).read_bytes() for name in FILES}
+    part = {"config.yaml": hub.repos["me/it"].pop("config.yaml")}
+    first = ask(hub, tmp_path, "evaluate", "run=hf://me/it")
+    assert "hf://me/it holds no config.yaml: it is no run that `gift_vit.push` put there" in first.stderr
+    hub.repos["me/it"] |= part
+    offline = ask(hub, tmp_path, "evaluate", "run=hf://me/it", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, offline.stderr.count("\n")) == (1, 1)
+    assert "HF_HUB_OFFLINE is set, and it is not, or not all of it, in the cache; unset it" in offline.stderr
+
+
+def test_of_weights_that_a_run_of_the_cache_lacks_its_reader_can_pull_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache, told in ((run.folder.parent, r"config\.yaml; pull the run first"), (run.folder / "other", r"config\.yaml")):
+        monkeypatch.setattr("gift_vit.runs.run.cache", lambda cache=cache: cache)
+        with pytest.raises(ConfigError, match=rf"no such file, in .*{told}$"), run._told_where_weights_are_named():
+            raise ConfigError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("repo", "is_right"),
+    [("me/it", True), ("_me/_it.2", True), ("me/it.git", False), ("me/it--2", False), ("it", False), ("me/it/2", False)],
+)
+def test_names_of_repositories(repo: str, is_right: bool) -> None:
+    with nullcontext() if is_right else pytest.raises(ConfigError, match=rf"^repo={repo}: expected <user>/<name> of the"):
+        check_repo(repo)
+
+
+def test_a_revision_to_pull_may_stand_behind_the_name() -> None:
+    for words in ({"repo": "hf://me/it@v1"}, {"repo": "me/it", "revision": "v1"}):
+        asked = Arguments(**words)
+        assert (asked.repo, asked.revision, asked.folder.name) == ("me/it", "v1", "it")
 
 
 def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_path: Path) -> None:

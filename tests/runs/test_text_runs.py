@@ -144,7 +144,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(configured: Configur
 def test_a_merged_run_is_a_plain_folder_of_transformers(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = configured("method=gift_qv", "method.rank=4")
+    cfg = configured("method=gift_qv", "method.rank=4", "dataset.max_length=6")  # of up to 20
     trained(cfg)
     run = Run.open(cfg.folder)
     monkeypatch.setattr(type(run.model().tokenizer), "save_pretrained", Mock(side_effect=KeyboardInterrupt))
@@ -152,12 +152,12 @@ def test_a_merged_run_is_a_plain_folder_of_transformers(
         write_merged(run, tmp_path / "merged")
     assert not list(tmp_path.glob("*merged*"))
     monkeypatch.undo()
-    assert "from_pretrained" in write_merged(run, tmp_path / "merged")
+    assert "\ntexts were cut to 6 tokens, as its tokenizer does with truncation=True" in write_merged(run, tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     texts = [row["sentence"] for row in rows(40)]
     with torch.inference_mode():
-        said = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        said = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
     kept = read_predictions(cfg.folder / "predictions.parquet")["test"]
     assert (said.argmax(1).numpy() == kept.predicted).all()
     torch.testing.assert_close(said.numpy(), kept.logits.astype("float32"), atol=5e-3, rtol=5e-3)
