@@ -17,7 +17,7 @@ from typing import IO
 
 from data_prep.download import identity
 from data_prep.progress import transfer
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, a_few
 from gift_vit.common.files import alone, atomic_path, write_json, writing
 
 Wanted = Callable[[str], bool]
@@ -128,17 +128,24 @@ def _opened(archive: Path) -> Iterator[tuple[IO[bytes], Callable[[int], None]]]:
 def _unpack(archive: Path, target: Path, wanted: Wanted) -> None:
     """Unpack beside the target and rename."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    at_top: set[str] = set()
+
+    def noted(member: str) -> bool:
+        at_top.add(member.partition("/")[0])
+        return wanted(member)
+
     try:
         with _opened(archive) as (file, show), reading(archive):
             partial.mkdir()
             is_zip = file.read(2) == b"PK"
             file.seek(0)
             empty = True
-            for _ in (_unpack_zip if is_zip else _unpack_tar)(file, partial, wanted):
+            for _ in (_unpack_zip if is_zip else _unpack_tar)(file, partial, noted):
                 empty = False
                 show(file.tell())
         if empty:
-            raise ConfigError(f"{archive} holds none of the files that are needed; is it the right archive?")
+            top = f" (at its top: {a_few(sorted(at_top))})" if at_top else ""
+            raise ConfigError(f"{archive} holds none of the files that are needed{top}; is it the right archive?")
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

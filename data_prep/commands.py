@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from gift_vit.common import cli
 from gift_vit.common.errors import ConfigError, RunError
-from gift_vit.common.files import expanded
+from gift_vit.common.files import check_writable, expanded
 
 DEFAULT_ROOT = "${oc.env:GIFT_VIT_DATA,data}"  # as conf/paths/default.yaml has it
 
@@ -17,6 +17,14 @@ def data_root(given: str) -> Path:
     if not given:
         raise ConfigError("the data root is empty: give root=<folder>, or unset the environment variable GIFT_VIT_DATA")
     return expanded(given)
+
+
+def root_to_prepare(given: str) -> Path:
+    """The data root, which is there or can be made: in one that cannot be written to, what is asked for may be ready."""
+    root = data_root(given)
+    if not root.is_dir():
+        check_writable(root)
+    return root
 
 
 def existing_folder(key: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """Folders that are there completely or not at all."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +38,7 @@ def preparing(out: Path) -> Iterator[None]:
 
     Where nothing can be written none is held: what is ready there is used.
     """
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     if is_read_only(out):
         yield
         return
@@ -56,7 +57,7 @@ def complete_folder(out: Path, own: Sequence[str]) -> Iterator[Path]:
     Raises:
         ConfigError: If ``out`` holds files that are not among its ``own``, as :func:`check_own` says.
     """
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     with new_folder(out) as stage:
         yield stage
         check_own(out, own)  # again, as that took a while

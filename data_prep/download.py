@@ -95,7 +95,7 @@ def verify(path: Path, file: RemoteFile) -> None:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; change its permissions or fetch it again") from error
     if problem is not None:
-        remedy = f"delete it and start the same command again, or put the file of {file.url} there"
+        remedy = f"move it away and start the same command again, or put the file of {file.url} there"
         raise ConfigError(f"{path} is damaged, incomplete or another file: {problem}; {remedy}")
     if file.sha256 is not None:
         remember(path, file.sha256)
@@ -118,6 +118,12 @@ def mismatch(path: Path, size: int | None, digest: str | None) -> str | None:
     if digest is None or (found := sha256(path)) == digest:
         return None
     return f"it has {found_size} bytes and the SHA-256 {found}, expected {found_size if size else 'any number of'} and {digest}"
+
+
+def is_right(path: Path, file: RemoteFile) -> bool:
+    """Whether a file that is there has the known size and SHA-256."""
+    known = file.sha256 is not None and is_known(path, file.sha256)
+    return known or mismatch(path, file.size, file.sha256) is None
 
 
 def remember(path: Path, digest: str) -> None:
@@ -214,8 +220,9 @@ def _receive_patiently(file: RemoteFile, part: _Part, target: Path) -> bool:
             failures = 0 if part.size > furthest else failures
             furthest = max(furthest, part.size)
             if failures == len(DELAYS_S):
-                kept = f"start the same command again to go on from the {part.size} bytes that are here"
-                raise RunError(f"cannot download {file.url}: {_reason(error)}; {kept}, or put it at {target}") from error
+                kept = f" to go on from the {part.size} bytes that are here" if part.size else ""
+                again = f"start the same command again{kept}, or put it at {target}"
+                raise RunError(f"cannot download {file.url}: {_reason(error)}; {again}") from error
             logger.warning("%s: %s; trying again in %g s", file.url, _reason(error), DELAYS_S[failures])
             failures += 1
         except requests.RequestException as error:
@@ -239,21 +246,21 @@ def _receive(file: RemoteFile, part: _Part, target: Path) -> bool:
         start, total = _announced(response)
         if offset and response.status_code == 416 and total == offset:
             return True
-        if offset and (response.status_code == 416 or _is_other(response, start, offset, version)):
+        if offset and (response.status_code == 416 or start is None or _is_other(response, start, offset, version)):
             part.discard()
             raise _TransientError("the server has another version of the file than the part that is here")
         _check_answer(file, target, response, total)
         if not start:
             part.begin(file.url, _version(response))
         total = total if total is not None else file.size
-        needed, free = (total or 0) - start, shutil.disk_usage(target.parent).free
+        needed, free = (total or 0) - (start or 0), shutil.disk_usage(target.parent).free
         if needed > free:  # better told before an hour's download than after it
             lacking = f"{file.name} needs {decimal(needed)} more in {target.parent}, {decimal(free)} are free"
             raise RunError(f"no space left on the device: {lacking}; free some and start the same command again")
         _write(response, part, total)
     if total is not None and part.size < total:
         raise _TransientError(f"the connection was closed after {part.size} of {total} bytes")
-    return start > 0 or total is None
+    return bool(start) or total is None
 
 
 def _write(response: requests.Response, part: _Part, total: int | None) -> None:
@@ -267,12 +274,12 @@ def _write(response: requests.Response, part: _Part, total: int | None) -> None:
         os.fsync(out.fileno())
 
 
-def _announced(response: requests.Response) -> tuple[int, int | None]:
-    """The offset at which the body begins in the file, and the file's size if the server tells it."""
+def _announced(response: requests.Response) -> tuple[int | None, int | None]:
+    """The offset at which the body begins in the file, and the file's size; each None if the server does not tell it."""
     if response.status_code in {206, 416}:
         found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
         start, size = found.groups() if found else (None, "*")
-        return int(start or 0), None if size == "*" else int(size)
+        return None if start is None else int(start), None if size == "*" else int(size)
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None
 
@@ -295,6 +302,8 @@ def _check_answer(file: RemoteFile, target: Path, response: requests.Response, t
         raise _TransientError(what)
     if code not in {200, 206}:
         raise RunError(_failed(file, target, what))
+    if response.headers.get("Content-Type", "").startswith("text/html"):  # no file is one, and what has arrived is to stay
+        raise RunError(_failed(file, target, "the server answered with a web page, such as one to log in"))
     if file.size is not None and total not in {None, file.size}:
         raise RunError(_failed(file, target, f"the server offers {total} bytes, expected {file.size}"))
 

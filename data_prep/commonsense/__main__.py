@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder
+from data_prep.commands import DEFAULT_ROOT, existing_folder, root_to_prepare
 from data_prep.commonsense.facts import SOURCE
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, matches
-from gift_vit.common.files import check_writable, expanded
+from gift_vit.common.files import expanded
 
 _address = matches("https?://.*", "an address that begins with https://; a folder is given by folder=")
 
@@ -35,13 +35,13 @@ class Arguments(Options):
 
 def main() -> None:
     """The command."""
+    cli.interrupt_on_sigterm()
     cli.main(Arguments, prepare_given)
 
 
 def prepare_given(given: Arguments) -> None:
     """Check what was typed, prepare, and say what there is."""
-    root, folder = data_root(given.root), expanded(given.folder) if given.folder else None
-    check_writable(root)
+    root, folder = root_to_prepare(given.root), expanded(given.folder) if given.folder else None
     from data_prep.commonsense.prepare import prepare  # NumPy and pyarrow
 
     print(prepare(root, given.source, folder))

@@ -92,13 +92,16 @@ def _dog_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
                     raise tarfile.ReadError(f"{member.name}: {error}") from error
 
 
+_CAR_CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+
+
 def _car_boxes(work: Workspace) -> Iterator[tuple[Any, ...]]:
     """From what the devkit's MATLAB files that are there hold."""
     for split in CARS_MATS:
         file = find_mat(work, CARS_MATS[split]) or find_mat(work, f"cars_{split}_annos.mat")
         if file is not None:
-            for path, row in read_cars_mat(work, file, split):
-                yield path, *_from_corners(*(float(row[f"bbox_{name}"]) for name in ("x1", "y1", "x2", "y2")))
+            for path, row in read_cars_mat(work, file, split, _CAR_CORNERS):
+                yield path, *_from_corners(*(float(row[name]) for name in _CAR_CORNERS))
 
 
 def _from_corners(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, float, float, float]:

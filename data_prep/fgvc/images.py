@@ -1,23 +1,20 @@
 """Getting the images onto the disk: fetched, or found where a person put them, and unpacked whole or not at all."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_prep.archives import unpack
 from data_prep.download import RemoteFile, fetch, sha256
 from data_prep.fgvc.facts import Archive, DatasetFacts, HandArchive
-from data_prep.fgvc.workspace import Workspace
+from data_prep.fgvc.workspace import SOURCES, Workspace, kept_sources, unpacked_from
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import write_json, writing
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ".sources.json"  # until prepared.json is written
 _STAGING = ".unpacked"
 
 
@@ -30,8 +27,10 @@ def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str,
         ConfigError: If a person must fetch the archive, with the steps, or the archive is not what it should be.
     """
     absent = [name for name in archive.folders if not (work.folder / name).is_dir()]
+    there = (work.folder / name for name in archive.folders if name not in absent)
+    found = {name: source for folder in there for name, source in unpacked_from(folder).items()}
     if not absent:
-        return {key: value for name in archive.folders for key, value in _unpacked_from(work.folder / name).items()}
+        return found
     if isinstance(archive, Archive):
         path = fetch(archive.file, work.place(archive.file.name).parent)
         source = source_of(archive.file, path)
@@ -39,7 +38,7 @@ def ensure_folders(work: Workspace, archive: Archive | HandArchive) -> dict[str,
         path = _put_by_hand(work, archive)
         source = {"bytes": path.stat().st_size, "sha256": sha256(path), "source": "put there by hand"}
     _unpack_folders(path, work.folder, absent, source)
-    return {path.name: source}
+    return {**found, path.name: source}
 
 
 def archive_names(facts: DatasetFacts) -> list[str]:
@@ -62,23 +61,8 @@ def remove_staging(folder: Path) -> None:
 
 def keep_sources(folder: Path, held: Mapping[str, Path], sources: dict[str, Any]) -> None:
     """Note where folders come from, those named of ``folder`` and now at ``held``, until ``prepared.json`` says it."""
-    note = _kept(folder) | {name: {"inode": place.stat().st_ino, "sources": sources} for name, place in held.items()}
+    note = kept_sources(folder) | {name: {"inode": place.stat().st_ino, "sources": sources} for name, place in held.items()}
     write_json(folder / SOURCES, note)
-
-
-def _kept(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        note = json.loads((folder / SOURCES).read_bytes())
-        return note if isinstance(note, dict) else {}
-    return {}
-
-
-def _unpacked_from(folder: Path) -> dict[str, Any]:
-    """Which archive a folder was unpacked from here, before a process was killed; one put there since says nothing."""
-    known = _kept(folder.parent).get(folder.name)
-    if known and known["inode"] == folder.stat().st_ino:
-        return known["sources"]
-    return {folder.name: "a folder found unpacked"}
 
 
 def source_of(file: RemoteFile, path: Path) -> dict[str, Any]:

@@ -113,19 +113,32 @@ def _cars(work: Workspace) -> tuple[Lists, str]:
         if file is None:
             paper = {split: json.loads(path.read_bytes()) for split, path in paper_files(work).items()}
             return {"train": paper["train"] | paper["val"], "test": paper["test"]}, "the paper's lists (no devkit found)"
-        lists[split] = {path: int(row["class"]) for path, row in read_cars_mat(work, file, split)}
+        lists[split] = {path: int(row["class"]) for path, row in read_cars_mat(work, file, split, ("class",))}
     return lists, " and ".join(CARS_MATS.values())
 
 
 def find_mat(work: Workspace, name: str) -> Path | None:
     """A MATLAB file of the cars devkit, in the dataset's folder or among the archives, up to two folders deep."""
-    found = (path for base in (work.folder, work.archives) for depth in ("", "*/", "*/*/") for path in base.glob(depth + name))
+    found = (
+        path
+        for base in (work.folder, work.archives)
+        for depth in ("", "*/", "*/*/")
+        for path in sorted(base.glob(depth + name))
+    )
     return next(found, None)
 
 
-def read_cars_mat(work: Workspace, file: Path, split: str) -> list[tuple[str, np.void]]:
-    """Path and annotations (``class``, ``bbox_x1`` …) of each image that a MATLAB file of the cars devkit describes."""
-    rows = read_mat(file, "annotations", file, f"replace or remove it, then type: {work.command}")
+def read_cars_mat(work: Workspace, file: Path, split: str, fields: tuple[str, ...]) -> list[tuple[str, np.void]]:
+    """Path and annotations, at least the ``fields``, of each image that a MATLAB file of the cars devkit describes.
+
+    Raises:
+        ConfigError: If the file cannot be read, or lacks a field; the one without labels lacks the class.
+    """
+    remedy = f"replace or remove it, then type: {work.command}"
+    rows = read_mat(file, "annotations", file, remedy)
+    absent = [field for field in ("fname", *fields) if field not in (rows.dtype.names or ())]
+    if absent:
+        raise ConfigError(f"the annotations of {file} have no {', '.join(absent)}; {remedy}")
     return [(f"cars_{split}/cars_{split}/{row['fname']}", row) for row in rows]
 
 

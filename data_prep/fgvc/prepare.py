@@ -3,17 +3,17 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from data_prep.croissant import CROISSANT, archive_object, file_object, image_set, split_records, write_croissant
-from data_prep.download import clear_leftovers
+from data_prep.download import clear_leftovers, is_right
 from data_prep.fgvc.annotations import write_annotations
 from data_prep.fgvc.facts import DatasetFacts
-from data_prep.fgvc.images import SOURCES, archive_names, ensure_folders, keep_sources, names_of, remove_staging, source_of
+from data_prep.fgvc.images import archive_names, ensure_folders, keep_sources, names_of, remove_staging, source_of
 from data_prep.fgvc.lists import official_lists, paper_files
 from data_prep.fgvc.verify import check_images, check_lists
-from data_prep.fgvc.workspace import FORMAT, KINDS, Arguments, Workspace, library_versions, list_digests, read_record
+from data_prep.fgvc.workspace import FORMAT, KINDS, SOURCES, Arguments, Workspace, library_versions, list_digests, read_record
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import atomic_path, is_read_only, locked, made_folder, remove_leftovers, write_json
 
@@ -28,21 +28,23 @@ def prepare(facts: DatasetFacts, request: Arguments) -> dict[str, Any]:
         RunError: If a download fails or the disk is full.
     """
     work = Workspace(facts, request)
+    read_only = is_read_only(work.home)  # where it is, it may be ready
     with ExitStack() as stack:
-        if not is_read_only(work.folder):  # where it is, it may be ready
-            stack.enter_context(made_folder(work.folder))
-            stack.enter_context(locked(work.folder))
+        if not read_only:
+            stack.enter_context(made_folder(work.home))
+            stack.enter_context(locked(work.home))
             _clear(work)
         old = _recorded(work)
-        new = _completed(work, old)
-        if new != old or not (work.folder / CROISSANT).is_file():
+        new = _completed(work, old, keep=read_only and bool(old))
+        if new != old or not (read_only or (work.folder / CROISSANT).is_file()):
             _describe(work, new)
         if new == old:
             logger.info("%s is ready: nothing to do", facts.name)
         else:
             new["versions"] = library_versions()
             write_json(work.record_file, new)
-        (work.folder / SOURCES).unlink(missing_ok=True)
+        if not read_only:
+            (work.folder / SOURCES).unlink(missing_ok=True)
         return new
 
 
@@ -82,7 +84,8 @@ def _recorded(work: Workspace) -> dict[str, Any]:
         return {}
     if not all((work.folder / name).is_dir() for name in work.facts.images.folders):
         logger.info("%s was ready, but its images are gone: preparing it again", work.facts.name)
-        work.record_file.unlink()
+        with suppress(OSError):  # on a read-only disk, where unpacking says so
+            work.record_file.unlink()
         return {}
     changed = [kind for kind in record["splits"] if list_digests(work.splits_dir(kind)) != record["splits"][kind]["sha256"]]
     for kind in changed:
@@ -90,8 +93,8 @@ def _recorded(work: Workspace) -> dict[str, Any]:
     return {**record, "splits": {kind: split for kind, split in record["splits"].items() if kind not in changed}}
 
 
-def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
-    """The record after doing what ``old`` does not say is done."""
+def _completed(work: Workspace, old: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """The record after doing what ``old`` does not say is done; with ``keep`` what might be better stays as it is."""
     request, kind = work.request, work.request.splits
     sources = {} if old else ensure_folders(work, work.facts.images)
     splits = dict(old.get("splits", {}))
@@ -105,14 +108,14 @@ def _completed(work: Workspace, old: dict[str, Any]) -> dict[str, Any]:
     splits[kind] = {**split, "counts": found.counts, "bytes": size}
     annotations, notes = old.get("annotations", {}), old.get("notes", [])
     is_there = bool(annotations) and all((work.folder / name).exists() for name in annotations)
-    if request.annotations and (notes or not is_there):
+    if request.annotations and not (is_there and (keep or not notes)):
         annotations, more, notes = write_annotations(work, found.sizes)
         sources |= {name: source for name, source in more.items() if name not in old.get("annotations", {})}
     if request.check_images and not is_checked:
         with _unready_on_failure(work, old):
             check_images(work, found)
-    extras = {file: work.place(file.name) for file in work.facts.extras.values()}
-    sources |= {file.name: source_of(file, path) for file, path in extras.items() if path.is_file()}
+    extras = {} if keep else {file: work.place(file.name) for file in work.facts.extras.values()}
+    sources |= {file.name: source_of(file, path) for file, path in extras.items() if path.is_file() and is_right(path, file)}
     return {
         "format": FORMAT,
         "dataset": work.facts.name,
@@ -135,11 +138,12 @@ def _unready_on_failure(work: Workspace, record: dict[str, Any] | None) -> Itera
     try:
         yield
     except ConfigError:
-        if record is not None:
-            names = archive_names(work.facts)
-            sources = {name: source for name, source in record.get("sources", {}).items() if name in names}
+        if record is not None and not is_read_only(work.home):
+            names, known = archive_names(work.facts), record.get("sources", {})
+            sources = {name: source for name, source in known.items() if name in names}
+            unpacked = [name for name in work.facts.images.folders if name not in known]  # the others were found there
             if sources:
-                keep_sources(work.folder, {name: work.folder / name for name in work.facts.images.folders}, sources)
+                keep_sources(work.folder, {name: work.folder / name for name in unpacked}, sources)
             work.record_file.unlink(missing_ok=True)
         raise
 

@@ -88,7 +88,7 @@ def check_images(work: Workspace, found: Found) -> None:
         for problem in problems[:_NAMED]:
             logger.info("%s", problem)
         more = f" (and {len(problems) - 1} more of {len(items)} images)" if len(problems) > 1 else ""
-        raise ConfigError(f"{problems[0]}{more}; to unpack all images afresh {work.start_afresh}")
+        raise ConfigError(f"{problems[0]}{more}; or {work.start_afresh}")
 
 
 def _reader_config(work: Workspace, kind: str) -> SplitListsConfig:

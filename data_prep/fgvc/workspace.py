@@ -1,8 +1,10 @@
 """What a person asked for, where one dataset's files lie, and ``prepared.json``: written last, so what has it is ready."""
 
 import json
+import os
 import platform
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,8 @@ Lists: TypeAlias = dict[str, dict[str, ClassId]]
 
 KINDS = ("paper", "official")
 FORMAT = 1
+SOURCES = ".sources.json"  # in the dataset's folder, until prepared.json is written
+FOUND = "a folder found unpacked"  # the source of what was not unpacked here
 SPLITS = ("train", "val", "test")
 _RECORDED = {"dataset", "classes", "images", "bytes", "images_checked", "splits", "annotations", "sources", "notes"}
 
@@ -78,6 +82,11 @@ class Workspace:
         return data_root(self.request.root).absolute() / self.facts.name
 
     @property
+    def home(self) -> Path:
+        """The folder that this is, whatever links lead to it: several roots may have one."""
+        return Path(os.path.realpath(self.folder))
+
+    @property
     def archives(self) -> Path:
         """The folder of archives."""
         given = self.request.archives
@@ -124,9 +133,13 @@ class Workspace:
 
     @property
     def start_afresh(self) -> str:
-        """What to do about images that were unpacked incompletely."""
-        folders = " ".join(shlex.quote(str(self.folder / name)) for name in self.facts.images.folders)
-        return f"type: rm -r {folders}; {self.command}"
+        """What to do about images that are incomplete; a person's own may be the only copy, and are not to be removed."""
+        folders = [self.folder / name for name in self.facts.images.folders]
+        words, record = shlex.join(map(str, folders)), read_record(self.folder)
+        there = [folder for folder in folders if folder.is_dir()]
+        if any((record["sources"] if record else unpacked_from(folder)).get(folder.name) == FOUND for folder in there):
+            return f"complete {words}, or move all of it away, and type: {self.command}"
+        return f"type: rm -r {words}; {self.command}"
 
     def without_lists(self, kind: str) -> str:
         """What to do about lists that are wrong."""
@@ -140,6 +153,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("format") == FORMAT and record.keys() >= _RECORDED else None
+
+
+def kept_sources(folder: Path) -> dict[str, Any]:
+    """What the hidden file in a dataset's folder says of where the folders of images come from."""
+    with suppress(OSError, ValueError):
+        note = json.loads((folder / SOURCES).read_bytes())
+        return note if isinstance(note, dict) else {}
+    return {}
+
+
+def unpacked_from(folder: Path) -> dict[str, Any]:
+    """Which archive a folder was unpacked from here, before a process was killed; one put there since says nothing."""
+    known = kept_sources(folder.parent).get(folder.name)
+    if known and known["inode"] == folder.stat().st_ino:
+        return known["sources"]
+    return {folder.name: FOUND}
 
 
 def list_digests(folder: Path) -> dict[str, str] | None:
@@ -169,7 +198,9 @@ def describe(record: dict[str, Any], folder: Path) -> str:
         lines.append(f"  splits       {kind}: {counts}")
     for name, count in record["annotations"].items():
         lines.append(f"  annotations  {name}: {count:,} {'rows' if name.endswith('.parquet') else 'files'}")
-    lines += [f"  note         {note}" for note in record["notes"]]
+    found = [name for name, source in record["sources"].items() if source == FOUND]
+    notes = [f"{name} was found unpacked: its images were not compared with the archive's" for name in found]
+    lines += [f"  note         {note}" for note in (*record["notes"], *notes)]
     words = training_words(record["dataset"], folder.parent)
     for kind in record["splits"]:
         lists = [] if kind == "paper" else [f"dataset.splits_dir=splits/{kind}"]

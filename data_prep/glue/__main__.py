@@ -5,11 +5,11 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder, prepare_each
+from data_prep.commands import DEFAULT_ROOT, existing_folder, prepare_each, root_to_prepare
 from data_prep.glue.tasks import TASKS
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of
-from gift_vit.common.files import check_writable, expanded
+from gift_vit.common.files import expanded
 
 
 @dataclass
@@ -35,13 +35,13 @@ class Arguments(Options):
 
 def main() -> None:
     """Prepare the tasks that the command line names."""
+    cli.interrupt_on_sigterm()
     cli.main(Arguments, prepare_named, positional="task")
 
 
 def prepare_named(given: Arguments) -> None:
     """Prepare one task, or all."""
-    root, folder = data_root(given.root), expanded(given.folder) if given.folder else None
-    check_writable(root)
+    root, folder = root_to_prepare(given.root), expanded(given.folder) if given.folder else None
     from data_prep.glue.prepare import prepare  # pyarrow
 
     names = list(TASKS) if given.task == "all" else [given.task]

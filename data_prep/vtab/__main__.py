@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from data_prep.commands import DEFAULT_ROOT, data_root, existing_folder
+from data_prep.commands import DEFAULT_ROOT, existing_folder, root_to_prepare
 from data_prep.vtab.records import Origin
 from data_prep.vtab.tasks import GROUPS, TASKS, Builder, Task
 from data_prep.vtab.tfds_prepare import INSTALL
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, one_of
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.common.files import check_writable, expanded
+from gift_vit.common.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ class Preparation:
 
     def __init__(self, arguments: Arguments) -> None:
         self._source = arguments.source
-        self._root = data_root(arguments.root)
-        check_writable(self._root)
+        self._root = root_to_prepare(arguments.root)
         self._folder = expanded(arguments.folder) if arguments.folder else None
         tfds_dir = arguments.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self._tfds_dir = expanded(tfds_dir)
@@ -117,7 +116,9 @@ class Preparation:
                 f"{out} is ready from source={meta['source']}; remove it to prepare it from source={self._source}"
             )
         images = " + ".join(str(split["images"]) for split in meta["splits"].values())
-        return f"{images} images from source={meta['source']} in {out}" + (" (with a warning)" if meta["warnings"] else "")
+        found = ", which was found unpacked and not compared with the archive" if "(unpacked)" in str(meta["origin"]) else ""
+        warned = " (with a warning)" if meta["warnings"] else ""
+        return f"{images} images from source={meta['source']}{found} in {out}{warned}"
 
     def _origin(self, task: Task) -> Origin:
         """The origin of the task's builder; that of the task before is kept for a second task of the same builder."""

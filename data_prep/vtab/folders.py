@@ -46,6 +46,7 @@ def export_folder(task: Task, root: Path, out: Path, official: bool = True) -> d
     with naming(task):
         folder = _find(task, root)
         listed = {name: _read_list(task, folder / f"{name}.txt") for name in SPLITS}
+        _check_disjoint(folder, listed)
         _check_counts(task, folder, {name: len(lines) for name, lines in listed.items()}, official)
         logger.warning("%s: %s", task.name, LOSSY)
         meta = {"source": "folder", "origin": {"folder": str(folder)}, "class_names": None, "warnings": [LOSSY]}
@@ -82,6 +83,15 @@ def _read_list(task: Task, file: Path) -> dict[int, tuple[str, int]]:
                 raise ConfigError(f"{where} names {path} again, expected every image once")
             listed[path] = number, int(label[0])
     return {number: (path, label) for path, (number, label) in listed.items()}
+
+
+def _check_disjoint(folder: Path, listed: Mapping[str, Mapping[int, tuple[str, int]]]) -> None:
+    """Refuse an image that two lists name."""
+    seen: dict[str, str] = {}
+    for name, rows in listed.items():
+        for path, _ in rows.values():
+            if (other := seen.setdefault(path, name)) != name:
+                raise ConfigError(f"{folder / name}.txt names {path}, which {other}.txt names too; expected every image once")
 
 
 def _check_counts(task: Task, folder: Path, found: Mapping[str, int], official: bool) -> None:

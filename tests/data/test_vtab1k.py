@@ -49,7 +49,7 @@ def config(task: Path, make_config: Callable[..., Any]) -> Callable[..., Vtab1kC
     return lambda **values: make_config(Vtab1kConfig, **{"root": task, "jpeg_decoder": "pillow", **values})
 
 
-def edit_meta(task: Path, **values: Any) -> None:
+def edit_meta(task: Path, /, **values: Any) -> None:
     file = task / "meta.json"
     file.write_text(json.dumps({**json.loads(file.read_bytes()), **values}))
 
@@ -140,6 +140,18 @@ def test_warnings_are_passed_on(task: Path, config: Make, caplog: pytest.LogCapt
     edit_meta(task, source="folder", warnings=["lossy copies"])
     assert build_dataset(config()).source == "folder"
     assert "lossy copies" in caplog.text
+
+
+def test_the_folder_of_another_task_is_refused(task: Path, config: Make) -> None:
+    edit_meta(task, task="dsprites_orientation")
+    right = "type dataset=vtab_dsprites_orientation, or give the folder of this task"
+    with pytest.raises(ConfigError) as caught:
+        build_dataset(config(name="vtab_dsprites_location"))
+    told = f"dataset vtab_dsprites_location: {task} holds another task, dsprites_orientation; {right}"
+    assert str(caught.value) == told
+    edit_meta(task, task="pets")
+    for name in ("vtab_pets", "vtab_pets_small", "my_animals"):
+        assert build_dataset(config(name=name)).name == name
 
 
 @pytest.mark.parametrize(

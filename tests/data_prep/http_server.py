@@ -35,8 +35,10 @@ class Served:
     etag: str | None = None
     last_modified: str | None = None
     encoding: str | None = None
+    kind: str | None = None  # Content-Type
     ranges: bool = True
     if_range: bool = True  # whether If-Range is heeded
+    says_where: bool = True  # whether a part of the body comes with a Content-Range
     length: bool = True  # without it, the end of the connection is the end of the body
     faults: list[Fault | None] = field(default_factory=list)
 
@@ -142,11 +144,13 @@ def _answer(served: Served | None, fault: Fault, asked: str | None, if_range: st
 
 
 def _headers(served: Served | None, status: int, start: int, body: bytes) -> dict[str, str]:
-    headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if status == 206 else {}
+    is_placed = status == 206 and served is not None and served.says_where
+    headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if is_placed else {}
     headers |= {"Content-Range": f"bytes */{len(body)}"} if status == 416 and start else {}
     if served is None or served.length:
         headers["Content-Length"] = str(len(body) - start)
     if served is not None and status in {200, 206}:
         named = {"ETag": served.etag, "Last-Modified": served.last_modified, "Content-Encoding": served.encoding}
+        named["Content-Type"] = served.kind
         headers |= {key: value for key, value in named.items() if value is not None}
     return headers

@@ -1,6 +1,7 @@
 """python -m data_prep.commonsense: downloads, folders, and what a person reads."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,8 @@ Main = Callable[..., int]
 
 
 @pytest.fixture
-def main(command: Main) -> Main:
+def main(command: Main, monkeypatch: pytest.MonkeyPatch) -> Main:
+    monkeypatch.setattr(commonsense.cli, "interrupt_on_sigterm", lambda: None)
     return partial(command, commonsense)
 
 
@@ -129,6 +131,26 @@ def test_a_second_process_finds_ready_what_it_waited_for(
     first = preparing.prepare(tmp_path, "", tmp_path)
     again = second(lambda: preparing.prepare(tmp_path, "", tmp_path), tmp_path / "commonsense")
     assert again == f"ready already, nothing to do\n{first}\n"
+
+
+def test_what_is_ready_in_a_read_only_root(
+    small: dict[str, known.FileFacts],
+    main: Main,
+    tmp_path: Path,
+    small_disk: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for place, facts in small.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(content(facts))
+    root = small_disk("1m")
+    for mode, code in (("ro", 2), ("rw", 0), ("ro", 0)):
+        assert os.system(f"mount -o remount,{mode} {root}") == 0
+        assert main(f"root={root}", f"folder={tmp_path}") == code
+    shown = capsys.readouterr()
+    assert shown.out.count(f"commonsense: ready in {root}/commonsense") == 2
+    [line] = shown.err.splitlines()
+    assert line.startswith(f"error: cannot write {root}/commonsense (Read-only file system); choose another folder")
 
 
 def test_files_of_a_persons_own_are_never_replaced(

@@ -142,6 +142,12 @@ def test_a_server_that_ignores_if_range(server: FileServer, folder: Path, monkey
     assert [exchange.status for exchange in server.log] == [200, 206, 200]
 
 
+def test_a_server_that_does_not_say_where_the_rest_begins(server: FileServer, folder: Path) -> None:
+    keep(folder, BODY[:HALF])
+    assert fetch(full(server.serve("a.tgz", BODY, says_where=False)), folder).read_bytes() == BODY
+    assert [exchange.status for exchange in server.log] == [206, 200]
+
+
 def test_a_part_from_another_url_is_continued_without_its_version(server: FileServer, folder: Path) -> None:
     mirror = server.serve("mirror.tgz", BODY, etag=ETAG, faults=[Fault(after=HALF, then="close"), *[Fault(status=404)] * 9])
     with pytest.raises(RunError, match="404"):
@@ -152,16 +158,18 @@ def test_a_part_from_another_url_is_continued_without_its_version(server: FileSe
 
 
 REFUSED = r"the server answered {} .*; get a.tgz in another way and put it at .*/a.tgz"
-GO_ON, PART = r"; start the same command again to go on from the {} bytes that are here", {"a.tgz.part"}
+AGAIN, PART = r"; start the same command again{}, or put it at .*/a.tgz$", {"a.tgz.part"}
 PAGE = {"body": b"<html>please log in</html>", "ranges": False}
+LOGIN = {**PAGE, "kind": "text/html; charset=utf-8", "length": False}
 SILENT, TROUBLED = ({"faults": [fault] * 9, "ranges": False} for fault in (Fault(then="stall"), Fault(status=500)))
 # what the server does, what has come before; what is said, how many answers there are, and what is left
 FAILURES: dict[str, tuple[dict[str, Any], bytes | None, str, int, set[str]]] = {
     "another file": ({"body": OTHER}, None, rf"{sha(OTHER)}.*{sha(BODY)}.*put it at .*/a.tgz", 1, set()),
     "another file, twice": ({"body": OTHER}, OTHER[:HALF], "the server gave another file", 2, set()),
     "a page of another size": (PAGE, BODY[:HALF], "offers 26 bytes, expected 1000003; get a.tgz in", 1, PART),
-    "always silence": (SILENT, None, "nothing came for 0.2 s" + GO_ON.format(0), 4, PART | {"a.tgz.part.json"}),
-    "lasting trouble": (TROUBLED, BODY[:HALF], "answered 500 .*" + GO_ON.format(HALF), 4, PART),
+    "a page to log in": (LOGIN, BODY[:HALF], "answered with a web page, such as one to log in; get a.tgz in", 1, PART),
+    "always silence": (SILENT, None, "nothing came for 0.2 s" + AGAIN.format(""), 4, PART | {"a.tgz.part.json"}),
+    "lasting trouble": (TROUBLED, BODY[:HALF], AGAIN.format(f" to go on from the {HALF} bytes that are here"), 4, PART),
     **{
         f"{code}": ({"faults": [Fault(status=code)]}, None, REFUSED.format(code), 1, set())
         for code in (401, 403, 404, 410, 416)

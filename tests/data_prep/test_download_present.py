@@ -62,7 +62,7 @@ def test_a_wrong_file_is_named_and_left_alone(server: FileServer, folder: Path, 
     assert run_command(lambda: print(fetch(file, folder))) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    for part in (str(path), sha(OTHER), sha(BODY), str(len(BODY)), "delete it", file.url):
+    for part in (str(path), sha(OTHER), sha(BODY), str(len(BODY)), "move it away", file.url):
         assert part in line
     assert path.read_bytes() == OTHER
     assert server.log == []

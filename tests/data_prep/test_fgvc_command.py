@@ -1,6 +1,7 @@
 """python -m data_prep.fgvc: what a person types and reads."""
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ Main = Callable[..., int]
 
 
 @pytest.fixture
-def main(command: Main) -> Main:
+def main(command: Main, monkeypatch: pytest.MonkeyPatch) -> Main:
+    monkeypatch.setattr(fgvc.cli, "interrupt_on_sigterm", lambda: None)
     return partial(command, fgvc)
 
 
@@ -76,14 +78,12 @@ def test_all_prepares_what_it_can(
 def test_what_a_read_only_folder_of_archives_lacks_is_fetched_to_the_root(
     benches: dict[str, Bench], main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sealed, root, checked = tmp_path / "sealed", tmp_path / "data", []
+    sealed, root = tmp_path / "sealed", tmp_path / "data"
     sealed.mkdir()
     (sealed / "102flowers.tgz").write_bytes(benches["flowers"].small.files["102flowers.tgz"])
     monkeypatch.setattr("os.access", lambda path, _: path != sealed)  # root could write there
-    monkeypatch.setattr(fgvc, "check_writable", checked.append)
     assert main("flowers", f"root={root}", f"archives={sealed}", "splits=official") == 0
     assert main("flowers", f"root={root}", f"archives={sealed}") == 0
-    assert checked == [root, root]
     assert {path.name.removesuffix(".verified") for path in sealed.iterdir()} == {"102flowers.tgz"}
     fetched = {path.relative_to(root / "downloads").as_posix() for path in root.glob("downloads/**/*") if path.is_file()}
     lists = {f"fgvc_splits/oxfordflowers/{split}.json" for split in ("train", "val", "test")}
@@ -92,6 +92,22 @@ def test_what_a_read_only_folder_of_archives_lacks_is_fetched_to_the_root(
         *("setid.mat", "imagelabels.mat"),
     }
     assert (root / "flowers/prepared.json").is_file()
+
+
+@pytest.mark.usefixtures("benches")
+def test_what_is_ready_in_a_read_only_root(
+    main: Main, small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_disk("4m")
+    assert main("cub", f"root={root}") == 0
+    said = capsys.readouterr().out
+    (root / "cub/croissant.json").unlink()
+    assert os.system(f"mount -o remount,ro {root}") == 0
+    assert main("cub", f"root={root}") == 0
+    assert capsys.readouterr().out == said
+    assert main("dogs", f"root={root}") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: cannot write {root}/dogs (Read-only file system); choose another folder")
 
 
 MISTAKES = [

@@ -2,11 +2,13 @@
 
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep.fgvc import annotations
@@ -60,6 +62,73 @@ def test_a_missing_image_is_named_with_the_remedy(bench: Make, caplog: pytest.Lo
     with caplog.at_level(logging.INFO):
         assert made.prepare()["images_checked"] is True
     assert f"{name} was ready, but its images are gone: preparing it again" in caplog.messages
+
+
+def test_images_that_a_person_put_there_are_not_to_be_removed(bench: Make) -> None:
+    made = bench("cars")
+    made.prepare()
+    (made.folder / "prepared.json").unlink()  # nothing tells any more that they were unpacked here
+    path = made.folder / made.facts.image_root / list(made.small.lists["train"])[3]
+    content = path.read_bytes()
+    folders = " ".join(str(made.folder / folder) for folder in made.facts.images.folders)
+    for _ in range(2):  # before and after it is recorded that they were found
+        path.unlink()
+        with pytest.raises(ConfigError) as caught:
+            made.prepare()
+        remedy = f"complete {folders}, or move all of it away, and type: python -m data_prep.fgvc cars root={made.root}"
+        assert str(caught.value).endswith(f"; the unpacked images are incomplete; {remedy}")
+        path.write_bytes(content)
+        assert made.prepare()["images"] == 26, "the remedy works"
+
+
+def test_one_folder_that_a_person_put_there_beside_one_of_the_archives(bench: Make) -> None:
+    made = bench("cars")
+    made.prepare()
+    (made.folder / "prepared.json").unlink()
+    shutil.rmtree(made.folder / "cars_test")
+    record = made.prepare()
+    assert record["sources"]["cars_train"] == "a folder found unpacked"
+    assert record["sources"]["archive.zip"]["source"] == "put there by hand"
+    path = made.folder / made.facts.image_root / list(made.small.lists["train"])[3]
+    path.unlink()
+    for _ in range(2):  # with the record, and with what is kept of it
+        with pytest.raises(ConfigError, match=r"; complete .*cars_train .*cars_test, or move all of it away"):
+            made.prepare()
+
+
+def test_what_a_read_only_disk_lacks_is_said(bench: Make, small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("4m")
+    made = bench("cub", root=str(disk))
+    made.prepare()
+    path = made.folder / made.facts.image_root / list(made.small.lists["train"])[3]
+    path.unlink()
+    assert os.system(f"mount -o remount,ro {disk}") == 0
+    with pytest.raises(ConfigError, match=rf"^image {path} is not there .*; type: rm -r"):
+        made.prepare()
+    assert os.system(f"mount -o remount,rw {disk}") == 0
+    shutil.rmtree(made.folder / made.facts.images.folders[0])
+    assert os.system(f"mount -o remount,ro {disk}") == 0
+    with pytest.raises(ConfigError, match=rf"^cannot write {made.folder}.* \(Read-only file system\)"):
+        made.prepare()
+
+
+def test_a_read_only_disk_keeps_what_more_files_would_make_better(bench: Make, small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("4m")
+    made = bench("cars", root=str(disk))
+    cars = [{"fname": "1.jpg", "bbox_x1": 1, "bbox_y1": 1, "bbox_x2": 3, "bbox_y2": 3, "class": 1}]
+    (made.root / "downloads/cars_train_annos.mat").write_bytes(mat_of(annotations=cars))
+    record = made.prepare()
+    assert record["notes"]
+    assert os.system(f"mount -o remount,ro {disk}") == 0
+    assert made.prepare() == record
+
+
+def test_a_link_that_leads_to_itself_is_one_line(bench: Make) -> None:
+    made = bench("cub")
+    made.root.mkdir()
+    made.folder.symlink_to(made.folder)
+    with pytest.raises(ConfigError, match=rf"^cannot write {made.folder} \(File exists\); choose another"):
+        made.prepare()
 
 
 # what is wrong with one image of val
@@ -198,6 +267,32 @@ def test_a_broken_further_file_is_named(bench: Make, name: str, file: str, conte
         made.prepare(made.small.facts(made.server.serve), splits="official")
     assert "\n" not in str(caught.value)
     assert made.record() is None
+
+
+CAR = np.array([("00001.jpg", 1)], dtype=[("fname", "O"), ("bbox_x1", "O")])  # as of the devkit without labels
+NO_FIELDS = np.ones((1, 2))
+LACKING = [(CAR, "official", "class"), (CAR, "paper", "bbox_y1, bbox_x2, bbox_y2"), (NO_FIELDS, "official", "fname, class")]
+
+
+@pytest.mark.parametrize(("cars", "splits", "fields"), LACKING)
+def test_a_devkit_without_a_field_is_named(bench: Make, cars: np.ndarray, splits: str, fields: str) -> None:
+    made = bench("cars")
+    file = made.root / "downloads/cars_train_annos.mat"
+    file.write_bytes(mat_of(annotations=cars))
+    with pytest.raises(ConfigError) as caught:
+        made.prepare(splits=splits)
+    told = f"the annotations of {file} have no {fields}; replace or remove it, then type: python -m data_prep.fgvc cars"
+    assert str(caught.value).startswith(told)
+    assert made.record() is None
+
+
+def test_another_file_under_a_further_files_name_is_no_source(bench: Make) -> None:
+    made = bench("flowers")
+    downloads = made.root / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "imagelabels.mat").write_bytes(made.small.files["imagelabels.mat"])
+    (downloads / "setid.mat").write_bytes(made.small.files["setid.mat"][::-1])
+    assert made.prepare()["sources"].keys() == {"102flowers.tgz", "imagelabels.mat"}
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_record(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.fgvc import verify
+from data_prep.fgvc.workspace import describe
+from gift_vit.common.cli import log_to_stderr
 from gift_vit.common.errors import ConfigError
+from gift_vit.common.files import locked
 from gift_vit.data.base import VisionDataset
 from tests.data_prep.download_case import sha
 from tests.data_prep.fgvc_bench import BY_HAND, Bench
@@ -73,9 +76,11 @@ def test_from_the_archives_to_a_dataset_and_again_nothing(
     assert made.lists("paper") == small.lists
     check_pixels_and_labels(made.read(), small, small.lists)
     check_annotations(made, record["annotations"])
+    assert "was found unpacked" not in describe(record, made.folder)
     left = {"prepared.json", "croissant.json", "splits", *made.facts.images.folders, *record["annotations"]}
     assert {file.name for file in made.folder.iterdir()} == left, "nothing else is left behind"
 
+    (made.folder / "croissant.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*") if path.is_file()}
     shutil.rmtree(made.root / "downloads")
     made.server.files.clear()
@@ -115,6 +120,29 @@ def test_where_images_come_from_survives_a_kill_after_unpacking(
     assert "a folder found unpacked" not in record["sources"].values()
     check_annotations(made, record["annotations"])
     assert {path.name for path in made.root.rglob(".*")} == {".x.lock"}, "nobody's of this dataset"
+
+
+def test_a_folder_that_a_link_leads_to_is_made_and_prepared_by_one_at_a_time(bench: Make, tmp_path: Path) -> None:
+    made, home = bench("flowers"), tmp_path / "disk/flowers"
+    made.root.mkdir()
+    made.folder.symlink_to(home)
+
+    def again() -> None:
+        log_to_stderr()
+        made.prepare()
+
+    first = made.prepare()
+    assert (home / "prepared.json").is_file()
+    staged = home / ".unpacked"  # as of one that runs below another root
+    staged.mkdir()
+    with Process(again) as process:
+        with locked(home):
+            process.until(lambda: "another process holds" in process.stderr)
+            assert staged.is_dir()
+        assert process.wait().returncode == 0
+    assert made.record() == first
+    assert not staged.exists()
+    assert [path.name for path in (*made.root.glob(".*"), *home.parent.glob(".*"))] == []
 
 
 def test_where_images_come_from_survives_lists_that_are_wrong(bench: Make) -> None:
@@ -244,7 +272,10 @@ def test_a_folder_unpacked_by_hand_is_taken(bench: Make, tmp_path: Path, name: s
         shutil.copytree(tmp_path / "unpacked" / folder, made.folder / folder)
     made.server.log.clear()
     record = made.prepare()
-    assert all(record["sources"][folder] == "a folder found unpacked" for folder in made.facts.images.folders)
+    for folder in made.facts.images.folders:
+        assert record["sources"][folder] == "a folder found unpacked"
+        told = f"  note         {folder} was found unpacked: its images were not compared with the archive's"
+        assert told in describe(record, made.folder).splitlines()
     asked = {exchange.path.rpartition("/")[2] for exchange in made.server.log}
     assert asked.isdisjoint({"CUB_200_2011.tgz", "102flowers.tgz", "images.tar"})
     check_pixels_and_labels(made.read(), made.small, made.small.lists)

@@ -1,6 +1,7 @@
 """GLUE's tasks from the hub and from folders of every form in which they are passed on; the files are small, and made here."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_a_second_process_finds_ready_what_it_waited_for(
     assert prepare(small("rte"), tmp_path, tmp_path).startswith("ready: ")
     again = second(lambda: prepare(small("rte"), tmp_path, tmp_path), tmp_path / "glue" / "rte")
     assert again.startswith("ready already, nothing to do: 4 + 2 examples")
+
+
+def test_what_is_ready_in_a_read_only_root(
+    tmp_path: Path,
+    small_disk: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(TASKS, "rte", small("rte"))
+    tsv(tmp_path / "rte", train=pairs(["entailment"] * 4), dev=pairs(["entailment"] * 2))
+    root = small_disk("1m")
+    words = Arguments("rte", str(root), str(tmp_path))
+    prepare_named(words)
+    assert os.system(f"mount -o remount,ro {root}") == 0
+    prepare_named(words)
+    assert "ready already, nothing to do: 4 + 2 examples" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=rf"^cannot write {root}/glue/cola \(Read-only file system\); choose another folder"):
+        prepare_named(Arguments("cola", str(root), str(tmp_path)))
 
 
 @pytest.fixture

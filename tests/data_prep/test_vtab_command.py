@@ -1,3 +1,4 @@
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vtab_origins import small_origin
+from vtab_origins import FakeOrigin, small_origin
 
 import data_prep.vtab.__main__ as vtab
 from data_prep.vtab import export as export_module
@@ -115,6 +116,26 @@ def test_what_is_ready_is_left_alone_and_what_is_not_complete_prepared_again(ope
     assert file.read_bytes() == whole
     assert [path.name for path in Path("data/vtab1k").iterdir()] == ["dtd"]
     assert len(opened.calls) == 2
+
+
+@pytest.mark.usefixtures("opened")
+def test_what_is_ready_in_a_read_only_root(run: Run, small_disk: Callable[[str], Path], capsys: Told) -> None:
+    root = small_disk("4m")
+    assert run("dtd", f"root={root}") == 0
+    assert os.system(f"mount -o remount,ro {root}") == 0
+    assert run("dtd", f"root={root}") == 0
+    assert "ready already, nothing to do: 800 + 200 + 30 images from source=original" in capsys.readouterr().out
+    assert run("svhn", f"root={root}") == 2
+    [line] = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert line.startswith(f"error: svhn: cannot write {root}/vtab1k/svhn (Read-only file system); choose another folder")
+
+
+@pytest.mark.usefixtures("opened")
+def test_what_was_found_unpacked_is_said(run: Run, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeOrigin, "describe", lambda _: {"files": "dtd/ (unpacked)"})
+    assert run("dtd") == run("dtd") == 0
+    found = "from source=original, which was found unpacked and not compared with the archive in data/vtab1k/dtd\n"
+    assert capsys.readouterr().out.count(found) == 2
 
 
 @pytest.mark.usefixtures("opened")

@@ -100,6 +100,7 @@ FAULTS = [
     *((third_line(line), f"val200.txt line 3 is '{line}', expected '<path> <label>'") for line in NO_LABEL),
     (third_line(f"{IMAGE} 37"), r"image in .*val200\.txt line 3 has the label 37, expected 0 to 36"),
     (third_line("images/val200/000001.jpg 1"), "line 3 names images/val200/000001.jpg again, expected every image once"),
+    (third_line("images/test/000001.jpg 1"), r"/test\.txt names images/test/000001\.jpg, which val200\.txt names too"),
 ]
 
 

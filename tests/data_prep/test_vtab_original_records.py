@@ -5,12 +5,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_prep.vtab.original import AVAILABLE, UNAVAILABLE, open_original
+from data_prep.vtab.original.files import FILES
 from data_prep.vtab.tasks import BUILDERS
 from gift_vit.common.errors import ConfigError
 from tests.data_prep.original_files import WRITERS, read_all
@@ -69,12 +71,50 @@ def test_wherever_the_files_are(name: str, files: Path, tmp_path: Path) -> None:
         np.testing.assert_equal(read_all(name, None, pool), expected)  # what was unpacked serves without the archives
 
 
-def test_resisc45_as_a_zip_is_read_in_place(files: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("top", ["", "NWPU-RESISC45"])
+def test_resisc45_as_a_zip_is_read_in_place(top: str, files: Path, tmp_path: Path) -> None:
     WRITERS["resisc45"](files)
     with zipfile.ZipFile(tmp_path / "NWPU-RESISC45.zip", "w") as archive:
         for path in files.rglob("*.jpg"):
-            archive.write(path, path.relative_to(files))
+            archive.write(path, top / path.relative_to(files / "NWPU-RESISC45"))
     np.testing.assert_equal(read_all("resisc45", tmp_path, tmp_path), read_all("resisc45", files, tmp_path))
+
+
+OTHERS = {"oxford_iiit_pet": "images/holiday.jpg", "kitti": "training/image_2/000000_10.png"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_files_of_another_dataset_do_not_stand_in_for_the_archive_beside_them(name: str, files: Path, tmp_path: Path) -> None:
+    WRITERS[name](files)
+    expected = read_all(name, shutil.copytree(files, tmp_path / "archives alone"), tmp_path)
+    (files / OTHERS[name]).parent.mkdir(parents=True)
+    (files / OTHERS[name]).touch()
+    np.testing.assert_equal(read_all(name, files, tmp_path), expected)
+
+
+def test_what_is_unpacked_stands_in_for_an_archive_that_is_cut_off(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["eurosat"](files)
+    archive = files / "EuroSAT.zip"
+    monkeypatch.setitem(FILES, "eurosat", [replace(file, size=archive.stat().st_size) for file in FILES["eurosat"]])
+    expected = read_all("eurosat", files, tmp_path)
+    unpack(archive, files)
+    archive.write_bytes(archive.read_bytes()[:1000])
+    np.testing.assert_equal(read_all("eurosat", files, tmp_path), expected)
+    assert open_original(BUILDERS["eurosat"], files, tmp_path).describe()["files"] == "2750/ (unpacked)"
+
+
+@pytest.mark.parametrize("name", ["resisc45", "diabetic_retinopathy_detection"])
+def test_what_a_person_put_among_the_downloads_is_found_where_the_folder_lacks_it(
+    name: str, files: Path, tmp_path: Path
+) -> None:
+    put = tmp_path / "downloads" / ("" if name == "resisc45" else name)
+    put.mkdir(parents=True)
+    WRITERS[name](put)
+    for listing in put.glob("retinopathy_solution.csv"):
+        listing.rename(files / listing.name)  # which is downloaded
+    assert open_original(BUILDERS[name], files, tmp_path / "downloads").keys("train")
 
 
 def test_neither_tensorflow_nor_tfds_is_imported_before_it_is_used() -> None:

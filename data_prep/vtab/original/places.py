@@ -84,11 +84,12 @@ Files: TypeAlias = FolderFiles | ZipFiles
 class Place:
     """Where the original files of one builder are.
 
-    Looked for in this order: unpacked in ``folder`` (in the sub-folder the archive makes, or ``folder`` being that sub-folder);
-    unpacked by an earlier call, beside the archive or in ``downloads``; the archive in ``folder``; the archive in
-    ``downloads``, fetched if need be.
+    Looked for in this order: what an earlier call unpacked, beside the archive or in ``downloads``; the archive in ``folder``
+    or in ``downloads``, if it has the right size; unpacked by hand in ``folder`` (in the sub-folder the archive makes, or
+    ``folder`` being that sub-folder), where another dataset may have files of the same names; the archive, fetched.
 
     Attributes:
+        folders: Where to look: a person's folder, then the downloads.
         used: What was found, for the record: archives with their SHA-256, unpacked folders by name.
     """
 
@@ -97,7 +98,7 @@ class Place:
         self.folder = folder
         self.downloads = downloads
         self.used: list[str] = []
-        self._folders = [downloads] if folder is None else [folder, downloads]
+        self.folders = [downloads] if folder is None else [folder, downloads]
 
     def file(self, name: str) -> Path:
         """A file of the builder's table, verified; downloaded where it is not in the folder."""
@@ -125,12 +126,11 @@ class Place:
 
         ``marker`` is a glob pattern that matches something in that folder, by which it is recognised.
         """
-        by_hand = self._by_hand(inside, marker)
-        if by_hand is not None:
-            return by_hand
-        before = [folder / f"{name}.unpacked" for folder in self._folders]
+        before = [folder / f"{name}.unpacked" for folder in self.folders]
         target = next((folder for folder in before if folder.is_dir()), None)
         if target is None:
+            if by_hand := self._by_hand(name, inside, marker):
+                return by_hand
             archive = self.file(name)
             target = writable(archive.parent, self.downloads) / f"{name}.unpacked"
             unpack(archive, target)
@@ -147,8 +147,7 @@ class Place:
         Raises:
             ConfigError: If the archive does not hold ``inside/marker``.
         """
-        by_hand = self._by_hand(inside, marker)
-        if by_hand is not None:
+        if by_hand := self._by_hand(name, inside, marker):
             return FolderFiles(by_hand)
         files = ZipFiles(self.file(name), inside)
         if not (files.exists(marker) or files.names(marker)):
@@ -159,10 +158,13 @@ class Place:
         return next(file for file in FILES[self.builder.name] if file.name == name)
 
     def _there(self, name: str) -> Path | None:
-        return next((folder / name for folder in self._folders if (folder / name).is_file()), None)
+        return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
-    def _by_hand(self, inside: str, marker: str) -> Path | None:
-        """The unpacked folder in the person's folder, or that folder itself."""
+    def _by_hand(self, name: str, inside: str, marker: str) -> Path | None:
+        """The unpacked folder in the person's folder, or that folder itself; None where the archive is there."""
+        archive, size = self._there(name), self._remote(name).size
+        if archive is not None and size in {None, archive.stat().st_size}:
+            return None
         for candidate in dict.fromkeys([self.folder / inside, self.folder]) if self.folder else ():
             if any(candidate.glob(marker)):
                 self.used.append(f"{candidate.name}/ (unpacked)")

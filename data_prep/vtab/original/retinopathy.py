@@ -25,7 +25,7 @@ _AHEAD = 64  # images prepared at once by all cores
 def retinopathy(place: Place) -> OriginalOrigin:
     """Kaggle's training images, and its test images by leaderboard: public is validation, private is test.
 
-    The key is ``10_left``. Expected in the folder pointed at, or in ``downloads/diabetic_retinopathy_detection``:
+    The key is ``10_left``. Expected in the folder pointed at, else in ``downloads/diabetic_retinopathy_detection``:
     ``train/*.jpeg``, ``test/*.jpeg``, ``trainLabels.csv``.
 
     Raises:
@@ -35,7 +35,9 @@ def retinopathy(place: Place) -> OriginalOrigin:
         cv2 = import_module("cv2")  # which only this builder needs
     except ImportError as error:
         raise ConfigError("the retinopathy images are prepared with OpenCV: pip install opencv-python-headless") from error
-    root = place.folder or place.downloads / place.builder.name
+    own = place.downloads / place.builder.name
+    roots = [own] if place.folder is None else [place.folder, own]
+    root = next((root for root in roots if (root / "trainLabels.csv").exists()), roots[0])
     for needed in ("trainLabels.csv", "train", "test"):
         if not (root / needed).exists():
             raise ConfigError(

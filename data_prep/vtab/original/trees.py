@@ -95,19 +95,24 @@ def eurosat(place: Place) -> OriginalOrigin:
 def resisc45(place: Place) -> OriginalOrigin:
     """NWPU-RESISC45, put there by hand; the key is ``palace_palace_207.jpg``: class, underscore, file name.
 
-    Accepted: the folder ``NWPU-RESISC45`` with one folder per class, in the folder pointed at (else in ``downloads``) or
-    being it; the file ``NWPU-RESISC45.zip`` in its place.
+    Accepted: the folder ``NWPU-RESISC45`` with one folder per class, in the folder pointed at or in ``downloads``, or being it;
+    the file ``NWPU-RESISC45.zip`` in its place, with that folder or those of the classes at its top.
 
     Raises:
         ConfigError: If none of them is there, or the class folders are not where they are expected.
     """
-    base = place.folder or place.downloads
-    archive = base / f"{_RESISC45}.zip"
-    root = next((root for root in (base / _RESISC45, base) if (root / names.RESISC45[0]).is_dir()), None)
-    if root is None and not archive.is_file():
-        raise _resisc45_missing(base)
-    files = FolderFiles(root) if root is not None else ZipFiles(archive, _RESISC45)
-    place.used.append(f"{_RESISC45}/ (by hand)" if root is not None else archive.name)
+    first = names.RESISC45[0]
+    roots = (root for base in place.folders for root in (base / _RESISC45, base) if (root / first).is_dir())
+    archives = (archive for base in place.folders if (archive := base / f"{_RESISC45}.zip").is_file())
+    if root := next(roots, None):
+        files, used = FolderFiles(root), f"{_RESISC45}/ (by hand)"
+    elif archive := next(archives, None):
+        files, used = ZipFiles(archive, _RESISC45), archive.name
+        if not files.names(first):
+            files = ZipFiles(archive)
+    else:
+        raise _resisc45_missing(place.folders[0])
+    place.used.append(used)
     return OriginalOrigin(place, {"train": partial(_resisc45_table, files)}, names.RESISC45)
 
 

@@ -135,11 +135,14 @@ def _read_meta(root: Path, cfg: Vtab1kConfig) -> dict[str, Any]:
     file = root / "meta.json"
     try:
         meta = json.loads(file.read_bytes())
-        known, absent = meta["format"], {"num_classes", "class_names", "source", "splits", "warnings"} - set(meta)
+        known, absent = meta["format"], {"task", "num_classes", "class_names", "source", "splits", "warnings"} - set(meta)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"dataset {cfg.name}: {file} is damaged ({error}); {REMEDY}") from error
     if known != FORMAT or absent:
         raise ConfigError(f"dataset {cfg.name}: {file} is of another form than this version reads{cfg.how_to_prepare()}")
+    if cfg.name.startswith("vtab_") and not cfg.name.startswith(f"vtab_{meta['task']}"):
+        right = f"type dataset=vtab_{meta['task']}, or give the folder of this task"
+        raise ConfigError(f"dataset {cfg.name}: {root} holds another task, {meta['task']}; {right}")
     return meta
 
 
