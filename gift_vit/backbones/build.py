@@ -3,11 +3,13 @@
 import logging
 import os
 import re
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -38,6 +40,8 @@ from gift_vit.data.transforms import InputStatistics
 Adapt: TypeAlias = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order in which timm looks for them
+_STEMS = ("patch_embed.proj.weight", "visual.conv1.weight")  # CLIP's too
+_NOT_RESAMPLED = "timm does not resample this model's positions; leave backbone.img_size out"
 log = logging.getLogger(__name__)
 
 
@@ -69,9 +73,10 @@ def build_backbone(cfg: BackboneConfig, num_classes: int, drop_path_rate: float 
     if cfg.global_pool is not None:
         set_pooling(model, cfg.global_pool)
     head = model.get_classifier()  # pyright: ignore[reportCallIssue]
-    if isinstance(head, nn.Linear):
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
+    for part in head if isinstance(head, tuple) else (head,):  # of distilled models two, and SAM's is a module around it
+        for layer in (module for module in part.modules() if isinstance(module, nn.Linear)):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
     return model
 
 
@@ -140,6 +145,11 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     except (OSError, RuntimeError) as error:
         if not cfg.pretrained or cfg.weights is not None:
             raise
+        if not is_model_pretrained(cfg.model):
+            remedy = "give backbone.weights=<file>, or backbone.pretrained=false"
+            raise ConfigError(f"timm has no weights of {cfg.model}; {remedy}") from error
+        if cfg.img_size is not None and "loading state_dict" in str(error):
+            raise ConfigError(f"backbone.img_size={cfg.img_size}: {_NOT_RESAMPLED}") from error
         reason = "not reached, and nothing downloaded before"
         if not isinstance(error, LocalEntryNotFoundError):
             reason = str(error).strip().splitlines()[0]
@@ -240,10 +250,12 @@ def _read_npz(model: nn.Module, path: Path) -> None:
 
 
 def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
-    state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    state = clean_state_dict(load_file(path)) if path.suffix == ".safetensors" else _read_checkpoint(path)
     own = model.state_dict()
-    stem, own_stem = (tensors.get("patch_embed.proj.weight") for tensors in (state, own))
-    if stem is not None and own_stem is not None and stem.ndim == 4 and stem.shape != own_stem.shape:  # adapt would resample it
+    own_stem = own.get("patch_embed.proj.weight")
+    stems = [tensor for name, tensor in state.items() if name == "conv1.weight" or name.endswith(_STEMS)]
+    stem = next((stem for stem in stems if isinstance(stem, Tensor) and stem.ndim == 4), None)
+    if stem is not None and own_stem is not None and stem.shape != own_stem.shape:  # adapt would resample it
         raise ConfigError(
             f"backbone.weights={path} does not fit {architecture(model)}: its patch embedding has shape "
             f"{tuple(stem.shape)}, expected {tuple(own_stem.shape)}"
@@ -263,6 +275,15 @@ def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
         ],
     }
     _refuse_misfits(model, path, problems)
+    problems = {
+        "of another type": [
+            f"{name} {state[name].dtype}"
+            for name, tensor in expected.items()
+            if state[name].is_floating_point() != tensor.is_floating_point()
+        ],
+        "with NaN or infinite numbers": [name for name in expected if not state[name].isfinite().all()],
+    }
+    _refuse_misfits(model, path, problems)
     model.load_state_dict(state, strict=False)
 
 
@@ -274,9 +295,11 @@ def _refuse_misfits(model: nn.Module, path: Path, problems: Mapping[str, Sequenc
         if names
     )
     if listed:
-        raise ConfigError(
-            f"backbone.weights={path} does not fit {architecture(model)}: {listed}; give the weights of this architecture"
+        named = [name for names in problems.values() for name in names]
+        remedy = (
+            _NOT_RESAMPLED if all(name.startswith("pos_embed ") for name in named) else "give the weights of this architecture"
         )
+        raise ConfigError(f"backbone.weights={path} does not fit {architecture(model)}: {listed}; {remedy}")
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -284,8 +307,16 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
     Only tensors, plain values and ``argparse.Namespace`` are unpickled.
     """
-    with safe_globals([Namespace]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of TorchScript, which is refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError) as error:
+        found = re.search(r"GLOBAL (\S+)", str(error)) or re.search("TorchScript", str(error))
+        if found is None:
+            raise
+        remedy = "only tensors, numbers and texts are read: save the state dict alone"
+        raise ConfigError(f"backbone.weights={path} holds {found[found.lastindex or 0]}, and {remedy}") from error
     held = [key for key in _STATE_KEYS if isinstance(content, dict) and isinstance(content.get(key), dict)]
     if held:
         others = f" (it also holds {', '.join(held[1:])})" if held[1:] else ""

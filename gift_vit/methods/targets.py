@@ -216,7 +216,22 @@ def _layers_of(model: nn.Module, target: str, blocks: Sequence[int] | None) -> l
             layers.append(TargetLayer(name, module, slice_index))
     if not layers:
         raise ConfigError(f"target {target!r} matches no layer; {choose_from(names, 'nn.Linear')}")
+    _check_every_block(model, target, layers, blocks)
     return layers
+
+
+def _check_every_block(model: nn.Module, target: str, layers: Sequence[TargetLayer], blocks: Sequence[int] | None) -> None:
+    """Refuse a target that some of a ViT's blocks lack, as ConViT's do: its adapter would be a part of what is named.
+
+    In models of texts an encoder's blocks have other layers than a decoder's.
+    """
+    own = {block[0] for name, _ in model.named_modules() if name.startswith("blocks.") and (block := block_of(name))}
+    found = {block[0] for layer in layers if (block := block_of(layer.name))}
+    if block_of(target):  # a layer by its whole name
+        return
+    if own - found if blocks is None else own & set(blocks) - found:
+        having = ",".join(map(str, sorted(found)))
+        raise ConfigError(f"target {target!r} is in blocks {having} alone; give method.blocks=[{having}], or another target")
 
 
 def reads_weight(parent: nn.Module, name: str) -> bool:

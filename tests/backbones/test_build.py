@@ -1,8 +1,12 @@
 import logging
 import re
+import warnings
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import timm
 import torch
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from gift_vit.backbones.build import build_backbone, input_statistics, load_local_weights, weights_source
 from gift_vit.backbones.config import BackboneConfig
@@ -152,6 +156,11 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
     [
         ({"pretrained": True}, RunError, r"could not be had from the hub .* backbone.weights=<file>"),
         ({"model": "test_resnet", "pretrained": True}, ConfigError, "without blocks; expected a timm ViT"),
+        (
+            {"model": "vit_base_patch16_gap_224", "pretrained": True},
+            ConfigError,
+            r"timm has no weights of .*; give backbone\.weights",
+        ),
         ({"model": "vit_huge_patch99"}, ConfigError, r"timm has no model 'vit_huge_patch99'; did you mean one of \w"),
         ({"model": "vit_tiny_patch16_224.nope"}, ConfigError, r"no weights 'nope' of vit_tiny_patch16_224 \(known: augreg"),
     ],
@@ -205,6 +214,85 @@ def test_distilled_weights_load_without_either_head(tmp_path: Path) -> None:
     torch.save({"model": original.state_dict()}, path)
     model = build_backbone(config(model=name, weights=str(path), pretrained=True), num_classes=3)
     assert torch.equal(model.get_parameter("dist_token"), original.get_parameter("dist_token"))
+
+
+def test_every_classifier_is_drawn_anew() -> None:
+    """Of distilled models two, and SAM's, a module around a linear layer."""
+    for name in ("deit_tiny_distilled_patch16_224", "samvit_base_patch16_224"):
+        options = {"img_size": 32} if name.startswith("deit") else {"img_size": 32, "depth": 1, "window_size": 0}
+        with patch("timm.create_model", partial(timm.create_model, **options)):
+            model: Any = build_backbone(config(model=name), num_classes=1000)
+        heads = model.get_classifier()
+        linear = [
+            m for head in (heads if isinstance(heads, tuple) else (heads,)) for m in head.modules() if isinstance(m, nn.Linear)
+        ]
+        assert len(linear) == (2 if name.startswith("deit") else 1)
+        for layer in linear:
+            assert not layer.bias.any()
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_clip_of_another_patch_size_is_not_resampled(tmp_path: Path) -> None:
+    state = source(patch_size=8).state_dict()
+    for number, names in enumerate(({}, {"": "visual.trunk."}, {"": "module."})):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({f"{names.get('', '')}{name}": tensor for name, tensor in state.items()}, path)
+        with pytest.raises(ConfigError, match=r"its patch embedding has shape \(64, 3, 8, 8\), expected \(64, 3, 16, 16\)$"):
+            build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+    clip = {"visual.conv1.weight": torch.zeros(64, 3, 8, 8), "visual.class_embedding": torch.zeros(64)}
+    save_file(clip, tmp_path / "clip.safetensors")
+    with pytest.raises(ConfigError, match="its patch embedding has shape"):
+        build_backbone(config(weights=str(tmp_path / "clip.safetensors"), pretrained=True), num_classes=7)
+
+
+def test_wrapped_names_in_safetensors_are_those_of_a_checkpoint(tmp_path: Path) -> None:
+    state = source().state_dict()
+    save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    model = build_backbone(config(weights=str(tmp_path / "a.safetensors"), pretrained=True), num_classes=7)
+    assert torch.equal(model.get_parameter("blocks.0.mlp.fc1.weight"), state["blocks.0.mlp.fc1.weight"])
+
+
+NO_WEIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "NaN": (
+        lambda tensor: tensor.index_fill(0, torch.tensor([0]), torch.nan),
+        r"1 tensors with NaN or infinite numbers \(norm\.weight\)",
+    ),
+    "integers": (lambda tensor: tensor.to(torch.int8), r"1 tensors of another type \(norm\.weight torch\.int8\)"),
+}
+
+
+@pytest.mark.parametrize("name", NO_WEIGHTS)
+def test_numbers_that_cannot_be_weights_are_refused(tmp_path: Path, name: str) -> None:
+    change, message = NO_WEIGHTS[name]
+    state = source().state_dict()
+    save_file(state | {"norm.weight": change(state["norm.weight"])}, tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(config(weights=str(tmp_path / "a.safetensors"), pretrained=True), num_classes=7)
+
+
+def test_a_checkpoint_with_other_objects_or_of_torchscript_says_what_to_save(tmp_path: Path) -> None:
+    path, model = tmp_path / "a.pth", source()
+    remedy = "only tensors, numbers and texts are read: save the state dict alone$"
+    torch.save({"model": model.state_dict(), "best": np.float64(3)}, path)
+    with pytest.raises(ConfigError, match=rf"^backbone\.weights={path} holds numpy\S+, and {remedy}"):
+        build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch warn of it
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), path)
+    with pytest.raises(ConfigError, match=rf"^backbone\.weights={path} holds TorchScript, and {remedy}"):
+        build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+
+
+def test_positions_that_timm_does_not_resample_are_told_of(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("cait_xxs24_224", depth=1).state_dict(), tmp_path / "cait.safetensors")
+    with (
+        patch("timm.create_model", partial(timm.create_model, depth=1)),
+        pytest.raises(ConfigError, match=r"timm does not resample this model's positions; leave backbone\.img_size out$"),
+    ):
+        build_backbone(
+            config(model="cait_xxs24_224", weights=str(tmp_path / "cait.safetensors"), pretrained=True, img_size=96), 3
+        )
 
 
 def test_tensors_and_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ def test_blocks_are_numbers_and_not_prefixes() -> None:
         find_targets(beit, ["qkv"])
 
 
+def test_a_target_that_some_blocks_lack_is_refused_and_its_blocks_can_be_named() -> None:
+    """ConViT has another attention in its first blocks."""
+    convit = timm.create_model("convit_tiny", img_size=32, depth=4, local_up_to_layer=2, num_classes=2)
+    for blocks, found in ((None, "2,3"), ([1, 3], "3")):
+        with refused(f"target 'attn.q' is in blocks {found} alone; give method.blocks=[{found}], or another target"):
+            find_targets(convit, ["attn.q"], blocks)
+    assert names(convit, "attn.q", [2, 3]) == ["blocks.2.attn.qkv", "blocks.3.attn.qkv"]
+    assert len(names(convit, "attn.proj")) == 4
+
+
 @torch.no_grad()
 def test_the_slices_are_what_timm_takes_for_q_k_v(tiny_vit: nn.Module) -> None:
     """Attention does not see a constant added to every key, but it does see one added to queries or values."""
