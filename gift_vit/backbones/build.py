@@ -250,7 +250,7 @@ def _read_npz(model: nn.Module, path: Path) -> None:
 
 
 def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
-    state = clean_state_dict(load_file(path)) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    state = _unwrapped(clean_state_dict(load_file(path)) if path.suffix == ".safetensors" else _read_checkpoint(path))
     own = model.state_dict()
     own_stem = own.get("patch_embed.proj.weight")
     stems = [tensor for name, tensor in state.items() if name == "conv1.weight" or name.endswith(_STEMS)]
@@ -285,6 +285,14 @@ def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
     }
     _refuse_misfits(model, path, problems)
     model.load_state_dict(state, strict=False)
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """A ViT's tensors whose names all begin with that of what held it, as ``backbone.`` or ``model.``, without that."""
+    wrapper = next((name.removesuffix(_STEMS[0]) for name in state if name.endswith(_STEMS[0])), "")
+    if not all(name.startswith(wrapper) for name in state):
+        return state
+    return {name.removeprefix(wrapper): value for name, value in state.items()}
 
 
 def _refuse_misfits(model: nn.Module, path: Path, problems: Mapping[str, Sequence[str]]) -> None:

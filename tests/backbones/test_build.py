@@ -245,11 +245,16 @@ def test_a_clip_of_another_patch_size_is_not_resampled(tmp_path: Path) -> None:
         build_backbone(config(weights=str(tmp_path / "clip.safetensors"), pretrained=True), num_classes=7)
 
 
-def test_wrapped_names_in_safetensors_are_those_of_a_checkpoint(tmp_path: Path) -> None:
-    state = source().state_dict()
-    save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "a.safetensors")
-    model = build_backbone(config(weights=str(tmp_path / "a.safetensors"), pretrained=True), num_classes=7)
-    assert torch.equal(model.get_parameter("blocks.0.mlp.fc1.weight"), state["blocks.0.mlp.fc1.weight"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("wrapper", ["module.", "backbone.", "model.encoder."])
+def test_names_behind_that_of_a_wrapper_are_read(tmp_path: Path, wrapper: str, suffix: str) -> None:
+    path, state = tmp_path / f"a{suffix}", source().state_dict()
+    wrapped = {f"{wrapper}{name}": tensor for name, tensor in state.items()}
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(wrapped, path)
+    model = build_backbone(config(weights=str(path), pretrained=True), num_classes=7)
+    for name in ("blocks.0.mlp.fc1.weight", "pos_embed", "norm.bias"):
+        assert torch.equal(model.get_parameter(name), state[name])
 
 
 NO_WEIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
