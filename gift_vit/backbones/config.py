@@ -58,7 +58,8 @@ class BackboneConfig(Options, section="backbone"):
         for key in other:
             if getattr(self, key) not in (None, "model", "float32"):
                 raise ConfigError(f"backbone.{key} has no effect on a model of {self.kind}; leave it out")
-
+        if self.weights is not None and not self.pretrained:
+            raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
         if self.revision is not None and self._is_folder():
             raise ConfigError(f"backbone.revision={self.revision} is for the hub, and {self.model} is a folder; leave it out")
 

@@ -276,14 +276,12 @@ def _build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
         raise ConfigError(f"{section}: {_first_line(error)}") from error
 
 
-def _check_together(backbone: BackboneConfig, optim: OptimConfig, trainer: TrainerConfig, **_: object) -> None:
+def _check_together(optim: OptimConfig, trainer: TrainerConfig, **_: object) -> None:
     """Values that each are right and contradict each other."""
     if trainer.grad_accumulation > trainer.batch_size:
         raise ConfigError(
             f"trainer.grad_accumulation={trainer.grad_accumulation} exceeds trainer.batch_size={trainer.batch_size}; lower it"
         )
-    if backbone.weights is not None and not backbone.pretrained:
-        raise ConfigError("backbone.weights and backbone.pretrained=false contradict each other; drop one")
     if optim.warmup_epochs >= trainer.epochs:
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of trainer.epochs={trainer.epochs}; lower it"
