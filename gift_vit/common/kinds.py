@@ -12,7 +12,7 @@ Entry = TypeVar("Entry")
 
 
 class Kinds(Generic[Entry]):
-    """What is registered for each kind.
+    """What is registered for each kind, in ``entries`` for those that have been used.
 
     Args:
         thing: What they are kinds of, in a sentence.
@@ -24,7 +24,7 @@ class Kinds(Generic[Entry]):
 
     def __init__(self, thing: str, room: str, configs: dict[str, type[Any]], files: Mapping[str, str] | None = None) -> None:
         self._thing, self._room, self._configs, self._files = thing, room, configs, files or {}
-        self._entries: dict[str, Entry] = {}
+        self.entries: dict[str, Entry] = {}
 
     def config_class(self, kind: str) -> type[Any]:
         """The dataclass of a kind's options; an unknown kind is an error that lists the known ones."""
@@ -35,17 +35,17 @@ class Kinds(Generic[Entry]):
 
     def register(self, kind: str, config_cls: type[Any], entry: Entry) -> None:
         """Make ``entry`` that of a kind; a kind or a config class is registered once."""
-        if kind in self._entries or any((known == kind) != (cls is config_cls) for known, cls in self._configs.items()):
+        if kind in self.entries or any((known == kind) != (cls is config_cls) for known, cls in self._configs.items()):
             raise ValueError(f"{self._thing} kind {kind!r} or its {config_cls.__name__} is registered already")
         self._configs[kind] = config_cls
-        self._entries[kind] = entry
+        self.entries[kind] = entry
 
     def get(self, kind: str) -> Entry:
         """What is registered for a kind; an unknown one is an error that lists the known kinds."""
         self.config_class(kind)
-        if kind not in self._entries:
+        if kind not in self.entries:
             import_module(f"{self._room}.{self._files.get(kind, kind)}")
-        return self._entries[kind]
+        return self.entries[kind]
 
     def kind_of(self, cfg: object) -> str:
         """The kind whose options ``cfg`` is."""

@@ -538,7 +538,9 @@ def __getattr__(name: str) -> dict[str, MethodSpec]:
     """``METHODS``: the specs of all kinds; asking for it imports every method's file."""
     if name != "METHODS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return {kind: get_method(kind) for kind in CONFIGS}
+    for kind in CONFIGS:
+        get_method(kind)
+    return _kinds.entries
 
 
 def register_method(
