@@ -121,9 +121,11 @@ def mismatch(path: Path, size: int | None, digest: str | None) -> str | None:
 
 
 def is_right(path: Path, file: RemoteFile) -> bool:
-    """Whether a file that is there has the known size and SHA-256."""
-    known = file.sha256 is not None and is_known(path, file.sha256)
-    return known or mismatch(path, file.size, file.sha256) is None
+    """Whether a file is there and what it should be; hashed once, as :func:`verify` does."""
+    with suppress(ConfigError):
+        verify(path, file)
+        return True
+    return False
 
 
 def remember(path: Path, digest: str) -> None:

@@ -115,7 +115,7 @@ def _completed(work: Workspace, old: dict[str, Any], keep: bool) -> dict[str, An
         with _unready_on_failure(work, old):
             check_images(work, found)
     extras = {} if keep else {file: work.place(file.name) for file in work.facts.extras.values()}
-    sources |= {file.name: source_of(file, path) for file, path in extras.items() if path.is_file() and is_right(path, file)}
+    sources |= {file.name: source_of(file, path) for file, path in extras.items() if is_right(path, file)}
     return {
         "format": FORMAT,
         "dataset": work.facts.name,

@@ -12,7 +12,7 @@ from gift_vit.common.files import expanded, explained
 ADAPTER, CONFIG, RESULT, CARD = "adapter.safetensors", "config.yaml", "result.json", "README.md"
 PEFT_FOLDER, PEFT_CONFIG, PEFT_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 PUSHED = (ADAPTER, CONFIG, RESULT, CARD, f"{PEFT_FOLDER}/{PEFT_CONFIG}", f"{PEFT_FOLDER}/{PEFT_WEIGHTS}")
-_REFERENCE = re.compile(r"hf:/{1,2}(?P<repo>[^@]*)(@(?P<revision>.*))?", re.DOTALL)  # a Path has one slash of the two
+_REFERENCE = re.compile(r"hf:/{1,2}(.*)", re.DOTALL)  # a Path has one slash of the two
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
 
 
@@ -33,6 +33,15 @@ def check_repo(repo: str, before: str = "repo=") -> None:
         raise ConfigError(f"{before}{repo}: expected {expected} of the Hugging Face Hub, such as me/gift-digits") from error
 
 
+def repo_and_revision(named: str, before: str = "repo=") -> tuple[str, str | None]:
+    """``user/name``, and the branch, tag or commit that may stand behind an @; ``before`` is what was typed before it."""
+    repo, at, revision = named.partition("@")
+    check_repo(repo, before)
+    if at and not revision:
+        raise ConfigError(f"{before}{repo}@: expected a branch, tag or commit after @")
+    return repo, revision or None
+
+
 def local_folder(reference: str | Path) -> Path:
     """The folder that a reference names: a path as it is, what is on the Hub downloaded into its cache.
 
@@ -45,20 +54,17 @@ def local_folder(reference: str | Path) -> Path:
     found = _REFERENCE.fullmatch(str(reference))
     if found is None:
         return expanded(reference)
-    repo = found["repo"]
-    check_repo(repo, "hf://")
-    if found["revision"] == "":
-        raise ConfigError(f"hf://{repo}@: expected a branch, tag or commit after @")
+    repo, revision = repo_and_revision(found[1], "hf://")
     with hub_errors(repo, "read"):
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(repo, revision=found["revision"], allow_patterns=list(PUSHED)))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(PUSHED)))
     missing = [name for name in (ADAPTER, CONFIG, RESULT) if not (folder / name).is_file()]
     if missing:
         with hub_errors(repo, "read"):  # without a network they may lack in the cache alone
             from huggingface_hub import HfApi
 
-            HfApi().repo_info(repo, revision=found["revision"])
+            HfApi().repo_info(repo, revision=revision)
         raise ConfigError(f"hf://{repo} holds no {', '.join(missing)}: it is no run that `gift_vit.push` put there")
     return folder
 

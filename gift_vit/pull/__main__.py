@@ -12,7 +12,7 @@ from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import expanded, new_folder
-from gift_vit.common.hub import PUSHED, check_repo
+from gift_vit.common.hub import PUSHED, repo_and_revision
 from gift_vit.runs.run import Run
 
 
@@ -36,9 +36,10 @@ class Arguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.repo, _, revision = self.repo.removeprefix("hf://").partition("@")
-        self.revision = self.revision or revision or None
-        check_repo(self.repo)
+        self.repo, revision = repo_and_revision(self.repo.removeprefix("hf://"))
+        if revision is not None and self.revision not in (None, revision):
+            raise ConfigError(f"repo={self.repo}@{revision} and revision={self.revision} contradict each other; drop one")
+        self.revision = revision or self.revision
         if self.folder.exists():
             raise ConfigError(f"{self.folder} is there already; give out=<another folder>")
 

@@ -380,6 +380,10 @@ def test_a_revision_to_pull_may_stand_behind_the_name() -> None:
     for words in ({"repo": "hf://me/it@v1"}, {"repo": "me/it", "revision": "v1"}):
         asked = Arguments(**words)
         assert (asked.repo, asked.revision, asked.folder.name) == ("me/it", "v1", "it")
+    with pytest.raises(ConfigError, match="repo=me/it@: expected a branch, tag or commit after @"):
+        Arguments(repo="me/it@")
+    with pytest.raises(ConfigError, match="repo=me/it@v1 and revision=v2 contradict each other; drop one"):
+        Arguments(repo="me/it@v1", revision="v2")
 
 
 def test_what_is_there_is_not_overwritten_unasked(run: Run, hub: HubServer, tmp_path: Path) -> None:
