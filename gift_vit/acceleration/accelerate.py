@@ -21,11 +21,12 @@ Modules of others have their say by two methods:
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType, NoneType
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -47,7 +48,8 @@ from gift_vit.engine.config import TrainerConfig
 log = logging.getLogger(__name__)
 
 Change: TypeAlias = Callable[[Tensor], Tensor] | None
-_SAMPLES, _PATCHES = 6, 4
+_SAMPLES, _PATCHES = 6, 4  # of a trial, in which drop path drops some of the samples and keeps others
+_PLAIN = (bool, int, float, str, tuple, NoneType, FunctionType)
 _OTHER_NUMBERS = "the numbers would be others (dropout, a method that mixes tokens, modules unlike those of timm's Block)"
 _READ_BY_HEAD = ("forward", "forward_features", "forward_head", "pool")
 
@@ -100,14 +102,14 @@ def accelerate(model: nn.Module, compute: ComputeConfig, trainer: TrainerConfig)
     some = next(model.parameters())
     on_cpu = some.device.type == "cpu"
     dropping = [block for block in blocks if on_cpu and any(isinstance(m, DropPath) and m.drop_prob for m in block.children())]
-    skipping = [_adopt(block, kept_samples_only=True) for block in dropping]
+    skipping = _adopt_all(dropping, kept_samples_only=True)
     if not all(skipping):
         log.info("drop path computes what it drops in %d of %d blocks: %s", skipping.count(False), len(blocks), _OTHER_NUMBERS)
     _set_memory(model, compute.memory)
     slow_products = on_cpu and some.dtype == torch.float32 and trainer.precision == "fp32" and onednn_is_faster()
     by_onednn = blocks if slow_products and not trainer.compile and all(map(is_computable, blocks)) else []
     for block in by_onednn:  # the products are the same to rounding whatever the block is: there is nothing to try
-        set_plan(block, replace(plan_of(block) or BlockPlan(), onednn_products=True))
+        set_plan(block, _changed_plan(block, onednn_products=True))
     # lean keeps little for the backward pass, plain products the attention weights
     plain = on_cpu and trainer.precision == "bf16" and compute.memory != "lean"
     if hasattr(model, "take_plain_attention"):  # a model of transformers
@@ -185,7 +187,7 @@ def _set_memory(model: nn.Module, memory: str) -> None:
         if hasattr(module, "set_mlp_recomputed"):
             module.set_mlp_recomputed(memory == "lean")  # pyright: ignore[reportCallIssue]
     blocks = _blocks(model)
-    if memory == "lean" and not (blocks and all(_adopt(block, recompute_mlp=True) for block in blocks)):
+    if memory == "lean" and not (blocks and all(_adopt_all(blocks, recompute_mlp=True))):
         kinds = " and ".join(sorted({type(block).__name__ for block in blocks})) or type(model).__name__
         raise ConfigError(f"trainer.memory=lean is not possible with {kinds}: it is not timm's Block of a ViT; use minimal")
     try:
@@ -200,21 +202,54 @@ def _set_memory(model: nn.Module, memory: str) -> None:
             ) from error
 
 
+def _adopt_all(blocks: Sequence[nn.Module], **change: bool) -> list[bool]:
+    """:func:`_adopt` for each block; of blocks of one kind the first alone is tried, for a trial of a ViT-B's takes 0.1 s."""
+    tried: dict[str, bool] = {}
+    adopted: list[bool] = []
+    for block in blocks:
+        kind = _kind(block)
+        if kind not in tried:
+            tried[kind] = _adopt(block, **change)
+        elif tried[kind]:
+            set_plan(block, _changed_plan(block, **change))
+        adopted.append(tried[kind])
+    return adopted
+
+
+def _kind(block: nn.Module) -> str:
+    """All that says how a block computes, but for the numbers in its tensors and the rates of its drop paths."""
+    told: list[Any] = [plan_of(block)]
+    for name, module in block.named_modules():
+        values = {key: value.func if isinstance(value, partial) else value for key, value in vars(module).items()}
+        plain = {key: value for key, value in values.items() if isinstance(value, _PLAIN)}
+        if isinstance(module, DropPath):
+            plain["drop_prob"] = module.drop_prob > 0
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        told.append((name, type(module), sorted(values), plain, hooks))
+    return repr(told)
+
+
 def _adopt(block: nn.Module, **change: bool) -> bool:
     """Change the block's plan if a copy of the block computes the same so, in both modes, from the same random numbers."""
     if not is_computable(block):
         return False
-    plan = replace(plan_of(block) or BlockPlan(), **change)
+    plan = _changed_plan(block, **change)
     trial: Any = deepcopy(block).double()  # rounding in fp32 hides what a method mixes that is close to its start
     for module in trial.modules():
         if hasattr(module, "take_for_row"):
             module.take_for_row(_trial_tokens(block))
+        if isinstance(module, DropPath) and module.drop_prob:
+            module.drop_prob = 0.5  # at the rates of training all of a few samples are kept, which would show nothing
     set_plan(trial, plan)
     with suppress(AttributeError, RuntimeError, TypeError):  # modules that this forward pass does not know
         if _computes_the_same(trial):
             set_plan(block, plan)
-            return True
-    return False
+    drop_plan(trial)  # else the trial would hold itself, and its memory until Python looks for such circles
+    return plan_of(block) is plan
+
+
+def _changed_plan(block: nn.Module, **change: bool) -> BlockPlan:
+    return replace(plan_of(block) or BlockPlan(), **change)
 
 
 def _trial_tokens(block: Any) -> int:

@@ -1,5 +1,7 @@
 """Accelerated models against the same models as timm computes them: every method, and every kind of block."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from inspect import signature
@@ -15,6 +17,7 @@ from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, Vi
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gift_vit.acceleration import accelerate
 from gift_vit.acceleration.accelerate import all_tokens
 from gift_vit.common.errors import ConfigError
 from gift_vit.methods import GiftConfig, LoraConfig, VptConfig, apply_method, merge_method
@@ -214,6 +217,56 @@ def test_dropout_everywhere(images: Tensor) -> None:
         off = {"cls_last_block": False, "drop_path_on_kept": False, "memory": memory}
         assert accelerated(model, memory=memory) == RECORD | off
         assert_same(step(model, images), expected)
+
+
+def test_of_blocks_of_one_kind_one_is_tried_and_its_trial_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[weakref.ref[nn.Module]] = []
+    original = accelerate._computes_the_same
+
+    def computes_the_same(block: nn.Module) -> bool:
+        tried.append(weakref.ref(block))
+        return original(block)
+
+    monkeypatch.setattr(accelerate, "_computes_the_same", computes_the_same)
+    model = tiny(drop_path_rate=0.3, depth=5)
+    apply_method(model, GiftConfig(rank=4, blocks=[2]))
+    gc.disable()
+    try:
+        assert accelerated(model)["drop_path_on_kept"]
+    finally:
+        gc.enable()
+    # the last for its class token alone; of those with drop path one without GIFT, one with it, and the last
+    assert len(tried) == 4
+    assert not any(trial() for trial in tried)
+    plans = [accelerate.plan_of(block) for block in model.get_submodule("blocks")]
+    assert [plan is not None and plan.kept_samples_only for plan in plans] == [False, True, True, True, True]
+    assert len({id(plan) for plan in plans}) == 5
+
+
+def test_a_trial_drops_some_samples_and_keeps_others() -> None:
+    """Each of a block's two branches; at a rate of 0.1 in the last of twelve blocks six samples would all be kept."""
+    torch.manual_seed(0)
+    for _ in range(2):
+        assert 0 < torch.empty(accelerate._SAMPLES, 1, 1, dtype=torch.float64).bernoulli_(0.5).sum() < accelerate._SAMPLES
+
+
+@pytest.mark.parametrize("label", sorted(NO_KEPT_SAMPLES))
+def test_what_drop_path_keeps_is_computed_alone_in_no_block_whose_method_draws_or_mixes(label: str) -> None:
+    model = tiny(drop_path_rate=0.1, depth=12)
+    apply_method(model, EXAMPLES[label].config)
+    assert not accelerated(model)["drop_path_on_kept"]
+    for block in model.get_submodule("blocks").children():
+        plan, is_adapted = accelerate.plan_of(block), any(p.requires_grad for p in block.parameters())
+        assert not (is_adapted and plan is not None and plan.kept_samples_only)
+
+
+def test_a_block_that_is_hooked_is_tried_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A method may mix samples in one block alone."""
+    model = tiny(drop_path_rate=0.3, depth=4)
+    model.get_submodule("blocks.2.mlp").register_forward_hook(lambda _, __, output: output + output.mean(0))
+    with caplog.at_level("INFO"):
+        assert not accelerated(model)["drop_path_on_kept"]
+    assert "drop path computes what it drops in 1 of 4 blocks" in caplog.text
 
 
 def test_accelerating_leaves_weights_modes_and_generator_alone() -> None:
