@@ -78,11 +78,9 @@ def prepare_to_train(model: nn.Module, compute: ComputeConfig, trainer: TrainerC
 
 
 def _compiler_cache(cache_root: Path) -> Path:
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # torch's compiler
-
     own = os.environ.get(_CACHE)
     # importing timm makes newer versions of torch put their default, a folder of the machine's own, into the environment
-    return cache_root / "inductor" if own in (None, default_cache_dir()) else Path(own)
+    return cache_root / "inductor" if own is None or Path(own).name.startswith("torchinductor_") else Path(own)
 
 
 def settle_speed(

@@ -281,10 +281,15 @@ def _load_tensors(model: nn.Module, path: Path, adapt: Adapt | None) -> None:
             for name, tensor in expected.items()
             if state[name].is_floating_point() != tensor.is_floating_point()
         ],
-        "with NaN or infinite numbers": [name for name in expected if not state[name].isfinite().all()],
+        "with NaN or infinite numbers": [name for name in expected if not _is_finite(state[name])],
     }
     _refuse_misfits(model, path, problems)
     model.load_state_dict(state, strict=False)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; their sum tells at once, unless it is too large itself."""
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:

@@ -226,10 +226,11 @@ def own_device(device: "torch.device") -> "torch.device":
 def let_workers_end() -> None:
     """From an interruption on, a loader's worker that ends is no error: the signal may have been sent to all processes.
 
-    PyTorch's handler of SIGCHLD would raise one, in the middle of what the process does before it exits.
+    PyTorch's handler of SIGCHLD would raise one, in the middle of what the process does before it exits. One that does nothing
+    takes its place, and not the default: Python would tell of a signal that is on its way and has no handler any more.
     """
     if hasattr(signal, "SIGCHLD"):  # not on Windows
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
 @contextmanager

@@ -148,9 +148,9 @@ class EpochLosses:
                 self._known = losses[-1]
             self._arriving = _send(self._losses[-_WINDOW:])
 
-    def to_show(self) -> Tensor:
-        """The latest loss that can be read without waiting for the device; at the start of an epoch, one to wait for."""
-        return self._losses[-1] if self._known is None else self._known
+    def to_show(self) -> Tensor | None:
+        """The latest loss that can be read without waiting for the device; None: there is none yet."""
+        return self._losses[-1] if self._on_cpu else self._known
 
     def mean(self) -> float:
         """The mean loss over the images; raises as :meth:`add` does."""
@@ -247,9 +247,7 @@ def fit(
             observer.resumed(list(progress.history))
     progress.go_on_with(inputs.commit)
     schedule = Schedule(optimizer, optim, trainer.epochs, len(inputs.train))
-    whole = trainer.compile and not getattr(model, "compiled_by_block", False)
-    forward: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
-    step, logits = build_step(forward, optimizer, precision, trainer, inputs.objective)
+    step, logits = build_step(model, optimizer, precision, trainer, inputs.objective)
     save = partial(save_checkpoint, checkpoint, progress, model, optimizer, precision.scaler, inputs.identity)
     with Checkpoints(save) as checkpoints:
         for epoch in range(progress.epochs_done, last_epoch + 1):
@@ -264,7 +262,7 @@ def fit(
             record = EpochRecord(epoch=epoch, train_loss=loss, lr=lr, steps=steps, seconds=seconds, images_per_s=speed)
             if inputs.val is not None and is_scored(epoch, last_epoch, trainer.eval_every):
                 where = f"on val after epoch {epoch}"
-                scores = evaluate(forward, inputs.val, device, precision, logits, where, inputs.objective)
+                scores = evaluate(model, inputs.val, device, precision, logits, where, inputs.objective)
                 record["val_top1"], record["val_loss"] = scores.top1, scores.loss
             progress.history.append(record)
             if inputs.keep_best and best_epoch(progress.history) == epoch:
@@ -280,7 +278,7 @@ def fit(
     val = None
     objective = inputs.objective.keeping(trainer.keep_predictions == "all")
     if inputs.val is not None and objective.needs_logits:
-        val = evaluate(forward, inputs.val, device, precision, logits, objective=objective)
+        val = evaluate(model, inputs.val, device, precision, logits, objective=objective)
     kept_epoch = best_epoch(progress.history) if inputs.keep_best else None
     own = {"val": val, "kept_epoch": kept_epoch, "commits": tuple(progress.commits)}
     return FitResult(progress.history, progress.seconds, progress.captured, **own)

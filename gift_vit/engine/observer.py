@@ -50,8 +50,11 @@ class Observer:
     def epoch_started(self, epoch: int, epochs: int, images: int) -> None:
         """Epoch ``epoch`` (from 0) of ``epochs`` begins; it has ``images`` images."""
 
-    def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
-        """An update was made; ``loss`` is a detached scalar: on a GPU the latest that can be read without waiting for it."""
+    def step_done(self, loss: "Tensor | None", lr: float, images: int) -> None:
+        """An update was made; ``loss`` is a detached scalar: on a GPU the latest that can be read without waiting for it.
+
+        None: there is none yet in this epoch.
+        """
 
     def setting_scored(self, record: Mapping[str, float]) -> None:
         """A method that is fitted, and not trained in epochs, was scored with one of its settings, which is in the record."""

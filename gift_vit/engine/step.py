@@ -118,12 +118,16 @@ def build_step(
 ) -> tuple[Step, Callable[[Tensor], Tensor]]:
     """The step of a training, and what gives the model's logits in evaluation.
 
-    Both are recorded where ``trainer.step_graph`` wants it and it can be; the log says why where not.
+    Both are recorded where ``trainer.step_graph`` wants it and it can be; the log says why where not. Where
+    ``trainer.compile`` wants it and blocks are not compiled by themselves, the step compiles the whole model, and evaluation
+    does not.
 
     Raises:
         ConfigError: If ``step_graph`` is ``on`` and it cannot be; for reasons that the model has, at the first step.
     """
-    eager = EagerStep(model, optimizer, precision, trainer.grad_accumulation, objective)
+    whole = trainer.compile and not getattr(model, "compiled_by_block", False)
+    trained: nn.Module = torch.compile(model) if whole else model  # pyright: ignore[reportAssignmentType]
+    eager = EagerStep(trained, optimizer, precision, trainer.grad_accumulation, objective)
     insist = trainer.step_graph == "on"
     if trainer.step_graph == "off":
         return eager, model
@@ -135,7 +139,7 @@ def build_step(
     from gift_vit.engine.capture import CapturedForward, CapturedStep  # a CPU has no use for it
 
     def record(images: Tensor) -> Step:
-        return CapturedStep(model, optimizer, precision, trainer.batch_size, capture, images)
+        return CapturedStep(trained, optimizer, precision, trainer.batch_size, capture, images)
 
     return _RecordedAtFirst(eager, record, insist), CapturedForward(model, precision, capture)
 

@@ -3,8 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +20,7 @@ from gift_vit.acceleration.speed import Work, can_build_kernels, prepare_to_trai
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
 from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
-from gift_vit.common.errors import ConfigError
+from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.common.files import is_read_only, write_text
 from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
@@ -121,8 +121,8 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             finished = _finished_result(cfg)
         if finished is not None:
             return finished
-        if main:
-            stack.enter_context(recorded(folder))
+        stack.enter_context(recorded(folder) if main else nullcontext())
+        stack.enter_context(_memory_explained())
 
         # ---- Data and model.
         data, device = open_data(cfg), resolve_device(cfg.compute.device)
@@ -175,6 +175,19 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
     return result
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Say of a GPU whose memory is short what would need less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = " ".join(str(error).split()[:12])
+        raise RunError(
+            f"the GPU's memory is too small for this run ({told} …); give trainer.memory=lean or minimal, a larger "
+            "trainer.grad_accumulation, or, if it was scoring, a smaller trainer.eval_batch_size"
+        ) from error
 
 
 def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:

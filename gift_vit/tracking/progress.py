@@ -30,7 +30,7 @@ class Progress(Observer):
     """Shows loss, learning rate, images per second and the time left of the run.
 
     On a terminal: a bar per epoch, with one line per finished epoch staying above it. Elsewhere one log line per epoch, and
-    within long epochs one a minute. The loss is read only when it is shown, since reading it waits for the device.
+    within long epochs one a minute. At the start of an epoch on a GPU the last one's loss is shown.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Progress(Observer):
         self._task = self._bar.add_task("", total=None, visible=False, status="")
         self._stack = ExitStack()
         self._epoch = self._epochs = self._images = self._done = self._seen = 0
+        self._loss = ""
         self._started: float | None = None
         self._epoch_started = self._shown = 0.0
 
@@ -86,7 +87,7 @@ class Progress(Observer):
         self._epoch_started = self._shown = now
         self._bar.reset(self._task, total=images, description=self._title(), status="", visible=True)
 
-    def step_done(self, loss: "Tensor", lr: float, images: int) -> None:
+    def step_done(self, loss: "Tensor | None", lr: float, images: int) -> None:
         """Count images; show them if it is time to."""
         self._done += images
         self._seen += images
@@ -96,7 +97,9 @@ class Progress(Observer):
             return
         self._shown = now
         speed = self._done / max(now - self._epoch_started, 1e-9)
-        status = f"loss {float(loss):.4f}  lr {lr:.2e}  {speed:.0f} {self._thing}s/s  {self._time_left(now)} left"
+        if loss is not None:
+            self._loss = f"loss {float(loss):.4f}  "
+        status = f"{self._loss}lr {lr:.2e}  {speed:.0f} {self._thing}s/s  {self._time_left(now)} left"
         if self._live:
             self._bar.update(self._task, completed=self._done, status=status)
         else:
@@ -109,6 +112,7 @@ class Progress(Observer):
     def epoch_done(self, record: EpochRecord) -> None:
         """One line with everything in the record."""
         values = self._told(record)
+        self._loss = f"loss {record['train_loss']:.4f}  "
         if self._epoch + 1 < self._epochs:
             values.append(f"{self._time_left(self._clock())} left")
         self._say("  ".join([self._title(), *values]))

@@ -55,8 +55,9 @@ class Recorder(Observer):
         self.told.append(f"epoch {epoch} of {epochs}")
         assert images == 50
 
-    def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+    def step_done(self, loss: Tensor | None, lr: float, images: int) -> None:
         self.told.append(f"step of {images}")
+        assert loss is not None
         assert not loss.requires_grad
         self.lrs.append(lr)
 
@@ -173,7 +174,7 @@ def test_a_checkpoint_that_takes_long_waits_for_ten_times_as_much_training(
         def __init__(self, stopped: int | None = None) -> None:
             self.stopped = stopped
 
-        def step_done(self, loss: Tensor, lr: float, images: int) -> None:
+        def step_done(self, loss: Tensor | None, lr: float, images: int) -> None:
             clock[0] += 1  # four an epoch
 
         def epoch_done(self, record: EpochRecord) -> None:
@@ -284,14 +285,24 @@ def test_a_process_with_the_newer_switches_for_products_is_refused(monkeypatch: 
         pass
 
 
-def test_compile_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_gives_the_same_weights_and_evaluation_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[nn.Module] = []
+    training: list[bool] = []
     original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or original(model, backend="eager"))
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        training.append(torch.is_grad_enabled())
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or original(model, backend=backend))
     plain, fast = network(), network()
     train(plain, tmp_path / "a")
     train(fast, tmp_path / "b", compile=True)
     assert compiled == [fast]
+    assert training
+    assert all(training)
     assert_same_weights(plain, fast, atol=1e-5, rtol=1.3e-6)
 
 

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -530,6 +531,17 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(configure: Configu
     assert not list(cfg.folder.glob(".*partial"))
     monkeypatch.undo()
     assert train_run(cfg, CALL).metrics["epochs"] == 3
+
+
+def test_a_gpu_whose_memory_is_short_is_one_line_with_what_needs_less(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10.00 GiB of which 1.00 GiB is free."
+    monkeypatch.setattr("gift_vit.runs.train.fit", Mock(side_effect=torch.OutOfMemoryError(short)))
+    cfg = configure()
+    with pytest.raises(RunError, match=r"too small for this run \(CUDA out of memory.*; give trainer.memory=lean or minimal, "):
+        train_run(cfg, CALL)
+    assert "trainer.grad_accumulation" in json.loads((cfg.folder / "failed.json").read_text())["message"]
 
 
 def test_a_really_full_device_is_recognised(tmp_path: Path) -> None:

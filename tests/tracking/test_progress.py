@@ -80,6 +80,18 @@ def test_terminal_shows_the_numbers_of_a_running_epoch(clock: Clock) -> None:
         assert part in written(console)
 
 
+def test_where_no_loss_can_be_read_yet_the_last_one_known_is_shown(log: pytest.LogCaptureFixture, clock: Clock) -> None:
+    with Progress(Console(file=io.StringIO()), clock) as progress:
+        for epoch, losses in enumerate([(None, torch.tensor(0.25)), (None, None)]):
+            progress.epoch_started(epoch, 2, 30)
+            for loss in losses:
+                clock.now += 60
+                progress.step_done(loss, 2.5e-4, 10)
+            progress.epoch_done(RECORD)
+    shown = [line.partition("%  ")[2].partition("lr ")[0] for line in log.messages if "%" in line]
+    assert shown == ["", "loss 0.2500  ", *[f"loss {RECORD['train_loss']:.4f}  "] * 2]
+
+
 def test_terminal_keeps_one_line_per_epoch_and_removes_the_bar(clock: Clock) -> None:
     with Progress(console := terminal(), clock) as progress:
         train(progress, clock, epochs=3, steps=4, step_s=1.0)
