@@ -23,6 +23,7 @@ from gift_vit.common import distributed
 from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError, SweepError
 from gift_vit.common.files import expanded
+from gift_vit.common.starting import interruptible
 from gift_vit.config.keys import identifying
 from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.runs.run import Run
@@ -98,6 +99,7 @@ class GridSweeper(BasicSweeper):
         hindrances = [plan.hindrance for plan in planned if plan.hindrance is not None]
         if len(hindrances) == len(jobs):  # nothing begins, and nothing is left
             raise ConfigError(hindrances[0] if len(jobs) == 1 else f"none of {len(jobs)} runs can start: {hindrances[0]}")
+        interruptible()
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sweep = self._with_added(Sweep(command, started_at, tuple(plan.job for plan in planned)), root)
         codes = self._run(planned, sweep, write_sweep(root, sweep))

@@ -3,11 +3,17 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.plugins import Plugins
 
 from gift_vit.common import starting
+from gift_vit.runs import job
 from tests.warm import start
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +39,32 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path: Path, module: str, package:
         ended = process.wait(30)
     lines = ended.stderr.splitlines()
     assert (ended.returncode, len(lines), "interrupted" in ended.stderr) == (130, 1, True), ended.stderr
+
+
+@pytest.mark.parametrize("words", [["run_name=a"], ["-m", "seed=0,1"]])
+def test_ctrl_c_is_an_exception_from_the_first_thing_on_that_is_written(
+    tmp_path: Path, train_here: Callable[..., int], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """While Hydra composes it ends the process: what came out of it was an error of Hydra's now and then."""
+    Plugins.instance()  # imports the sweepers, as they are looked for
+    gift_vit_sweepers = import_module("hydra_plugins.gift_vit_sweepers")
+    composing, writing = list[object](), list[object]()
+    load, check, write = ConfigLoaderImpl.load_configuration, job.check_ready, gift_vit_sweepers.write_sweep
+
+    def noted(noted: list[object], function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: noted.append(signal.getsignal(signal.SIGINT)) or function(*args, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", noted(composing, load))
+    monkeypatch.setattr(job, "check_ready", noted(writing, check))
+    monkeypatch.setattr(gift_vit_sweepers, "write_sweep", noted(writing, write))
+    monkeypatch.setattr("gift_vit.runs.train.train_run", lambda *_: None)
+    before = signal.signal(signal.SIGINT, starting._leave)
+    try:
+        assert train_here("debug=smoke", f"paths.output_root={tmp_path}", *words) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert composing[: len(words)] == [starting._leave] * len(words), "the run, or each run of the sweep"
+    assert writing == [signal.default_int_handler]
 
 
 def test_who_imports_a_command_as_a_library_keeps_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:

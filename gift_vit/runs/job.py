@@ -25,7 +25,6 @@ from gift_vit.common.cores import wait_asleep
 from gift_vit.common.errors import ConfigError
 from gift_vit.common.files import check_writable
 from gift_vit.common.programs import as_typed
-from gift_vit.common.starting import interruptible
 from gift_vit.config.compose import (
     baseline_of,
     check_recipe,
@@ -155,7 +154,10 @@ def _train(words: Sequence[str]) -> Path:
 
 
 def run_hydra(job: Callable[[], object]) -> None:
-    """Call a function that Hydra decorates; exit code 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    """Call a function that Hydra decorates; exit code 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted.
+
+    Until a run or a sweep begins Ctrl-C ends the process at once: Hydra turns an exception into others while it composes.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets composition errors through, to be told in one line
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network what it is used for
     wait_asleep()
@@ -163,7 +165,6 @@ def run_hydra(job: Callable[[], object]) -> None:
     cli.quiet_other_processes()
     try:
         with cli.told_of_interruption():
-            interruptible()
             sys.argv[1:] = hydra_words(sys.argv[1:])
             job()
     except ConfigError as error:

@@ -566,18 +566,15 @@ def _values_of(file: Path) -> dict[str, Any]:
     return values
 
 
-class _QuietFileHandler(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk must not fill the terminal with the log's own troubles."""
-
-
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
+    """A full disk does not fill the terminal with the troubles of this log and of others in the run's folder, as W&B's."""
     with writing(path):
-        handler = _QuietFileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("gift_vit")
-    level = ours.level
+    level, raises = ours.level, logging.raiseExceptions
+    logging.raiseExceptions = False
     root.addHandler(handler)
     ours.setLevel(logging.INFO)  # root's default would leave the log empty where nobody configured logging
     try:
@@ -586,6 +583,7 @@ def _logged_to(path: Path) -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
         ours.setLevel(level)
+        logging.raiseExceptions = raises
 
 
 class MetricsFile(Observer):

@@ -64,7 +64,7 @@ from gift_vit.runs.submission import keep_submission
 from gift_vit.tracking.fields import config_fields
 from gift_vit.tracking.load import LoadNote
 from gift_vit.tracking.progress import Progress
-from gift_vit.tracking.wandb_run import RunDescription, WandbTracker
+from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, run_id_of
 
 log = logging.getLogger(__name__)
 
@@ -155,22 +155,22 @@ def train_run(cfg: RunConfig, call: Call, observers: Sequence[Observer] = ()) ->
             test = score(cfg, model, data, "test", device, keep, folder) if cfg.scored_split == "test" else None
             keep_submission(cfg, model, data, device)
 
-            # ---- The adapter and the record.
+            # ---- The adapter, the predictions and the record.
             with distributed.main_first():
                 if main:
                     save_adapter(model, folder / ADAPTER, dataset=data.name, class_names=data.class_names)
                     keep_peft_folder(cfg, model, folder)
             result = build_result(cfg, training, fitted, test, time.perf_counter() - clock)
+            kept = keep_predictions(folder, data, {"test": test, "val": fitted.val}) if main else None
             if tracker is not None:
                 summary = {**result.metrics, "params": asdict(result.params), "cost": asdict(result.cost)}
                 tracker.finish(summary, folder / ADAPTER)
 
-        # ---- The predictions, and result.json, the last act: from here on the run is done.
+        # ---- result.json, the last act: from here on the run is done.
         if main:
-            kept = keep_predictions(folder, data, {"test": test, "val": fitted.val})
             result = replace(result, predictions=kept, files=file_hashes(folder))
             if (folder / CONFIG).read_text("utf-8") != (told := _as_yaml(cfg)):  # resumed where the data, say, lies elsewhere
-                write_text(folder / CONFIG, told)  # not before: the tracker's id has the time at which it was first written
+                write_text(folder / CONFIG, told)
             write_result(folder / RESULT, result)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             log.info("finished: %s (%s)", folder, _scores(result))
@@ -342,8 +342,7 @@ def _describe(cfg: RunConfig) -> RunDescription:
         group=f"{cfg.dataset.name}/{cfg.method_name}",
         job_type=cfg.phase,
         tags=[cfg.protocol.name, cfg.dataset.benchmark, cfg.backbone.name, f"seed{cfg.seed}"],
-        # a run that is deleted and trained anew is another one
-        run_id=f"{cfg.run_name}-{(cfg.folder / CONFIG).stat().st_mtime_ns}",
+        run_id=run_id_of(cfg.folder, cfg.run_name, is_resumed=(cfg.folder / CHECKPOINT).is_file()),
     )
 
 

@@ -91,7 +91,8 @@ def axes(jobs: Sequence[Job]) -> list[dict[str, str]]:
 
 def seconds_left(statuses: Sequence[JobStatus]) -> float | None:
     """Expected time until every job is done, at the present number of runs at a time; None where nothing tells."""
-    took = [status.result.cost.total_seconds for status in statuses if status.result]
+    costs = [status.result.cost for status in statuses if status.result]
+    took = [max(cost.total_seconds, cost.train_seconds) for cost in costs]  # of the last start, and of the training in all
     counts = Counter(status.state for status in statuses)
     left = counts["running"] / 2 + counts["missing"] + counts["interrupted"] / 2 + counts["failed"]
     return median(took) * left / max(1, counts["running"]) if took and left else None

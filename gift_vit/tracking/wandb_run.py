@@ -4,6 +4,8 @@ import hashlib
 import logging
 import re
 import shlex
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ INIT_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 180.0  # W&B's own default waits for a lost server for ever
 _LONGEST = 64  # letters of an id, and of a tag
 _LONGEST_NAME = 128  # of a name, and of a group
+_FLUSH_S = 1.0  # after which an offline record is on the disk; W&B's own 15 lose the last epochs of a process that is killed
+_STARTED = "????????_??????"  # date and time in the name of a record's folder, before the run's id
 
 
 @dataclass
@@ -75,11 +79,29 @@ class WandbTracker(Observer):
                 if self._run is not None:
                     self._run.summary.update({"pruned": str(error)})
         elif error is not None:
-            self.fail(f"{type(error).__name__}: {error}")
+            self.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
         with self._guarded("end the run"):
             self._end(exit_code=0)
         with suppress(Exception):
             _set_up(self._before)
+
+    def resumed(self, history: list[EpochRecord]) -> None:
+        """Log what W&B lacks of the epochs that are done: of a process that was killed it may not have the last ones.
+
+        An offline record then tells the whole run, and those of earlier starts go; with one that was sent they all stay.
+        """
+        with self._guarded("log the epochs that are done"):
+            if self._run is None or not history:
+                return
+            own = Path(self._run.settings.sync_dir)
+            earlier = [folder for folder in own.parent.glob(f"*run-{_STARTED}-{self._run.id}") if folder.name != own.name]
+            unsent = [folder for folder in earlier if folder.name.startswith("offline") and not any(folder.glob("*.synced"))]
+            if self._run.offline and unsent != earlier:
+                return
+            for record in history[0 if self._run.offline else self._run.starting_step :]:
+                self.epoch_done(record)
+            for folder in unsent:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Log one point of every curve; W&B's step is the epoch, so that a resumed run continues where it stopped."""
@@ -110,11 +132,9 @@ class WandbTracker(Observer):
             try:
                 return self._init("online")
             except Exception as error:
-                logger.warning(
-                    "W&B is not online (%s); this run is recorded offline. Log in with `wandb login` or WANDB_API_KEY, "
-                    "or set tracker.mode=offline",
-                    _one_line(error),
-                )
+                log_in = "log in with `wandb login` or WANDB_API_KEY, or " if isinstance(error, PermissionError) else ""
+                told = "W&B is not online (%s); this run is recorded offline; to be asked no more, %sset tracker.mode=offline"
+                logger.warning(told, _one_line(error), log_in)
                 _stop_service()
         return self._init("offline")
 
@@ -125,6 +145,8 @@ class WandbTracker(Observer):
         _set_up({"mode": mode, "silent": True, "quiet": True})
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise PermissionError("no login found")
+        if mode == "online":
+            logger.info("connecting to W&B, for at most %.0f s", INIT_TIMEOUT_S)
         description = self._description
         description.folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
@@ -147,6 +169,7 @@ class WandbTracker(Observer):
                 init_timeout=INIT_TIMEOUT_S,
                 finish_timeout=FINISH_TIMEOUT_S,
                 finish_timeout_raises=True,
+                x_transaction_log_flush_interval=_FLUSH_S,
             ),
         )
         run.define_metric("epoch")
@@ -171,14 +194,19 @@ class WandbTracker(Observer):
             remedy = f"to upload what W&B has: {self._upload}" if self._upload else "to do without W&B: tracker=none"
             if isinstance(error, ImportError):
                 remedy = "install wandb or set tracker=none"
-            logger.warning(
-                "W&B could not %s (%s); the run goes on and keeps its own records; %s", action, _one_line(error), remedy
-            )
+            logger.warning("W&B could not %s (%s); the run keeps its own records; %s", action, _one_line(error), remedy)
             if run is not None:
                 try:
                     run.finish(exit_code=1)
                 except Exception:
                     _stop_service()
+
+
+def run_id_of(folder: Path, name: str, is_resumed: bool) -> str:
+    """An id that no other run has, or of one that is resumed that of its last record, wherever its folder lies now."""
+    records = list((folder / "wandb").glob(f"*run-{_STARTED}-*")) if is_resumed else []
+    newest = max((record.name.partition("run-")[2] for record in records), default=None)
+    return f"{name}-{time.time_ns()}" if newest is None else newest[len(_STARTED) + 1 :]
 
 
 def _process_settings() -> dict[str, Any]:

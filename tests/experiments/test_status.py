@@ -53,6 +53,16 @@ def test_a_run_that_lies_elsewhere_hides_nothing(outputs: Path, capsys: pytest.C
     assert "run1" in told
 
 
+def test_of_a_resumed_run_the_whole_training_tells_what_is_left(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``total_seconds`` are of its last start."""
+    cost = {"total_seconds": 8.5, "train_seconds": 240.0}
+    for index in range(2):
+        result = make_result(val=70.0, run={"phase": "search"}, cost=cost, config={"optim.lr": 10.0**-index})
+        write_result(outputs / f"search/digits/gift/vit_mini/lr{index}/result.json", result)
+    assert print_status(f"root={outputs}") == 0
+    assert "about 10 min left" in capsys.readouterr().out
+
+
 def test_of_equal_ones_the_best_is_what_the_choice_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = []
     for lr, decay in ((1e-2, 0.0), (1e-3, 0.1), (1e-3, 0.01)):

@@ -38,6 +38,7 @@ from gift_vit.runs.build import score
 from gift_vit.runs.result import read_result, write_result
 from gift_vit.runs.run import Run, locked_folder
 from gift_vit.runs.train import Call, train_run
+from gift_vit.tracking.wandb_run import WandbTracker
 from tests.runs.conftest import history
 from tests.tolerance import TOLERANCE
 from tests.warm import Process
@@ -455,6 +456,29 @@ def test_no_score_is_computed_from_nan(
     assert "NaN" not in lines
     assert len(lines.splitlines()) == (call if phase == "search" else 3)
     assert not (cfg.folder / "result.json").exists()
+
+
+def test_a_run_that_cannot_keep_its_predictions_has_failed_for_its_tracker_too(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[str]()
+
+    class Tracker(WandbTracker):
+        def __enter__(self) -> "Tracker":
+            return self
+
+        def finish(self, summary: object, adapter: object) -> None:
+            told.append("finished")
+
+        def fail(self, reason: str) -> None:
+            told.append(reason)
+
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(run_module, "WandbTracker", Tracker)
+    monkeypatch.setattr(run_module, "keep_predictions", Mock(side_effect=RunError("no space left")))
+    with pytest.raises(RunError, match="no space left"):
+        train_run(configure("phase=final", "tracker=wandb", "trainer.epochs=1"), CALL)
+    assert told == ["RunError: no space left"]
 
 
 def test_a_rate_that_diverges_within_one_epoch_ends_in_a_failure(configure: Configure) -> None:

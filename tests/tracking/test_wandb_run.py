@@ -2,6 +2,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import wandb
 from gift_vit.engine.observer import EpochRecord, StopTraining
 from gift_vit.tracking import wandb_run as module
 from gift_vit.tracking.config import TrackerConfig
-from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, _wandb_id
+from gift_vit.tracking.wandb_run import RunDescription, WandbTracker, _wandb_id, run_id_of
 from tests.tracking.offline_run import recorded, without_account
+from tests.warm import until
 
 __all__ = ["without_account"]  # a fixture
 Log = pytest.LogCaptureFixture
@@ -135,6 +137,64 @@ def test_a_persons_own_run_and_settings_stay(tmp_path: Path, log: Log) -> None:
     assert own["loss"] == 7.0
 
 
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_resumed_run_has_all_epochs_in_its_last_record_unless_one_was_sent(tmp_path: Path, log: Log, sent: bool) -> None:
+    """A killed process leaves a record that lacks the last epochs, or has some that are trained again."""
+    with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
+        tracker.epoch_done(RECORDS[0])
+    recorded(tmp_path)
+    (first,) = tmp_path.glob("wandb/offline-run-*")
+    first = first.rename(first.with_name("offline-run-20260101_000000-cub-gift-0"))
+    if sent:
+        (first / "run-cub-gift-0.wandb.synced").touch()
+    with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
+        tracker.resumed(RECORDS[:2])
+        tracker.epoch_done(RECORDS[2])
+        tracker.finish(SUMMARY, None)
+    assert first.exists() == sent
+    if sent:
+        shutil.rmtree(first)
+    assert [point["_step"] for point in recorded(tmp_path).history] == ([2] if sent else [0, 1, 2])
+    assert lines(log) == []
+
+
+def test_a_run_that_goes_on_online_sends_what_the_server_lacks(tmp_path: Path, monkeypatch: Patch) -> None:
+    sent: list[int] = []
+
+    class Server(FailingRun):
+        offline, starting_step, sync_dir = False, 1, str(tmp_path / "wandb/run-20260102_000000-x")
+
+        def log(self, record: EpochRecord, step: int, commit: bool) -> None:
+            assert step == record["epoch"]
+            sent.append(step)
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Server("nothing"))
+    (tmp_path / "wandb/offline-run-20260101_000000-x").mkdir(parents=True)
+    with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
+        tracker.resumed(RECORDS[:2])
+        tracker.epoch_done(RECORDS[2])
+    assert sent == [1, 2]
+    assert not list((tmp_path / "wandb").iterdir()), "what was recorded without a server is with it now"
+
+
+def test_what_is_logged_is_on_the_disk_within_seconds(tmp_path: Path) -> None:
+    """Of a process that is killed nothing is written any more: it waits for W&B's service, over 1 s."""
+    with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
+        for record in RECORDS:
+            tracker.epoch_done(record)
+        until(lambda: any(b"val_top1" in file.read_bytes() for file in tmp_path.glob("wandb/*/*.wandb")), 10)
+
+
+def test_the_id_of_a_resumed_run_is_its_last_record_s_wherever_it_lies(tmp_path: Path) -> None:
+    first, second = (run_id_of(tmp_path, "lr1e-3", is_resumed=False) for _ in range(2))
+    assert first != second
+    for name in ("offline-run-20260101_000000-old", f"run-20260102_000000-{first}", "offline-run-20260101_000001-older"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    assert run_id_of(tmp_path, "lr1e-3", is_resumed=True) == first
+    assert run_id_of(tmp_path, "lr1e-3", is_resumed=False) not in (first, "old", "older")
+    assert run_id_of(tmp_path / "none", "lr1e-3", is_resumed=True).startswith("lr1e-3-")
+
+
 def test_a_run_that_a_sweep_stops_has_not_failed(tmp_path: Path) -> None:
     def stopped() -> None:
         with WandbTracker(OFFLINE, replace(description(tmp_path), name="x" * 160)) as tracker:
@@ -161,7 +221,7 @@ def test_interrupted_run_says_why_and_continues_under_the_same_id(tmp_path: Path
         tracker.finish(SUMMARY, tmp_path / "not_logged.safetensors")
     first, second = recorded(tmp_path / "first"), recorded(tmp_path / "second")
     assert (first.exit_codes, second.exit_codes) == ([1], [0])
-    assert str(first.summary["failure"]).startswith("KeyboardInterrupt")
+    assert first.summary["failure"] == "interrupted"
     assert "failure" not in second.summary
     assert first.run.run_id == second.run.run_id == _wandb_id("final/cub/gift/seed0")
     assert [point["_step"] for point in first.history + second.history] == [0, 1]
@@ -187,7 +247,8 @@ def test_online_without_login_or_server_is_recorded_offline_without_asking(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     follow(WandbTracker(ONLINE, description(tmp_path)))
     (warning,) = lines(log)
-    assert re.match(rf"W&B is not online \({reason}\); this run is recorded offline\. .*`wandb login`", warning)
+    assert re.match(rf"W&B is not online \({reason}\); this run is recorded offline; .* set tracker.mode=offline", warning)
+    assert ("`wandb login`" in warning) == (not env), "whoever has a key needs no advice to log in"
     assert len(recorded(tmp_path).history) == 3
 
 
@@ -195,7 +256,7 @@ def test_failing_init(tmp_path: Path, log: Log, monkeypatch: Patch) -> None:
     def init(**_: object) -> None:
         raise OSError("disk\n full")
 
-    goes_on = "the run goes on and keeps its own records"
+    goes_on = "the run keeps its own records"
     monkeypatch.setattr(wandb, "init", init)
     follow(WandbTracker(OFFLINE, description(tmp_path)))
     assert lines(log) == [f"W&B could not start (OSError: disk full); {goes_on}; to do without W&B: tracker=none"]
@@ -237,7 +298,7 @@ def test_failing_call_costs_one_warning_and_nothing_more_is_recorded(
     follow(WandbTracker(replace(OFFLINE, log_adapter=True), description(tmp_path)), adapter)
     (warning,) = lines(log)
     action = ACTIONS.get(broken, "record the result")
-    assert f"W&B could not {action} (ConnectionError: the server is lost); the run goes on" in warning
+    assert f"W&B could not {action} (ConnectionError: the server is lost); the run keeps its own records" in warning
     assert broken == "define_metric" or warning.endswith("to upload what W&B has: wandb sync somewhere")
     assert run.calls.count(broken) == 1
     assert run.calls.count("finish") == (0 if broken == "define_metric" else 1)
