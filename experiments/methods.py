@@ -20,7 +20,7 @@ class Arguments(Options):
         model: a timm ViT
         classes: of the head, which a few methods depend on
 
-    What a method cannot do on this model is said in its line.
+    What a method that was named cannot do on this model is said in its line; of all, those that cannot be applied stand below.
     """
 
     methods: list[str] | None = None
@@ -30,8 +30,8 @@ class Arguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         known = sorted(file.stem for file in (conf_dir() / "method").glob("[!_]*.yaml"))
-        self.methods = known if self.methods is None else self.methods
-        if unknown := [name for name in self.methods if name not in known]:
+        self.known = known
+        if unknown := [name for name in self.methods or () if name not in known]:
             raise ConfigError(f"methods=: unknown method {unknown[0]!r} (known: {', '.join(known)})")
 
 
@@ -46,15 +46,20 @@ def print_counts(arguments: Arguments) -> None:
     if not timm.is_model(arguments.model):
         raise ConfigError(f"timm has no model {arguments.model!r} (timm.list_models('vit*') lists them)")
     print("| method | parameters | % of the backbone |\n|---|---:|---:|")
-    for name in arguments.methods or ():
+    others: list[str] = []
+    for name in arguments.methods or arguments.known:
         with torch.device("meta"):  # no weights
             model = timm.create_model(arguments.model, num_classes=arguments.classes)
         try:
             counted = count_parameters(apply_method(model, load_config(compose_config([f"method={name}"])).method))
         except ConfigError as error:
-            print(f"| `{name}`: {error} | – | – |")
+            if arguments.methods:
+                print(f"| `{name}`: {error} | – | – |")
+            others.append(f"`{name}`")
             continue
         print(f"| `{name}` | {counted.adapter:,} | {100 * counted.adapter / counted.backbone:.4f} |", flush=True)
+    if others and not arguments.methods:
+        print(f"\nNot for this model: {', '.join(others)}")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from gift_vit.common import cli
 from gift_vit.common.checks import Options, writable_folder
-from gift_vit.common.files import expanded
+from gift_vit.common.files import check_readable, expanded
 from gift_vit.runs.released import check_dataset, read_released
 
 
@@ -35,6 +35,8 @@ class Arguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_dataset(self.dataset)
+        if self.weights is not None:
+            check_readable(expanded(self.weights))
 
 
 def import_file(arguments: Arguments) -> None:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ from gift_vit import __version__
 from gift_vit.common.errors import ConfigError, a_few
 from gift_vit.common.files import check_readable, expanded
 from gift_vit.common.hub import ADAPTER, is_reference, local_folder
-from gift_vit.common.tensors import write_tensors
+from gift_vit.common.tensors import check_finite, write_tensors
 from gift_vit.common.vits import architecture, check_vit
 from gift_vit.methods.config import FOR_TEXT, get_method, spec_of
 
@@ -83,12 +84,13 @@ class AdapterFile:
 def apply_method(model: Model, config: Any) -> Model:
     """Prepare a timm ViT for fine-tuning with a method, in place.
 
-    Afterwards exactly the method's parameters and the head are trainable.
+    Afterwards exactly the method's parameters and the head are trainable. A warning names a person's own hooks that are lost,
+    because the method puts other modules in place of theirs.
 
     Args:
         model: A timm ViT, without a method applied, with its pretrained weights: adapter files know them by a fingerprint that
             is taken now.
-        config: An instance of a registered method's config class, such as :class:`GiftConfig`.
+        config: An instance of a registered method's config class, such as :class:`GiftConfig`. The model keeps a copy.
 
     Returns:
         The same model.
@@ -112,17 +114,17 @@ def apply_method(model: Model, config: Any) -> Model:
         raise ConfigError(f"method kind {spec.kind!r} is for timm's ViTs; for {architecture(model)} there are {known}")
     backbone_size = sum(p.numel() for name, p in model.named_parameters() if name not in names)
     backbone = describe_backbone(model)
-    before = model.state_dict(keep_vars=True)
-    with _frozen(model):
+    before, config = model.state_dict(keep_vars=True), deepcopy(config)
+    with _frozen(model), _lost_hooks_told(model):
         spec.apply(model, config)
+        had_head, names = bool(names), head_names(model)  # a method may have put another head in its place
+        adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in names)
+        if not adapter_names and not had_head:
+            raise ConfigError(
+                f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
+            )
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         _let_compiler_see_hooks()
-    had_head, names = bool(names), head_names(model)  # a method may have put another head in its place
-    adapter_names = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in names)
-    if not adapter_names and not had_head:
-        raise ConfigError(
-            f"method {spec.kind!r} finds nothing to train: {architecture(model)} has no head; choose another method"
-        )
     state_names = _new_names(model, before.values(), adapter_names)
     for name in names:
         model.get_parameter(name).requires_grad_(True)
@@ -146,9 +148,20 @@ def _frozen(model: nn.Module) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _lost_hooks_told(model: nn.Module) -> Iterator[None]:
+    """Warn of modules with hooks that are no part of the model any more."""
+    hooked = {name: m for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks}
+    yield
+    left = {id(module) for module in model.modules()}
+    if lost := [name for name, module in hooked.items() if id(module) not in left]:
+        log.warning("hooks of %s are called no more: other modules stand in their place; register them again", a_few(lost))
+
+
 def _inner(model: nn.Module) -> nn.Module:
-    """The model, also of what ``torch.compile`` and ``DistributedDataParallel`` have put around it."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+    """The model, also of what ``torch.compile`` and torch's own wrappers for several GPUs have put around it."""
+    is_wrapped = isinstance(model, DistributedDataParallel | nn.DataParallel)
+    inner = model.module if is_wrapped else getattr(model, "_orig_mod", None)
     return model if inner is None else _inner(inner)
 
 
@@ -168,7 +181,8 @@ def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: The model on its device; what it computes here is that of eval mode.
-        batches: Training images (B, 3, H, W) in a random order, without augmentation, read as they are asked for.
+        batches: Training images (B, 3, H, W) in a random order, without augmentation, read as they are asked for: of a loader
+            that gives labels too ``(images for images, _ in loader)``.
 
     Raises:
         ConfigError: If no method is applied, a file that it starts from does not fit, or there are no images to start from.
@@ -178,21 +192,34 @@ def initialise_method(model: nn.Module, batches: Iterable[Tensor]) -> None:
     if (start := spec_of(config).initialise) is not None:
         training = [module for module in model.modules() if module.training]
         try:
-            start(model.eval(), config, batches)
+            start(model.eval(), config, _images(model, batches))
         finally:
             for module in training:
                 module.training = True
     _allow_training(model)
 
 
+def _images(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    for batch in batches:
+        if not isinstance(batch, Tensor) or (batch.ndim != 4 and not hasattr(model, "tokenizer")):
+            found = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+            raise ConfigError(
+                f"batches: expected images (B, 3, H, W), not {found}; of a loader with labels give "
+                "(images for images, _ in loader)"
+            )
+        yield batch
+
+
 def _refuse_training(model: nn.Module, args: Any) -> None:
     del args
     if model.training:
-        described = describe_method(applied_method(model).config)
-        start = {key: described[key] for key in ("init", "weights") if key in described}
-        raise ConfigError(
-            f"method {described['kind']!r} with {start} has not had its start; call initialise_method(model, batches) first"
-        )
+        raise ConfigError(_lacks_start(model))
+
+
+def _lacks_start(model: nn.Module) -> str:
+    described = describe_method(applied_method(model).config)
+    start = {key: described[key] for key in ("init", "weights") if key in described}
+    return f"method {described['kind']!r} with {start} has not had its start; call initialise_method(model, batches) first"
 
 
 def _note_loaded(model: nn.Module, keys: Any) -> None:
@@ -210,12 +237,16 @@ def applied_method(model: nn.Module) -> AppliedMethod:
     """The record that :func:`apply_method` left on the model; a plain model is an error."""
     applied = getattr(model, _APPLIED, None)
     if not isinstance(applied, AppliedMethod):
+        if hasattr(getattr(model, "module", None), _APPLIED):
+            raise ConfigError(f"this {type(model).__name__} is around a model with a method; give its .module")
         raise ConfigError("no method is applied to this model; call apply_method(model, config) first")
     return applied
 
 
 def merge_method(model: Model) -> Model:
     """Fold the trained adapter into the backbone, in place; what remains is a plain timm model.
+
+    What was trained of the backbone can be trained still, and the rest stays frozen.
 
     Raises:
         ConfigError: If no method is applied or the method cannot be merged.
@@ -229,7 +260,8 @@ def merge_method(model: Model) -> Model:
     for name, value in vars(inner).pop("held_in_bf16", {}).items():  # what training rounded, see acceleration/frozen.py
         parameter = inner.get_parameter(name)
         parameter.data = value.to(parameter.device)
-    spec.merge(inner, config)
+    with _lost_hooks_told(inner):
+        spec.merge(inner, config)
     _allow_training(inner)
     delattr(inner, _APPLIED)
     if inner is not model:
@@ -298,8 +330,9 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
     whatever else is given (``dataset=``, ``class_names=``), each as JSON.
 
     Raises:
-        ConfigError: If something else of the model is trainable, which would be lost, or the metadata could not be read back.
-        RunError: If the disk is full; a file of that name is then as it was.
+        ConfigError: If something else of the model is trainable, which would be lost, the method has not had its start, or the
+            metadata could not be read back.
+        RunError: If a value is not finite, or the disk is full; a file of that name is then as it was.
     """
     model = _inner(model)
     applied = applied_method(model)
@@ -310,11 +343,15 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
             f"{path} is not written: {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''} is trainable and belongs to neither "
             "the adapter nor the head; freeze it, or save the model's whole state dict"
         )
+    if _UNTRAINABLE in vars(model):
+        raise ConfigError(f"{path} is not written: {_lacks_start(model)}")
+    check_finite(f"{path} is not written", **{f"values of {name}": tensor for name, tensor in tensors.items()})
     own = {"format": FORMAT, "version": __version__, "method": describe_method(applied.config)}
     facts = own | {"backbone": applied.backbone} | metadata
     try:
         written = {key: json.dumps(value) for key, value in facts.items()}
         _check_names(facts)
+        _check_number(facts.get("class_names"), model)
         if taken := own.keys() & metadata.keys():
             raise ValueError(f"{min(taken)} is the file's own")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -354,9 +391,15 @@ def read_adapter(path: str | Path) -> AdapterFile:
 
 
 def _check_names(metadata: Mapping[str, Any]) -> None:
-    names = metadata["method"]["kind"], metadata["backbone"]["architecture"]
-    if not all(isinstance(name, str) for name in (*names, *(metadata.get("class_names") or []))):
-        raise ValueError("its names are no texts")
+    names, classes = (metadata["method"]["kind"], metadata["backbone"]["architecture"]), metadata.get("class_names") or []
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in (*names, *classes)):
+        raise ValueError("its names are no texts, or no list of them")
+
+
+def _check_number(class_names: Any, model: nn.Module) -> None:
+    classes = getattr(model, "num_classes", None)
+    if class_names is not None and classes and len(class_names) != classes:
+        raise ValueError(f"{len(class_names)} class_names for {classes} classes")
 
 
 def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -387,9 +430,10 @@ def load_adapter(model: Model, path: str | Path, strict: bool = False) -> Model:
     if hasattr(inner, _APPLIED):
         applied = applied_method(inner)
         backbone = applied.backbone
-        own, theirs = (describe_method(cfg) for cfg in (applied.config, method_config(file.metadata["method"])))
-        if own != theirs:
-            raise ConfigError(f"{file.path} was trained with {theirs}, the model has {own}")
+        own, theirs = (_settings(cfg) for cfg in (applied.config, method_config(file.metadata["method"])))
+        if differing := [key for key in {**theirs, **own} if theirs.get(key) != own.get(key)]:
+            listed = (", ".join(f"{key}={values.get(key)}" for key in differing) for values in (theirs, own))
+            raise ConfigError("{} was trained with {}, the model has {}".format(file.path, *listed))
     else:
         backbone = describe_backbone(inner)
     _check_backbone(file, backbone)
@@ -413,6 +457,12 @@ def describe_method(config: Any) -> dict[str, Any]:
         return json.loads(json.dumps(values))
     except TypeError as error:
         raise ConfigError(f"{config}: expected plain numbers, texts and lists of them ({error})") from error
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """:func:`describe_method`, in which the order of blocks is of no meaning."""
+    described = describe_method(config)
+    return {key: sorted(value) if key == "blocks" and value else value for key, value in described.items()}
 
 
 def method_config(values: Mapping[str, Any]) -> Any:

@@ -75,7 +75,8 @@ class GiftConfig(Options, section="method"):
         phi_bias: Add a trainable bias (r) to the clusters.
         psi_bias: Add a trainable bias (d_in) to every row of the update. At attn.proj and mlp.fc2 of a ViT with LayerNorm and
             without LayerScale it has no effect, nor has ``phi_bias`` of the linear schema, since every norm subtracts what is
-            the same in all channels: there they stay as they are drawn and are not counted.
+            the same in all channels: there they stay as they are drawn and are not counted. The output biases of a schema's
+            last block have none there either; they are counted, as in the published numbers.
         num_blocks: Blocks of the schema, one after the other.
         norm: What every branch of a block sees: ``l2``: tokens scaled to unit length; ``none``: the tokens as they are.
         pos_embed: ``learned``: a trainable (d_out, r), zero at the start, added to the tokens.

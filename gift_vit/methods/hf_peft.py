@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from gift_vit.common.checks import of_type
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.methods.config import PeftConfig, register_method
-from gift_vit.methods.targets import block_of, choose_from, chosen_blocks, find_targets, head_modules
+from gift_vit.methods.config import PeftConfig, register_method, spec_of
+from gift_vit.methods.targets import block_of, choose_from, chosen_blocks, find_targets, head_modules, refuse_shared
 
 # these need more than a layer: task ids in every forward pass, an embedding, a language model's attention or decoder;
 # GIFT is there once gift_vit.hf is imported, and kind: gift is the one for timm
@@ -127,8 +127,9 @@ def merge_peft(model: nn.Module, cfg: Any) -> None:
     Raises:
         ConfigError: If the method cannot be merged; the model is then as it was.
     """
-    del cfg
-    for name, layer in peft_layers(model):
+    layers = peft_layers(model)
+    refuse_shared(spec_of(cfg).kind, model, [(name, layer.get_base_layer()) for name, layer in layers])
+    for name, layer in layers:
         try:
             with _quiet():
                 layer.merge()

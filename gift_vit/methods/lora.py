@@ -170,8 +170,12 @@ class _Moments:
         values, vectors = torch.linalg.eigh(self.outer - torch.outer(self.sum, self.sum) / self.count)
         rows = vectors.T.flip(0)[:rank]
         rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
-        singular = values.flip(0)[:rank, None].clamp_min(torch.finfo(values.dtype).tiny).sqrt()
-        return rows / singular.sqrt() if whiten else rows
+        largest = values.flip(0)[:rank, None]
+        if whiten and largest[-1] <= largest[0] * len(values) * torch.finfo(values.dtype).eps:
+            raise ConfigError(
+                f"method.whiten=true: a layer's inputs do not vary in {rank} directions; lower method.rank, or give more images"
+            )
+        return rows / largest.sqrt().sqrt() if whiten else rows
 
 
 def _adapted_layers(model: nn.Module) -> list[Any]:

@@ -14,7 +14,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from gift_vit.methods.config import SsfConfig, register_method
-from gift_vit.methods.targets import find_targets, nameable_targets, refuse_without_bias
+from gift_vit.methods.targets import find_targets, nameable_targets, refuse_shared, refuse_without_bias
 
 
 class ScaleShift(nn.Module):
@@ -49,6 +49,7 @@ def merge_ssf(model: nn.Module, cfg: SsfConfig) -> None:
     del cfg
     layers: list[tuple[str, Any]] = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "ssf")]
     refuse_without_bias("ssf", layers)
+    refuse_shared("ssf", model, layers)
     for _, layer in layers:
         scale, shift = layer.ssf.scale, layer.ssf.shift
         layer.weight.copy_(layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1)))

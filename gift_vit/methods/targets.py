@@ -4,6 +4,7 @@ The only place that knows timm's module names and its fused qkv.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -154,6 +155,14 @@ def refuse_without_bias(kind: str, layers: Iterable[tuple[str, nn.Module]]) -> N
     for name, layer in layers:
         if getattr(layer, "bias", None) is None:
             raise ConfigError(f"method {kind!r} cannot be merged into this backbone: {name} has no bias to take the shift")
+
+
+def refuse_shared(kind: str, model: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Raise ConfigError if another module has the weight of one of the layers: merged in place, each would change both."""
+    uses = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
+    for name, layer in layers:
+        if uses[id(layer.get_parameter("weight"))] > 1:
+            raise ConfigError(f"method {kind!r} cannot be merged into this backbone: another layer has the weight of {name}")
 
 
 @torch.no_grad()

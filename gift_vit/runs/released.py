@@ -80,7 +80,7 @@ class Released:
 def check_dataset(name: str) -> None:
     """Refuse a dataset that the authors released no checkpoint of."""
     if name not in DATASETS.values():
-        hint = did_you_mean(name, DATASETS.values())
+        hint = did_you_mean(DATASETS.get(name, name), DATASETS.values())  # they may be typed as the authors do
         raise ConfigError(f"dataset={name} has no released checkpoints{hint} (known: {', '.join(DATASETS.values())})")
 
 

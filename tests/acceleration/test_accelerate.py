@@ -238,7 +238,7 @@ def test_of_blocks_of_one_kind_one_is_tried_and_its_trial_is_gone(monkeypatch: p
     # the last for its class token alone; of those with drop path one without GIFT, one with it, and the last
     assert len(tried) == 4
     assert not any(trial() for trial in tried)
-    plans = [accelerate.plan_of(block) for block in model.get_submodule("blocks")]
+    plans = [accelerate.plan_of(block) for block in model.blocks.children()]
     assert [plan is not None and plan.kept_samples_only for plan in plans] == [False, True, True, True, True]
     assert len({id(plan) for plan in plans}) == 5
 
@@ -255,7 +255,7 @@ def test_what_drop_path_keeps_is_computed_alone_in_no_block_whose_method_draws_o
     model = tiny(drop_path_rate=0.1, depth=12)
     apply_method(model, EXAMPLES[label].config)
     assert not accelerated(model)["drop_path_on_kept"]
-    for block in model.get_submodule("blocks").children():
+    for block in model.blocks.children():
         plan, is_adapted = accelerate.plan_of(block), any(p.requires_grad for p in block.parameters())
         assert not (is_adapted and plan is not None and plan.kept_samples_only)
 

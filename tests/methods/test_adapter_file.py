@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 import gift_vit
@@ -25,6 +26,7 @@ from gift_vit.common.files import atomic_path, write_json, write_text
 from gift_vit.methods import (
     GiftConfig,
     LinearConfig,
+    LoraConfig,
     ToastConfig,
     adapter_state_dict,
     apply_method,
@@ -39,6 +41,7 @@ from gift_vit.methods.adapter import applied_method
 from tests.methods.checks import drawn, randomise, refused
 
 CONFIG = GiftConfig(rank=4, target_modules=["attn.proj", "attn.v"], blocks=[0, 2])
+NAMES = ["Übervogel", "gull", *"abcdefgh"]
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def trained(tiny_vit: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def path(trained: nn.Module, tmp_path: Path) -> Path:
-    save_adapter(trained, tmp_path / "adapter.safetensors", dataset="cub", class_names=["Übervogel", "gull"])
+    save_adapter(trained, tmp_path / "adapter.safetensors", dataset="cub", class_names=NAMES)
     return tmp_path / "adapter.safetensors"
 
 
@@ -84,7 +87,7 @@ def test_a_file_holds_the_tensors_and_their_story(trained: nn.Module, path: Path
             **{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "global_pool": "token"},
         },
         "dataset": "cub",
-        "class_names": ["Übervogel", "gull"],
+        "class_names": NAMES,
     }
     assert path.stat().st_size < 4 * (2 * 2 * 64 * 4 + 650) + 2048, "the file is small"
 
@@ -120,6 +123,7 @@ def test_a_part_of_the_backbone_that_was_merged_is_other_weights(tiny_vit: nn.Mo
 
 def test_a_file_that_training_started_from_is_told_by_its_name(tiny_vit: nn.Module, tmp_path: Path) -> None:
     model = apply_method(tiny_vit, ToastConfig(weights="/home/wilhelmine/decoders.pth"))
+    load_adapter_state_dict(model, adapter_state_dict(model))  # which stands for its start
     save_adapter(model, tmp_path / "a.safetensors")
     assert read_adapter(tmp_path / "a.safetensors").metadata["method"]["weights"] == "decoders.pth"
     other = apply_method(timm.create_model("test_vit", num_classes=10), ToastConfig(weights="/moved/decoders.pth"))
@@ -254,10 +258,76 @@ def test_home_folders_are_known(trained: nn.Module, tmp_path: Path, monkeypatch:
     load_adapter(trained, "~/a.safetensors")
 
 
+def test_a_config_that_changes_later_is_another_s(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    """A loop that goes on with the same object would change what a file says of the model before."""
+    config = GiftConfig(rank=4, target_modules=["attn.proj"], alpha=4)
+    model, images = drawn(deepcopy(tiny_vit), config).float().eval(), torch.randn(2, 3, 160, 160)
+    expected = model(images)
+    config.alpha, config.rank = 400, 8
+    config.target_modules.append("mlp.fc1")
+    save_adapter(model, tmp_path / "a.safetensors")
+    torch.testing.assert_close(load_adapter(tiny_vit, tmp_path / "a.safetensors").eval()(images), expected)
+
+
+def test_what_cannot_be_used_is_not_written(trained: nn.Module, tiny_vit: nn.Module, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    for names, reason in ((["a"] * 9, "9 class_names for 10 classes"), ("a" * 10, "no list"), ({"0": "a"}, "no list")):
+        with pytest.raises(ConfigError, match=rf"is not written: .*{reason}"):
+            save_adapter(trained, file, class_names=names)
+    trained.get_parameter("head.bias").data[3] = float("nan")
+    with pytest.raises(RunError, match=r"a.safetensors is not written: values of head.bias are NaN or infinite"):
+        save_adapter(trained, file)
+    waiting = apply_method(tiny_vit, LoraConfig(init="eva"))
+    with pytest.raises(ConfigError, match=r"is not written: method 'lora' with .*'eva'.* call initialise_method"):
+        save_adapter(waiting, file)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, ModelEmaV3])
+def test_a_model_that_is_wrapped_is_saved_or_asked_for(trained: nn.Module, tmp_path: Path, wrapper: Any) -> None:
+    wrapped = wrapper(trained)
+    if wrapper is nn.DataParallel:
+        save_adapter(wrapped, tmp_path / "a.safetensors")
+        assert count_parameters(wrapped) == count_parameters(trained)
+        with pytest.raises(ConfigError, match=r"compiled or wrapped \(DataParallel\)"):
+            apply_method(wrapped, CONFIG)
+    else:
+        with pytest.raises(ConfigError, match=r"this ModelEmaV3 is around a model with a method; give its .module"):
+            save_adapter(wrapped, tmp_path / "a.safetensors")
+        save_adapter(wrapped.module, tmp_path / "a.safetensors")
+
+
+def test_what_is_refused_after_it_was_applied_leaves_what_was_trained(tiny_vit: nn.Module) -> None:
+    vit = timm.create_model("test_vit", num_classes=0)
+    with pytest.raises(ConfigError, match="finds nothing to train"):
+        apply_method(vit, LinearConfig())
+    assert all(parameter.requires_grad for parameter in vit.parameters())
+
+
+def test_hooks_that_are_lost_are_told(tiny_vit: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    tiny_vit.get_submodule("blocks.1.attn.proj").register_forward_hook(lambda *_: None)
+    tiny_vit.get_submodule("blocks.1.norm1").register_forward_hook(lambda *_: None)
+    apply_method(tiny_vit, GiftConfig(rank=2))
+    assert caplog.messages == [
+        "hooks of blocks.1.attn.proj are called no more: other modules stand in their place; register them again"
+    ]
+    tiny_vit.get_submodule("blocks.2.attn.proj").register_forward_hook(lambda *_: None)
+    merge_method(tiny_vit)
+    assert caplog.messages[1].startswith("hooks of blocks.2.attn.proj are called no more")
+
+
 def test_another_config_of_the_same_method(tiny_vit: nn.Module, path: Path) -> None:
     apply_method(tiny_vit, GiftConfig(rank=8))
-    with pytest.raises(ConfigError, match=r"adapter.safetensors was trained with .*'rank': 4.*, the model has .*'rank': 8"):
+    with pytest.raises(
+        ConfigError, match=r"was trained with rank=4, target.*attn.v'\], blocks=\[0, 2\], the model has rank=8,"
+    ):
         load_adapter(tiny_vit, path)
+
+
+def test_the_order_of_blocks_is_no_difference(tiny_vit: nn.Module, path: Path) -> None:
+    load_adapter(apply_method(tiny_vit, replace(CONFIG, blocks=[2, 0])), path, strict=True)
+    with pytest.raises(ConfigError, match=r"was trained with blocks=\[0, 2\], the model has blocks=\[2, 3\]$"):
+        load_adapter(apply_method(merge_method(tiny_vit), replace(CONFIG, blocks=[3, 2])), path)
 
 
 def test_a_head_of_other_classes(path: Path) -> None:

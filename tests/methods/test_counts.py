@@ -99,6 +99,17 @@ def test_the_page_and_the_command_have_these_counts(capsys: pytest.CaptureFixtur
     assert of_texts.endswith(" | – | – |")
 
 
+def test_of_all_methods_those_that_do_not_fit_stand_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = command.Arguments(model="vit_tiny_patch16_224")
+    assert {"gift", "gift_qv"} < set(arguments.known)
+    arguments.known = ["gift", "gift_qv", "lora_text"]
+    command.print_counts(arguments)
+    *_, row, empty, others = capsys.readouterr().out.splitlines()
+    assert (row[:8], empty, others) == ("| `gift`", "", "Not for this model: `gift_qv`, `lora_text`")
+
+
 def own_methods() -> set[str]:
     """The labels of conf/method that are not peft's."""
     return {label for label, config in yaml_configs().items() if not isinstance(config, PeftConfig)}

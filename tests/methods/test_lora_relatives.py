@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -132,6 +133,22 @@ def test_eva_is_not_trained_before_it_has_its_start(tiny_vit: nn.Module) -> None
     assert torch.equal(whole.train()["part"](images), model(images))
     merged = merge_method(apply_method(deepcopy(tiny_vit), LoraConfig(4, init="eva"))).train()
     assert torch.equal(merged(images), tiny_vit.train()(images)), "a plain model again, to be trained"
+
+
+@pytest.mark.parametrize(("whole", "found"), [(True, r"shape \(3, 160, 160\)"), (False, "a tuple")])
+def test_batches_with_labels_are_told_how_to_give_images(tiny_vit: nn.Module, whole: bool, found: str) -> None:
+    images, model = torch.randn(2, 3, 160, 160), apply_method(tiny_vit, LoraConfig(4, init="eva"))
+    with pytest.raises(ConfigError, match=rf"expected images \(B, 3, H, W\), not {found}; .* \(images for images, _ in loader"):
+        initialise_method(model, images if whole else [(images, torch.zeros(2))])  # pyright: ignore[reportArgumentType]
+    loader = [(images, torch.zeros(2))]
+    initialise_method(model, (images for images, _ in loader))
+    model.train()(images)
+
+
+def test_whitening_needs_inputs_that_vary_in_as_many_directions(tiny_vit: nn.Module) -> None:
+    tiny = timm.create_model("test_vit", num_classes=2, img_size=16)  # two tokens an image
+    with pytest.raises(ConfigError, match=r"whiten=true: a layer's inputs do not vary in 8 directions; lower method.rank"):
+        initialise_method(apply_method(tiny, LoraConfig(8, init="eva", whiten=True)), [torch.randn(3, 3, 16, 16)])
 
 
 def test_a_start_of_eva_that_fails_leaves_nothing_behind(tiny_vit: nn.Module) -> None:

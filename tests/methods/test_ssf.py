@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gift_vit.methods import apply_method, count_parameters, merge_method
+from gift_vit.common.errors import ConfigError
+from gift_vit.methods import GiftConfig, LoraConfig, PeftConfig, apply_method, count_parameters, merge_method
 from gift_vit.methods.config import SsfConfig
-from tests.methods.checks import refused
+from tests.methods.checks import drawn, refused
 
 LAYERS = ("patch_embed.proj", "blocks.1.norm1", "blocks.1.attn.qkv", "blocks.1.attn.proj", "blocks.1.mlp.fc2", "norm")
 IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -55,6 +56,22 @@ def test_a_layer_without_bias_trains_and_says_that_it_does_not_merge() -> None:
     with refused("method 'ssf' cannot be merged into this backbone: blocks.0.attn.qkv has no bias to take the shift"):
         merge_method(model)
     assert torch.equal(model(images), before)
+
+
+@pytest.mark.parametrize("config", [SsfConfig(), LoraConfig(4), PeftConfig("LOHA", ["attn.proj"])])
+def test_a_weight_that_two_layers_share_is_not_merged(config: Any) -> None:
+    """In place, it would be changed twice. GIFT makes a weight of its own for each layer."""
+    model = timm.create_model("test_vit", num_classes=3, img_size=32)
+    layers = [model.get_submodule(f"blocks.{index}.attn.proj") for index in (0, 2)]
+    layers[1].weight = layers[0].weight
+    other, images = deepcopy(model), torch.randn(2, 3, 32, 32)
+    with pytest.raises(
+        ConfigError, match=r"cannot be merged into this backbone: another layer has the weight of blocks.0.attn"
+    ):
+        merge_method(apply_method(model, config))
+    adapted = drawn(other, GiftConfig(rank=2)).eval()
+    expected = adapted(images.double())
+    torch.testing.assert_close(merge_method(adapted)(images.double()), expected)
 
 
 def test_initialisation_is_the_authors() -> None:

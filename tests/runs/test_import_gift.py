@@ -303,6 +303,17 @@ def test_local_weights_are_named_in_the_config(write: Write, tmp_path: Path, mon
     assert torch.equal(model.get_parameter("blocks.5.attn.proj.weight"), vit.get_parameter("blocks.5.attn.proj.weight"))
 
 
+def test_weights_that_are_not_there_are_told_before_anything_is_written(
+    write: Write, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(write()), f"out={tmp_path / 'new'}"]
+    assert command(import_gift, *words, "dataset=cub", f"weights={tmp_path / 'none'}") == 2
+    assert "cannot read" in capsys.readouterr().err
+    assert command(import_gift, *words, "dataset=CUB") == 2
+    assert "; did you mean cub?" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_that_the_weights_fingerprint_is_not_known_is_said(
     write: Write, tmp_path: Path, tiny_vit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
