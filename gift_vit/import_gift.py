@@ -7,8 +7,8 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from gift_vit.common import cli
-from gift_vit.common.checks import Options, writable_folder
-from gift_vit.common.files import check_readable, expanded
+from gift_vit.common.checks import Options, readable_file, writable_folder
+from gift_vit.common.files import expanded
 from gift_vit.runs.released import check_dataset, read_released
 
 
@@ -30,13 +30,11 @@ class Arguments(Options):
     file: str = MISSING
     dataset: str = MISSING
     out: Annotated[str, writable_folder] = MISSING
-    weights: str | None = None
+    weights: Annotated[str | None, readable_file] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_dataset(self.dataset)
-        if self.weights is not None:
-            check_readable(expanded(self.weights))
 
 
 def import_file(arguments: Arguments) -> None:

@@ -22,13 +22,13 @@ from omegaconf import OmegaConf
 from gift_vit.common import distributed
 from gift_vit.common.checks import expect
 from gift_vit.common.errors import ConfigError, SweepError
-from gift_vit.common.files import expanded
+from gift_vit.common.files import expanded, made_folder
 from gift_vit.common.starting import interruptible
 from gift_vit.config.keys import identifying
 from gift_vit.runs.job import SWEEP_VARIABLE
 from gift_vit.runs.run import Run
 from gift_vit.sweeps.adaptive import Tried, further
-from gift_vit.sweeps.plan import Job, Plan, Sweep, plan_start, read_sweeps, write_sweep
+from gift_vit.sweeps.plan import SWEEPS, Job, Plan, Sweep, plan_start, read_sweeps, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
 _MANY = 100  # jobs whose planning takes half a minute
@@ -102,7 +102,14 @@ class GridSweeper(BasicSweeper):
         interruptible()
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sweep = self._with_added(Sweep(command, started_at, tuple(plan.job for plan in planned)), root)
-        codes = self._run(planned, sweep, write_sweep(root, sweep))
+        with made_folder(root / SWEEPS):
+            record = write_sweep(root, sweep)
+            try:
+                codes = self._run(planned, sweep, record)
+            except ConfigError:  # of a launcher that takes no job
+                if all(plan.run is None or Run.open(plan.run.folder).state == "missing" for plan in planned):
+                    record.unlink()
+                raise
         failed = [code for code in codes if code]
         if failed:
             raise SweepError(f"{len(failed)} of {len(codes)} runs failed; the same command starts only those again", failed[0])

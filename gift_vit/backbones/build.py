@@ -39,7 +39,8 @@ from gift_vit.data.transforms import InputStatistics
 
 Adapt: TypeAlias = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
-_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in the order in which timm looks for them
+# in the order in which timm looks for them; the last is that of torch's own tutorial
+_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 _STEMS = ("patch_embed.proj.weight", "visual.conv1.weight")  # CLIP's too
 _NOT_RESAMPLED = "timm does not resample this model's positions; leave backbone.img_size out"
 log = logging.getLogger(__name__)

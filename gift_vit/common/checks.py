@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from gift_vit.common.errors import ConfigError, did_you_mean
-from gift_vit.common.files import check_writable, expanded
+from gift_vit.common.files import check_readable, check_writable, expanded
 
 _BEYOND = 2**63
 
@@ -149,6 +149,11 @@ folder_name: Check = matches(
     r"[^\W_][\w.+-]{0,149}", "a name of at most 150 letters, digits and . _ + -, a letter or digit first, for it names a folder"
 )
 device_name: Check = matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")
+
+
+def readable_file(key: str, value: str) -> None:  # noqa: ARG001 - a check
+    """A file that is there, and may be read."""
+    check_readable(expanded(value))
 
 
 def writable_folder(key: str, value: str) -> None:

@@ -60,7 +60,8 @@ def verify_run(run: Run, score: bool = True, device: str = "auto") -> Iterator[s
 
     Raises:
         Untruth: At the first one.
-        ConfigError: If the run is not finished, or its files cannot be read; after all other checks, if its adapter is gone.
+        ConfigError: If the run is not finished, or its files cannot be read; after all other checks, if its adapter is gone, or
+            its data is not where it was said to be.
     """
     result = run.record("to verify")
     of_adapter: list[Callable[[Run, Result], str]] = [_check_adapter] if (run.folder / ADAPTER).is_file() else []
@@ -341,6 +342,8 @@ def _score_again(run: Run, result: Result, device: str) -> str:
     try:
         run.config.dataset.check_present()
     except ConfigError:
+        if run.dataset_root is not None:
+            raise
         return "not scored again: its data is not there (dataset_root=<folder> says where it is)"
     from gift_vit.data.ids import image_ids
     from gift_vit.runs.build import finished_model  # torch

@@ -320,6 +320,8 @@ def test_tensors_and_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (["state_dict", "state_dict_ema"], r"state_dict_ema is taken \(it also holds state_dict\)"),
         (["model", "model_ema"], r"model_ema is taken \(it also holds model\)"),
         (["model"], "model is taken$"),
+        (["model_state_dict"], "model_state_dict is taken$"),
+        (["model_state_dict", "model"], r"model is taken \(it also holds model_state_dict\)"),
     ],
 )
 def test_the_state_dict_that_is_taken_is_named(

@@ -180,6 +180,7 @@ def test_what_slurm_does_not_take_is_one_line(slurm: bool, told: str, tmp_path: 
     words = ["-m", "debug=smoke", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partition=nope"]
     ended = run_module("gift_vit.train", *words, cwd=tmp_path, PATH=str(tmp_path))
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"error: {told}")
+    assert not (tmp_path / "outputs/sweeps").exists(), "nothing began, and nothing is planned"
 
 
 MISSING = {

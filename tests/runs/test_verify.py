@@ -190,6 +190,16 @@ def test_scoring_again_finds_another_adapter_and_other_data(copied_run: Run, fin
         list(verify_run(Run.open(copied_run.folder)))
 
 
+def test_a_folder_that_is_said_to_hold_the_data_and_does_not_is_an_error(
+    final_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(final_run.config.dataset), "check_present", Mock(side_effect=ConfigError("there is no a/train")))
+    *_, last = verify_run(final_run)
+    assert last == "not scored again: its data is not there (dataset_root=<folder> says where it is)"
+    with pytest.raises(ConfigError, match="there is no a/train"):
+        list(verify_run(Run.open(final_run.folder, "a")))
+
+
 def test_a_run_that_is_older_says_what_makes_its_predictions(tmp_path: Path) -> None:
     lines = []
     with pytest.raises(NoPredictions, match=r"make them with `python -m gift_vit.evaluate run=.*old keep_predictions=true`"):
