@@ -1,5 +1,7 @@
-"""Whole runs on a GPU: the bits of repeats and resumes, torchrun, what is done with a finished run, and the table of pixels."""
+"""Whole runs and epochs on a GPU: bits of repeats and resumes, torchrun, what is done with a finished run, the table."""
 
+import io
+import itertools
 import json
 import os
 import signal
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from gift_vit.backbones.vit_mini import WEIGHTS_FILE
 from gift_vit.data.base import VisionDataset
@@ -19,9 +23,15 @@ from gift_vit.data.config import TransformConfig
 from gift_vit.data.loaders import EvalLoader, TrainLoader
 from gift_vit.data.table import TableEvalBatches, TableTrainBatches, open_table
 from gift_vit.data.transforms import build_eval_transform, build_train_transform
+from gift_vit.engine.fit import _train_epoch
+from gift_vit.engine.observer import Observer
+from gift_vit.engine.state import Precision, Schedule, build_optimizer
+from gift_vit.engine.step import build_step
+from gift_vit.tracking.progress import Progress
 from tests.data.conftest import make_config
 from tests.data.test_cache import CROP, STATS, TF1, data
 from tests.data.test_table import assert_same, cached
+from tests.engine.test_fit import optim, trainer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 __all__ = ["data", "make_config"]  # fixtures
@@ -127,6 +137,39 @@ def test_evaluate_merge_and_explain(finished: Path, tmp_path: Path) -> None:
     assert not torch.equal(found["blocks.5.attn.proj.weight"], backbone["blocks.5.attn.proj.weight"].float())
     call([sys.executable, "-m", "gift_vit.explain", f"run={finished}", f"out={tmp_path / 'maps'}"])
     assert list((tmp_path / "maps").glob("*.png"))
+
+
+class Unasked(Observer):
+    """From the first update of an epoch to its last, what waits for the GPU is an error."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.done = steps, 0
+
+    def step_done(self, loss: Tensor | None, lr: float, images: int) -> None:
+        self.done += 1
+        torch.cuda.set_sync_debug_mode("default" if self.done % self.steps == 0 else "error")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_an_epoch_asks_the_gpu_for_nothing(data: VisionDataset, tmp_path: Path) -> None:
+    """Neither pixels, learning rate and step nor the bar, which shows a loss as soon as one is known."""
+    gpu = torch.device("cuda", 0)
+    table = open_table(cached(data, "trainval", CROP, tmp_path), gpu)
+    assert table is not None
+    batches = TableTrainBatches(table, build_train_transform(CROP, STATS), 1, 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * STATS.input_size**2, data.num_classes)).to(gpu)
+    optimizer = build_optimizer(model, optim())
+    step, _ = build_step(model, optimizer, Precision("fp32", gpu), trainer(batch_size=1))
+    schedule, watched = Schedule(optimizer, optim(), 2, len(batches)), Unasked(len(batches))
+    try:
+        with Progress(Console(file=io.StringIO(), force_terminal=True), itertools.count().__next__) as progress:
+            for epoch in range(2):
+                progress.epoch_started(epoch, 2, batches.num_images)
+                _, _, steps = _train_epoch(step, batches, epoch, schedule, 1, [watched, progress])
+                assert steps == 75, "more than two windows of losses"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.captured
 
 
 @pytest.mark.parametrize("cfg", [CROP, TF1])

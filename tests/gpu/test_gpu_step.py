@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -20,8 +21,9 @@ from experiments.bench.variants import Variant, choose_variants
 from gift_vit.acceleration.compiling import compile_blocks
 from gift_vit.acceleration.speed import prepare_to_train
 from gift_vit.common.errors import RunError
-from gift_vit.engine.capture import CapturedStep, CudaCapture
-from gift_vit.engine.fit import EpochLosses
+from gift_vit.engine.capture import CapturedForward, CapturedStep, CudaCapture
+from gift_vit.engine.fit import EpochLosses, evaluate
+from gift_vit.engine.objective import CLASSES
 from gift_vit.engine.state import Precision, build_optimizer
 from gift_vit.engine.step import EagerStep, build_step
 from gift_vit.methods import GiftConfig, apply_method
@@ -190,14 +192,35 @@ def test_what_is_not_recorded_still_draws_random_numbers(label: str, gpu: torch.
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
+def test_scores_between_recorded_steps_are_those_of_eager_ones(gpu: torch.device, batches: Batches) -> None:
+    """Two recordings share their memory, and weights change between repetitions of the second, whose last batch is smaller."""
+    model = vit(gpu, drop_path=0.3)
+    twin = deepcopy(model)
+    step, logits = build_step(model, build_optimizer(model, optim(lr=0.01)), Precision("fp32", gpu), trainer(batch_size=BATCH))
+    eager, exact, kept = eager_step(twin, gpu), Precision("fp32", gpu), CLASSES.keeping(True)
+    split = [*batches[:2], (batches[2][0][:7], batches[2][1][:7])]
+    scores = list[float]()
+    for _ in range(3):
+        torch.testing.assert_close(losses_of(step, batches, 2), losses_of(eager, batches, 2), atol=1e-3, rtol=1e-3)
+        found, expected = (
+            evaluate(model, split, gpu, exact, logits, objective=kept),
+            evaluate(twin, split, gpu, exact, objective=kept),
+        )
+        assert found.logits is not None and expected.logits is not None  # noqa: PT018 - for the types
+        np.testing.assert_allclose(found.logits, expected.logits, atol=5e-3, rtol=5e-3)
+        scores.append(found.loss)
+    assert isinstance(logits, CapturedForward)
+    assert logits._repeat is not None
+    assert len(set(scores)) == 3, "the weights are those of now"
+
+
 def test_a_loader_pins_memory_while_a_step_is_recorded(gpu: torch.device, batches: Batches) -> None:
-    model, stop, errors = vit(gpu), threading.Event(), list[RuntimeError]()
+    model, stop, errors, held = vit(gpu), threading.Event(), list[RuntimeError](), list[Tensor]()
 
     def pin() -> None:
-        held: list[Tensor] = []
         try:
-            while not stop.is_set():
-                held = [*held[-8:], torch.empty(len(held) + 1, 1 << 20).pin_memory()]
+            while not stop.is_set() and len(held) < 20_000:  # none goes, so that each asks the driver for memory
+                held.append(torch.empty(1 << 14).pin_memory())
         except RuntimeError as error:
             errors.append(error)
 
@@ -209,6 +232,7 @@ def test_a_loader_pins_memory_while_a_step_is_recorded(gpu: torch.device, batche
         stop.set()
         thread.join()
     assert not errors
+    assert 0 < len(held) < 20_000, "it pinned all the while"
     assert torch.isfinite(losses_of(step, batches)).all()
 
 
