@@ -68,7 +68,8 @@ class CachedImages:
         self.labels = labels
         source = pa.memory_map(str(file)) if isinstance(file, Path) else file
         self._table = pa.ipc.open_file(source).read_all()
-        sides = [self._table[side].to_numpy() for side in ("height", "width")]
+        # to_numpy would import pandas where that is installed, which takes longer than all else here
+        sides = [np.from_dlpack(self._table[side].combine_chunks()) for side in ("height", "width")]
         self.sizes: NDArray[np.int64] = np.stack(sides, axis=1).astype(np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
