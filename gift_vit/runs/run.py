@@ -524,7 +524,8 @@ def recorded(folder: Path) -> Iterator[None]:
                 write_failure(folder, error)
             raise
         except KeyboardInterrupt as error:
-            log.info("interrupted: %s can be resumed with the same command", folder)
+            begun = "can be resumed" if (folder / CHECKPOINT).is_file() else "begins anew"
+            log.info("interrupted: %s %s with the same command", folder, begun)
             raise KeyboardInterrupt(str(folder)) from error
 
 

@@ -401,6 +401,16 @@ def test_ctrl_c_leaves_a_resumable_run_without_failure(configure: Configure) -> 
     assert train_run(cfg, CALL).metrics["epochs"] == 3
 
 
+def test_ctrl_c_before_the_first_checkpoint_says_that_nothing_is_resumed(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "fit", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_run(cfg := configure(), CALL)
+    assert Run.open(cfg.folder).state == "missing"
+    assert f"interrupted: {cfg.folder} begins anew with the same command" in (cfg.folder / "train.log").read_text()
+
+
 def test_a_run_that_is_resumed_on_data_that_has_moved_knows_where_it_is_and_says_what_to_do_if_it_moves_again(
     configure: Configure, tmp_path: Path
 ) -> None:
