@@ -405,8 +405,9 @@ def test_ctrl_c_before_the_first_checkpoint_says_that_nothing_is_resumed(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "fit", Mock(side_effect=KeyboardInterrupt))
+    cfg = configure()
     with pytest.raises(KeyboardInterrupt):
-        train_run(cfg := configure(), CALL)
+        train_run(cfg, CALL)
     assert Run.open(cfg.folder).state == "missing"
     assert f"interrupted: {cfg.folder} begins anew with the same command" in (cfg.folder / "train.log").read_text()
 
