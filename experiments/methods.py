@@ -55,10 +55,11 @@ def print_counts(arguments: Arguments) -> None:
         except ConfigError as error:
             if arguments.methods:
                 print(f"| `{name}`: {error} | – | – |")
-            others.append(f"`{name}`")
+            else:
+                others.append(f"`{name}`")
             continue
         print(f"| `{name}` | {counted.adapter:,} | {100 * counted.adapter / counted.backbone:.4f} |", flush=True)
-    if others and not arguments.methods:
+    if others:
         print(f"\nNot for this model: {', '.join(others)}")
 
 

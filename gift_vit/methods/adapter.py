@@ -351,7 +351,7 @@ def save_adapter(model: nn.Module, path: str | Path, **metadata: Any) -> None:
     try:
         written = {key: json.dumps(value) for key, value in facts.items()}
         _check_names(facts)
-        _check_number(facts.get("class_names"), model)
+        _check_class_count(facts.get("class_names"), model)
         if taken := own.keys() & metadata.keys():
             raise ValueError(f"{min(taken)} is the file's own")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -396,7 +396,7 @@ def _check_names(metadata: Mapping[str, Any]) -> None:
         raise ValueError("its names are no texts, or no list of them")
 
 
-def _check_number(class_names: Any, model: nn.Module) -> None:
+def _check_class_count(class_names: Any, model: nn.Module) -> None:
     classes = getattr(model, "num_classes", None)
     if class_names is not None and classes and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class_names for {classes} classes")

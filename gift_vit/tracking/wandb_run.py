@@ -100,7 +100,7 @@ class WandbTracker(Observer):
                 return
             for record in history[0 if self._run.offline else self._run.starting_step :]:
                 self.epoch_done(record)
-            for folder in unsent:
+            for folder in unsent if self._run is not None else ():  # else not all was logged
                 shutil.rmtree(folder, ignore_errors=True)
 
     def epoch_done(self, record: EpochRecord) -> None:

@@ -177,6 +177,17 @@ def test_a_run_that_goes_on_online_sends_what_the_server_lacks(tmp_path: Path, m
     assert not list((tmp_path / "wandb").iterdir()), "what was recorded without a server is with it now"
 
 
+def test_earlier_records_stay_where_the_epochs_cannot_be_logged_again(tmp_path: Path, log: Log, monkeypatch: Patch) -> None:
+    run = FailingRun("log")
+    run.sync_dir = str(tmp_path / "wandb/offline-run-20260102_000000-x")
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    (tmp_path / "wandb/offline-run-20260101_000000-x").mkdir(parents=True)
+    with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
+        tracker.resumed(RECORDS[:2])
+    assert (tmp_path / "wandb/offline-run-20260101_000000-x").is_dir()
+    assert len(lines(log)) == 1
+
+
 def test_what_is_logged_is_on_the_disk_within_seconds(tmp_path: Path) -> None:
     """Of a process that is killed nothing is written any more: it waits for W&B's service, over 1 s."""
     with WandbTracker(OFFLINE, description(tmp_path)) as tracker:
