@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from gift_vit.common.cli import run_command
 from gift_vit.common.tensors import write_tensors
 from gift_vit.methods.adapter import read_adapter
 from gift_vit.runs.run import Run
@@ -25,6 +26,16 @@ from tests.warm import Ended, run_module, start
 
 def command(folder: Path, *words: str) -> Ended:
     return run_module(*words, cwd=folder)
+
+
+def test_a_gpu_whose_memory_is_short_is_told_with_what_needs_less(capsys: pytest.CaptureFixture[str]) -> None:
+    def score() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 9 GiB.")
+
+    assert run_command(score) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the GPU's memory is too small (CUDA out of memory. Tried")
+    assert line.endswith("a smaller batch_size=, where the command knows it, or device=cpu needs less")
 
 
 def write_images(folder: Path, count: int) -> None:

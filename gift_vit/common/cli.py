@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gift_vit.common import distributed
 from gift_vit.common.cores import wait_asleep
-from gift_vit.common.errors import ConfigError, RunError, SweepError
+from gift_vit.common.errors import ConfigError, RunError, SweepError, out_of_memory
 from gift_vit.common.files import explained
 from gift_vit.common.programs import as_typed
 from gift_vit.common.starting import interruptible
@@ -50,6 +50,8 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which most commands do not import
+        error = out_of_memory(error, "a smaller batch_size=, where the command knows it, or device=cpu needs less")
     error = (isinstance(error, Exception) and explained(error)) or error
     message = as_typed(" ".join(str(error).split()))
     if isinstance(error, ConfigError | RunError):

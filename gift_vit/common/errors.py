@@ -23,6 +23,11 @@ class SweepError(RunError):
         self.exit_code = exit_code
 
 
+def out_of_memory(error: BaseException, remedy: str) -> RunError:
+    """The beginning of what torch says of a GPU whose memory is short, which goes on about allocators, and what needs less."""
+    return RunError(f"the GPU's memory is too small ({' '.join(str(error).split()[:12])} …); {remedy}")
+
+
 def a_few(names: Sequence[str], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

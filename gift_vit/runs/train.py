@@ -20,7 +20,7 @@ from gift_vit.acceleration.speed import Work, can_build_kernels, prepare_to_trai
 from gift_vit.backbones.build import weights_source
 from gift_vit.common import distributed
 from gift_vit.common.environment import describe_environment, git_state, peak_rss_mib, reset_peaks
-from gift_vit.common.errors import ConfigError, RunError
+from gift_vit.common.errors import ConfigError, out_of_memory
 from gift_vit.common.files import is_read_only, write_text
 from gift_vit.config.keys import config_difference
 from gift_vit.config.loader import protocol_changes
@@ -183,11 +183,11 @@ def _memory_explained() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        told = " ".join(str(error).split()[:12])
-        raise RunError(
-            f"the GPU's memory is too small for this run ({told} …); give trainer.memory=lean or minimal, a larger "
-            "trainer.grad_accumulation, or, if it was scoring, a smaller trainer.eval_batch_size"
-        ) from error
+        remedy = (
+            "give trainer.memory=lean or minimal, a larger trainer.grad_accumulation, or, if it was scoring, a smaller "
+            "trainer.eval_batch_size"
+        )
+        raise out_of_memory(error, remedy) from error
 
 
 def _reported(cfg: RunConfig, data: VisionDataset) -> DataReport:

@@ -574,7 +574,7 @@ def test_a_gpu_whose_memory_is_short_is_one_line_with_what_needs_less(
     short = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10.00 GiB of which 1.00 GiB is free."
     monkeypatch.setattr("gift_vit.runs.train.fit", Mock(side_effect=torch.OutOfMemoryError(short)))
     cfg = configure()
-    with pytest.raises(RunError, match=r"too small for this run \(CUDA out of memory.*; give trainer.memory=lean or minimal, "):
+    with pytest.raises(RunError, match=r"too small \(CUDA out of memory.*; give trainer.memory=lean or minimal, "):
         train_run(cfg, CALL)
     assert "trainer.grad_accumulation" in json.loads((cfg.folder / "failed.json").read_text())["message"]
 
