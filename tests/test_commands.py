@@ -1,6 +1,7 @@
 """What every command answers to --help and to a mistake: at once, that is without importing torch, and in few lines.
 
-Most are asked in forks of one fresh process, which takes about half a minute; what goes through the same lines, in this one.
+Most are asked in forks of one fresh process, which takes a minute or two, five on a busy machine; what goes through the same
+lines, in this one.
 """
 
 import re
@@ -15,6 +16,8 @@ from omegaconf import OmegaConf
 from gift_vit import merge
 from gift_vit.config import compose_config
 from tests.cold import ROOT, Answer, answers
+
+pytestmark = pytest.mark.timeout(900)
 
 FOLDERS = ("gift_vit", "data_prep", "experiments")
 COMMANDS = sorted(
