@@ -74,10 +74,12 @@ MINI := digits tiny_mammals tiny_insects tiny_vehicles cifar10_1k
 METHODS := linear_exact linear bitfit full ssf vpt_deep adaptformer lora dora vera gift gift_wegeft gift_v1
 SEARCH := $(BIN)/python -m gift_vit.train sweep=digits sweeper=adaptive
 JOBS ?= 2
+DATA ?= $(or $(GIFT_VIT_DATA),data)
 comma := ,
 listed = $(subst $() $(),$(comma),$(strip $(1)))
 mini = experiment=mini paths.data_root=$(DATA) hydra.launcher.n_jobs=$(JOBS) paths.output_root=$(1) dataset=$(call listed,$(2))
 FINALS = outputs/chain/final/$$task/gift/vit_mini
+absent = { echo "error: finals of mini-chain are missing; type DATA=<folder> make mini-chain"; exit 2; }
 ROOT ?= outputs/chain
 CHAIN ?= outputs/mini
 unpack = mkdir -p $(2) && for cell in $(1)/runs/*/*.tar.gz; do tar -xzf $$cell -C $(2) || exit; done
@@ -128,7 +130,7 @@ known = forgetting=$(DATA)/tiny_imagenet/upstream
 once = $(call mini,outputs/rates,$(FEW)) phase=final recipe=none seed=0
 
 mini-forgetting: $(READY)  ## what six methods of mini-chain keep and forget, and GIFT and LoRA with other rates; DATA=<folder> make mini-forgetting
-	@ls -d $(THREE_SEEDS) >/dev/null 2>&1 || { echo "error: finals of mini-chain are missing; type DATA=<folder> make mini-chain"; exit 2; }
+	@ls -d $(THREE_SEEDS) >/dev/null 2>&1 || $(absent)
 	runs="[$$(echo $(THREE_SEEDS) | tr ' ' ,)]" && \
 	  $(BIN)/python -m gift_vit.invariance "runs=$$runs" images=32 $(known) && \
 	  $(BIN)/python -m experiments.tables "root=$$runs" datasets=[$(call listed,$(FEW))] columns=[forgetting,forgetting_knn,drift,stir,stir_pooled] compare=[gift,lora] \
@@ -142,6 +144,7 @@ mini-forgetting: $(READY)  ## what six methods of mini-chain keep and forget, an
 	cp outputs/forgetting.png docs
 
 explain-mini: $(READY)  ## what GIFT looks at in the finals of mini-chain: pictures, galleries, stability across seeds, faithfulness
+	@for task in $(MINI); do ls -d $(FINALS)/*_seed0_* >/dev/null 2>&1 || $(absent); done
 	for task in $(MINI); do for basis in trained canonical random; do $(BIN)/python -m gift_vit.explain run=$$(ls -d $(FINALS)/*_seed0_*) correct_only=true basis=$$basis out=outputs/explain/$$task/$$basis || exit; done; done
 	for basis in trained canonical random; do cp outputs/explain/digits/$$basis/images_attn.proj_block5.png experiments/explain/digits/$$basis.png || exit; done
 	for task in $(MINI); do $(BIN)/python -m gift_vit.explain.stability runs=[$$(ls -d $(FINALS)/* | paste -sd, -)] out=experiments/explain/stability_$$task || exit; done

@@ -83,7 +83,10 @@ def run_demo(arguments: Arguments) -> None:
     root = expanded(arguments.output_root) / "data"
     for task in arguments.tasks:
         ready = data / "glue" / task
-        print(prepare(TASKS[task], root, data if not ready.is_dir() else ready))
+        try:
+            print(prepare(TASKS[task], root, data if not ready.is_dir() else ready))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; data=<folder>, or GIFT_VIT_DATA, says where they are") from error
     found = _finals(arguments, model)
     text = render_markdown(results_table(found, arguments))
     write_text(expanded(arguments.output_root) / "table.md", text)

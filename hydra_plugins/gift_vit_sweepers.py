@@ -31,7 +31,14 @@ from gift_vit.sweeps.adaptive import Tried, further
 from gift_vit.sweeps.plan import SWEEPS, Job, Plan, Sweep, plan_start, read_sweeps, write_sweep
 from hydra_plugins.gift_vit_launcher import ProcessLauncher
 
-_MANY = 100  # jobs whose planning takes half a minute
+_MANY = 100  # jobs whose planning takes half a minute or more
+
+
+def _planned(jobs: Sequence[list[str]]) -> Iterator[Plan]:
+    for number, job in enumerate(jobs):
+        if number % _MANY == 0 and len(jobs) > _MANY:
+            print(f"planning {len(jobs):,} runs{f', {number:,} done' * (number > 0)}", file=sys.stderr, flush=True)
+        yield plan_start(job)
 
 
 def expect_whole(name: str, value: Any, lowest: int) -> None:
@@ -92,9 +99,7 @@ class GridSweeper(BasicSweeper):
         command = shlex.join(["python", "-m", "gift_vit.train", *sys.argv[1:]])
         if not jobs:
             raise ConfigError("the axes of this sweep have no value; give each at least one")
-        if len(jobs) > _MANY:
-            print(f"planning {len(jobs):,} runs", file=sys.stderr, flush=True)
-        planned = [plan_start(job) for job in jobs]
+        planned = list(_planned(jobs))
         _check_apart(planned)
         hindrances = [plan.hindrance for plan in planned if plan.hindrance is not None]
         if len(hindrances) == len(jobs):  # nothing begins, and nothing is left

@@ -29,8 +29,15 @@ def test_recipes_and_results_are_no_uncommitted_change(tmp_path: Path, monkeypat
     chain = tmp_path / "experiments/mini/chain"
     chain.mkdir(parents=True)
     (chain / "table.md").write_text("made")
+    (tmp_path / "my_images").mkdir()
+    (tmp_path / "my_images/cat.jpg").write_text("a person's own")
     assert environment.git_state() == (sha, False)
-    for other in (tmp_path / "conf/recipes.yaml", tmp_path / "gift.py", tmp_path / "sub/conf/recipe/x.yaml"):
+    for other in (
+        tmp_path / "conf/recipes.yaml",
+        tmp_path / "gift.py",
+        tmp_path / "sub/conf/recipe/x.yaml",
+        tmp_path / "own.py",
+    ):
         before = other.read_text() if other.exists() else None
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_text("changed")

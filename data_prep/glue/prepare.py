@@ -105,7 +105,7 @@ def _in_folder(task: Task, folder: Path) -> dict[str, Examples]:
     forms = [", ".join(file for table in form.values() for file in table.files) for form in task.forms]
     hints = " or ".join(["train-*.parquet and so on as at the hub", *forms])
     mrpc = "; GLUE's cut of the original 4,076 pairs is not in the original files" if task.name == "mrpc" else ""
-    raise ConfigError(f"{task.name}: folder={folder} has no files of it, expected {hints}, there or in {task.name}/{mrpc}")
+    raise ConfigError(f"{task.name}: {folder} has no files of it, expected {hints}, there or in {task.name}/{mrpc}")
 
 
 def _from_parquet(file: Path, task: Task) -> Examples:

@@ -55,13 +55,16 @@ def peak_rss_mib() -> float | None:
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the checkout the package lies in, and whether it has uncommitted changes; (None, None) outside a checkout.
 
-    Recipes and the mini benchmark's results are no change: a result holds the values that it took from a recipe.
+    Recipes and the mini benchmark's results are no change: a result holds the values that it took from a recipe. Nor are new
+    files, such as a person's images, but for code and configuration.
     """
     if not (_CHECKOUT / ".git").exists():
         return None, None
     sha = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--", ":/", *(f":(top,exclude){made}" for made in _MADE))
-    return sha, None if status is None else bool(status)
+    made = [f":(top,exclude){path}" for path in _MADE]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
+    added = _git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml", *made)
+    return sha, None if changed is None or added is None else bool(changed or added)
 
 
 def _git(*arguments: str) -> str | None:

@@ -48,7 +48,7 @@ def find_column(
     if not fitting:
         hint = "; if there is none, leave the file out: dataset.files.train=[…] names those to read" * (role == "label")
         if role == "image" and any(_is_usual("text", name) for name in names):
-            hint = "; for texts type dataset=text"
+            hint = "; for texts train with dataset=text"
         shown, usual_names = ", ".join(map(_shortened, names)), ", ".join(USUAL_NAMES[role])
         raise ConfigError(
             f"{place} has the columns {shown}; none has a usual name of {role}s ({usual_names}): "

@@ -138,7 +138,7 @@ def kind_of(root: Path) -> str:
     if os.path.isfile(root):
         kind = _kind_of_table(root)
         return _refuse_file(root, "a folder of images, a CSV or a Parquet file") if kind in (None, "text") else kind
-    if _parquet_series(root):
+    if _of_splits(_parquet_series(root)):
         return "parquet"
     tables = _tables_in(root, "csv")
     folders = folders_in(root)
@@ -174,10 +174,10 @@ def split_folders(root: Path) -> dict[str, Path]:
         return {split: root / name for split, name in found.items()}
     if not folders:
         tables = [kind for kind in TABLE_ENDINGS if _tables_in(root, kind)]
-        hint = f"; for the files in it type dataset={tables[0]}" if tables else ""
+        hint = f"; for the files in it train with dataset={tables[0]}" if tables else ""
         raise ConfigError(f"{root} holds no class folders; {CLASS_FOLDERS}{hint}")
-    if _parquet_series(root):
-        raise ConfigError(f"{root} holds Parquet files; for these type dataset=parquet")
+    if _of_splits(_parquet_series(root)):
+        raise ConfigError(f"{root} holds Parquet files; for these train with dataset=parquet")
     _refuse_hidden_splits(root, folders)
     return {ALL: root}
 
@@ -202,13 +202,12 @@ def table_files(root: Path, kind: str) -> dict[str, list[Path]]:
                 raise ConfigError(f"{other} and {file} have one name; keep one of them, or name the files in dataset.files=…")
     if kind == "csv" and not series:
         series = _split_tables(root)
-    if not any(split_named(os.path.basename(name.rstrip(os.sep))) for name in series):
-        series = {name: files for name, files in series.items() if not name.endswith(os.sep)}
+    series = _of_splits(series)
     if not series:
         where = f"{root}, {root}/data or a folder named as a split" if kind == "parquet" else f"{root}"
         raise ConfigError(
             f"there are no files that end in {' or '.join(endings)} in {where}; give the folder that holds them, or for class "
-            "folders type dataset=folder"
+            "folders train with dataset=folder"
         )
     remedy = "name the files in dataset.files=…, rename it or move it elsewhere"
     found = _assigned(series, root, "file", remedy, {name: files[0] for name, files in series.items()})
@@ -313,6 +312,12 @@ def _parquet_series(root: Path) -> dict[str, list[Path]]:
     return series
 
 
+def _of_splits(series: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Without the folders, where neither a folder nor a file is named as a split: they hold something else."""
+    any_named = any(split_named(os.path.basename(name.rstrip(os.sep))) for name in series)
+    return {name: files for name, files in series.items() if any_named or not name.endswith(os.sep)}
+
+
 def _assigned(
     names: Iterable[str], root: Path, what: str, remedy: str, shown: Mapping[str, Path] | None = None
 ) -> dict[str, str]:
@@ -371,7 +376,7 @@ def _refuse_file(root: Path, expected: str) -> NoReturn:
     if root.suffix.lower() in _ARCHIVES:
         raise ConfigError(f"{root} is an archive; unpack it, and give the folder")
     kind = _kind_of_table(root)
-    hint = f"; type dataset={kind}" if kind else ""
+    hint = f"; train with dataset={kind}" if kind else ""
     raise ConfigError(f"{root} is a file; expected {expected}{hint}")
 
 

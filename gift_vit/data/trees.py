@@ -127,7 +127,7 @@ def _holds_images(entry: os.DirEntry[str]) -> bool:
 def _check_classes(tree: Tree, learnt: bool) -> None:
     skipped = f" (left out: {said(tree.skipped)})" if tree.skipped else ""
     if not tree.images and not tree.empty:
-        hint = "; for the list in it type dataset=csv" if tree.skipped.keys() & set(TABLE_ENDINGS["csv"]) else ""
+        hint = "; for the list in it train with dataset=csv" if tree.skipped.keys() & set(TABLE_ENDINGS["csv"]) else ""
         raise ConfigError(f"{tree.folder} holds no class folders{skipped}; {CLASS_FOLDERS}{hint}")
     if learnt and tree.empty:
         classes = ", ".join(sorted(tree.empty)[:3]) + (" …" if len(tree.empty) > 3 else "")

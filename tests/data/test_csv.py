@@ -215,7 +215,7 @@ def test_lists_in_the_folders_of_splits(root: Path, make_config: Make) -> None:
     assert kind_of(root) == "csv"
     data = build_dataset(make_config(CsvConfig, root=root))
     assert {split: len(source) for split, source in data.splits.items()} == {"train": 4, "val": 2, "test": 6}
-    with pytest.raises(ConfigError, match=r"train holds no class folders .*; for the list in it type dataset=csv\Z"):
+    with pytest.raises(ConfigError, match=r"train holds no class folders .*; for the list in it train with dataset=csv\Z"):
         build_dataset(make_config(FolderConfig, root=root))
 
 

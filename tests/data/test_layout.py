@@ -87,6 +87,8 @@ def test_the_same_names_for_every_kind(tmp_path: Path, put: Make, read: Read, ki
         (["cat", "dog"], ["labels.csv"], "folder"),
         (["train/cat", "train/dog"], ["train.csv"], "folder"),
         (["images"], [], "folder"),
+        (["cat", "dog", "tables"], ["tables/some.parquet"], "folder"),
+        (["train"], ["train/some.parquet"], "parquet"),
     ],
 )
 def test_lists_beside_folders(tmp_path: Path, folders: list[str], lists: list[str], kind: str) -> None:
@@ -100,7 +102,7 @@ def test_lists_beside_folders(tmp_path: Path, folders: list[str], lists: list[st
 @pytest.mark.parametrize("name", ["lines.jsonl", "lines.JSON"])
 def test_a_file_of_texts_is_no_images(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": "a", "label": 0}\n')
-    with pytest.raises(ConfigError, match="expected a folder of images, a CSV or a Parquet file; type dataset=text"):
+    with pytest.raises(ConfigError, match="expected a folder of images, a CSV or a Parquet file; train with dataset=text"):
         kind_of(tmp_path / name)
 
 
@@ -254,8 +256,8 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path: Path, make_tree: Make, re
     [
         ("a.zip", "folder", r"a\.zip is an archive; unpack it, and give the folder"),
         ("a.tar.gz", "csv", "is an archive"),
-        ("a.csv", "folder", r"a\.csv is a file; expected a folder of class folders; type dataset=csv"),
-        ("a.parquet", "csv", r"a\.parquet is a file; expected .* \.csv or \.tsv; type dataset=parquet"),
+        ("a.csv", "folder", r"a\.csv is a file; expected a folder of class folders; train with dataset=csv"),
+        ("a.parquet", "csv", r"a\.parquet is a file; expected .* \.csv or \.tsv; train with dataset=parquet"),
         ("data-00000-of-00001.arrow", "parquet", "is a dataset that save_to_disk wrote; write each split with to_parquet, and"),
         ("a.txt", "parquet", r"a\.txt is a file; expected a folder or a file that ends in \.parquet"),
     ],
