@@ -100,6 +100,10 @@ def test_settings_that_val_cannot_tell_apart_get_another_seed_once_no_edge_is_op
     assert asked_after(runs, widen=2, seeds=1) == []
     runs += [tried("optim.lr=4e-3 seed=1", 80.0, of_grid=False), tried("optim.lr=2e-3 seed=1", 86.0, of_grid=False)]
     assert asked_after(runs, widen=2, seeds=2) == [("seed=0", "optim.lr=0.016")], "of the means 8e-3 is the highest now"
+    runs = [tried(f"optim.lr={lr} seed=42", score) for lr, score in scores.items()]
+    assert asked_after(runs, widen=2, seeds=2) == [("optim.lr=4e-3", "seed=43"), ("optim.lr=2e-3", "seed=43")]
+    sole = [tried(f"optim.lr={lr} seed=0", score) for lr, score in (scores | {"2e-3": 80.0}).items()]
+    assert asked_after(sole, widen=2, seeds=2) == []
 
 
 def test_an_edge_beyond_which_runs_failed_is_none() -> None:

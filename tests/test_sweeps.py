@@ -366,8 +366,10 @@ def test_records_of_sweeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     told = Sweep(sweep.command, sweep.started_at, (Job(("protocol=gift_paper",), str(done)),))
     assert [unfinished([told], "cub", "gift", "vit", protocol) for protocol in ("clean", "gift_paper")] == [0, 1]
     done.mkdir(parents=True)
-    (done / "result.json").touch()
-    assert unfinished([sweep, later], "cub", "gift", "vit", "clean") == 1
+    for ended in ("pruned.json", "result.json"):
+        (done / ended).touch()
+        assert unfinished([sweep, later], "cub", "gift", "vit", "clean") == 1
+        (done / ended).unlink()
     assert unfinished([sweep], "dogs", "lora", "vit", "clean") == 0
     (tmp_path / "sweeps/broken.json").write_text('{"command": 1}')
     (tmp_path / "sweeps/list.json").write_text("[]")

@@ -114,8 +114,8 @@ def test_training_and_evaluation_share_a_file_and_other_resizes_do_not(tmp_path:
 
 def test_a_changed_image_of_the_same_size(tmp_path: Path, data: VisionDataset, make_config: Callable[..., Any]) -> None:
     transform = build_eval_transform(CROP, STATS)
-    before = open_pixels(data, "train", transform, settings(tmp_path))[0][0].copy()
-    file = tmp_path / "images/train/class0/0.jpg"
+    before = open_pixels(data, "train", transform, settings(tmp_path))[1][0].copy()
+    file = Path(data.splits["train"].where(1))
     with Image.open(file) as image:
         mirrored = image.transpose(Image.Transpose.ROTATE_180)
     content, size = encode(mirrored, "JPEG", quality=80), file.stat().st_size
@@ -123,9 +123,10 @@ def test_a_changed_image_of_the_same_size(tmp_path: Path, data: VisionDataset, m
     file.write_bytes(content.ljust(size, b"\0"))  # what follows a JPEG's end is not read
     changed = build_dataset(make_config(FolderConfig, root=tmp_path / "images"))
     assert changed.fingerprint == data.fingerprint  # it knows paths and sizes alone
+    assert changed.sample == data.sample, "the image is none of it: its time alone tells"
     after = open_pixels(changed, "train", transform, settings(tmp_path))
     assert_same_pixels(after, decoded(changed, "train", transform))
-    assert not np.array_equal(after[0][0], before)
+    assert not np.array_equal(after[1][0], before)
 
 
 def test_changed_images_of_the_same_size_and_time(tmp_path: Path, data: VisionDataset, make_config: Callable[..., Any]) -> None:

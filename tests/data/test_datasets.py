@@ -144,6 +144,16 @@ def test_fingerprint_is_this_hash_and_sees_every_change() -> None:
     assert len({reference, *(fingerprint(splits) for splits in others)}) == 6
 
 
+def test_the_sample_is_spread_evenly_over_a_split() -> None:
+    first = source([0] * 40)
+    one_brighter = first.images + np.eye(40, dtype=np.uint8)[..., None, None]
+    others = [ArraySource(images, first.labels) for images in one_brighter]
+    before, *after = (VisionDataset("toy", 1, None, {"train": images}, "").sample for images in (first, *others))
+    sampled = [index for index, found in enumerate(after) if found != before]
+    assert (len(sampled), sampled[0], sampled[-1]) == (16, 0, 39)
+    assert set(np.diff(sampled)) == {2, 3}
+
+
 def test_files_that_are_not_there_are_counted(tmp_path: Any) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone.png")
@@ -176,3 +186,6 @@ def test_the_seed_draws_the_split_of_digits(make_config: Callable[..., Any]) -> 
     first, again, other = (build_dataset(make_config(DigitsConfig, split_seed=seed)) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert positions(first, "test") != positions(other, "test")
+    rest, (_, labels) = np.setdiff1d(np.arange(1797), positions(other, "test")), load_digits(return_X_y=True)
+    _, val = train_test_split(rest, test_size=200, stratify=labels[rest], random_state=1)
+    assert positions(other, "val") == sorted(val)

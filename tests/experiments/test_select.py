@@ -1,6 +1,7 @@
 """The choice of hyper-parameters: by val alone, ties to the smaller rate, and what a person is warned of."""
 
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def test_the_highest_val_top1_is_chosen_whatever_the_order_and_the_training_loss
         assert choice.warnings == ()
     tied = grid({(lr, wd): 80.0 for lr in (1e-2, 1e-3) for wd in (0.1, 0.01)})
     assert best(choose(tied)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.01}, "the smaller of each"
+    crossed = grid({(1e-2, 0.01): 80.0, (1e-3, 0.1): 80.0})
+    assert best(choose(crossed)) == {"optim.lr": 1e-3, "optim.weight_decay": 0.1}, "the smaller rate first"
+    assert best(choose(grid({(1e-2, 0.01): 80.04, (1e-3, 0.01): 80.0})))["optim.lr"] == 1e-2, "no tie"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,8 @@ def test_seeds_are_averaged() -> None:
     close = [search(v, seed=seed, config={"optim.lr": lr}, data={"val_images": 200}) for lr, seed, v in CLOSE]
     assert choose(close).near == 2
     assert choose(close).warnings[-1] == "settings within one standard error of the best have different numbers of seeds"
+    near = {metric: choose([replace(run, metric=metric) for run in close]).near for metric in ("exact", "f1", "pearson")}
+    assert near == {"exact": 2, "f1": 1, "pearson": 1}, "what is no share of right answers has another error"
 
 
 def test_two_runs_of_one_setting_and_seed_are_refused() -> None:
@@ -103,6 +109,8 @@ def test_an_optimum_on_the_edge_and_missing_runs_are_told(tmp_path: Path) -> Non
     for peak, side in ((1e-4, "lowest"), (1e-2, "highest")):
         runs = grid({(lr, 0.0): 90.0 if lr == peak else 80.0 for lr in (1e-4, 1e-3, 1e-2)})
         assert choose(runs).warnings == (f"the best optim.lr, {peak}, is the {side} of its axis: widen the grid",)
+    elsewhere = grid(SCORES | {(1e-4, 0.0): 90.0, (1e-3, 0.01): 90.0})
+    assert [edge.key for edge in choose(elsewhere).edges] == ["optim.lr"], "as good with another weight decay"
     assert choose(grid({(1e-3, 0.0): 90.0, (1e-3, 0.01): 80.0})).warnings == (), "below zero there is nothing to try"
     scores = {point: score for point, score in SCORES.items() if point != (1e-2, 0.01)}
     assert choose(grid(scores)).warnings == (

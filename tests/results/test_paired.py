@@ -152,9 +152,10 @@ def test_runs_that_are_scored_on_val_are_compared_there(keep: Keep, tmp_path: Pa
     assert left_out == "No test over images for Tiny mammals seed 0: their val images are others."
 
 
-def test_other_labels_are_other_images() -> None:
-    first = Predictions("test", ["a"], np.array([0]), np.zeros((1, 2), np.float16), None)
-    assert pair_seed("d", 0, first, replace(first, labels=np.array([1]))) is None
+def test_other_labels_and_another_order_are_other_images() -> None:
+    first = Predictions("test", ["a", "b"], np.array([0, 0]), np.zeros((2, 2), np.float16), None)
+    assert pair_seed("d", 0, first, replace(first, labels=np.array([0, 1]))) is None
+    assert pair_seed("d", 0, first, replace(first, images=["b", "a"])) is None
     assert pair_seed("d", 0, first, first) is not None
 
 
@@ -174,6 +175,8 @@ def test_columns_of_further_scores(keep: Keep, tmp_path: Path, capsys: pytest.Ca
         ["90.00 ± 7.07", "–", "–", "–", "–", "–"],
     ]
     assert len({len(table.columns), *map(len, table.rows)}) == 1
+    others = with_scores(mini_table(Request(runs)), ["nll", "ece", "top1"]).columns[-9:]
+    assert [column.ranked for column in others] == [False] * 6 + [True] * 3, "the highest NLL and ECE are the worst"
     root = f"root={tmp_path / 'outputs'}"
     assert run_tables(root, "columns=[mean_class_accuracy,temperature]", "format=csv") == 0
     assert capsys.readouterr().out == render_csv(table)

@@ -115,11 +115,12 @@ def test_a_difference_is_taken_of_the_same_experiment_only() -> None:
 
 
 def test_memory_is_the_devices() -> None:
-    measured = {"cub": {"peak_memory_mib": 2560.0}, "cars": {"peak_memory_mib": 2688.0}}
-    cuda = [paper_run("gift", dataset, cost=cost, env={"gpu": "NVIDIA A100"}) for dataset, cost in measured.items()]
+    measured = {"cub": ("NVIDIA A100", 2560.0), "cars": ("NVIDIA H200", 2688.0)}
+    cuda = [paper_run("gift", d, cost={"peak_memory_mib": mib}, env={"gpu": gpu}) for d, (gpu, mib) in measured.items()]
     table = fgvc_table(Request([*cuda, paper_run("lora", "cub"), paper_run("gift", "dogs")]))
     assert [row[2] for row in table.rows] == [Cell("–", (None, None)), Cell("2.50–2.62", (2560.0, 2688.0))]
-    assert table.notes[0] == "GPU mem: peak device memory in training, on NVIDIA A100."
+    assert table.notes[0] == "GPU mem: peak device memory in training, on NVIDIA A100, NVIDIA H200."
+    assert table.notes[-1] == "GPU memory: of runs under several conditions (gpu NVIDIA A100, NVIDIA H200)."
 
 
 def test_vtab_has_its_groups_and_both_means() -> None:
