@@ -10,7 +10,7 @@ from gift_vit.common.errors import ConfigError
 from gift_vit.data.base import VisionDataset, build_dataset
 from gift_vit.data.config import COMMONSENSE_SETS, CommonsenseConfig
 from gift_vit.data.ids import image_ids
-from gift_vit.data.questions import ANSWERS, OPTIONS, QuestionSource, is_exact, is_found
+from gift_vit.data.questions import ANSWERS, OPTIONS, QuestionSource, is_exact, is_found, set_scores
 from tests.data.conftest import SHARED
 from tests.text_models import questions, write
 
@@ -102,6 +102,14 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
 )
 def test_when_an_answer_is_right(text: str, answer: str, of_set: str, exact: bool, regex: bool) -> None:
     assert (is_exact(text, answer), is_found(text, answer, of_set)) == (exact, regex)
+
+
+def test_every_set_counts_the_same_whatever_its_size() -> None:
+    """One of one is right, and none of three, of which two name the answer."""
+    none, named = {"exact": False, "regex": False}, {"exact": False, "regex": True}
+    scores = set_scores({"boolq": [{"exact": True, "regex": True}], "piqa": [none, named, named]})
+    own = {"exact_boolq": 100.0, "regex_boolq": 100.0, "exact_piqa": 0.0, "regex_piqa": 200 / 3}
+    assert scores == pytest.approx({"exact": 50.0, "regex": 250 / 3, **own})
 
 
 def test_every_set_has_its_options() -> None:

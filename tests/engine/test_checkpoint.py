@@ -28,8 +28,8 @@ def optimizer_of(model: nn.Module) -> torch.optim.AdamW:
     return build_optimizer(model, OptimConfig(lr=0.01, weight_decay=0.1, betas=[0.9, 0.999], eps=1e-8, **values))
 
 
-def scaler() -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", enabled=False)
+def scaler(scale: float = 2.0**16) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", init_scale=scale)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def written(tmp_path: Path) -> Path:
     model(torch.ones(2, 12)).sum().backward()
     optimizer.step()
     record = EpochRecord(epoch=0, train_loss=1.0, lr=0.01, steps=1, seconds=1.0, images_per_s=2.0)
-    save_checkpoint(tmp_path / "last.ckpt", TrainingState(1, [record], 1.0), model, optimizer, scaler(), "data")
+    save_checkpoint(tmp_path / "last.ckpt", TrainingState(1, [record], 1.0), model, optimizer, scaler(1024), "data")
     return tmp_path / "last.ckpt"
 
 
@@ -61,6 +61,12 @@ def test_the_random_state_of_a_gpu_goes_to_the_one_that_resumes(monkeypatch: pyt
     state_module._set_random_state(kept | {"cuda_rng": [1]}, first)
     state_module._set_random_state(kept, torch.device("cpu"))
     assert given == [(10, second), (2, second), (1, first)]
+
+
+def test_the_scale_of_half_precision_s_loss_is_gone_on_with(written: Path) -> None:
+    model, own = network(), scaler()
+    load_checkpoint(written, model, optimizer_of(model), own, "data", epochs=4)
+    assert own.get_scale() == 1024
 
 
 def refused(path: Path, reason: str) -> None:

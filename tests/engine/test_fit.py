@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from gift_vit.common.errors import ConfigError, RunError
 from gift_vit.engine import state
 from gift_vit.engine.config import OptimConfig, TrainerConfig
-from gift_vit.engine.fit import FitInputs, evaluate, fit
+from gift_vit.engine.fit import FitInputs, Tally, evaluate, fit
 from gift_vit.engine.observer import EpochRecord, Observer, StopTraining
 from gift_vit.engine.state import Precision
 
@@ -102,13 +102,17 @@ def test_loop_equals_a_plain_loop_written_out(tmp_path: Path) -> None:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups)
     steps = [batch for epoch in range(4) for batch in Batches().epoch(epoch)]
+    losses = list[float]()
     for (images, labels), lr in zip(steps, recorder.lrs, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = lr
-        F.cross_entropy(twin(images), labels).backward()
+        F.cross_entropy(logits := twin(images), labels).backward()
+        losses += F.cross_entropy(logits.detach(), labels, reduction="none").tolist()
         optimizer.step()
         optimizer.zero_grad()
     assert len(steps) == 16
+    means = [sum(losses[start : start + 50]) / 50 for start in range(0, 200, 50)]
+    assert [record["train_loss"] for record in recorder.records] == pytest.approx(means, rel=1e-5)
     assert_same_weights(model, twin, atol=1e-6, rtol=1e-5)
 
 
@@ -200,6 +204,18 @@ def test_the_search_phase_cuts_the_schedule_and_does_not_rescale_it(tmp_path: Pa
     cut, result = train(network(), tmp_path / "b", epochs=10, stop_epoch=3)
     assert cut.lrs == whole.lrs[:12]
     assert len(result.history) == 3
+
+
+def test_the_epoch_that_scores_best_on_val_is_kept(tmp_path: Path) -> None:
+    """Val is labelled as the network has it after two epochs, which further ones lead away from."""
+    model, cut = network(), network()
+    fit(cut, FitInputs(Batches(), None, identity="data"), optim(), trainer(epochs=8), tmp_path / "cut", [], 2)
+    val = [(Batches().images, cut(Batches().images).argmax(1))]
+    inputs = FitInputs(Batches(), val, identity="data", keep_best=True)
+    result = fit(model, inputs, optim(), trainer(epochs=8), tmp_path / "whole", [])
+    assert result.history[-1].get("val_top1") != 100
+    assert (result.kept_epoch, result.val_score) == (1, 100)
+    assert_same_weights(model, cut)
 
 
 @pytest.mark.parametrize(("every", "scored"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2, 3]), (0, [3])])
@@ -339,3 +355,12 @@ def test_evaluate_counts_by_hand_and_restores_training_mode() -> None:
     assert model.training
     with pytest.raises(ConfigError, match="nothing to evaluate"):
         evaluate(model, [], torch.device("cpu"), Precision("fp32", torch.device("cpu")))
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
+def test_no_score_is_read_from_a_logit_that_is_not_finite(spoilt: float) -> None:
+    """Of a class that is not the image's: with -inf the loss is finite."""
+    tally = Tally(torch.device("cpu"))
+    tally.add(torch.tensor([[1.0, spoilt], [1.0, 0.0]]), torch.tensor([0, 0]))
+    with pytest.raises(RunError, match="no score: logits of 1 of 2 examples are NaN or infinite"):
+        tally.evaluation()

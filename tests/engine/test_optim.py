@@ -81,14 +81,30 @@ def test_a_module_can_exempt_its_own_parameters() -> None:
     assert shapes(model) == {0.01: {(3, 2), (5, 4), (7, 6)}, 0.0: {(3,), (4, 3), (4,), (7,)}}
 
 
-def test_adamw_step_is_the_formula() -> None:
+class Scaled(nn.Linear):
+    lr_scale = 16.0
+
+
+def test_a_module_with_a_rate_of_its_own_has_decay_on_its_matrices_alone() -> None:
+    groups = build_optimizer(nn.Sequential(nn.Linear(2, 3), Scaled(3, 4)), optim()).param_groups
+    found = {tuple(p.shape): (group["weight_decay"], group["lr"]) for group in groups for p in group["params"]}
+    assert found == {(3, 2): (0.01, 1e-4), (3,): (0.0, 1e-4), (4, 3): (0.01, 16e-4), (4,): (0.0, 16e-4)}
+
+
+@pytest.mark.parametrize(("betas", "eps"), [([0.9, 0.999], 1e-8), ([0.8, 0.95], 0.5)])
+def test_adamw_steps_are_the_formula(betas: list[float], eps: float) -> None:
+    """Algorithm 2 of Loshchilov and Hutter (ICLR 2019), for two updates."""
     layer = nn.Linear(2, 2, bias=False).double()
-    before = layer.weight.detach().clone()
-    optimizer = build_optimizer(layer, optim(lr=0.1, weight_decay=0.5))
-    layer.weight.grad = torch.full((2, 2), 3.0, dtype=torch.float64)
-    optimizer.step()
-    expected = before * (1 - 0.1 * 0.5) - 0.1 * 3.0 / (3.0 + 1e-8)  # bias-corrected moments of the first step
-    torch.testing.assert_close(layer.weight.detach(), expected, atol=1e-12, rtol=0)
+    expected = layer.weight.detach().clone()
+    optimizer = build_optimizer(layer, optim(lr=0.1, weight_decay=0.5, betas=betas, eps=eps))
+    (beta1, beta2), m, v = betas, 0.0, 0.0
+    for step, gradient in enumerate((3.0, -1.0), 1):
+        layer.weight.grad = torch.full((2, 2), gradient, dtype=torch.float64)
+        optimizer.step()
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        moved = m / (1 - beta1**step) / (math.sqrt(v / (1 - beta2**step)) + eps)
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * moved
+        torch.testing.assert_close(layer.weight.detach(), expected, atol=1e-12, rtol=0)
 
 
 def test_nothing_to_train_is_refused() -> None:
@@ -96,14 +112,17 @@ def test_nothing_to_train_is_refused() -> None:
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), optim())
 
 
+@pytest.mark.parametrize(("first", "last"), [(0.0, 0.0), (1e-6, 1e-5)])
 @pytest.mark.parametrize(("ratio", "warmup"), [(0.1, 3), (0.06, 1), (0.0, 0), (None, 0)])
-def test_a_linear_schedule_is_that_of_transformers(ratio: float | None, warmup: int) -> None:
+def test_a_linear_schedule_is_that_of_transformers(ratio: float | None, warmup: int, first: float, last: float) -> None:
+    """Which knows no first and last rate but 0."""
     epochs, steps = 6, 5
-    config = optim(warmup_epochs=0, warmup_lr=0.0, min_lr=0.0, schedule="step", decay="linear", warmup_ratio=ratio)
+    config = optim(warmup_epochs=0, warmup_lr=first, min_lr=last, schedule="step", decay="linear", warmup_ratio=ratio)
     schedule, total = scheduled(config, epochs, steps), epochs * steps
     for step in range(total):
         share = step / warmup if step < warmup else (total - step) / (total - warmup)
-        assert schedule.set_lr(*divmod(step, steps)) == pytest.approx(1e-4 * share, rel=1e-9)
+        end = first if step < warmup else last
+        assert schedule.set_lr(*divmod(step, steps)) == pytest.approx(end + (1e-4 - end) * share, rel=1e-9)
 
 
 @pytest.mark.parametrize("changes", [{"warmup_epochs": 3}, {"warmup_epochs": 0, "schedule": "epoch"}])

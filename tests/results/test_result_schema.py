@@ -37,6 +37,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (record["schema"], record["status"], set(record["metrics"])) == (1, "finished", set(METRICS))
 
 
+@pytest.mark.parametrize(
+    ("phase", "rule", "split"), [("search", "test", "val"), ("final", "test", "test"), ("final", "val", "val")]
+)
+def test_a_search_counts_by_val_whatever_the_protocol_scores(phase: str, rule: str, split: str) -> None:
+    result = make_result(val=80.0, run={"phase": phase}, config={"protocol.scored_on": rule})
+    assert (result.scored_on, result.score) == (split, result.metrics[f"{split}_top1"])
+
+
 def test_results_older_than_a_field_are_read(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     record = json.loads(to_json(make_result()))

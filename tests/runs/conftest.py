@@ -1,12 +1,14 @@
-"""A finished final run with its predictions, a copy of it to be changed, an interrupt, and what epochs recorded."""
+"""A finished final run with its predictions, a copy of it to be changed, an interrupt, what epochs recorded, and checks."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gift_vit.config import RunConfig, compose_config, load_config
+from gift_vit.engine.fit import TrainBatches
 from gift_vit.engine.observer import EpochRecord, Observer
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
@@ -46,6 +48,13 @@ def check_resumed(whole: RunConfig, cut: RunConfig) -> None:
     train_run(cut, CALL)
     one, other = ((cfg.folder / "adapter.safetensors").read_bytes() for cfg in (whole, cut))
     assert one == other
+
+
+def check_seeded(loader: Callable[[int], TrainBatches]) -> None:
+    """Training batches that take a seed begin with other examples for another, and with the same ones for the same."""
+    first, again, other = (next(loader(seed).epoch(0))[1].tolist() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
 
 
 @pytest.fixture(scope="session")

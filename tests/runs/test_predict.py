@@ -49,9 +49,10 @@ def test_files_are_predicted_as_the_test_split_was(final_run: Run, photos: Path)
         assert prediction.probabilities == sorted(prediction.probabilities, reverse=True)
         own = dict(zip(prediction.classes, prediction.probabilities, strict=True))
         np.testing.assert_allclose([own[str(label)] for label in range(10)], row, atol=2e-3)
-    some = final_run.predict([photos / "004.png", str(photos / "00[01].png")], topk=1)
+    some = final_run.predict([photos / "004.png", str(photos / "00[01].png")], topk=3)
     assert [p.file.name for p in some] == ["004.png", "000.png", "001.png"]
-    assert [p.classes for p in some] == [found[index].classes[:1] for index in (4, 0, 1)]
+    assert [p.classes for p in some] == [found[index].classes[:3] for index in (4, 0, 1)]
+    np.testing.assert_allclose([p.probabilities for p in some], [found[i].probabilities[:3] for i in (4, 0, 1)], rtol=1e-4)
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_rest_done(final_run: Run, photos: Path, tmp_path: Path) -> None:

@@ -21,10 +21,18 @@ from gift_vit.data.ids import image_ids
 from gift_vit.data.kinds.parquet import read_table
 from gift_vit.runs.build import eval_loader
 from gift_vit.runs.finished import evaluate_split
-from gift_vit.runs.predictions import Predictions, keep_predictions, read_predictions, to_float16, write_predictions
+from gift_vit.runs.predictions import Predictions, describe, keep_predictions, read_predictions, to_float16, write_predictions
 from gift_vit.runs.result import read_result
 from gift_vit.runs.run import Run
-from gift_vit.runs.scores import Confusion, calibration_error, class_accuracy, compute_scores, task_scores, top_confusions
+from gift_vit.runs.scores import (
+    Confusion,
+    calibration_error,
+    class_accuracy,
+    compute_scores,
+    fit_temperature,
+    task_scores,
+    top_confusions,
+)
 from gift_vit.runs.train import Call, train_run
 from tests.warm import run_module
 
@@ -103,6 +111,13 @@ def test_neighbouring_bins_of_calibration_are_kept_apart(lower: int) -> None:
     assert calibration_error(np.log(probabilities), np.array([0, 1])) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("apart", [0.05, 1.0, 50.0])
+def test_the_temperature_of_two_classes_has_a_formula(apart: float) -> None:
+    """Three of four images are right, which is what the logits say when their difference is ln 3."""
+    logits = np.array([[apart, 0.0]] * 4)
+    assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(apart / math.log(3), rel=1e-4)
+
+
 def by_bins(probabilities: torch.Tensor, predicted: list[int], labels: np.ndarray) -> float:
     total = 0.0
     for lower in range(15):
@@ -118,6 +133,8 @@ def test_scores_of_tasks_by_hand() -> None:
     labels = np.array([1, 0, 0, 1, 1])  # predicted 1 1 0 0 1: tp 2, fp 1, tn 1, fn 1
     expected = {"accuracy": 60.0, "f1": 100 * 4 / 6, "matthews": 100 * (2 - 1) / math.sqrt(3 * 3 * 2 * 2)}
     assert task_scores(logits, labels, list(expected)) == pytest.approx(expected)
+    three = np.eye(3)[[0, 0, 1, 1, 0]]  # labels 0 0 0 1 2: F1 is 2/3, 2/3 and 0
+    assert task_scores(three, np.array([0, 0, 0, 1, 2]), ["f1"]) == pytest.approx({"f1": 100 * 4 / 9})
     numbers, stated = np.array([[1.0], [2.0], [4.0]], np.float32), np.array([0.0, 3.0, 3.5], np.float32)
     a, b = np.array([-4, -1, 5]) / 3, np.array([-13, 5, 8]) / 6
     pearson = 100 * float(a @ b / math.sqrt((a @ a) * (b @ b)))
@@ -247,6 +264,15 @@ def one_split(**changes: object) -> Predictions:
     logits, labels = draw(8)
     values = {"split": "test", "images": [str(i) for i in range(8)], "labels": labels, "logits": logits, "class_names": None}
     return Predictions(**(values | changes))  # pyright: ignore[reportArgumentType]
+
+
+def test_the_temperature_is_of_val_alone() -> None:
+    logits, labels = draw(40, seed=1)
+    test, val = one_split(), one_split(split="val", images=[str(i) for i in range(40)], labels=labels, logits=logits)
+    expected, other = (fit_temperature(split.logits, split.labels) for split in (val, test))
+    assert expected != pytest.approx(other)
+    assert describe([test, val]).scores["temperature"] == expected
+    assert [describe([alone]).scores["temperature"] for alone in (test, val)] == [None, None]
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:

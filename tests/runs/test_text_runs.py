@@ -8,6 +8,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -44,7 +45,7 @@ from gift_vit.runs.result import Result
 from gift_vit.runs.run import Run
 from gift_vit.runs.train import Call, train_run
 from tests.conf.files import composed
-from tests.runs.conftest import check_resumed
+from tests.runs.conftest import check_resumed, check_seeded
 from tests.text_models import SIZES, rows, text_model, write
 
 Configured = Callable[..., RunConfig]
@@ -195,6 +196,12 @@ def test_no_prediction_depends_on_what_shares_a_batch(configured: Configured, ki
     assert not tokens[:, 1].all()
     alone = torch.cat([model(text[None, :, text[1] == 1]) for text in tokens])
     torch.testing.assert_close(model(tokens), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_texts_come_in_the_order_of_the_run_s_seed(configured: Configured) -> None:
+    cfg, device = configured("method=linear"), torch.device("cpu")
+    model, data = build_model(cfg, 2), open_data(cfg)
+    check_seeded(lambda seed: train_loader(replace(cfg, seed=seed), model, data, device))
 
 
 def test_a_tokenizer_without_pad_token_is_refused_and_takes_one_by_name(configured: Configured, tmp_path: Path) -> None:

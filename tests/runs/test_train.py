@@ -59,7 +59,11 @@ def test_a_finished_search_run_holds_what_the_design_says_and_never_saw_the_test
     assert cfg.folder.parts[-5:] == ("search", "digits", "gift", "test_vit", "clean_lr0.001_wd0.0001_seed0")
     assert result.metrics["test_top1"] is None
     assert result.metrics["val_top1"] == history(cfg)[-1]["val_top1"]
+    assert result.metrics["train_loss"] == history(cfg)[-1]["train_loss"]
     assert (result.data.train_split, result.data.train_images) == ("train", 800)
+    steps, seconds = 3 * -(-800 // cfg.trainer.batch_size), result.cost.train_seconds
+    assert result.cost.images_per_s == pytest.approx(3 * 800 / seconds)
+    assert result.cost.step_time_ms == pytest.approx(1000 * seconds / steps)
     assert read_result(cfg.folder / "result.json") == result
     assert set(load_file(cfg.folder / "adapter.safetensors")) == {
         "gift.attn.proj.phi",
