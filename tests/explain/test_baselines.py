@@ -128,5 +128,6 @@ def test_insertion_and_deletion_of_the_one_patch_that_counts(pads: bool, size: t
     areas = torch.stack([(low + 11 * high) / 12, (11 * low + high) / 12])
     assert_close(curves.areas(), (areas, areas.flip(0)))
     assert perturbation_curves(model, images, maps, steps=2).fractions.tolist() == [0, 0.5, 1]
+    assert_close(perturbation_curves(model, images, maps, steps=5).fractions, torch.tensor([0, 1, 2, 4, 5, 6]) / 6)
     with pytest.raises(ConfigError, match=r"maps have shape \(2, 3, 2\); these images need \(2, 2, 3\)"):
         perturbation_curves(model, images, maps.mT)

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
 
 from gift_vit.explain.config import MapChoice
 from gift_vit.explain.maps import explain
-from gift_vit.explain.scoring.perturbation import perturbation_curves
+from gift_vit.explain.scoring.faithfulness import candidate_gains
+from gift_vit.explain.scoring.perturbation import Curves, perturbation_curves
 from gift_vit.methods import GiftConfig, apply_method
 from gift_vit.runs.run import Run
 from tests.explain.conftest import Command, Runs, opened
 
 CLUSTERS = [3, 8, 1]
+MODULE = "gift_vit.explain.scoring.faithfulness"
 
 
 def expected_gains(run: Path, split: str, count: int) -> torch.Tensor:
@@ -28,15 +31,20 @@ def expected_gains(run: Path, split: str, count: int) -> torch.Tensor:
     return torch.stack([insertion - deletion for insertion, deletion in areas], 1).unflatten(1, (2, len(CLUSTERS)))
 
 
-def test_the_candidate_that_val_chooses_is_reported_on_test(runs: Runs, tmp_path: Path, call: Command) -> None:
-    run = runs["zero"]
+def test_the_candidate_that_val_chooses_is_reported_on_test(
+    runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, found = runs["zero"], []
+    monkeypatch.setattr(f"{MODULE}.candidate_gains", lambda *given: found.append(candidate_gains(*given)) or found[0])
     words = [f"run={run}", f"out={tmp_path}", "clusters=[3,8,1]", "val_count=3", "count=4", "steps=4", "batch_size=3"]
     code, printed, _ = call("faithfulness", *words)
     assert code == 0
     report = json.loads((tmp_path / "faithfulness.json").read_text())
     assert report["images"] == {"val": 3, "test": 4}
     assert report["fractions"] == [0, 0.25, 0.5, 0.75, 1]
-    sign, cluster = divmod(int(expected_gains(run, "val", 3).mean(0).flatten().argmax()), 3)
+    expected = expected_gains(run, "val", 3)
+    torch.testing.assert_close(found[0], expected.flatten(1), atol=1e-5, rtol=0)
+    sign, cluster = divmod(int(expected.mean(0).flatten().argmax()), 3)
     assert report["candidate"] == f"attn.proj of block 5, {'−' * sign}{CLUSTERS[cluster]}"
     assert list(report["orders"]) == ["clusters", "cls_attention", "gradient", "random order"]
     got, chance = report["orders"]["clusters"], report["orders"]["random order"]
@@ -51,6 +59,24 @@ def test_the_candidate_that_val_chooses_is_reported_on_test(runs: Runs, tmp_path
         assert own["insertion_curve"][0] == own["deletion_curve"][-1] == pytest.approx(got["insertion_curve"][0])
     assert f"clusters: {report['candidate']}, chosen on 3 images of val; on 4 of test" in printed
     assert f"gain {got['gain']['mean']:.3f} [" in printed
+
+
+def test_the_best_mean_is_chosen_and_each_image_has_a_random_order_of_its_own(
+    runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def watched(model: nn.Module, images: Tensor, maps: Tensor, steps: int) -> Curves:
+        seen.append(maps)
+        return perturbation_curves(model, images, maps, steps)
+
+    gains = torch.tensor([[0.0, 0.2, 0.0, 0.0, 0.9, 0.0], [0.0, 0.2, 0.0, 0.0, -0.9, 0.0]])
+    monkeypatch.setattr(f"{MODULE}.candidate_gains", lambda *_: gains)
+    monkeypatch.setattr(f"{MODULE}.perturbation_curves", watched)
+    words = [f"out={tmp_path}", "clusters=[3,8,1]", "val_count=2", "count=3", "steps=2"]
+    assert call("faithfulness", f"run={runs['zero']}", *words)[0] == 0
+    assert json.loads((tmp_path / "faithfulness.json").read_text())["candidate"] == "attn.proj of block 5, 8"
+    assert len({tuple(row) for row in seen[-1].flatten(1).argsort(1).tolist()}) == 3, "the random order is the last one"
 
 
 def test_a_cluster_beyond_the_rank(runs: Runs, tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch) -> None:

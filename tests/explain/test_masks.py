@@ -72,6 +72,12 @@ def test_candidate_and_threshold_are_chosen_on_val_and_reported_on_test() -> Non
         assert best.row() == {"score": score, "candidate": candidate, "threshold": threshold, **estimate}
 
 
+def test_the_best_threshold_is_that_of_the_mean_over_images() -> None:
+    pointed = torch.tensor([[0.0], [1.0]])
+    means = MaskScores(pointed, pointed / 2, torch.tensor([[[1.0, 0.4]], [[0.0, 0.8]]])).means()
+    assert torch.cat(means).tolist() == pytest.approx([0.5, 0.25, 0.6])
+
+
 def test_the_interval_is_that_of_the_mean() -> None:
     values = torch.from_numpy(np.random.default_rng(1).normal(0.4, 0.2, 400))
     mean, low, high = astuple(estimate_mean(values))

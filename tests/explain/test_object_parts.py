@@ -68,6 +68,7 @@ def test_a_cluster_that_always_sits_on_one_part_is_exclusive() -> None:
     assert (beak.hit, beak.exclusivity.mean) == (Estimate(1, 1, 1), 1)
     assert (tail.candidate, tail.hit.mean, tail.exclusivity.mean) == ("mixed", 0.75, 0.75)
     assert exclusivity(scores.nearest[:, 2], 0).tolist() == [0]
+    assert exclusivity(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 0).tolist() == [1], "an image without a hit does not count"
 
 
 def test_candidates_are_chosen_on_val_among_images_that_show_the_part() -> None:

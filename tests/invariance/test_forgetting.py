@@ -25,12 +25,14 @@ from gift_vit.data.transforms import build_eval_transform
 from gift_vit.invariance import cka
 from gift_vit.invariance.__main__ import open_run, run_folders
 from gift_vit.invariance.config import InvarianceArguments
-from gift_vit.invariance.forgetting import forgetting_line, measure_drift
+from gift_vit.invariance.forgetting import DRAWS, forgetting_line, measure_drift
 from gift_vit.invariance.known import Known, draw_known
+from gift_vit.invariance.measures import halves
 from gift_vit.invariance.measuring import measure_runs
 from gift_vit.invariance.probes import CLASSIFIERS, fit_classifiers
 from gift_vit.runs.features import Features
 from gift_vit.runs.run import Run
+from tests.invariance.test_formulas import song
 
 WORDS = ("images=0", "forgetting=digits", "per_class=6", "device=cpu")
 DIGITS = DigitsConfig(name="digits", transform=TransformConfig(crop_ratio=None, random_crop=False, hflip=0.0))
@@ -152,6 +154,15 @@ def test_a_drift_that_is_not_defined_is_a_dash() -> None:
     assert forgetting_line(found).endswith("; k-NN 50.00 → 50.00 %, 0.00 points [-5.00, 5.00]; drift –"), "no -0.00"
 
 
+def test_the_interval_of_a_drift_is_that_of_halves_by_the_unbiased_formula() -> None:
+    before, after = np.random.default_rng(0).normal(size=(2, 40, 200))
+    mean = 1 - song(before, after)
+    drawn = [1 - song(before[rows], after[rows]) for rows in map(np.asarray, halves(40, DRAWS))]
+    low, high = mean + np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn)
+    found = measure_drift(torch.from_numpy(before), torch.from_numpy(after))
+    assert found == pytest.approx({"mean": mean, "low": low, "high": high}, abs=1e-9)
+
+
 def test_what_was_found_is_kept(runs: dict[str, Path], call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (f"run={runs['lora']}", *WORDS, "seed=2")
     _, printed, _ = call(*words)
@@ -240,11 +251,13 @@ def test_the_draw_is_balanced_and_follows_from_the_seed() -> None:
     assert np.bincount(known.data.splits["train"].labels[known.held_out]).tolist() == [1] * 10
     assert sorted([*known.fitted, *known.held_out]) == list(range(50))
     assert (whole.facts["train_images"], whole.facts["test_images"], whole.facts["per_class"]) == (800, 797, None)
+    assert set(whole.held_out) != set(draw_known(DIGITS, 0, 4).held_out)
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(0.1, 100.0), (1e3, 25.0)])
-def test_classes_that_features_tell_apart_are_found(noise: float, expected: float) -> None:
+def test_classes_that_features_tell_apart_are_found(noise: float, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four classes at the corners of a tetrahedron, near and far from the noise; with all noise it is chance."""
+    monkeypatch.setattr("gift_vit.invariance.probes.DRIFT_IMAGES", 5)
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4).repeat(100)
     train, test = (
@@ -253,6 +266,7 @@ def test_classes_that_features_tell_apart_are_found(noise: float, expected: floa
     found = fit_classifiers(train, test, np.arange(300), np.arange(300, 400), 4)
     for kind in CLASSIFIERS:
         assert 100 * found.correct[kind].mean() == pytest.approx(expected, abs=7.5)
+    assert torch.equal(found.features, test.values[[0, 100, 200, 299, 399]])
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,14 @@ def test_inversion_converges_and_tells_its_error(images: Tensor) -> None:
     assert (found.errors < start.errors).all()
 
 
+def test_the_best_image_of_a_descent_is_kept(images: Tensor) -> None:
+    """Steps so long that they lead away from where it begins."""
+    layers, noise = open_layers(vit()), noise_like(images, 3) * 0.2 + 0.4
+    start, found = (invert_layers(layers, images, noise, Descent(steps, 1e3)) for steps in (0, 2))
+    assert (found.errors <= start.errors).all()
+    torch.testing.assert_close(found.errors, relative(layers, found.images, images), rtol=1e-3, atol=1e-5)
+
+
 def test_a_step_is_as_long_as_it_says_and_no_image_depends_on_its_batch(images: Tensor) -> None:
     layers, noise = open_layers(vit()), noise_like(images, 3) * 0.2 + 0.4  # nothing reaches the bounds
     one = invert_layers(layers, images, noise, Descent(1, 0.1))
@@ -234,6 +242,7 @@ def test_the_second_step_of_adam_is_what_its_definition_says(images: Tensor) -> 
 
 
 def test_a_descent_knows_two_optimizers() -> None:
+    assert Descent().resolved(224) == {"optimizer": "sgd", "steps": 500, "step_size": 0.5, "seed": 0}
     with pytest.raises(ConfigError, match="optimizer=lbfgs: expected sgd or adam"):
         Descent(optimizer="lbfgs")
     with pytest.raises(ConfigError, match="steps=-1: expected 0 or more"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -64,8 +65,15 @@ def test_matrices_are_those_of_the_two_models(runs: dict[str, Path], call: Any, 
         close(own["within_tuned"], stir(tuned, tuned, images, blocks, unbiased, descent))
         rows = [open_layers(model, blocks).rows(images) for model in (pretrained, tuned)]
         close(found[name]["cka"], torch.tensor([[cka(p, f, unbiased) for f in rows[1]] for p in rows[0]], dtype=torch.float64))
+        floors = {"pretrained": "independent_images", "tuned": "independent_images_of_tuned"}
+        for (model, floor), given in zip(floors.items(), ("tuned_given_pretrained", "pretrained_given_tuned"), strict=True):
+            weights = (np.array(own[given]) - np.array(found[name]["floors"][floor]))[:3, :3].clip(0)
+            centroids = found[name]["measures"][f"invariances_of_{model}"]["by_layer"]["centroid"]
+            assert centroids == pytest.approx(weights @ blocks / weights.sum(1))
     errors = invert(tuned, images, blocks, descent).errors
     assert found["errors"]["tuned"]["3"]["median"] == pytest.approx(float(errors[1].quantile(0.5)), rel=1e-2)
+    by_image = found["errors"]["tuned"]["3"]["by_image"]
+    assert found["errors"]["tuned"]["3"]["p90"] == pytest.approx(np.quantile(by_image, 0.9))
     assert not found["errors"]["tuned"]["3"]["converged"]
     mean = found["unbiased"]["measures"]["invariances_of_pretrained"]["means"]["all"]["retained"]["mean"]
     assert printed.startswith(f"{runs['lora']}: retained {mean:.3f} [")

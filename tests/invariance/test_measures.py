@@ -17,7 +17,14 @@ from gift_vit.common.files import alone
 from gift_vit.invariance import cka, progress
 from gift_vit.invariance.inversion import Descent, invert
 from gift_vit.invariance.kept import KeptInversion, count_steps
-from gift_vit.invariance.measures import GramPair, layer_measures, mean_measures, measure_intervals
+from gift_vit.invariance.measures import (
+    GramPair,
+    halves,
+    interval_of_halves,
+    layer_measures,
+    mean_measures,
+    measure_intervals,
+)
 from gift_vit.invariance.representations import open_layers
 from gift_vit.invariance.sharing import gram_pair, grams
 
@@ -122,6 +129,20 @@ def test_intervals_hold_the_mean_and_shrink_with_more_images() -> None:
     few = measure_intervals(pair(6, 1), pair(6, 1), unbiased=True, draws=50)["all"]["retained"]
     assert np.isfinite(few["mean"])
     assert np.isnan([few["low"], few["high"]]).all()
+
+
+def test_an_interval_is_of_95_percent_without_the_bias_of_halves() -> None:
+    drawn = np.linspace(0, 1, 1001) ** 2 + 3
+    found = interval_of_halves(torch.tensor(0.5), torch.from_numpy(drawn))
+    low, high = 0.5 + np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
+    assert found == pytest.approx({"mean": 0.5, "low": low, "high": high}, abs=1e-6)
+
+
+def test_halves_hold_no_image_twice() -> None:
+    chosen = [set(half.tolist()) for half in halves(9, 50)]
+    assert {len(half) for half in chosen} == {4}
+    assert set.union(*chosen) == set(range(9))
+    assert halves(7, 50) == []
 
 
 def test_a_score_of_matched_images_is_high_and_of_permuted_ones_about_nothing(images: Tensor) -> None:

@@ -65,3 +65,12 @@ def drawn(model: Model, config: Any, std: float = 0.2) -> Model:
             if parameter.requires_grad and not name.startswith("head."):
                 parameter.add_(std * torch.randn(parameter.shape))
     return model
+
+
+@torch.no_grad()
+def assert_dropout_acts(layer: nn.Module, width: int, spread: Tensor) -> None:
+    """In training half of the channels are zero and the others doubled: their sum varies by ``spread``, and its mean stays."""
+    x = torch.ones(20_000, width, dtype=torch.float64)
+    kept, dropped = layer.eval()(x)[0], layer.train()(x)
+    torch.testing.assert_close(dropped.std(dim=0), spread, atol=0, rtol=0.05)
+    torch.testing.assert_close(dropped.mean(dim=0), kept, atol=0.05, rtol=0.05)

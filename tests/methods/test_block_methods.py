@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gift_vit.methods import apply_method, initialise_method
 from gift_vit.methods.config import AdapterConfig, ConvpassConfig, ToastConfig, VptConfig
 from gift_vit.methods.toast import initialise_toast
-from tests.methods.checks import drawn, refused
+from tests.methods.checks import assert_dropout_acts, drawn, randomise, refused
 
 TOKENS = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -80,6 +80,17 @@ def test_dropped_branches_still_have_houlsbys_adapter_of_zero() -> None:
 def test_an_adapters_drop_path_is_its_own_and_the_same_in_every_block() -> None:
     model = apply_method(vit(drop_path_rate=0.3), AdapterConfig(drop_path=0.1))
     assert [model.get_submodule(f"blocks.{i}.adapter.drop_path").drop_prob for i in range(2)] == [0.1, 0.1]
+    adapter: Any = model.get_submodule("blocks.1.adapter")
+    adapter.drop_path = DropPath(1.0)
+    assert adapter.eval()(TOKENS).any()
+    assert not adapter.train()(TOKENS).any()
+
+
+@torch.no_grad()
+def test_an_adapters_dropout_stands_before_its_second_layer() -> None:
+    adapter: Any = drawn(vit(), AdapterConfig(dropout=0.5, drop_path=0.0)).get_submodule("blocks.0.adapter")
+    hidden = F.gelu(adapter.down.weight.sum(1) + adapter.down.bias)
+    assert_dropout_acts(adapter, 64, ((adapter.scale[:, None] * adapter.up.weight).square() @ hidden.square()).sqrt())
 
 
 @pytest.mark.parametrize(
@@ -135,6 +146,17 @@ def test_convpass_of_an_image_and_of_a_class_token_is_the_formula() -> None:
         convpass(x[:, :6])
 
 
+def test_convpass_stands_beside_both_branches_with_their_norms_and_a_drop_path() -> None:
+    _, block = adapted(ConvpassConfig(4), init_values=0.3)
+    randomise(block.norm1)
+    x = TOKENS
+    y = x + block.ls1(block.attn(block.norm1(x))) + block.convpass_attn(block.norm1(x))
+    expected = y + block.ls2(block.mlp(block.norm2(y))) + block.convpass_mlp(block.norm2(y))
+    torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=0)
+    block.drop_path1, block.drop_path2 = DropPath(1.0), DropPath(1.0)
+    assert torch.equal(block.train()(x), x)
+
+
 def test_convpass_takes_the_grid_of_the_call() -> None:
     model = apply_method(vit(dynamic_img_size=True), ConvpassConfig())
     assert model(IMAGES.transpose(2, 3)).shape == (2, 3)
@@ -174,6 +196,38 @@ def test_toast_feeds_back_from_the_top_and_selects_by_direction() -> None:
         found = [i for i, (a, b) in enumerate(zip(other.feed_back(tokens), before, strict=True)) if not torch.equal(a, b)]
         assert found == changes
     assert not any(signal.any() for signal in model.toast.feed_back(-model.toast.prior.expand(1, 7, 64)))
+
+
+def toast_pass(model: Any, added: list[Tensor]) -> Tensor:
+    """Normed tokens of one pass, head by head, with what is added to the values of each block."""
+    x = model.pos_drop(model._pos_embed(model.patch_embed(IMAGES)))
+    for block, more in zip(model.blocks, added, strict=True):
+        q, k, v = (block.norm1(x) @ block.attn.qkv.weight.T + block.attn.qkv.bias).chunk(3, dim=-1)
+        heads = zip(*(part.split(32, dim=-1) for part in (q, k, v + more)), strict=True)
+        x = x + block.attn.proj(torch.cat([(q @ k.mT / 32**0.5).softmax(-1) @ v for q, k, v in heads], dim=-1))
+        x = x + block.mlp(block.norm2(x))
+    return model.norm(x)
+
+
+def test_toast_lite_is_two_passes_of_its_formula() -> None:
+    model = toast(lite_rank=4, train_transform=True)
+    own = model.toast
+    z = toast_pass(model, [torch.zeros(64, dtype=torch.float64)] * 2)
+    cosine = z @ own.prior / (z.norm(dim=-1) * own.prior.norm())
+    hidden, added = cosine.clamp(0, 1)[..., None] * z @ own.transform, []
+    for block, decoder in zip(reversed(model.blocks), reversed(own.decoders), strict=True):
+        down, out = (decoder[name].weight + decoder[name].lora_B @ decoder[name].lora_A / 4 for name in ("down", "out"))
+        hidden = hidden @ down.T
+        added.insert(0, hidden @ out.T @ block.attn.qkv.weight[128:].T + block.attn.qkv.bias[128:])
+    torch.testing.assert_close(model(IMAGES), model.head(toast_pass(model, added)[:, 0]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("options", "std"), [({}, 0.02), ({"decoder_std": 0.5}, 0.5)])
+def test_toasts_decoders_start_as_said(options: dict[str, Any], std: float) -> None:
+    model: Any = apply_method(vit(), ToastConfig(**options))
+    for name in ("down", "out"):
+        assert model.toast.decoders[0][name].weight.std().item() == pytest.approx(std, rel=0.05)
+    assert torch.equal(model.toast.transform, torch.eye(64))
 
 
 @pytest.mark.parametrize("options", [{}, {"lite_rank": 4, "train_transform": True}])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from gift_vit.methods import apply_method, merge_method
 from gift_vit.methods.config import AplaConfig, FactConfig, RepAdapterConfig
 from gift_vit.methods.fact import Fact
-from tests.methods.checks import drawn, randomise, refused
+from tests.methods.checks import assert_dropout_acts, drawn, randomise, refused
 
 X = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -108,6 +108,40 @@ def test_fact_merges_the_pieces_of_the_stacked_update(tiny_vit: nn.Module) -> No
         torch.testing.assert_close(change(block, "attn.proj"), update[block, 3])
         torch.testing.assert_close(change(block, "mlp.fc1"), update[block, 4:7].flatten(0, 1))
         torch.testing.assert_close(change(block, "mlp.fc2"), torch.cat(list(update[block, 7:]), dim=1))
+
+
+@torch.no_grad()
+def test_repadapters_dropout_stands_between_its_layers(tiny_vit: nn.Module) -> None:
+    layer: Any = drawn(tiny_vit, RepAdapterConfig(dropout=0.5)).get_submodule("blocks.1.mlp.fc1")
+    hidden = layer.repadapter.down.weight.sum(1) + layer.repadapter.down.bias
+    assert_dropout_acts(layer, 64, ((layer.weight @ layer.repadapter.up.dense()).square() @ hidden.square()).sqrt())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("target", "width", "pieces"), [("fc1", 64, slice(4, 7)), ("fc2", 192, slice(7, 10))])
+def test_facts_dropout_is_drawn_for_each_piece_of_the_output(
+    tiny_vit: nn.Module, target: str, width: int, pieces: slice
+) -> None:
+    model: Any = drawn(tiny_vit, FactConfig("tt", 4, dropout=0.5))
+    hidden = torch.einsum("dr,mrs->ms", model.fact.u, model.fact.sigma[1, pieces])
+    hidden = hidden.sum(0, keepdim=True) if target == "fc2" else hidden
+    spread = (hidden.square() @ model.fact.v.square().T).sqrt().flatten()
+    assert_dropout_acts(model.get_submodule(f"blocks.1.mlp.{target}"), width, spread)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "name", "bound"),
+    [
+        (RepAdapterConfig(), "blocks.1.mlp.fc1.repadapter.down.weight", (6 / (64 + 8)) ** 0.5),
+        (FactConfig("tk", 16), "fact.core", (6 / (16**2 + 16**2)) ** 0.5),
+        (FactConfig("tk", 16), "fact.p", (6 / (16 + 60)) ** 0.5),
+        (FactConfig("tk", 16), "fact.u", 1 / 8),
+    ],
+)
+def test_factors_start_uniform_between_their_bounds(tiny_vit: nn.Module, cfg: Any, name: str, bound: float) -> None:
+    drawn_at_first = apply_method(tiny_vit, cfg).get_parameter(name)
+    assert 0.98 * bound < drawn_at_first.abs().max() <= bound
+    assert drawn_at_first.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def test_slices_start_as_peft_s_layers_do(tiny_vit: nn.Module, target: str, adap
     assert a.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.03)
 
 
+@pytest.mark.parametrize(("target", "adapter"), [("attn.qkv", "default"), ("attn.q", "q")])
+def test_a_gaussian_start_deviates_by_one_over_the_rank(tiny_vit: nn.Module, target: str, adapter: str) -> None:
+    model = apply_method(tiny_vit, LoraConfig(rank=16, target_modules=[target], blocks=[0], init="gaussian"))
+    assert matrices(model, "blocks.0.attn.qkv", adapter)[0].std().item() == pytest.approx(1 / 16, rel=0.05)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("target", ["attn.proj", "attn.q"])
 def test_dropout_acts_on_the_update_while_training(tiny_vit: nn.Module, target: str) -> None:
