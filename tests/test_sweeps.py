@@ -316,8 +316,8 @@ def test_that_many_runs_are_planned_is_said(sweep: Sweeping, capsys: Told, monke
     Plugins.instance()
     refused = Plan((), Job((), None, "no"), None, "no")
     monkeypatch.setattr(import_module("hydra_plugins.gift_vit_sweepers"), "plan_start", lambda _: refused)
-    more = "".join(f"planning 201 runs{done}\n" for done in ("", ", 100 done", ", 200 done"))
-    for count, said in ((100, ""), (201, more)):
+    more = "".join(f"planning 1,001 runs{done}\n" for done in ("", *(f", {n:,} done" for n in range(100, 1001, 100))))
+    for count, said in ((100, ""), (1001, more)):
         assert sweep("-m", f"seed=range({count})") == (2, [])
         assert capsys.readouterr().err == f"{said}error: none of {count} runs can start: no\n"
 

@@ -171,7 +171,7 @@ def _drawn_only() -> Iterator[None]:
     """Let torch and timm draw the numbers of uniform and truncated normal distributions and make nothing of them.
 
     Random numbers that follow are those that would have followed: of each weight as many are drawn. For models whose weights
-    are overwritten, all but those that are drawn anew; a ViT-B is then built in a tenth of the time.
+    are overwritten, all but those that are drawn anew; a ViT-B is then built in a third of the time.
     """
     original: Any = weight_init._trunc_normal_
 

@@ -26,7 +26,6 @@ from gift_vit.engine.config import PRECISIONS, OptimConfig
 from gift_vit.engine.observer import EpochRecord
 
 log = logging.getLogger(__name__)
-logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # a training of one update is no mistake
 
 _FORMAT = 2  # 1, of versions before 0.2, had no digest
 _SEAL = b"\nsha256 "  # before the digest, at the end of the file
